@@ -1,0 +1,29 @@
+module github.com/kvraft/kvraft
+
+go 1.25.0
+
+// raft-boltdb/v2 stays at v2.3.0: v2.3.1 imports a package of go-metrics that
+// raft v1.8.0's version of it no longer has, and the two do not build together.
+// The next release of raft-boltdb that does can replace it.
+require (
+	github.com/hashicorp/go-hclog v1.6.3
+	github.com/hashicorp/raft v1.8.0
+	github.com/hashicorp/raft-boltdb/v2 v2.3.0
+	github.com/tidwall/btree v1.8.2
+	go.etcd.io/bbolt v1.4.3
+)
+
+require github.com/anishathalye/porcupine v1.3.1
+
+require (
+	github.com/armon/go-metrics v0.4.1 // indirect
+	github.com/boltdb/bolt v1.3.1 // indirect
+	github.com/fatih/color v1.13.0 // indirect
+	github.com/hashicorp/go-immutable-radix v1.3.1 // indirect
+	github.com/hashicorp/go-metrics v0.7.0 // indirect
+	github.com/hashicorp/go-msgpack/v2 v2.1.5 // indirect
+	github.com/hashicorp/golang-lru v1.0.2 // indirect
+	github.com/mattn/go-colorable v0.1.12 // indirect
+	github.com/mattn/go-isatty v0.0.14 // indirect
+	golang.org/x/sys v0.47.0 // indirect
+)

@@ -1,0 +1,304 @@
+// Package command is what a log entry says: a group of requests, each with its own result, and their encoding.
+//
+// An entry is
+//
+//	version (1 byte, now 1)
+//	count of requests, then for each:
+//	    id (16 bytes), born, count of ops, then for each:
+//	        kind (1 byte), key, and value for Set or version for Check
+//
+// and the results of an entry are
+//
+//	version (1 byte, now 1)
+//	count of results, then for each: code (1 byte), version
+//
+// Numbers are uvarints of minimal length; keys and values are their length followed by their bytes. There is exactly one
+// encoding of a group, so equal entries have equal bytes.
+package command
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+)
+
+// version is the first byte of whatever this package encodes.
+const version = 1
+
+// The least that a request, an op and a result take: what a count is held against before anything is allocated.
+const (
+	minRequest = len(ID{}) + 2
+	minOp      = 2
+	minResult  = 2
+)
+
+// ID names one request. Every copy of a request in the log carries the same ID.
+type ID [16]byte
+
+// Kind is what an Op does.
+type Kind uint8
+
+// The kinds are part of the format.
+const (
+	Set    Kind = 1 // write Value to Key
+	Delete Kind = 2 // remove Key; an absent Key is no error
+	Check  Kind = 3 // refuse the whole request unless Key has Version
+)
+
+// Op is one step of a request.
+type Op struct {
+	Kind    Kind
+	Key     string
+	Value   []byte // of a Set; not encoded for other kinds
+	Version uint64 // of a Check: the version that Key must have, 0 = absent; not encoded for other kinds
+}
+
+// Request is a list of ops that take effect all or not at all, and once however often the request is in the log.
+type Request struct {
+	ID   ID
+	Born uint64 // log index that the origin had applied when it minted ID; every copy of the request in the log lies above it
+	Ops  []Op
+}
+
+// Code says what became of a request.
+type Code uint8
+
+// The codes are part of the format.
+const (
+	OK       Code = 0 // applied
+	Conflict Code = 1 // a Check failed, nothing changed
+	Expired  Code = 2 // too old to be told from a repetition, nothing changed
+)
+
+// Result is the outcome of one request.
+type Result struct {
+	Code Code
+
+	// Version is for OK the revision after the request, for Conflict the version that the key has (0 = absent), and for
+	// Expired the log index at which the request was refused: what a new ID for it may be born at.
+	Version uint64
+}
+
+// Append appends the entry for a group of requests to dst. The group may be empty. Kinds are not looked at: an Op of
+// unknown Kind makes an entry that Decode refuses.
+func Append(dst []byte, reqs []Request) []byte {
+	size := 1 + uvarintSize(uint64(len(reqs)))
+	for i := range reqs {
+		size += Size(reqs[i])
+	}
+	dst = append(slices.Grow(dst, size), version)
+	dst = binary.AppendUvarint(dst, uint64(len(reqs)))
+	for i := range reqs {
+		dst = AppendRequest(dst, &reqs[i])
+	}
+	return dst
+}
+
+// Join appends the entry for a group of requests, each as AppendRequest encodes it, to dst: what Append does, for requests
+// that were encoded before their group was known.
+func Join(dst []byte, encoded [][]byte) []byte {
+	size := 1 + uvarintSize(uint64(len(encoded)))
+	for _, r := range encoded {
+		size += len(r)
+	}
+	dst = append(slices.Grow(dst, size), version)
+	dst = binary.AppendUvarint(dst, uint64(len(encoded)))
+	for _, r := range encoded {
+		dst = append(dst, r...)
+	}
+	return dst
+}
+
+// AppendRequest appends the encoding of one request to dst. It is no entry by itself; see Join.
+func AppendRequest(dst []byte, r *Request) []byte {
+	dst = slices.Grow(dst, Size(*r))
+	dst = append(dst, r.ID[:]...)
+	dst = binary.AppendUvarint(dst, r.Born)
+	dst = binary.AppendUvarint(dst, uint64(len(r.Ops)))
+	for i := range r.Ops {
+		op := &r.Ops[i]
+		dst = append(dst, byte(op.Kind))
+		dst = binary.AppendUvarint(dst, uint64(len(op.Key)))
+		dst = append(dst, op.Key...)
+		switch op.Kind {
+		case Set:
+			dst = binary.AppendUvarint(dst, uint64(len(op.Value)))
+			dst = append(dst, op.Value...)
+		case Check:
+			dst = binary.AppendUvarint(dst, op.Version)
+		}
+	}
+	return dst
+}
+
+// Size returns how many bytes Append writes for r. The entry around a group takes a few more: one, and the uvarint of the
+// number of requests.
+func Size(r Request) int {
+	size := len(r.ID) + uvarintSize(r.Born) + uvarintSize(uint64(len(r.Ops)))
+	for i := range r.Ops {
+		op := &r.Ops[i]
+		size += 1 + uvarintSize(uint64(len(op.Key))) + len(op.Key)
+		switch op.Kind {
+		case Set:
+			size += uvarintSize(uint64(len(op.Value))) + len(op.Value)
+		case Check:
+			size += uvarintSize(op.Version)
+		}
+	}
+	return size
+}
+
+func uvarintSize(n uint64) int {
+	return (bits.Len64(n|1) + 6) / 7
+}
+
+// Decode returns the requests of an entry. They share no memory with entry. An entry that Append cannot have written is an
+// error, and so is one of another format version; the error names that version.
+func Decode(entry []byte) ([]Request, error) {
+	r := reader{rest: entry}
+	r.version()
+	reqs := make([]Request, r.count(minRequest))
+	for i := range reqs {
+		copy(reqs[i].ID[:], r.take(uint64(len(ID{}))))
+		reqs[i].Born = r.uvarint()
+		reqs[i].Ops = make([]Op, r.count(minOp))
+		for j := range reqs[i].Ops {
+			reqs[i].Ops[j] = r.op()
+		}
+	}
+	if err := r.end(); err != nil {
+		return nil, fmt.Errorf("decode log entry: %w", err)
+	}
+	return reqs, nil
+}
+
+// AppendResults appends the encoding of the results of an entry to dst.
+func AppendResults(dst []byte, rs []Result) []byte {
+	dst = append(dst, version)
+	dst = binary.AppendUvarint(dst, uint64(len(rs)))
+	for _, r := range rs {
+		dst = append(dst, byte(r.Code))
+		dst = binary.AppendUvarint(dst, r.Version)
+	}
+	return dst
+}
+
+// DecodeResults returns what AppendResults encoded, and an error for anything that it cannot have encoded.
+func DecodeResults(b []byte) ([]Result, error) {
+	r := reader{rest: b}
+	r.version()
+	rs := make([]Result, r.count(minResult))
+	for i := range rs {
+		rs[i] = Result{Code: r.code(), Version: r.uvarint()}
+	}
+	if err := r.end(); err != nil {
+		return nil, fmt.Errorf("decode results: %w", err)
+	}
+	return rs, nil
+}
+
+var (
+	errTruncated = errors.New("truncated")
+	errTrailing  = errors.New("trailing bytes")
+	errUvarint   = errors.New("malformed number")
+	errCount     = errors.New("count is larger than the bytes that are left can hold")
+)
+
+// reader takes values off rest. After the first error it has nothing left and returns zeros, so that callers look at the
+// error once, at the end.
+type reader struct {
+	rest []byte
+	err  error
+}
+
+func (r *reader) fail(err error) {
+	if r.err == nil {
+		r.err = err
+	}
+	r.rest = nil
+}
+
+func (r *reader) end() error {
+	if len(r.rest) > 0 {
+		r.fail(errTrailing)
+	}
+	return r.err
+}
+
+func (r *reader) version() {
+	if v := r.byte(); v != version {
+		r.fail(fmt.Errorf("unknown format version %d", v))
+	}
+}
+
+func (r *reader) op() Op {
+	op := Op{Kind: Kind(r.byte()), Key: string(r.bytes())}
+	switch op.Kind {
+	case Set:
+		op.Value = bytes.Clone(r.bytes())
+	case Delete:
+	case Check:
+		op.Version = r.uvarint()
+	default:
+		r.fail(fmt.Errorf("unknown kind %d", op.Kind))
+	}
+	return op
+}
+
+func (r *reader) code() Code {
+	c := Code(r.byte())
+	if c > Expired {
+		r.fail(fmt.Errorf("unknown result code %d", c))
+	}
+	return c
+}
+
+// count reads how many elements follow, each of at least size bytes.
+func (r *reader) count(size int) int {
+	n := r.uvarint()
+	if n > uint64(len(r.rest)/size) {
+		r.fail(errCount)
+		return 0
+	}
+	return int(n)
+}
+
+func (r *reader) bytes() []byte {
+	return r.take(r.uvarint())
+}
+
+func (r *reader) byte() byte {
+	b := r.take(1)
+	if len(b) == 0 {
+		return 0
+	}
+	return b[0]
+}
+
+func (r *reader) take(n uint64) []byte {
+	if n > uint64(len(r.rest)) {
+		r.fail(errTruncated)
+		return nil
+	}
+	b := r.rest[:n]
+	r.rest = r.rest[n:]
+	return b
+}
+
+func (r *reader) uvarint() uint64 {
+	n, size := binary.Uvarint(r.rest)
+	if size == 0 {
+		r.fail(errTruncated)
+		return 0
+	}
+	// A last byte of zero adds nothing to the number: the same number has a shorter encoding.
+	if size < 0 || size > 1 && r.rest[size-1] == 0 {
+		r.fail(errUvarint)
+		return 0
+	}
+	r.rest = r.rest[size:]
+	return n
+}

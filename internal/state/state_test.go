@@ -1,0 +1,429 @@
+package state
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"sync/atomic"
+	"testing"
+
+	"github.com/kvraft/kvraft/internal/command"
+)
+
+// replica is a state and the log index that it has applied.
+type replica struct {
+	*State
+	index uint64
+}
+
+// newReplica returns a replica whose consistency is checked when the test ends.
+func newReplica(t *testing.T, window, chunk int) *replica {
+	r := &replica{State: newState(window, chunk)}
+	t.Cleanup(func() { checkConsistency(t, r.State) })
+	return r
+}
+
+// entry applies the next log entry.
+func (r *replica) entry(reqs ...command.Request) []command.Result {
+	r.index++
+	return r.Apply(r.index, reqs)
+}
+
+func request(id, born uint64, ops ...command.Op) command.Request {
+	req := command.Request{Born: born, Ops: ops}
+	binary.BigEndian.PutUint64(req.ID[:], id)
+	return req
+}
+
+func set(key, value string) command.Op {
+	return command.Op{Kind: command.Set, Key: key, Value: []byte(value)}
+}
+
+func del(key string) command.Op {
+	return command.Op{Kind: command.Delete, Key: key}
+}
+
+func check(key string, version uint64) command.Op {
+	return command.Op{Kind: command.Check, Key: key, Version: version}
+}
+
+func ok(revision uint64) command.Result {
+	return command.Result{Code: command.OK, Version: revision}
+}
+
+func conflict(version uint64) command.Result {
+	return command.Result{Code: command.Conflict, Version: version}
+}
+
+func expired(index uint64) command.Result {
+	return command.Result{Code: command.Expired, Version: index}
+}
+
+func wantResults(t *testing.T, got []command.Result, want ...command.Result) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("results %v, want %v", got, want)
+	}
+}
+
+// wantItems takes the items in the form key=value@version.
+func wantItems(t *testing.T, v View, want ...string) {
+	t.Helper()
+	if got := items(v, ""); !slices.Equal(got, want) {
+		t.Errorf("items %q, want %q", got, want)
+	}
+}
+
+func items(v View, from string) []string {
+	var list []string
+	v.Ascend(from, func(key string, it Item) bool {
+		list = append(list, fmt.Sprintf("%s=%s@%d", key, it.Value, it.Version))
+		return true
+	})
+	return list
+}
+
+// checkConsistency holds what a state counts and looks up against what it holds.
+func checkConsistency(t *testing.T, s *State) {
+	t.Helper()
+	v := s.View()
+	keys, bytes := 0, int64(0)
+	v.Ascend("", func(key string, it Item) bool {
+		keys++
+		bytes += size(key, it)
+		if it.Version == 0 || it.Version > v.Revision() {
+			t.Errorf("%q has version %d at revision %d", key, it.Version, v.Revision())
+		}
+		if got, ok := v.Get(key); !ok || got.Version != it.Version {
+			t.Errorf("Get %q = %v, %v, want %v", key, got, ok, it)
+		}
+		return true
+	})
+	if keys != v.Len() || bytes != v.Bytes() {
+		t.Errorf("%d keys of %d bytes, counted as %d of %d", keys, bytes, v.Len(), v.Bytes())
+	}
+	records, last := 0, v.Floor()
+	v.Remembered(func(rec Remembered) bool {
+		records++
+		if rec.Index < last {
+			t.Errorf("request %x at index %d stands after index %d", rec.ID, rec.Index, last)
+		}
+		last = rec.Index
+		if got, ok := s.recent.find(rec.ID); !ok || got != rec.Result {
+			t.Errorf("request %x is found as %v, %v, want %v", rec.ID, got, ok, rec.Result)
+		}
+		return true
+	})
+	if records != v.RememberedLen() || records != len(s.recent.ids) || records > s.recent.window {
+		t.Errorf("%d requests are remembered, counted as %d, found as %d, window %d",
+			records, v.RememberedLen(), len(s.recent.ids), s.recent.window)
+	}
+}
+
+func TestEachEffectiveRequestOfAGroupGetsARevisionOfItsOwn(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	wantResults(t, r.entry(
+		request(1, 0, set("a", "1"), set("b", "1")),
+		request(2, 0, set("b", "2")),
+	), ok(1), ok(2))
+	wantItems(t, r.View(), "a=1@1", "b=2@2")
+}
+
+func TestARequestWithoutEffectLeavesTheRevision(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	wantResults(t, r.entry(
+		request(1, 0, del("a")),
+		request(2, 0),
+		request(3, 0, set("a", "1")),
+		request(4, 0, check("a", 1)),
+		request(5, 0, set("a", "1")),
+		request(6, 0, del("a"), del("a")),
+	), ok(0), ok(0), ok(1), ok(1), ok(2), ok(3))
+	wantItems(t, r.View())
+}
+
+func TestAnEntryWithoutRequestsChangesNothing(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	r.entry(request(1, 0, set("a", "1")))
+	before := r.View().Hash()
+	wantResults(t, r.entry())
+	if r.View().Hash() != before {
+		t.Error("the state changed")
+	}
+}
+
+func TestSetsAndDeletesOfARequestApplyInOrder(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	wantResults(t, r.entry(
+		request(1, 0, set("a", "1"), set("a", "2"), set("b", "1"), del("b")),
+		request(2, 0, del("a"), set("a", "3")),
+	), ok(1), ok(2))
+	wantItems(t, r.View(), "a=3@2")
+}
+
+func TestAFailedCheckRefusesTheWholeRequest(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	r.entry(request(1, 0, set("a", "1")), request(2, 0, set("b", "1")))
+	wantResults(t, r.entry(
+		request(3, 0, set("c", "1"), check("a", 1), check("b", 1), check("a", 0), del("a")),
+		request(4, 0, set("c", "1"), check("c", 9)),
+	), conflict(2), conflict(0))
+	wantItems(t, r.View(), "a=1@1", "b=1@2")
+	if got := r.View().Revision(); got != 2 {
+		t.Errorf("revision %d, want 2", got)
+	}
+}
+
+func TestChecksSeeTheStateBeforeTheirRequestWhereverTheyStand(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	wantResults(t, r.entry(
+		request(1, 0, set("a", "1"), check("a", 0)),
+		request(2, 0, set("a", "2"), del("a"), check("a", 1)),
+	), ok(1), ok(2))
+	wantItems(t, r.View())
+}
+
+func TestARequestOfAGroupSeesThoseBeforeIt(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	wantResults(t, r.entry(
+		request(1, 0, check("a", 0), set("a", "1")),
+		request(2, 0, check("a", 0), set("a", "2")),
+		request(3, 0, check("a", 1), set("a", "3")),
+	), ok(1), conflict(1), ok(2))
+	wantItems(t, r.View(), "a=3@2")
+}
+
+// model does what the rules say in the plainest way, and never forgets a request: forgotten only says how many of the oldest
+// a state has to forget.
+type model struct {
+	window, chunk int
+	items         map[string]Item
+	revision      uint64
+	memory        []Remembered
+	position      map[command.ID]int // in memory
+	forgotten     int
+	seen          map[string]int // how often each case came up
+}
+
+func newModel(window, chunk int) *model {
+	return &model{
+		window: window, chunk: chunk,
+		items: map[string]Item{}, position: map[command.ID]int{}, seen: map[string]int{},
+	}
+}
+
+func (m *model) floor() uint64 {
+	if m.forgotten == 0 {
+		return 0
+	}
+	return m.memory[m.forgotten-1].Index
+}
+
+func (m *model) apply(t *testing.T, index uint64, reqs []command.Request) []command.Result {
+	floor := m.floor()
+	results := []command.Result{}
+	for _, req := range reqs {
+		at, applied := m.position[req.ID]
+		switch {
+		case applied && at >= m.forgotten:
+			m.seen[fmt.Sprintf("repeated code %d", m.memory[at].Result.Code)]++
+			results = append(results, m.memory[at].Result)
+		case req.Born < floor:
+			m.seen[fmt.Sprintf("expired, was applied: %v", applied)]++
+			results = append(results, expired(index))
+		case applied:
+			t.Fatalf("the rules let request %x of index %d take effect again at %d", req.ID, m.memory[at].Index, index)
+		default:
+			result := m.execute(req.Ops)
+			m.seen[fmt.Sprintf("new code %d", result.Code)]++
+			m.position[req.ID] = len(m.memory)
+			m.memory = append(m.memory, Remembered{ID: req.ID, Index: index, Result: result})
+			results = append(results, result)
+		}
+	}
+	for len(m.memory)-m.forgotten > m.window {
+		m.forgotten += m.chunk
+		if m.forgotten < len(m.memory) && m.memory[m.forgotten].Index == m.floor() {
+			m.seen["forgot part of an entry"]++
+		}
+	}
+	return results
+}
+
+func (m *model) execute(ops []command.Op) command.Result {
+	after, effective := maps.Clone(m.items), false
+	for _, op := range ops {
+		_, there := after[op.Key]
+		switch op.Kind {
+		case command.Check:
+			if now := m.items[op.Key].Version; now != op.Version {
+				return conflict(now)
+			}
+		case command.Set:
+			after[op.Key] = Item{Value: op.Value, Version: m.revision + 1}
+			effective = true
+		case command.Delete:
+			delete(after, op.Key)
+			effective = effective || there
+		}
+	}
+	if effective {
+		m.items = after
+		m.revision++
+	}
+	return ok(m.revision)
+}
+
+// wantState compares all that a view shows with the model.
+func (m *model) wantState(t *testing.T, v View) {
+	t.Helper()
+	got := map[string]Item{}
+	var keys []string
+	v.Ascend("", func(key string, it Item) bool {
+		got[key] = it
+		keys = append(keys, key)
+		return true
+	})
+	if !reflect.DeepEqual(got, m.items) || !slices.IsSorted(keys) {
+		t.Fatalf("items %v in order %q, want %v", got, keys, m.items)
+	}
+	if v.Revision() != m.revision || v.Floor() != m.floor() {
+		t.Fatalf("revision %d, floor %d, want %d, %d", v.Revision(), v.Floor(), m.revision, m.floor())
+	}
+	if got := remembered(v); !slices.Equal(got, m.memory[m.forgotten:]) {
+		t.Fatalf("remembered %v, want %v", got, m.memory[m.forgotten:])
+	}
+}
+
+func remembered(v View) []Remembered {
+	list := []Remembered{}
+	v.Remembered(func(rec Remembered) bool {
+		list = append(list, rec)
+		return true
+	})
+	return list
+}
+
+// clients makes log entries out of new requests, some of them late, and copies of old ones.
+type clients struct {
+	rnd  *rand.Rand
+	sent []command.Request
+}
+
+func (c *clients) entry(index uint64, v View) []command.Request {
+	n := c.rnd.IntN(6)
+	if c.rnd.IntN(100) == 0 {
+		n = 50 // more than the window holds
+	}
+	reqs := []command.Request{}
+	for range n {
+		if len(c.sent) == 0 || c.rnd.IntN(3) > 0 {
+			c.sent = append(c.sent, c.request(index, v))
+			reqs = append(reqs, c.sent[len(c.sent)-1])
+			continue
+		}
+		age := c.rnd.IntN(min(len(c.sent), 80))
+		reqs = append(reqs, c.sent[len(c.sent)-1-age])
+	}
+	return reqs
+}
+
+func (c *clients) request(index uint64, v View) command.Request {
+	born := index - 1 - min(index-1, c.rnd.Uint64N(12))
+	req := request(uint64(len(c.sent)), born)
+	for range c.rnd.IntN(4) {
+		key := fmt.Sprint("k", c.rnd.IntN(150))
+		switch c.rnd.IntN(5) {
+		case 0:
+			req.Ops = append(req.Ops, del(key))
+		case 1:
+			now, _ := v.Get(key)
+			req.Ops = append(req.Ops, check(key, now.Version+c.rnd.Uint64N(5)/4))
+		default:
+			req.Ops = append(req.Ops, set(key, fmt.Sprint(c.rnd.Uint32N(1000))))
+		}
+	}
+	return req
+}
+
+func TestAStateBehavesLikeTheModelThroughRepetitionsAndSnapshots(t *testing.T) {
+	const window, chunk = 32, 8
+	for seed := range uint64(8) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			c := clients{rnd: rand.New(rand.NewPCG(seed, 0))}
+			r, m := newReplica(t, window, chunk), newModel(window, chunk)
+			type kept struct {
+				view View
+				hash [32]byte
+			}
+			var views []kept
+			for r.index < 1500 {
+				reqs := c.entry(r.index+1, r.View())
+				got := r.entry(reqs...)
+				if want := m.apply(t, r.index, reqs); !slices.Equal(got, want) {
+					t.Fatalf("index %d: results %v, want %v", r.index, got, want)
+				}
+				switch c.rnd.IntN(20) {
+				case 0:
+					m.wantState(t, r.View())
+					views = append(views, kept{r.View(), r.View().Hash()})
+				case 1:
+					r.State = reload(t, r.View(), window, chunk)
+				}
+			}
+			m.wantState(t, r.View())
+			for _, k := range views {
+				if k.view.Hash() != k.hash {
+					t.Errorf("the view of revision %d changed after it was taken", k.view.Revision())
+				}
+			}
+			for _, what := range []string{
+				"new code 0", "new code 1", "repeated code 0", "repeated code 1",
+				"expired, was applied: true", "expired, was applied: false", "forgot part of an entry",
+			} {
+				if m.seen[what] == 0 {
+					t.Errorf("never happened: %s; seen %v", what, m.seen)
+				}
+			}
+		})
+	}
+}
+
+// benchmarkApply applies groups of n sets to a state of 1e5 keys and takes a view after each, as a store does.
+func benchmarkApply(b *testing.B, n int) {
+	s, keys := benchState(1e5)
+	index, id := uint64(1e5), uint64(1e6)
+	rnd := rand.New(rand.NewPCG(1, 1))
+	reqs := make([]command.Request, n)
+	value := make([]byte, 100)
+	var published atomic.Pointer[View]
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range reqs {
+			id++
+			reqs[i] = request(id, index, command.Op{Kind: command.Set, Key: keys[rnd.IntN(len(keys))], Value: value})
+		}
+		index++
+		s.Apply(index, reqs)
+		v := s.View()
+		published.Store(&v)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/request")
+}
+
+// benchState returns a state of n keys and the keys.
+func benchState(n int) (*State, []string) {
+	s := New()
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("bench/key/%08d", i*7919%n)
+		s.Apply(uint64(i+1), []command.Request{request(uint64(i), uint64(i), set(keys[i], "value"))})
+	}
+	return s, keys
+}
+
+func BenchmarkApply1(b *testing.B)   { benchmarkApply(b, 1) }
+func BenchmarkApply256(b *testing.B) { benchmarkApply(b, 256) }

@@ -1,0 +1,108 @@
+package state
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"hash"
+
+	"github.com/tidwall/btree"
+)
+
+// View is the state at one moment. It does not change, and any goroutine may read it. What it returns belongs to the state:
+// a caller that writes to a value takes a copy first.
+type View struct {
+	items    *btree.Map[string, Item]
+	bytes    int64
+	revision uint64
+	floor    uint64
+	chunks   [][]Remembered
+	recent   int // records in chunks that the view has; the state may be writing those after them
+}
+
+// View returns the state as it is now, in constant time. Like Apply it belongs to the goroutine that applies; the View may
+// be handed to any other. After it, each node of the tree is copied once when it is next written to.
+func (s *State) View() View {
+	return View{
+		items:    s.items.Copy(),
+		bytes:    s.bytes,
+		revision: s.revision,
+		floor:    s.recent.floor,
+		chunks:   s.recent.chunks,
+		recent:   s.recent.len,
+	}
+}
+
+// Get returns what key holds, and whether it is there.
+func (v View) Get(key string) (Item, bool) {
+	return v.items.Get(key)
+}
+
+// Ascend yields the keys from the first that is not less than from, in ascending order of their bytes, until yield returns
+// false.
+func (v View) Ascend(from string, yield func(key string, it Item) bool) {
+	v.items.Ascend(from, yield)
+}
+
+// Len returns the number of keys.
+func (v View) Len() int { return v.items.Len() }
+
+// Bytes returns the sum of the lengths of all keys and values.
+func (v View) Bytes() int64 { return v.bytes }
+
+// Revision returns the number of requests that have changed something.
+func (v View) Revision() uint64 { return v.revision }
+
+// Floor returns the log index below which a request that is not remembered must not be born.
+func (v View) Floor() uint64 { return v.floor }
+
+// RememberedLen returns the number of requests that are remembered, at most Window.
+func (v View) RememberedLen() int { return v.recent }
+
+// Remembered yields the requests that are remembered, oldest first, until yield returns false.
+func (v View) Remembered(yield func(Remembered) bool) {
+	left := v.recent
+	for _, chunk := range v.chunks {
+		for _, rec := range chunk[:min(left, len(chunk))] {
+			if !yield(rec) {
+				return
+			}
+		}
+		left -= min(left, len(chunk))
+	}
+}
+
+// Hash returns the SHA-256 of all that a View holds. Replicas that applied the same entries have the same hash.
+func (v View) Hash() [sha256.Size]byte {
+	h := hasher{h: sha256.New()}
+	h.numbers(v.revision, v.floor, uint64(v.Len()), uint64(v.recent))
+	v.Ascend("", func(key string, it Item) bool {
+		h.numbers(uint64(len(key)), uint64(len(it.Value)), it.Version)
+		h.text(key)
+		h.h.Write(it.Value)
+		return true
+	})
+	v.Remembered(func(rec Remembered) bool {
+		h.h.Write(rec.ID[:])
+		h.numbers(rec.Index, uint64(rec.Result.Code), rec.Result.Version)
+		return true
+	})
+	return [sha256.Size]byte(h.h.Sum(nil))
+}
+
+type hasher struct {
+	h   hash.Hash // its Write does not fail
+	buf []byte
+}
+
+func (h *hasher) numbers(ns ...uint64) {
+	h.buf = h.buf[:0]
+	for _, n := range ns {
+		h.buf = binary.BigEndian.AppendUint64(h.buf, n)
+	}
+	h.h.Write(h.buf)
+}
+
+func (h *hasher) text(s string) {
+	h.buf = append(h.buf[:0], s...)
+	h.h.Write(h.buf)
+}
