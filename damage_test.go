@@ -1,0 +1,312 @@
+package kvraft
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// testState is the state in a test's snapshots, which end in their checksum.
+var testState = bytes.Repeat([]byte("state "), 100)
+
+func verifyTestState(r io.Reader) error {
+	got, err := io.ReadAll(r)
+	if err == nil && !bytes.Equal(got, testState) {
+		err = errors.New("not the state that was persisted")
+	}
+	return err
+}
+
+// testNode is the storage of a node in a directory.
+type testNode struct {
+	base  *boltBase
+	logs  *logStore
+	snaps raft.SnapshotStore
+}
+
+func openTestNode(dir string) (n testNode, err error) {
+	n.base, err = openBolt(filepath.Join(dir, "raft.db"), time.Second)
+	if err != nil {
+		return n, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.base.Close())
+		}
+	}()
+	var failed error
+	n.logs, err = openLogStore(n.base, logStoreOptions{cacheBytes: 1, name: n.base.path, fail: func(err error) { failed = err }})
+	if err == nil {
+		n.snaps, err = openSnapshots(dir, 2, n.logs, verifyTestState, hclog.NewNullLogger())
+	}
+	return n, errors.Join(err, failed)
+}
+
+// takeTestSnapshot completes a snapshot of testState.
+func takeTestSnapshot(snaps raft.SnapshotStore, index, term uint64) error {
+	_, trans := raft.NewInmemTransport("")
+	members := raft.Configuration{Servers: []raft.Server{{ID: "n1#ab", Address: "10.0.0.1:7000"}}}
+	sink, err := snaps.Create(1, index, term, members, 1, trans)
+	if err != nil {
+		return err
+	}
+	if _, err := sink.Write(testState); err != nil {
+		return err
+	}
+	return sink.Close()
+}
+
+// fillTestDir makes a directory with about 300 entries and a snapshot, and with
+// a past: pages that are free hold older copies of those in use. tail: it was
+// closed in order.
+func fillTestDir(t *testing.T, dir string, tail bool) {
+	t.Helper()
+	n, err := openTestNode(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	step := func(errs ...error) {
+		t.Helper()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step(n.logs.updateMeta(func(m *metadata) { m.ID, m.Identity, m.Cluster = "n1", "ab", "cd" }))
+	step(n.logs.SetUint64(termKey, 3), n.logs.Set(voteKey, []byte("10.0.0.1:7000")))
+	rng := rand.New(rand.NewPCG(5, 6))
+	store := func(upTo uint64) {
+		t.Helper()
+		for _, last := n.logs.bounds(); last < upTo; _, last = n.logs.bounds() {
+			entries := testEntries(last+1, last+1+rng.Uint64N(8), 3)
+			for _, e := range entries {
+				e.Data = bytes.Repeat(e.Data, 1+rng.IntN(10))
+				e.AppendedAt = time.Unix(1, 0)
+				if rng.IntN(50) == 0 {
+					e.Data = bytes.Repeat(e.Data, 50) // longer than a page
+				}
+			}
+			step(n.logs.StoreLogs(entries))
+			if rng.IntN(10) == 0 {
+				_, last = n.logs.bounds()
+				step(n.logs.DeleteRange(last-1, last))
+			}
+		}
+	}
+	store(300)
+	step(takeTestSnapshot(n.snaps, 200, 3), n.logs.DeleteRange(1, 120))
+	store(420)
+	if tail {
+		step(n.logs.raiseTail())
+	}
+	step(n.base.Close())
+}
+
+// contentsOf opens dir as a node would and returns what it reads.
+func contentsOf(dir string) (contents string, err error) {
+	n, err := openTestNode(dir)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, n.base.Close()) }()
+	var all strings.Builder
+	record, err := n.logs.meta().encode()
+	if err != nil {
+		return "", err
+	}
+	all.Write(record)
+	first, last := n.logs.bounds()
+	for i := first; i <= last; i++ {
+		var e raft.Log
+		if err := n.logs.GetLog(i, &e); err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&all, "%d %d %d %q %x\n", e.Index, e.Term, e.Type, e.Data, e.Extensions)
+	}
+	list, err := n.snaps.List()
+	if err != nil {
+		return "", err
+	}
+	for _, meta := range list {
+		_, state, err := n.snaps.Open(meta.ID)
+		if err != nil {
+			return "", err
+		}
+		err = errors.Join(verifyTestState(state), state.Close())
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&all, "%+v\n", *meta)
+	}
+	return all.String(), nil
+}
+
+// filesIn returns the files below dir by their relative names.
+func filesIn(t *testing.T, dir string) map[string][]byte {
+	t.Helper()
+	files := map[string][]byte{}
+	err := fs.WalkDir(os.DirFS(dir), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		files[name], err = os.ReadFile(filepath.Join(dir, name))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func writeFiles(t *testing.T, dir string, files map[string][]byte) {
+	t.Helper()
+	for name, data := range files {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, data, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// damageTrial checks that a directory with damaged files is refused, or that
+// nothing that is read was damaged.
+type damageTrial struct {
+	files    map[string][]byte
+	contents string
+	refused  int
+}
+
+func newDamageTrial(t *testing.T, tail bool) *damageTrial {
+	dir := t.TempDir()
+	fillTestDir(t, dir, tail)
+	trial := &damageTrial{files: filesIn(t, dir)}
+	var err error
+	if trial.contents, err = contentsOf(dir); err != nil {
+		t.Fatal(err)
+	}
+	return trial
+}
+
+func (d *damageTrial) with(t *testing.T, name string, damaged []byte, what string) {
+	t.Helper()
+	dir, err := os.MkdirTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	files := map[string][]byte{}
+	for n, data := range d.files {
+		files[n] = data
+	}
+	files[name] = damaged
+	writeFiles(t, dir, files)
+	contents, err := contentsOf(dir)
+	switch {
+	case errors.Is(err, ErrDamaged):
+		d.refused++
+	case err != nil:
+		t.Errorf("%s, %s: %v", name, what, err)
+	case contents != d.contents:
+		t.Errorf("%s, %s: silently read something else", name, what)
+	}
+}
+
+// usedBytes is how much of a raft.db is in use: the rest is for growth.
+func usedBytes(db []byte) int {
+	return len(bytes.TrimRight(db, "\x00"))
+}
+
+func TestAFlippedBitIsReportedOrHarmless(t *testing.T) {
+	trial := newDamageTrial(t, true)
+	rng := rand.New(rand.NewPCG(7, 8))
+	for name, data := range trial.files {
+		flips := 100
+		if name == "raft.db" {
+			flips = 300
+		}
+		for i := range flips {
+			at := rng.IntN(usedBytes(data))
+			if i%2 == 0 { // where the structure is, not the data
+				at = at/4096*4096 + rng.IntN(min(200, usedBytes(data)-at/4096*4096))
+			}
+			bit := rng.IntN(8)
+			flipped := bytes.Clone(data)
+			flipped[at] ^= 1 << bit
+			trial.with(t, name, flipped, fmt.Sprintf("byte %d, bit %d", at, bit))
+		}
+	}
+	if trial.refused < 100 {
+		t.Errorf("only %d flips were noticed", trial.refused)
+	}
+}
+
+// TestAPageCannotLoseItsElementsToAFlippedBit changes the number of elements of
+// each page, to nothing and in each of its bits, in a node that crashed: its record does not know how
+// far the log reached.
+func TestAPageCannotLoseItsElementsToAFlippedBit(t *testing.T) {
+	trial := newDamageTrial(t, false)
+	db, page := trial.files["raft.db"], os.Getpagesize()
+	for at := 10; at < usedBytes(db); at += page {
+		none := bytes.Clone(db)
+		none[at], none[at+1] = 0, 0
+		trial.with(t, "raft.db", none, fmt.Sprintf("page %d without elements", at/page))
+		for bit := range 16 {
+			flipped := bytes.Clone(db)
+			flipped[at+bit/8] ^= 1 << (bit % 8)
+			trial.with(t, "raft.db", flipped, fmt.Sprintf("page %d, bit %d of its number of elements", at/page, bit))
+		}
+	}
+}
+
+func TestATruncatedFileIsReportedOrHarmless(t *testing.T) {
+	trial := newDamageTrial(t, true)
+	rng := rand.New(rand.NewPCG(9, 10))
+	for name, data := range trial.files {
+		trial.with(t, name, nil, "empty")
+		for range 40 {
+			n := rng.IntN(usedBytes(data) + 1)
+			if rng.IntN(2) == 0 {
+				n = n / 4096 * 4096
+			}
+			trial.with(t, name, data[:n], fmt.Sprintf("cut to %d bytes", n))
+		}
+	}
+}
+
+func TestAFileOfOtherContentIsReported(t *testing.T) {
+	trial := newDamageTrial(t, true)
+	for name, data := range trial.files {
+		before := trial.refused
+		trial.with(t, name, make([]byte, len(data)), "zeros")
+		trial.with(t, name, bytes.Repeat([]byte("garbage!"), 4096), "garbage")
+		if trial.refused != before+2 {
+			t.Errorf("%s: zeros or garbage were not refused", name)
+		}
+	}
+}
+
+func TestAMissingFileIsReported(t *testing.T) {
+	trial := newDamageTrial(t, true)
+	for name := range trial.files {
+		dir := t.TempDir()
+		writeFiles(t, dir, trial.files)
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // the first attempt must leave nothing that helps the second
+			if _, err := contentsOf(dir); !errors.Is(err, ErrDamaged) {
+				t.Errorf("without %s: %v", name, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,72 @@
+// Package kvraft puts a strongly consistent, replicated key-value store into a
+// Go program. It is built on hashicorp/raft.
+//
+//	store, err := kvraft.Open("data/n1",
+//		kvraft.WithID("n1"), kvraft.WithAddr("10.0.0.1:7000"),
+//		kvraft.WithJoin("10.0.0.2:7000", "10.0.0.3:7000"))
+//	defer store.Close()
+//
+//	version, err := store.Set(ctx, "color", []byte("green")) // on any node
+//	entry, err := store.Get(ctx, "color")                    // on any node, linearizable
+//
+// # Guarantees
+//
+// A write that was acknowledged is on the disks of a majority of the voters.
+// It stays unless a majority of the disks lose it.
+//
+// A read is linearizable: it sees every write that completed, on any node,
+// before the read began. Weaker levels go by name: [LeaderLocal],
+// [MaxStaleness], [AtLeast] and [Stale].
+//
+// A write takes effect once, also when the leader dies in the middle of it and
+// the store sends it again. Each request has an id by which the replicated state
+// knows it. When the store cannot tell whether a write was applied it returns
+// [ErrUnknown]; every other error of a write means that this call did not apply
+// it, and never will. With [WithRequestID] a caller can repeat a write itself, also
+// after ErrUnknown. The state remembers the last 131,072 requests; a write that is still under
+// way when that many others have passed it is reported as unknown, never applied
+// a second time.
+//
+// A node that finds its files damaged, missing or older than it remembers does
+// not start, and says which. A data directory that is rolled back as a whole, to
+// an old backup say, cannot be told from a node that has been down: never do it.
+// When the storage of a node fails or hangs, the node stops and the others carry
+// on; see [Store.Done].
+//
+// # Nodes
+//
+// The first start of a node decides what it is: with [WithJoin] it asks to be
+// admitted to a cluster, without it founds one. The cluster and the node get
+// identities that are kept with the data. A connection that is meant for another
+// node or another cluster is refused in the handshake. A node whose directory
+// was wiped comes back as a new one, which is admitted in place of the old: what
+// had voted does not vote again without its memory.
+//
+// The peer port carries neither authentication nor encryption. Keep it on a
+// network that only members can reach.
+//
+// # Who owns the bytes
+//
+// The store keeps no reference to the value given to Set or Batch once the call
+// has returned, and nothing else sees the value that Get returned.
+//
+// # Time
+//
+// No promise rests on clocks that agree. Time decides only how soon a silent
+// leader is replaced; see [Timing].
+//
+// # Upstream defects
+//
+// hashicorp/raft has open defects that would break these promises; each has a
+// guard here. Heartbeats never take raft's fast path (issue 695). A log store
+// that hangs stops the node (503), and so does its first error (614). Calls that
+// raft still owes an answer are waited for before it is shut down (498). Reads
+// do not rely on VerifyLeader, which counts answers that were sent before the
+// question.
+//
+// # Limits
+//
+// The whole state is kept in memory. Keys are non-empty strings of up to 1 KiB
+// and values up to 1 MiB, see [WithLimits]. A cluster has one leader, and every
+// write passes through it.
+package kvraft

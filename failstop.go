@@ -1,0 +1,98 @@
+package kvraft
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// failStop remembers the first storage error of a node. From then on nothing
+// touches the disk: after a failed fsync nobody knows what a second try would
+// mean, and a node that goes on with a failing disk wins elections it cannot
+// serve.
+type failStop struct {
+	stall time.Duration // a write that lasts longer has failed; 0: no limit
+	tell  func(error)   // told the first error, once
+
+	cause  atomic.Pointer[error]
+	failed chan struct{} // closed once cause is set
+}
+
+func newFailStop(stall time.Duration, tell func(error)) *failStop {
+	return &failStop{stall: stall, tell: tell, failed: make(chan struct{})}
+}
+
+// failure returns the error that stopped the node, or nil.
+func (f *failStop) failure() error {
+	if cause := f.cause.Load(); cause != nil {
+		return *cause
+	}
+	return nil
+}
+
+// stop records err, unless another came first, and returns the recorded one.
+func (f *failStop) stop(err error) error {
+	if f.cause.CompareAndSwap(nil, &err) {
+		close(f.failed)
+		f.tell(err)
+	}
+	return f.failure()
+}
+
+// write runs op, a write to the base store. A disk that hangs is a disk that
+// failed: the watchdog says so while op still hangs, and when op returns at
+// last, its caller sees that failure, whatever op says.
+func (f *failStop) write(what string, op func() error) error {
+	if err := f.failure(); err != nil {
+		return err
+	}
+	if f.stall > 0 {
+		watchdog := time.AfterFunc(f.stall, func() {
+			f.stop(fmt.Errorf("%s: no answer from the disk within %v", what, f.stall))
+		})
+		defer watchdog.Stop()
+	}
+	if err := contain(op); err != nil {
+		return f.stop(fmt.Errorf("%s: %w", what, err))
+	}
+	return f.failure()
+}
+
+// contain runs op and turns a panic into an error. bbolt panics on pages that
+// make no sense, and it reads through a memory map, where a bad sector or a
+// file cut short is a memory fault, which by default ends the process.
+func contain(op func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: storage panicked: %v", ErrDamaged, p)
+		}
+	}()
+	return op()
+}
+
+// raftPanicsOnReadErrors reports whether the caller of GetLog is one that
+// answers an error with a panic, which would take the whole process down: the
+// application of committed entries, and the reading of the log when raft
+// starts. Others, such as replication, handle an error well, and ending their
+// goroutine would leave raft waiting for it. So the stack decides; it is only
+// looked at when something failed.
+func raftPanicsOnReadErrors() bool {
+	var callers [32]uintptr
+	frames := runtime.CallersFrames(callers[:runtime.Callers(2, callers[:])])
+	for {
+		frame, more := frames.Next()
+		if name, ok := strings.CutPrefix(frame.Function, "github.com/hashicorp/raft."); ok {
+			switch name {
+			case "NewRaft", "(*Raft).processLogs", "(*Raft).liveBootstrap":
+				return true
+			}
+		}
+		if !more {
+			return false
+		}
+	}
+}

@@ -1,0 +1,438 @@
+package kvraft
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/command"
+)
+
+// newTestServer is a store as far as calls on it need one: it has a state, no
+// leader, and a raft that never starts.
+func newTestServer(t testing.TB) *Store {
+	s := &Store{
+		raft:     new(raft.Raft),
+		futures:  newInflight(),
+		groups:   newInflight(),
+		queue:    make(chan *pending),
+		ids:      newIDSource(),
+		changing: make(chan struct{}, 1),
+		log:      hclog.NewNullLogger(),
+		closing:  make(chan struct{}),
+		opts:     options{timing: Timing{Heartbeat: time.Second, Election: time.Second}},
+	}
+	s.opts.limits = Limits{KeyBytes: 1 << 10, ValueBytes: 1 << 20, BatchBytes: 8 << 20}
+	var err error
+	if s.logs, err = openLogStore(raft.NewInmemStore(), logStoreOptions{fail: func(err error) { t.Error(err) }}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.logs.updateMeta(func(m *metadata) { m.ID, m.Identity, m.Cluster = "b", "2", "c1" }); err != nil {
+		t.Fatal(err)
+	}
+	s.server = "b#2"
+	s.ctx, s.cancel = context.WithCancelCause(t.Context())
+	s.fsm = newFSM(s.ctx, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
+	s.rounds = rounds{run: s.confirm, spawn: s.spawn}
+	s.court.reign = newTestReign(s, peer{}, false)
+	s.court.changed = make(chan struct{})
+	return s
+}
+
+func newTestReign(s *Store, leader peer, leads bool) *reign {
+	r := &reign{leader: leader, leads: leads}
+	r.ctx, r.cancel = context.WithCancel(s.ctx)
+	return r
+}
+
+// callOn makes one call on conn, as the other side of servePeer.
+func callOn(t *testing.T, conn net.Conn, m method, timeout time.Duration, payload string) ([]byte, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	answer, alive, err := exchange(ctx, conn, m, []byte(payload))
+	if !alive {
+		t.Fatalf("call %d ended the connection: %v", m, err)
+	}
+	return answer, err
+}
+
+// servedBy is a connection on which s answers.
+func servedBy(t *testing.T, s *Store, h hello) net.Conn {
+	near, far := memPipe()
+	go func() {
+		s.servePeer(far, h)
+		far.Close()
+	}()
+	t.Cleanup(func() { near.Close() })
+	return near
+}
+
+var helloB = hello{forRPC, "c1", "a#1", "b#2", ""}
+
+func TestOneConnectionServesCallAfterCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		s.fsm.publish(&applied{index: 5, view: s.fsm.now.Load().view})
+		conn := servedBy(t, s, helloB)
+		for index := range uint64(6) {
+			time.Sleep(time.Hour) // virtual: between calls there is no limit
+			answer, err := callOn(t, conn, callAwait, time.Minute, string(binary.BigEndian.AppendUint64(nil, index)))
+			if err != nil || len(answer) != 0 {
+				t.Errorf("await index %d: %q, %v", index, answer, err)
+			}
+		}
+	})
+}
+
+func TestACallThatIsUnknownHereIsInvalidAndTheConnectionGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := servedBy(t, newTestServer(t), helloB)
+		for _, m := range []method{0, callAdmit + 1, 255} {
+			if _, err := callOn(t, conn, m, time.Minute, "payload"); !errors.Is(err, ErrInvalid) {
+				t.Errorf("call %d: %v, want ErrInvalid", m, err)
+			}
+		}
+	})
+}
+
+func TestAKnockMayAskForAdmissionOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := servedBy(t, newTestServer(t), hello{For: forRPC, From: "a#1"})
+		for m := range method(255) {
+			_, err := callOn(t, conn, m, time.Minute, "not JSON")
+			if !errors.Is(err, ErrInvalid) {
+				t.Fatalf("call %d: %v, want ErrInvalid", m, err)
+			}
+			allowed := m == callJoin || m == callAdmit
+			if refused := strings.Contains(err.Error(), "without naming the node"); refused == allowed {
+				t.Errorf("call %d: %v", m, err)
+			}
+		}
+	})
+}
+
+func TestAPayloadThatMakesNoSenseIsInvalid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := servedBy(t, newTestServer(t), helloB)
+		for m, payloads := range map[method][]string{
+			callWrite:     {"", "x", "\x02\x00", "\x01\x01"},
+			callGet:       {"", "\x02key", "key"},
+			callReadIndex: {"", "\x02", "x"},
+			callConfirm:   {"", "1234567", "123456789"},
+			callAwait:     {"", "1234567", "123456789"},
+			callJoin:      {"", "x", "[]"},
+			callAdmit:     {"", "x", "[]"},
+		} {
+			for _, payload := range payloads {
+				if _, err := callOn(t, conn, m, time.Minute, payload); !errors.Is(err, ErrInvalid) {
+					t.Errorf("call %d with %q: %v, want ErrInvalid", m, payload, err)
+				}
+			}
+		}
+	})
+}
+
+func TestACallEndsWithTheTimeOfItsCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		conn := servedBy(t, s, helloB)
+		if _, err := conn.Write(callFrame(callAwait, 1500*time.Millisecond, "12345678")); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		head := make([]byte, 5)
+		if _, err := io.ReadFull(conn, head); err != nil || head[0] != 2 {
+			t.Errorf("answered %v, %v, want the code of ErrUnknown", head, err)
+		}
+		if took := time.Since(began); took != 1500*time.Millisecond {
+			t.Errorf("answered after %v, want 1.5s", took)
+		}
+		if n := len(s.fsm.waiters); n != 0 {
+			t.Errorf("%d waiters are left", n)
+		}
+	})
+}
+
+func TestNoCallLastsLongerThanTheLongest(t *testing.T) {
+	near, far := memPipe()
+	if _, err := far.Write(callFrame(callAwait, 49*24*time.Hour, "")); err != nil {
+		t.Fatal(err)
+	}
+	if _, timeout, _, err := readCall(near, maxFrame); err != nil || timeout != maxCall {
+		t.Errorf("a call of 49 days may take %v, %v, want %v", timeout, err, maxCall)
+	}
+}
+
+func TestACallEndsWhenTheStoreStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		conn := servedBy(t, s, helloB)
+		time.AfterFunc(time.Second, func() { s.cancel(ErrClosed) })
+		began := time.Now()
+		if _, err := callOn(t, conn, callAwait, time.Hour, "12345678"); !errors.Is(err, ErrUnknown) || time.Since(began) != time.Second {
+			t.Errorf("after %v: %v, want ErrUnknown after 1s", time.Since(began), err)
+		}
+	})
+}
+
+func TestACallThatStallsInItsMiddleEndsTheConnection(t *testing.T) {
+	whole := callFrame(callAwait, time.Minute, "12345678")
+	for n := 1; n < len(whole); n++ {
+		synctest.Test(t, func(t *testing.T) {
+			conn := servedBy(t, newTestServer(t), helloB)
+			time.Sleep(time.Hour) // virtual
+			if _, err := conn.Write(whole[:n]); err != nil {
+				t.Fatal(err)
+			}
+			endsAt(t, conn, messageTimeout)
+		})
+	}
+}
+
+func TestACallOverTheLimitEndsTheConnectionAtOnce(t *testing.T) {
+	for _, size := range []uint32{maxFrame + 1, 1<<32 - 1} {
+		synctest.Test(t, func(t *testing.T) {
+			conn := servedBy(t, newTestServer(t), helloB)
+			frame := callFrame(callWrite, time.Minute, "")
+			binary.BigEndian.PutUint32(frame[5:], size)
+			if _, err := conn.Write(frame); err != nil {
+				t.Fatal(err)
+			}
+			endsAt(t, conn, 0)
+		})
+	}
+}
+
+// stuckConn is a connection whose other side reads nothing.
+type stuckConn struct {
+	net.Conn
+	blockedConn
+}
+
+func (c *stuckConn) Write(b []byte) (int, error) { return c.blockedConn.Write(b) }
+func (c *stuckConn) SetWriteDeadline(limit time.Time) error {
+	return c.blockedConn.SetWriteDeadline(limit)
+}
+
+func TestAnAnswerThatNobodyTakesEndsTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := memPipe()
+		if _, err := far.Write(callFrame(0, time.Minute, "")); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		newTestServer(t).servePeer(&stuckConn{Conn: near}, helloB)
+		if took := time.Since(began); took != messageTimeout {
+			t.Errorf("gave up after %v, want %v", took, messageTimeout)
+		}
+	})
+}
+
+func TestAWriteOnANodeThatTakesNoMoreWasNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		s.stop(ErrClosed)
+		s.futures.drain(time.Second)
+		conn := servedBy(t, s, helloB)
+		group := command.Append(nil, []command.Request{{Ops: []command.Op{{Kind: command.Set, Key: "k"}}}})
+		if _, err := callOn(t, conn, callWrite, time.Minute, string(group)); !errors.Is(err, errUnsent) {
+			t.Errorf("got %v, want errUnsent", err)
+		}
+	})
+}
+
+func TestANodeThatDoesNotLeadAnswersNoRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		conn := servedBy(t, s, helloB)
+		for m, payload := range map[method]string{
+			callGet:       "\x00key", // linearizable
+			callReadIndex: "\x01",    // leaderLocal
+			callNodes:     "",
+		} {
+			if _, err := callOn(t, conn, m, time.Minute, payload); !errors.Is(err, errUnsent) {
+				t.Errorf("call %d: %v, want errUnsent", m, err)
+			}
+		}
+	})
+}
+
+func TestANodeConfirmsATermUnlessItHasSeenALaterOne(t *testing.T) {
+	s := newTestServer(t) // its raft is in term 0
+	for term, want := range map[uint64]byte{0: 1, 1: 1, 1 << 63: 1} {
+		answer, err := s.serveConfirm(binary.BigEndian.AppendUint64(nil, term))
+		if err != nil || len(answer) != 1 || answer[0] != want {
+			t.Errorf("term %d: %v, %v, want %d", term, answer, err, want)
+		}
+	}
+}
+
+// Whatever a peer sends, the node that serves it answers each whole call once,
+// in order, and ends the connection at the first thing that is none; and the
+// node that called it takes a whole answer, or gives the connection up.
+func FuzzCall(f *testing.F) {
+	group := command.Append(nil, []command.Request{{Born: 1, Ops: []command.Op{{Kind: command.Set, Key: "k", Value: []byte("v")}}}})
+	f.Add(callFrame(callWrite, time.Second, string(group)), true)
+	f.Add(callFrame(callGet, time.Second, "\x00key"), true)
+	f.Add(callFrame(callReadIndex, time.Second, "\x01"), true)
+	f.Add(append(callFrame(callConfirm, 0, "12345678"), callFrame(callAwait, maxCall, "\x00\x00\x00\x00\x00\x00\x00\x00")...), true)
+	f.Add(append(callFrame(callNodes, 0, ""), callFrame(callLastIndex, 0, "")[:5]...), true)
+	f.Add(callFrame(callJoin, time.Minute, `{"id":"x","addr":"x:1"}`), false)
+	f.Add(callFrame(callJoin, time.Minute, `{"id":"x","addr":"x:1","forwarded":false}`), true)
+	f.Add(callFrame(callJoin, time.Minute, `{"id":"x","addr":"x:1","forwarded":true}`), true)
+	f.Add(callFrame(callAdmit, time.Minute, `{"cluster":"c1","server":"b#2"}`), false)
+	f.Add(callFrame(callAdmit, time.Minute, `{"cluster":"c2","server":"b#2"}`), false)
+	f.Add(callFrame(99, time.Minute, "x"), false)
+	f.Add(callFrame(callWrite, time.Minute, ""), false)
+	f.Add([]byte{1, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff}, true)
+	f.Add(answerFrame(0, "answer"), true)
+	f.Add(answerFrame(4, "too large"), true)
+	f.Add(answerFrame(200, ""), false)
+	f.Fuzz(func(t *testing.T, data []byte, meant bool) {
+		h := hello{For: forRPC, Cluster: "c1", From: "a#1"}
+		if meant {
+			h.To = "b#2"
+		}
+		wholeCalls, enough := scanFrames(data, 9)
+		if !enough {
+			t.Skip("announces more than is worth allocating here")
+		}
+		checkServing(t, data, h, wholeCalls)
+		if _, enough := scanFrames(data, 5); enough {
+			checkCalling(t, data)
+		}
+	})
+}
+
+// scanFrames counts the whole frames in data, whose heads end with a length;
+// enough is false when the next announces far more than there is.
+func scanFrames(data []byte, head int) (whole int, enough bool) {
+	for ; len(data) >= head; whole++ {
+		n := binary.BigEndian.Uint32(data[head-4:])
+		if data = data[head:]; n > maxFrame {
+			return whole, true
+		} else if n > uint32(len(data)) {
+			return whole, n < 1<<20
+		}
+		data = data[n:]
+	}
+	return whole, true
+}
+
+func checkServing(t *testing.T, data []byte, h hello, calls int) {
+	s := newTestServer(t)
+	s.stop(ErrClosed) // so that nothing waits for a leader
+	s.futures.drain(time.Second)
+	s.cancel(ErrClosed)
+	near, far := memPipe()
+	if _, err := far.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	far.(*memConn).CloseWrite()
+	s.servePeer(near, h)
+	near.Close()
+	s.work.Wait()
+	answers, err := io.ReadAll(far)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := scanFrames(answers, 5); n != calls {
+		t.Fatalf("%d calls got %d answers", calls, n)
+	}
+}
+
+func checkCalling(t *testing.T, data []byte) {
+	near, far := memPipe()
+	if _, err := far.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	far.(*memConn).CloseWrite()
+	answer, alive, err := exchange(t.Context(), near, callGet, []byte("key"))
+	whole, _ := scanFrames(data, 5)
+	switch {
+	case alive != (whole > 0):
+		t.Fatalf("%d whole answers, and the connection is alive: %v, %v", whole, alive, err)
+	case alive && data[0] == 0 && (err != nil || !bytes.HasPrefix(data[5:], answer)):
+		t.Fatalf("%q was taken as %q, %v", data, answer, err)
+	case !(alive && data[0] == 0) && err == nil:
+		t.Fatalf("%q was taken as success", data)
+	}
+}
+
+func TestALargeCallOverASlowLinkArrives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := memPipe()
+		frame := callFrame(callWrite, time.Minute, strings.Repeat("x", 8<<20)) // one batch of the default limit
+		go func() {
+			for len(frame) > 0 {
+				n := min(len(frame), 500<<10) // 500 KB/s
+				if _, err := far.Write(frame[:n]); err != nil {
+					return
+				}
+				frame = frame[n:]
+				time.Sleep(time.Second)
+			}
+		}()
+		if _, _, _, err := readCall(near, maxFrame); err != nil {
+			t.Errorf("no second went by without a byte, and: %v", err)
+		}
+		near.Close()
+		time.Sleep(time.Minute)
+	})
+}
+
+func TestAHeadDoesNotAllocateWhatItAnnounces(t *testing.T) {
+	near, far := memPipe()
+	frame := callFrame(callJoin, time.Minute, "")
+	binary.BigEndian.PutUint32(frame[5:], maxFrame)
+	if _, err := far.Write(frame); err != nil {
+		t.Fatal(err)
+	}
+	far.(*memConn).CloseWrite()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	newTestServer(t).servePeer(near, hello{For: forRPC}) // a knock, from anybody
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 8<<20 {
+		t.Errorf("9 bytes of a stranger allocate %d MiB", n>>20)
+	}
+}
+
+func TestAnAdmissionNamesACluster(t *testing.T) {
+	s := newTestServer(t)
+	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "" }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.acceptAdmission(admission{"", "b#2"}); err == nil {
+		t.Error("admitted to nothing")
+	}
+}
+
+func TestAMemberIsNotAdmittedToASecondCluster(t *testing.T) {
+	s := newTestServer(t)
+	mine := s.self()
+	if err := s.acceptAdmission(admission{"another", mine.server}); !errors.Is(err, ErrRefused) {
+		t.Errorf("got %v, want ErrRefused", err)
+	}
+	if err := s.acceptAdmission(admission{mine.cluster, "another#1"}); !errors.Is(err, ErrRefused) {
+		t.Errorf("an admission of another node: %v, want ErrRefused", err)
+	}
+	if err := s.acceptAdmission(admission{mine.cluster, mine.server}); err != nil {
+		t.Errorf("the same once more: %v", err)
+	}
+	if s.self() != mine {
+		t.Errorf("it became %+v", s.self())
+	}
+}

@@ -1,0 +1,395 @@
+package kvraft
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// newTestPeers makes calls from nodeA on lan.
+func newTestPeers(t *testing.T, lan *memNet) *peers {
+	return &peers{transport: newTestTransport(t, lan, "a:1", nodeA, nil), idle: make(map[peer][]net.Conn)}
+}
+
+var peerB = peer{nodeB.server, "b:1"}
+
+// answering serves calls with f, which gets each call and answers a frame.
+func answering(f func(m method, timeout time.Duration, payload []byte) []byte) func(net.Conn, hello) {
+	return func(conn net.Conn, _ hello) {
+		for {
+			m, timeout, payload, err := readCall(conn, maxFrame)
+			if err != nil {
+				return
+			}
+			if _, err := conn.Write(f(m, timeout, payload)); err != nil {
+				return
+			}
+		}
+	}
+}
+
+func answerFrame(code byte, payload string) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{code}, uint32(len(payload))), payload...)
+}
+
+func callFrame(m method, timeout time.Duration, payload string) []byte {
+	frame := binary.BigEndian.AppendUint32([]byte{byte(m)}, uint32(timeout.Milliseconds()))
+	return append(binary.BigEndian.AppendUint32(frame, uint32(len(payload))), payload...)
+}
+
+func (p *peers) idleTo(to peer) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.idle[to])
+}
+
+func TestACallCarriesItsMethodItsTimeAndItsPayload(t *testing.T) {
+	large := strings.Repeat("0123456789abcdef", 1<<16)
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		var m method
+		var timeout time.Duration
+		newTestTransport(t, lan, "b:1", nodeB, answering(func(gotM method, gotT time.Duration, payload []byte) []byte {
+			m, timeout = gotM, gotT
+			return answerFrame(0, "you said "+string(payload))
+		}))
+		p := newTestPeers(t, lan)
+		short, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		defer cancel()
+		long, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		for _, c := range []struct {
+			ctx     context.Context
+			timeout time.Duration
+			payload string
+		}{{t.Context(), maxCall, ""}, {short, 1500 * time.Millisecond, "this"}, {long, maxCall, large}} {
+			answer, err := p.call(c.ctx, peerB, callNodes, []byte(c.payload))
+			if err != nil || string(answer) != "you said "+c.payload {
+				t.Errorf("%d bytes were answered with %d, %v", len(c.payload), len(answer), err)
+			}
+			if m != callNodes || timeout != c.timeout {
+				t.Errorf("call %d arrived with %v, want %d with %v", m, timeout, callNodes, c.timeout)
+			}
+		}
+		if n := lan.dialed(); n != 1 {
+			t.Errorf("three calls took %d connections, want one", n)
+		}
+	})
+}
+
+func TestACallWithLessThanAMillisecondLeftStillHasATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := memPipe()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Microsecond)
+		defer cancel()
+		go func() { _, _, _ = exchange(ctx, near, callGet, nil) }()
+		if _, timeout, _, err := readCall(far, maxFrame); err != nil || timeout != time.Millisecond {
+			t.Errorf("arrived with %v, %v, want 1ms", timeout, err)
+		}
+		synctest.Wait()
+	})
+}
+
+func TestAnErrorThatIsAnsweredLeavesTheConnectionInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		code := byte(0)
+		newTestTransport(t, lan, "b:1", nodeB, answering(func(method, time.Duration, []byte) []byte {
+			code++
+			return answerFrame(code, "no, and why")
+		}))
+		p := newTestPeers(t, lan)
+		for _, want := range append(wire[1:], ErrUnknown) { // the last: a code from the future
+			answer, err := p.call(t.Context(), peerB, callGet, nil)
+			if answer != nil || !errors.Is(err, want) || !strings.Contains(err.Error(), "no, and why") {
+				t.Errorf("code %d: %q, %v, want %v", code, answer, err, want)
+			}
+		}
+		if n := lan.dialed(); n != 1 {
+			t.Errorf("took %d connections, want one", n)
+		}
+	})
+}
+
+func TestACallThatCouldNotBeMadeIsUnsent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := &memNet{hangs: "far:1"}
+		newTestTransport(t, lan, "b:1", nodeB, func(net.Conn, hello) { t.Error("served") })
+		p := newTestPeers(t, lan)
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		for _, c := range []struct {
+			name string
+			ctx  context.Context
+			to   peer
+			want error // beside errUnsent; nil: any
+		}{
+			{"nobody listens", t.Context(), peer{"c#3", "c:1"}, syscall.ECONNREFUSED},
+			{"another node is there", t.Context(), peer{"b#1", "b:1"}, nil},
+			{"the context had ended", ended, peerB, context.Canceled},
+			{"the dial hangs", short, peer{"d#4", "far:1"}, context.DeadlineExceeded},
+		} {
+			_, err := p.call(c.ctx, c.to, callWrite, []byte("x"))
+			if !errors.Is(err, errUnsent) || errors.Is(err, ErrUnknown) || c.want != nil && !errors.Is(err, c.want) {
+				t.Errorf("%s: %v, want errUnsent and %v", c.name, err, c.want)
+			}
+		}
+	})
+}
+
+func TestACallWhoseAnswerDoesNotArriveIsUnknownAndItsConnectionGone(t *testing.T) {
+	for name, serve := range map[string]func(net.Conn){
+		"it hangs up":                func(net.Conn) {},
+		"it hangs up in the head":    func(conn net.Conn) { _, _ = conn.Write([]byte{0, 0, 0}) },
+		"it hangs up in the payload": func(conn net.Conn) { _, _ = conn.Write(answerFrame(0, "answer")[:8]) },
+		"it hangs up in an error":    func(conn net.Conn) { _, _ = conn.Write(answerFrame(1, "not sent")[:8]) },
+		"it answers too much": func(conn net.Conn) {
+			_, _ = conn.Write([]byte{0, 0xff, 0xff, 0xff, 0xff})
+			serveUntilEnd(conn, hello{})
+		},
+		"one byte too much": func(conn net.Conn) {
+			_, _ = conn.Write(binary.BigEndian.AppendUint32([]byte{0}, maxFrame+1))
+			serveUntilEnd(conn, hello{})
+		},
+		"it speaks HTTP": func(conn net.Conn) {
+			_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+			serveUntilEnd(conn, hello{})
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			lan := new(memNet)
+			newTestTransport(t, lan, "b:1", nodeB, func(conn net.Conn, _ hello) {
+				if _, _, _, err := readCall(conn, maxFrame); err != nil {
+					t.Error(err)
+				}
+				serve(conn)
+			})
+			p := newTestPeers(t, lan)
+			answer, err := p.call(t.Context(), peerB, callWrite, nil)
+			if answer != nil || !errors.Is(err, ErrUnknown) || errors.Is(err, errUnsent) {
+				t.Errorf("%s: %q, %v, want ErrUnknown", name, answer, err)
+			}
+			if p.idleTo(peerB) != 0 || p.transport.tracked() != 0 {
+				t.Errorf("%s: the connection is kept", name)
+			}
+		})
+	}
+}
+
+// A late answer must not be taken for that of the next call.
+func TestAConnectionIsNotUsedAgainWhenTheContextEndedInACall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		newTestTransport(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+			if string(payload) == "slow" {
+				time.Sleep(2 * time.Second) // virtual
+			}
+			return answerFrame(0, string(payload))
+		}))
+		p := newTestPeers(t, lan)
+		call := func(ctx context.Context, payload string) (string, error) {
+			answer, err := p.call(ctx, peerB, callGet, []byte(payload))
+			return string(answer), err
+		}
+		if got, err := call(t.Context(), "first"); got != "first" || err != nil {
+			t.Fatalf("got %q, %v", got, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		_, err := call(ctx, "slow")
+		if !errors.Is(err, ErrUnknown) || !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
+			t.Errorf("after %v: %v, want ErrUnknown and the context's error after 1s", time.Since(began), err)
+		}
+		for range 3 {
+			if got, err := call(t.Context(), "next"); got != "next" || err != nil {
+				t.Errorf("got %q, %v, want the answer to this call", got, err)
+			}
+			time.Sleep(time.Second) // virtual: the late answer comes
+		}
+		if n := lan.dialed(); n != 2 {
+			t.Errorf("took %d connections, want a second one", n)
+		}
+	})
+}
+
+func TestAContextThatEndsBetweenCallsDoesNotHarmTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		newTestTransport(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+			return answerFrame(0, string(payload))
+		}))
+		p := newTestPeers(t, lan)
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if _, err := p.call(ctx, peerB, callGet, []byte("x")); err != nil {
+				t.Error(err)
+			}
+			cancel()
+			time.Sleep(time.Hour) // virtual
+		}
+		if n := lan.dialed(); n != 1 {
+			t.Errorf("took %d connections, want one", n)
+		}
+	})
+}
+
+func TestIdleConnectionsAreBoundedAndKeptByNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		slow := answering(func(method, time.Duration, []byte) []byte {
+			time.Sleep(time.Second) // virtual
+			return answerFrame(0, "")
+		})
+		newTestTransport(t, lan, "b:1", nodeB, slow)
+		newTestTransport(t, lan, "c:1", self{"c1", "c#3"}, slow)
+		p := newTestPeers(t, lan)
+		peerC := peer{"c#3", "c:1"}
+		var calls sync.WaitGroup
+		call := func(to peer) {
+			calls.Go(func() {
+				if _, err := p.call(t.Context(), to, callGet, nil); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		for range maxIdle + 4 {
+			call(peerB)
+		}
+		call(peerC)
+		calls.Wait()
+		if b, c := p.idleTo(peerB), p.idleTo(peerC); b != maxIdle || c != 1 {
+			t.Errorf("%d and %d connections are idle, want %d and 1", b, c, maxIdle)
+		}
+		if n := p.transport.tracked(); n != maxIdle+1 {
+			t.Errorf("%d connections are open, want the idle ones only", n)
+		}
+	})
+}
+
+func TestAFailedCallDropsTheIdleConnectionsToThatNodeOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		echo := answering(func(method, time.Duration, []byte) []byte {
+			time.Sleep(time.Second) // virtual
+			return answerFrame(0, "")
+		})
+		b := newTestTransport(t, lan, "b:1", nodeB, echo)
+		newTestTransport(t, lan, "c:1", self{"c1", "c#3"}, echo)
+		p := newTestPeers(t, lan)
+		peerC := peer{"c#3", "c:1"}
+		var calls sync.WaitGroup
+		for _, to := range []peer{peerB, peerB, peerB, peerC} {
+			calls.Go(func() {
+				if _, err := p.call(t.Context(), to, callGet, nil); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		calls.Wait()
+		b.cut() // the node has died; its connections are still in the pool
+		if _, err := p.call(t.Context(), peerB, callGet, nil); !errors.Is(err, ErrUnknown) {
+			t.Errorf("on a connection that has died: %v, want ErrUnknown", err)
+		}
+		if _, err := p.call(t.Context(), peerB, callGet, nil); !errors.Is(err, errUnsent) {
+			t.Errorf("after it: %v, want errUnsent by a new dial", err)
+		}
+		if n := p.idleTo(peerB); n != 0 {
+			t.Errorf("%d dead connections are kept", n)
+		}
+		if n := p.idleTo(peerC); n != 1 || p.transport.tracked() != 1 {
+			t.Errorf("%d connections to the other node are idle, %d are open, want one", n, p.transport.tracked())
+		}
+	})
+}
+
+func TestTheCutEndsACallThatIsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		newTestTransport(t, lan, "b:1", nodeB, serveUntilEnd)
+		p := newTestPeers(t, lan)
+		time.AfterFunc(time.Second, p.transport.cut)
+		if _, err := p.call(t.Context(), peerB, callWrite, nil); !errors.Is(err, ErrUnknown) {
+			t.Errorf("got %v, want ErrUnknown", err)
+		}
+		if _, err := p.call(t.Context(), peerB, callWrite, nil); !errors.Is(err, errUnsent) {
+			t.Errorf("after the cut: %v, want errUnsent", err)
+		}
+	})
+}
+
+func TestAForwardedReadIsTheLeadersEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		var answer string
+		newTestTransport(t, lan, "b:1", nodeB, answering(func(m method, _ time.Duration, payload []byte) []byte {
+			if m != callGet || string(payload) != "\x01color" {
+				t.Errorf("call %d with %q", m, payload)
+			}
+			return answerFrame(0, answer)
+		}))
+		s := newTestServer(t)
+		s.peers = newTestPeers(t, lan)
+		for _, c := range []struct {
+			answer string
+			want   Entry
+		}{
+			{"\x00\x00\x00\x00\x00\x00\x01\x02green", Entry{"color", []byte("green"), 258}},
+			{"\x00\x00\x00\x00\x00\x00\x00\x01", Entry{"color", []byte{}, 1}},
+		} {
+			answer = c.answer
+			got, err := s.forwardGet(t.Context(), peerB, "color", leaderLocal)
+			if err != nil || got.Key != c.want.Key || !bytes.Equal(got.Value, c.want.Value) || got.Version != c.want.Version {
+				t.Errorf("got %+v, %v, want %+v", got, err, c.want)
+			}
+		}
+		for _, answer = range []string{"", "\x00\x00\x00\x00\x00\x00\x00"} {
+			if got, err := s.forwardGet(t.Context(), peerB, "color", leaderLocal); err == nil || errors.Is(err, ErrNotFound) {
+				t.Errorf("an answer of %d bytes is %+v, %v", len(answer), got, err)
+			}
+		}
+	})
+}
+
+func TestAnEndedContextHarmsNoIdleConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		newTestTransport(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+			if len(payload) > 0 {
+				time.Sleep(time.Second)
+			}
+			return answerFrame(0, "")
+		}))
+		p := newTestPeers(t, lan)
+		var calls sync.WaitGroup
+		for range 4 {
+			calls.Go(func() { _, _ = p.call(t.Context(), peerB, callGet, []byte("slow")) })
+		}
+		calls.Wait()
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := p.call(ended, peerB, callGet, nil); !errors.Is(err, errUnsent) {
+			t.Errorf("an ended context: %v, want errUnsent", err)
+		}
+		if n := p.idleTo(peerB); n != 4 {
+			t.Errorf("an ended context left %d of 4 idle connections", n)
+		}
+		short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		before := p.idleTo(peerB)
+		_, _ = p.call(short, peerB, callGet, []byte("slow"))
+		if n := p.idleTo(peerB); n != max(before-1, 0) || n == 0 {
+			t.Errorf("one impatient caller left %d of %d idle connections", n, before)
+		}
+	})
+}

@@ -1,0 +1,230 @@
+package kvraft
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/state"
+)
+
+// applied is the state at one log index. It never changes; readers use it
+// without a lock.
+type applied struct {
+	index, term uint64 // of the newest entry in it
+	view        state.View
+}
+
+func (a *applied) get(key string) (Entry, error) {
+	item, ok := a.view.Get(key)
+	if !ok {
+		return Entry{}, fmt.Errorf("%w: %q", ErrNotFound, key)
+	}
+	return entry(key, item), nil
+}
+
+// entry is an item as callers get it.
+func entry(key string, item state.Item) Entry {
+	return Entry{Key: key, Value: bytes.Clone(item.Value), Version: item.Version}
+}
+
+// fsm is the state machine that raft drives. It decodes, applies and publishes:
+// no I/O, no clock, no randomness.
+//
+// Its index, not raft's AppliedIndex, says what can be read: raft's advances
+// when entries are queued for the state machine.
+type fsm struct {
+	ctx     context.Context // of the store: ends all waiting
+	cluster func() string   // stamped on snapshots
+	fail    func(error)     // stops the store
+
+	state  *state.State // used by raft's FSM goroutine alone
+	failed error        // likewise; nothing is applied past an entry that could not be
+	log    int64        // likewise: bytes of log since a snapshot was last asked for
+	every  int64        // bytes of log after which a snapshot is due
+	due    chan struct{}
+
+	now atomic.Pointer[applied]
+
+	mu      sync.Mutex
+	waiters []waiter // guarded by mu
+}
+
+// waiter waits for a state; ready is closed when it is there.
+type waiter struct {
+	reached func(*applied) bool
+	ready   chan struct{}
+}
+
+func newFSM(ctx context.Context, every int64, cluster func() string, fail func(error)) *fsm {
+	f := &fsm{ctx: ctx, cluster: cluster, fail: fail, every: every, state: state.New(), due: make(chan struct{}, 1)}
+	f.now.Store(&applied{view: f.state.View()})
+	return f
+}
+
+// ApplyBatch applies committed entries and answers a []command.Result, or an
+// error, for each.
+func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	answers := make([]any, len(logs))
+	last := f.now.Load()
+	index, term := last.index, last.term
+	for i, entry := range logs {
+		results, err := f.applyEntry(entry)
+		if err != nil {
+			answers[i] = err
+			continue
+		}
+		answers[i] = results
+		index, term = entry.Index, entry.Term
+	}
+	f.publish(&applied{index: index, term: term, view: f.state.View()})
+	return answers
+}
+
+// Apply is ApplyBatch for one entry.
+func (f *fsm) Apply(entry *raft.Log) any { return f.ApplyBatch([]*raft.Log{entry})[0] }
+
+func (f *fsm) applyEntry(entry *raft.Log) ([]command.Result, error) {
+	if f.failed != nil {
+		return nil, f.failed
+	}
+	if entry.Type != raft.LogCommand { // a configuration: only its index counts
+		return nil, nil
+	}
+	requests, err := command.Decode(entry.Data)
+	if err != nil {
+		f.failed = fmt.Errorf("apply log entry %d: %w", entry.Index, err)
+		f.fail(f.failed)
+		return nil, f.failed
+	}
+	f.countLog(len(entry.Data))
+	return f.state.Apply(entry.Index, requests), nil
+}
+
+// countLog asks for a snapshot when enough log has gathered.
+func (f *fsm) countLog(n int) {
+	const overhead = 64 // of an entry in the log store
+	f.log += int64(n + overhead)
+	if f.log < f.every {
+		return
+	}
+	f.log = 0
+	select {
+	case f.due <- struct{}{}:
+	default: // one is asked for already
+	}
+}
+
+func (f *fsm) publish(a *applied) {
+	f.now.Store(a)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	still := f.waiters[:0]
+	for _, w := range f.waiters {
+		if w.reached(a) {
+			close(w.ready)
+		} else {
+			still = append(still, w)
+		}
+	}
+	clear(f.waiters[len(still):])
+	f.waiters = still
+}
+
+// awaitIndex waits until the state has reached a log index. It can wait for any
+// index that a leader knows as committed once an entry of that leader's term
+// was applied: no later entry of its term bypasses the state machine.
+func (f *fsm) awaitIndex(ctx context.Context, index uint64) error {
+	return f.await(ctx, func(a *applied) bool { return a.index >= index })
+}
+
+// awaitTerm waits until the state holds an entry of a term.
+func (f *fsm) awaitTerm(ctx context.Context, term uint64) error {
+	return f.await(ctx, func(a *applied) bool { return a.term >= term })
+}
+
+// awaitVersion waits until the state has reached a version.
+func (f *fsm) awaitVersion(ctx context.Context, version uint64) error {
+	return f.await(ctx, func(a *applied) bool { return a.view.Revision() >= version })
+}
+
+func (f *fsm) await(ctx context.Context, reached func(*applied) bool) error {
+	if reached(f.now.Load()) {
+		return nil
+	}
+	w := waiter{reached, make(chan struct{})}
+	f.mu.Lock()
+	if reached(f.now.Load()) {
+		f.mu.Unlock()
+		return nil
+	}
+	f.waiters = append(f.waiters, w)
+	f.mu.Unlock()
+	select {
+	case <-w.ready:
+		return nil
+	case <-ctx.Done():
+		f.forget(w)
+		return ended(ctx)
+	case <-f.ctx.Done():
+		f.forget(w)
+		return context.Cause(f.ctx)
+	}
+}
+
+func (f *fsm) forget(w waiter) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.waiters {
+		if f.waiters[i].ready == w.ready {
+			f.waiters = slices.Delete(f.waiters, i, i+1)
+			return
+		}
+	}
+}
+
+// Snapshot takes the root of the state, nothing more: Apply waits for it.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if f.failed != nil {
+		return nil, f.failed
+	}
+	now := f.now.Load()
+	return &fsmSnapshot{f.ctx, snapshotHeader{f.cluster(), now.index, now.term}, now.view}, nil
+}
+
+// Restore replaces the state by a snapshot's, or leaves it as it is.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	head, restored, err := readSnapshot(bufio.NewReaderSize(r, 1<<20))
+	if err != nil {
+		return err
+	}
+	if ours := f.cluster(); head.cluster != "" && ours != "" && head.cluster != ours {
+		return fmt.Errorf("snapshot of cluster %s, this node belongs to %s", head.cluster, ours)
+	}
+	f.state = restored
+	f.publish(&applied{index: head.index, term: head.term, view: restored.View()})
+	return nil
+}
+
+// fsmSnapshot is a state on its way to disk, beside Apply.
+type fsmSnapshot struct {
+	ctx  context.Context // of the store
+	head snapshotHeader
+	view state.View
+}
+
+// Persist writes the snapshot. raft closes or cancels the sink by the error.
+func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	return writeSnapshot(s.ctx, sink, s.head, s.view)
+}
+
+func (s *fsmSnapshot) Release() {}

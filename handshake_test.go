@@ -1,0 +1,390 @@
+package kvraft
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+func TestAHelloIsJudgedByWhomItMeans(t *testing.T) {
+	member, outside := self{"c1", "b#2"}, self{"", "b#2"}
+	for _, c := range []struct {
+		name    string
+		me      self
+		h       hello
+		refused string // part of the reason; empty: welcome
+	}{
+		{"raft of the cluster", member, hello{forRaft, "c1", "a#1", "b#2", ""}, ""},
+		{"a call of the cluster", member, hello{forRPC, "c1", "a#1", "b#2", ""}, ""},
+		{"raft of a dialer nobody knows", member, hello{forRaft, "c1", "stranger#9", "b#2", ""}, ""},
+		{"a knock of the cluster", member, hello{forRPC, "c1", "a#1", "", ""}, ""},
+		{"a knock of a node without a cluster", member, hello{forRPC, "", "a#1", "", ""}, ""},
+		{"a knock of another cluster, which may look who is there", member, hello{forRPC, "c2", "a#1", "", ""}, ""},
+		{"a knock at a node that waits", outside, hello{forRPC, "c1", "a#1", "", ""}, ""},
+		{"raft without naming the node", member, hello{forRaft, "c1", "a#1", "", ""}, "not "},
+		{"raft for another node", member, hello{forRaft, "c1", "a#1", "x#2", ""}, "not x#2"},
+		{"raft for the identity before", member, hello{forRaft, "c1", "a#1", "b#1", ""}, "not b#1"},
+		{"raft for the bare id", member, hello{forRaft, "c1", "a#1", "b", ""}, "this is node b#2"},
+		{"a call for another node", member, hello{forRPC, "c1", "a#1", "x#2", ""}, "this is node b#2"},
+		{"raft of another cluster", member, hello{forRaft, "c2", "a#1", "b#2", ""}, "belongs to cluster c1"},
+		{"a call of another cluster", member, hello{forRPC, "c2", "a#1", "b#2", ""}, "belongs to cluster c1"},
+		{"raft without a cluster", member, hello{forRaft, "", "a#1", "b#2", ""}, "belongs to cluster c1"},
+		{"raft to a node that waits", outside, hello{forRaft, "c1", "a#1", "b#2", ""}, "waits to be admitted"},
+		{"a call to a node that waits", outside, hello{forRPC, "c1", "a#1", "b#2", ""}, "waits to be admitted"},
+		{"raft between two that wait", outside, hello{forRaft, "", "a#1", "b#2", ""}, "waits to be admitted"},
+		{"an unknown purpose", member, hello{"gossip", "c1", "a#1", "b#2", ""}, `"gossip"`},
+		{"no purpose", member, hello{"", "c1", "a#1", "b#2", ""}, "not known"},
+	} {
+		w := c.me.judge(c.h)
+		if (w.Refused == "") != (c.refused == "") || !strings.Contains(w.Refused, c.refused) {
+			t.Errorf("%s: refused with %q, want %q", c.name, w.Refused, c.refused)
+		}
+		if w.Cluster != c.me.cluster || w.Node != c.me.server {
+			t.Errorf("%s: the answer is of %s in %s", c.name, w.Node, w.Cluster)
+		}
+	}
+}
+
+// A node that lost its data and founded a cluster of its own is told by those
+// who still take it for a member.
+func TestAStrangerIsRememberedForAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		b := newTestTransport(t, lan, "b:1", nodeB, serveNothing)
+		dial := func(me self, to raft.ServerID) {
+			a := newTransport(&options{network: lan, logger: hclog.NewNullLogger()}, nil, func() self { return me })
+			if conn, _, err := a.dial(t.Context(), "b:1", forRaft, to); err == nil {
+				t.Errorf("%+v was welcomed", me)
+				conn.Close()
+			}
+			synctest.Wait()
+		}
+		if conn := lan.raw(t, "b:1"); conn.Close() != nil {
+			t.Error("close")
+		}
+		dial(self{"", "a#1"}, "b#2")   // of no cluster
+		dial(self{"c1", "a#1"}, "b#1") // of this one, and behind the times
+		if h, lost := b.lastStranger(); lost {
+			t.Errorf("%+v is no stranger", h)
+		}
+		dial(self{"c2", "a#1"}, "b#1")
+		dial(self{"", "a#1"}, "b#2")
+		time.Sleep(time.Minute - time.Millisecond) // virtual
+		if h, lost := b.lastStranger(); !lost || h != (hello{forRaft, "c2", "a#1", "b#1", ""}) {
+			t.Errorf("remembered %+v, %v, want the node of cluster c2", h, lost)
+		}
+		time.Sleep(time.Millisecond) // virtual
+		if h, lost := b.lastStranger(); lost {
+			t.Errorf("%+v is remembered for too long", h)
+		}
+	})
+}
+
+func TestARefusalIsLoggedOnceHoweverOftenItIsRepeated(t *testing.T) {
+	var log bytes.Buffer
+	b := newTransport(&options{logger: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Info})}, nil, func() self { return nodeB })
+	for range 3 {
+		b.noteRefusal(peerAddr("a:1"), hello{From: "a#1"}, errors.New("because"))
+	}
+	b.noteRefusal(peerAddr("a:1"), hello{From: "a#1"}, errors.New("for another reason"))
+	b.noteRefusal(peerAddr("c:1"), hello{From: "c#3"}, errors.New("for another reason"))
+	if n := strings.Count(log.String(), "refused a connection"); n != 3 {
+		t.Errorf("%d lines, want 3:\n%s", n, &log)
+	}
+}
+
+func TestBothSidesOfAHandshakeLearnWhoIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		heard := make(chan hello, 2)
+		newTestTransport(t, lan, "b:1", nodeB, func(_ net.Conn, h hello) { heard <- h })
+		a := newTestTransport(t, lan, "a:1", nodeA, nil)
+		for _, to := range []raft.ServerID{nodeB.server, ""} {
+			conn, who, err := a.dial(t.Context(), "b:1", forRPC, to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.Close()
+			if want := (welcome{Cluster: "c1", Node: "b#2"}); who != want {
+				t.Errorf("the dialer learned %+v, want %+v", who, want)
+			}
+			if h, want := <-heard, (hello{forRPC, "c1", "a#1", to, "a:1"}); h != want {
+				t.Errorf("the acceptor learned %+v, want %+v", h, want)
+			}
+		}
+	})
+}
+
+func TestARefusedDialerLearnsWhyAndNothingIsServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		served := 0
+		b := newTestTransport(t, lan, "b:1", nodeB, func(net.Conn, hello) { served++ })
+		a := newTestTransport(t, lan, "a:1", self{"c2", "a#1"}, nil)
+		for _, purpose := range []string{forRaft, forRPC} {
+			conn, _, err := a.dial(t.Context(), "b:1", purpose, nodeB.server)
+			if err == nil || conn != nil || !strings.Contains(err.Error(), "belongs to cluster c1, not c2") {
+				t.Errorf("%s: %v, %v, want the reason and no connection", purpose, conn, err)
+			}
+		}
+		synctest.Wait()
+		if served != 0 {
+			t.Errorf("%d refused connections were served", served)
+		}
+		if a.tracked() != 0 || b.tracked() != 0 {
+			t.Errorf("%d and %d connections are left", a.tracked(), b.tracked())
+		}
+		select {
+		case <-b.raftConns:
+			t.Error("raft was given a refused connection")
+		default:
+		}
+	})
+}
+
+// handshakeBytes is a handshake message as it crosses the wire.
+func handshakeBytes(t testing.TB, message any) []byte {
+	var b bytes.Buffer
+	if err := writeHandshake(&b, message); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// brokenHandshakes are openings that are not one, by name, each with a part of
+// what the reader says to it.
+func brokenHandshakes(t testing.TB) map[string]struct {
+	opening []byte
+	says    string
+} {
+	good := handshakeBytes(t, hello{forRaft, "c1", "a#1", "b#2", ""})
+	with := func(change func(b []byte) []byte) []byte { return change(bytes.Clone(good)) }
+	return map[string]struct {
+		opening []byte
+		says    string
+	}{
+		"HTTP":             {[]byte("GET / HTTP/1.1\r\nHost: b\r\n\r\n"), "not a kvraft peer"},
+		"wrong magic":      {with(func(b []byte) []byte { b[0] ^= 1; return b }), "not a kvraft peer"},
+		"wrong magic end":  {with(func(b []byte) []byte { b[6] ^= 1; return b }), "not a kvraft peer"},
+		"version 0":        {with(func(b []byte) []byte { b[7] = 0; return b }), "the peer speaks 0, this node 1"},
+		"version 2":        {with(func(b []byte) []byte { b[7] = 2; return b }), "the peer speaks 2, this node 1"},
+		"too long":         {with(func(b []byte) []byte { return append(b[:8], 0x10, 0x01) }), "4097 bytes"},
+		"longest possible": {with(func(b []byte) []byte { return append(b[:8], 0xff, 0xff) }), "65535 bytes"},
+		"not JSON":         {with(func(b []byte) []byte { b[10] = 'x'; return b }), "invalid character"},
+		"empty":            {with(func(b []byte) []byte { return append(b[:8], 0, 0) }), "unexpected end"},
+		"another JSON":     {append(with(func(b []byte) []byte { return append(b[:8], 0, 2) }), "[]"...), "cannot unmarshal"},
+	}
+}
+
+func TestAnOpeningThatIsNoHandshakeEndsTheConnectionAtOnce(t *testing.T) {
+	for name, c := range brokenHandshakes(t) {
+		var h hello
+		if err := readHandshake(bytes.NewReader(c.opening), &h); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: got %v, want %q", name, err, c.says)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			lan := new(memNet)
+			newTestTransport(t, lan, "b:1", nodeB, func(net.Conn, hello) { t.Errorf("%s was served", name) })
+			conn := lan.raw(t, "b:1")
+			if _, err := conn.Write(c.opening); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			answer, _ := io.ReadAll(conn)
+			if another := strings.HasPrefix(name, "version"); another != bytes.Contains(answer, []byte(c.says)) || !another && len(answer) > 0 {
+				t.Errorf("%s was answered %q", name, answer) // only another version is told why
+			}
+			if took := time.Since(began); took != 0 {
+				t.Errorf("%s was hung up on after %v, want at once", name, took)
+			}
+		})
+	}
+}
+
+func TestAHandshakeReaderTakesNoByteOfWhatFollows(t *testing.T) {
+	want := hello{forRPC, "c1", "a#1", "b#2", ""}
+	stream := bytes.NewBuffer(append(handshakeBytes(t, want), "raft's first byte"...))
+	var got hello
+	if err := readHandshake(stream, &got); err != nil || got != want {
+		t.Errorf("read %+v, %v, want %+v", got, err, want)
+	}
+	if stream.String() != "raft's first byte" {
+		t.Errorf("what follows was left as %q", stream)
+	}
+}
+
+func TestEveryTruncatedHandshakeIsAnError(t *testing.T) {
+	whole := handshakeBytes(t, welcome{Cluster: "c1", Node: "b#2"})
+	for n := range whole {
+		var w welcome
+		if err := readHandshake(bytes.NewReader(whole[:n]), &w); err == nil {
+			t.Errorf("%d of %d bytes are a handshake", n, len(whole))
+		}
+	}
+}
+
+func TestAHandshakeMayGrowByFields(t *testing.T) {
+	newer := map[string]any{"for": forRPC, "cluster": "c1", "from": "a#1", "to": "b#2", "compression": []string{"zstd"}}
+	var h hello
+	if err := readHandshake(bytes.NewReader(handshakeBytes(t, newer)), &h); err != nil || h != (hello{forRPC, "c1", "a#1", "b#2", ""}) {
+		t.Errorf("read %+v, %v", h, err)
+	}
+}
+
+// A whole cluster must not wait behind one peer that says nothing.
+func TestAStalledHandshakeEndsAtItsDeadlineAndHoldsUpNobody(t *testing.T) {
+	for name, stall := range map[string]func(net.Conn){
+		"nothing is sent": func(net.Conn) {},
+		"one byte a second is sent": func(conn net.Conn) {
+			for _, b := range handshakeBytes(t, hello{forRaft, "c1", "a#1", "b#2", ""}) {
+				if _, err := conn.Write([]byte{b}); err != nil {
+					return
+				}
+				time.Sleep(time.Second) // virtual
+			}
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			lan := new(memNet)
+			newTestTransport(t, lan, "b:1", nodeB, serveNothing)
+			a := newTestTransport(t, lan, "a:1", nodeA, nil)
+			stalled := lan.raw(t, "b:1")
+			var stalling sync.WaitGroup
+			stalling.Go(func() { stall(stalled) })
+			synctest.Wait()
+
+			began := time.Now()
+			conn, _, err := a.dial(t.Context(), "b:1", forRPC, nodeB.server)
+			if err != nil || time.Since(began) != 0 {
+				t.Errorf("%s: another dial took %v and gave %v", name, time.Since(began), err)
+			} else {
+				conn.Close()
+			}
+			endsAt(t, stalled, handshakeTimeout)
+			stalling.Wait()
+		})
+	}
+}
+
+func TestADialerGivesUpOnAnAcceptorThatStalls(t *testing.T) {
+	ended := errors.New("the caller has enough")
+	for name, c := range map[string]struct {
+		limit time.Duration // of the dialer's context; 0: none
+		took  time.Duration
+		want  error
+	}{
+		"at the handshake's deadline":  {0, handshakeTimeout, context.DeadlineExceeded},
+		"when its own context ends":    {time.Second, time.Second, ended},
+		"at the deadline if it is due": {time.Hour, handshakeTimeout, context.DeadlineExceeded},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			lan := new(memNet)
+			listener, err := lan.Listen("b:1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			accepted := make(chan net.Conn, 1)
+			go func() {
+				conn, err := listener.Accept()
+				if err != nil {
+					t.Error(err)
+				}
+				accepted <- conn
+			}()
+			a := newTestTransport(t, lan, "a:1", nodeA, nil)
+			ctx := t.Context()
+			if c.limit > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeoutCause(ctx, c.limit, ended)
+				defer cancel()
+			}
+			began := time.Now()
+			conn, _, err := a.dial(ctx, "b:1", forRaft, nodeB.server)
+			if conn != nil || !errors.Is(err, c.want) {
+				t.Errorf("%s: got %v, %v, want %v", name, conn, err, c.want)
+			}
+			if took := time.Since(began); took != c.took {
+				t.Errorf("%s: took %v, want %v", name, took, c.took)
+			}
+			endsAt(t, <-accepted, 0)
+			if a.tracked() != 0 {
+				t.Errorf("%s: %d connections are left", name, a.tracked())
+			}
+		})
+	}
+}
+
+// What a stranger sends is refused, or is a hello that says the right things:
+// never a panic, never more than a handshake's bytes read, and any answer is one
+// that a peer can read.
+func FuzzHandshake(f *testing.F) {
+	f.Add(handshakeBytes(f, hello{forRaft, "c1", "a#1", "b#2", ""}))
+	f.Add(handshakeBytes(f, hello{forRPC, "", "a#1", "", ""}))
+	f.Add(handshakeBytes(f, hello{forRaft, "c2", "a#1", "b#2", ""}))
+	f.Add(append(handshakeBytes(f, hello{For: "x<>", To: "\x00"}), "what follows"...))
+	for _, c := range brokenHandshakes(f) {
+		f.Add(c.opening)
+	}
+	tr := newTransport(&options{logger: hclog.NewNullLogger()}, nil, func() self { return nodeB })
+	f.Fuzz(func(t *testing.T, opening []byte) {
+		near, far := memPipe()
+		defer near.Close()
+		if _, err := far.Write(opening); err != nil {
+			t.Fatal(err)
+		}
+		far.(*memConn).CloseWrite()
+		h, err := tr.acceptHandshake(near)
+		rest, readErr := io.ReadAll(near)
+		if readErr != nil {
+			t.Fatal(readErr)
+		}
+		if n := len(opening) - len(rest); n > len(magic)+2+maxHandshake {
+			t.Fatalf("%d bytes were read", n)
+		}
+		right := h.Cluster == "c1" && h.To == "b#2" && (h.For == forRaft || h.For == forRPC)
+		knock := h.To == "" && h.For == forRPC
+		if welcomed := err == nil; welcomed && !right && !knock {
+			t.Fatalf("%+v was welcomed", h)
+		} else if !welcomed && right {
+			t.Fatalf("%+v was refused: %v", h, err)
+		}
+		checkAnswer(t, far.(*memConn).received(), err == nil)
+	})
+}
+
+// checkAnswer wants one welcome, or nothing where none was due.
+func checkAnswer(t *testing.T, answer []byte, welcomed bool) {
+	if len(answer) == 0 {
+		if welcomed {
+			t.Fatal("a hello was taken and not answered")
+		}
+		return
+	}
+	head := len(magic) + 2
+	if len(answer) < head || !bytes.HasPrefix(answer, magic[:]) || int(binary.BigEndian.Uint16(answer[head-2:])) != len(answer)-head {
+		t.Fatalf("the answer is no message: %q", answer)
+	}
+	var w welcome
+	if err := json.Unmarshal(answer[head:], &w); err != nil {
+		t.Fatal(err)
+	}
+	if another := strings.Contains(w.Refused, errVersion.Error()); another && !welcomed && w.Node == "" {
+		return
+	}
+	if w.Cluster != "c1" || w.Node != "b#2" || (w.Refused == "") != welcomed {
+		t.Fatalf("the answer is %+v", w)
+	}
+}

@@ -1,0 +1,492 @@
+package kvraft
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// Store is one node of a replicated key-value store. Its methods may be called
+// from any goroutine.
+type Store struct {
+	opts   options
+	log    hclog.Logger
+	server raft.ServerID
+
+	founded bool // by this start
+
+	logs          *logStore
+	closeBase     func() error // closes what logs stands on, if Open opened it
+	fsm           *fsm
+	transport     *transport
+	raftTransport raftTransport
+	raft          *raft.Raft
+	peers         *peers
+
+	court     court
+	rounds    rounds
+	questions questions
+	proof     atomic.Pointer[freshness]
+	ids       *idSource
+	queue     chan *pending
+	changing  chan struct{} // holds one token while the configuration is changed
+	groups    *inflight     // writes of this node on their way
+	futures   *inflight     // what raft has been asked and has not answered
+
+	ctx     context.Context // ends when the store stops, with the reason as its cause
+	cancel  context.CancelCauseFunc
+	closing chan struct{} // closed when no further call is taken
+	closed  chan struct{} // closed when Close is done
+
+	work sync.WaitGroup // every goroutine of the store
+
+	mu          sync.Mutex
+	why         error // guarded by mu: why calls are refused; set before closing is closed
+	closeCalled bool  // guarded by mu
+	barred      bool  // guarded by mu: no goroutine may be started any more
+}
+
+// Open starts a node on the data in dir, which it creates if need be. It
+// restores what is there and returns without waiting for the other nodes; see
+// [Store.WaitLeader].
+//
+// The first start decides what the node is. With [WithJoin] or [WithJoinFunc] it
+// asks to be admitted to a cluster, until it is. Without, it founds a cluster of
+// which it is the only member. Later starts go on from the directory.
+//
+// Bad options are reported all at once, as ErrInvalid. Other errors: ErrLocked
+// when another process has the directory open, ErrDamaged when a file in it is
+// damaged, missing or older than it should be, and those of the network. When
+// Open fails, nothing that it started is left.
+func Open(dir string, opts ...Option) (*Store, error) {
+	o, err := newOptions(dir, opts)
+	if err != nil {
+		return nil, errors.Join(err, closeListener(o.listener))
+	}
+	s := &Store{
+		opts:     o,
+		log:      o.logger,
+		ids:      newIDSource(),
+		queue:    make(chan *pending),
+		changing: make(chan struct{}, 1),
+		groups:   newInflight(),
+		futures:  newInflight(),
+		closing:  make(chan struct{}),
+		closed:   make(chan struct{}),
+	}
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.rounds = rounds{run: s.confirm, spawn: s.spawn}
+	s.questions.out = make(map[raft.ServerID]int)
+	if err := s.open(); err != nil {
+		return nil, fmt.Errorf("open %s: %w", s.name(), err)
+	}
+	return s, nil
+}
+
+func (s *Store) name() string {
+	if s.opts.inMemory {
+		return "in memory"
+	}
+	return s.opts.dir
+}
+
+// open assembles the node from the disk up. What it has opened it closes in
+// reverse when it fails.
+func (s *Store) open() (err error) {
+	var undo []func() error
+	defer func() {
+		if err == nil {
+			return
+		}
+		s.stop(ErrClosed)
+		s.cancel(err)
+		for i := len(undo) - 1; i >= 0; i-- {
+			err = errors.Join(err, undo[i]())
+		}
+	}()
+	undo = append(undo, func() error { return closeListener(s.opts.listener) })
+
+	snapshots, err := s.openStorage(&undo)
+	if err != nil {
+		return err
+	}
+	if err := s.listen(); err != nil {
+		return err
+	}
+	s.founded, err = s.identify()
+	if err != nil {
+		return err
+	}
+	s.transport = newTransport(&s.opts, s.opts.listener, s.self)
+	context.AfterFunc(s.ctx, s.transport.cut)
+	s.peers = &peers{transport: s.transport, idle: make(map[peer][]net.Conn)}
+	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), s.hasSnapshot)
+	undo = append(undo, func() error { err := s.raftTransport.Close(); s.transport.close(); return err })
+
+	if s.founded {
+		if err := s.bootstrap(snapshots); err != nil {
+			return err
+		}
+	}
+	if s.raft, err = s.newRaft(snapshots); err != nil {
+		return err
+	}
+	s.start()
+	return nil
+}
+
+// openStorage opens the log store and the snapshots, and verifies both.
+func (s *Store) openStorage(undo *[]func() error) (raft.SnapshotStore, error) {
+	base, err := s.openBase()
+	if err != nil {
+		return nil, err
+	}
+	*undo = append(*undo, func() error { return s.closeBase() })
+	s.logs, err = openLogStore(base, logStoreOptions{
+		name:   s.name(),
+		stall:  s.opts.timing.Stall,
+		fail:   s.stopForFault,
+		logger: s.log.Named("log"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.openSnapshots()
+}
+
+func (s *Store) openBase() (LogStore, error) {
+	s.closeBase = func() error { return nil }
+	if s.opts.inMemory {
+		return raft.NewInmemStore(), nil
+	}
+	if err := makeDir(s.opts.dir); err != nil {
+		return nil, err
+	}
+	if s.opts.logStore != nil {
+		return s.opts.logStore, nil
+	}
+	bolt, err := openBolt(filepath.Join(s.opts.dir, "raft.db"), time.Second)
+	if err != nil {
+		return nil, err
+	}
+	s.closeBase = bolt.Close
+	return bolt, nil
+}
+
+func (s *Store) openSnapshots() (raft.SnapshotStore, error) {
+	if s.opts.inMemory {
+		return openMemorySnapshots(s.logs)
+	}
+	return openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.logs, verifySnapshot, s.log.Named("snapshot"))
+}
+
+func (s *Store) listen() error {
+	if s.opts.listener == nil {
+		listener, err := s.opts.network.Listen(s.opts.addr)
+		if err != nil {
+			return fmt.Errorf("listen for peers on %s: %w", s.opts.addr, err)
+		}
+		s.opts.listener = listener
+	}
+	if s.opts.advertise == "" {
+		s.opts.advertise = advertised(s.opts.addr, s.opts.listener.Addr())
+	}
+	return nil
+}
+
+// identify gives an empty node its identity, and a node that founds a cluster
+// the cluster's. founder: raft has still to be bootstrapped.
+func (s *Store) identify() (founder bool, err error) {
+	meta := s.logs.meta()
+	first := meta.Identity == ""
+	renamed := !first && s.opts.id != "" && meta.ID != s.opts.id
+	if renamed && meta.Cluster != "" {
+		return false, fmt.Errorf("%w: this is the data of node %q, not of %q", ErrInvalid, meta.ID, s.opts.id)
+	}
+	if first || renamed { // no cluster has heard of it yet
+		err := s.logs.updateMeta(func(m *metadata) {
+			m.ID, m.Identity = s.opts.id, mint()
+			orDefault(&m.ID, s.opts.advertise)
+			if first && len(s.opts.join) == 0 && s.opts.joinFunc == nil {
+				m.Cluster, m.Founder = mint(), true
+			}
+		})
+		if err != nil {
+			return false, fmt.Errorf("write the node's identity: %w", err)
+		}
+		meta = s.logs.meta()
+	}
+	s.opts.id, s.server = meta.ID, meta.serverID()
+	last, err := s.logs.LastIndex()
+	return meta.Founder && last == 0 && meta.Snapshot.Index == 0, err
+}
+
+func mint() string {
+	var b [8]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+func (s *Store) self() self {
+	m := s.logs.meta()
+	return self{m.Cluster, m.serverID()}
+}
+
+// bootstrap makes this node the only voter of a new cluster. A start that was
+// cut off in its middle is begun again: nobody can have voted in it.
+func (s *Store) bootstrap(snapshots raft.SnapshotStore) error {
+	if err := s.logs.updateMeta(func(m *metadata) { m.Raft = nil }); err != nil {
+		return fmt.Errorf("bootstrap: %w", err)
+	}
+	config := raft.Configuration{Servers: []raft.Server{{
+		Suffrage: raft.Voter, ID: s.server, Address: raft.ServerAddress(s.opts.advertise),
+	}}}
+	return s.onItsOwn("bootstrap", func() error {
+		return raft.BootstrapCluster(s.raftConfig(), s.logs, s.logs, snapshots, s.raftTransport, config)
+	})
+}
+
+// onItsOwn runs f, which calls raft, on a goroutine of its own: storage that
+// fails ends the goroutine that met the fault, and raft panics on what it cannot
+// read.
+func (s *Store) onItsOwn(what string, f func() error) error {
+	err := errors.New("storage failed")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("%v", p)
+			}
+		}()
+		err = f()
+	}()
+	<-done
+	if err = errors.Join(err, s.closedErr()); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+func (s *Store) raftConfig() *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = s.server
+	c.HeartbeatTimeout = s.opts.timing.Heartbeat
+	c.ElectionTimeout = s.opts.timing.Election
+	c.LeaderLeaseTimeout = s.opts.timing.Lease
+	c.CommitTimeout = s.opts.timing.Commit
+	c.ShutdownOnRemove = false           // it would leave the transport open
+	c.SnapshotThreshold = math.MaxUint64 // raft counts entries; takeSnapshots counts bytes
+	c.SnapshotInterval = 24 * time.Hour
+	c.Logger = s.log.Named("raft")
+	c.NoLegacyTelemetry = true
+	return c
+}
+
+func (s *Store) newRaft(snapshots raft.SnapshotStore) (r *raft.Raft, err error) {
+	s.fsm = newFSM(s.ctx, s.opts.snapshots.EveryBytes, func() string { return s.self().cluster }, s.stopForFault)
+	err = s.onItsOwn("start raft", func() (err error) {
+		r, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.logs, snapshots, s.raftTransport)
+		return err
+	})
+	if err != nil && r != nil { // it had started when its storage failed
+		err = errors.Join(err, r.Shutdown().Error())
+	}
+	return r, err
+}
+
+func (s *Store) start() {
+	s.court.reign = new(reign)
+	s.court.reign.ctx, s.court.reign.cancel = context.WithCancel(s.ctx)
+	s.court.changed = make(chan struct{})
+	s.transport.start(s.servePeer)
+	s.work.Go(s.watchRaft)
+	s.work.Go(s.sendGroups)
+	s.work.Go(s.takeSnapshots)
+	s.work.Go(s.keepJoining)
+	s.work.Go(s.electSelf)
+}
+
+// takeSnapshots compacts the log whenever enough of it has gathered.
+func (s *Store) takeSnapshots() {
+	for {
+		select {
+		case <-s.fsm.due:
+		case <-s.ctx.Done():
+			return
+		}
+		for s.takeSnapshot() != nil { // a change of the configuration is under way, or the disk is full
+			select {
+			case <-time.After(s.opts.timing.Heartbeat):
+			case <-s.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// takeSnapshot lets raft write a snapshot and drop the log before it, but for as
+// many entries as fit into TrailingBytes.
+func (s *Store) takeSnapshot() error {
+	config := s.raft.ReloadableConfig()
+	config.TrailingLogs = s.logs.trailingWithin(s.opts.snapshots.TrailingBytes)
+	if err := s.raft.ReloadConfig(config); err != nil {
+		return fmt.Errorf("take a snapshot: %w", err)
+	}
+	if err := s.raft.Snapshot().Error(); err != nil {
+		s.log.Warn("take a snapshot", "error", err)
+		return fmt.Errorf("take a snapshot: %w", err)
+	}
+	return nil
+}
+
+// Index returns the newest log index that is in this node's state. The committed
+// log of the cluster reaches at least that far.
+func (s *Store) Index() uint64 { return s.fsm.now.Load().index }
+
+// Hash returns a SHA-256 over the whole state, and the log index it belongs to:
+// at the same index it is the same on every node. It reads every key.
+func (s *Store) Hash() (index uint64, sum [32]byte) {
+	now := s.fsm.now.Load()
+	return now.index, now.view.Hash()
+}
+
+// Done returns a channel that is closed when the store stops taking calls: by
+// Close, or by itself when its storage fails. [Store.Err] tells why.
+func (s *Store) Done() <-chan struct{} { return s.closing }
+
+// Err returns nil while the store runs. After that it returns ErrClosed, which
+// wraps the fault that stopped the store if there was one.
+func (s *Store) Err() error { return s.closedErr() }
+
+// Close hands leadership over, stops the node and waits for all of it. Calls
+// that are under way return; those that follow get ErrClosed. A second Close
+// waits for the first and returns nil.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	first := !s.closeCalled
+	s.closeCalled = true
+	s.mu.Unlock()
+	if !first {
+		<-s.closed
+		return nil
+	}
+	s.stop(ErrClosed)
+	err := s.shutdown()
+	close(s.closed)
+	return err
+}
+
+// stop makes the store refuse calls, because of why. Only the first has effect.
+func (s *Store) stop(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.why == nil {
+		s.why = why
+		close(s.closing)
+	}
+}
+
+// stopForFault stops the node at once: it answers nobody any more, and the
+// others elect a leader without it. It is called from raft's goroutines and does
+// not wait. What is left is for Close to clear away.
+func (s *Store) stopForFault(err error) {
+	s.log.Error("the node stops", "error", err)
+	s.stop(fmt.Errorf("%w: %w", ErrClosed, err))
+	s.cancel(s.whyClosed()) // cuts the transport, see open
+}
+
+// shutdown stops everything in an order in which each wait ends. First what is
+// under way here gets its outcome. Then what raft still owes is waited for, since
+// its futures may hang once it is shut down (hashicorp/raft issue 498). With
+// nothing more to come, leadership is handed over. Only then is raft stopped, and
+// last the storage that it stands on closed.
+func (s *Store) shutdown() error {
+	t := s.opts.timing
+	if s.ctx.Err() == nil {
+		s.groups.drain(t.Election)
+	}
+	s.futures.drain(2*t.Lease + t.Election)
+	if s.ctx.Err() == nil {
+		if err := s.handOver(); err != nil { // the others wait for their election timeout, then
+			s.log.Warn("close", "error", err)
+		}
+	}
+	s.cancel(s.whyClosed())
+	stopped := s.raft.Shutdown()
+	err := s.raftTransport.Close()
+	s.transport.cut()
+
+	cleared := make(chan error, 1)
+	go func() { cleared <- s.clearAway(stopped) }()
+	timer := time.NewTimer(t.Stall)
+	defer timer.Stop()
+	select {
+	case clearErr := <-cleared:
+		return errors.Join(err, clearErr)
+	case <-timer.C:
+		return errors.New("kvraft: close: the storage does not answer; what is left is cleared away when it does")
+	}
+}
+
+// clearAway waits for every goroutine and closes what they used. Storage that
+// hangs makes it wait for as long.
+func (s *Store) clearAway(stopped raft.Future) error {
+	err := stopped.Error()
+	s.mu.Lock()
+	s.barred = true
+	s.mu.Unlock()
+	s.work.Wait()
+	s.transport.close()
+	if s.logs.failure() == nil {
+		err = errors.Join(err, s.logs.raiseTail())
+	}
+	return errors.Join(err, s.closeBase())
+}
+
+// spawn starts a goroutine that Close waits for, unless it waits already.
+func (s *Store) spawn(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.barred {
+		return false
+	}
+	s.work.Go(f)
+	return true
+}
+
+func (s *Store) whyClosed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.why
+}
+
+func (s *Store) closedErr() error {
+	select {
+	case <-s.closing:
+		return s.whyClosed()
+	default:
+		return nil
+	}
+}
+
+func closeListener(l net.Listener) error {
+	if l == nil {
+		return nil
+	}
+	if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}

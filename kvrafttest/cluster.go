@@ -1,0 +1,384 @@
+package kvrafttest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/pprof"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kvraft/kvraft"
+)
+
+// Cluster is a cluster of stores in one process, on a [Network] and on [Disk]s of
+// its own. Nodes are numbered from 0; node i has the id and the host name "n1",
+// "n2", ... for i = 0, 1, ..., and listens on port 7000.
+//
+// The methods that cut, crash and restart are for one goroutine, that of the
+// test; the stores may be used from any. A method that cannot do its work fails
+// the test.
+type Cluster struct {
+	tb      testing.TB
+	network *Network
+	dir     string
+	opts    []kvraft.Option
+	label   string // of the nodes' goroutines
+	nodes   []*node
+
+	abandoned bool
+}
+
+// node is one member: what stays of it across restarts, and the process.
+type node struct {
+	id    string
+	dir   string
+	disk  *Disk
+	store *kvraft.Store // nil while it is down
+	alive *process
+}
+
+// New starts n nodes, with opts for each of them, and returns when all of them
+// vote and are ready. Inside a [testing/synctest] bubble the cluster lives in
+// virtual time: minutes of it take milliseconds, and what waits for a timeout
+// does not wait.
+//
+// When the test ends, New's cleanup ends all faults, restarts the nodes that are
+// down, waits until all nodes hold the same state at the same log index, closes
+// them, and makes sure that none of their goroutines is left. Each of these
+// fails the test if it cannot be had.
+func New(tb testing.TB, n int, opts ...kvraft.Option) *Cluster {
+	tb.Helper()
+	c := &Cluster{
+		tb:      tb,
+		network: NewNetwork(),
+		dir:     tb.TempDir(),
+		opts:    opts,
+	}
+	c.label = fmt.Sprintf("%p", c)
+	tb.Cleanup(c.finish)
+	for range n {
+		c.Add()
+	}
+	return c
+}
+
+// Add starts one more node, which joins the others, and returns its number when
+// it votes and is ready.
+func (c *Cluster) Add() int {
+	c.tb.Helper()
+	i := len(c.nodes)
+	id := fmt.Sprintf("n%d", i+1)
+	c.nodes = append(c.nodes, &node{id: id, dir: filepath.Join(c.dir, id), disk: NewDisk()})
+	c.start(i)
+	c.WaitReady(i)
+	return i
+}
+
+func (c *Cluster) start(i int) {
+	c.tb.Helper()
+	n := c.nodes[i]
+	n.alive = &process{host: c.network.Host(n.id)}
+	opts := append([]kvraft.Option{
+		kvraft.WithID(n.id),
+		kvraft.WithAddr(n.id + ":7000"),
+		kvraft.WithNetwork(n.alive),
+		kvraft.WithLogStore(n.disk.Open()),
+	}, c.opts...)
+	if peers := c.peers(i); len(peers) > 0 { // else it is the first, and founds the cluster
+		opts = append(opts, kvraft.WithJoin(peers...))
+	}
+	var err error
+	pprof.Do(context.Background(), pprof.Labels("kvrafttest", c.label), func(context.Context) {
+		n.store, err = kvraft.Open(n.dir, opts...)
+	})
+	if err != nil {
+		n.store = nil
+		c.tb.Fatalf("start node %s: %v", n.id, err)
+	}
+}
+
+func (c *Cluster) peers(except int) []string {
+	var addrs []string
+	for i, n := range c.nodes {
+		if i != except {
+			addrs = append(addrs, n.id+":7000")
+		}
+	}
+	return addrs
+}
+
+// Len returns the number of nodes, those that are down included.
+func (c *Cluster) Len() int { return len(c.nodes) }
+
+// Store returns the store of node i, which must be up. A restart replaces it.
+func (c *Cluster) Store(i int) *kvraft.Store {
+	c.tb.Helper()
+	if c.nodes[i].store == nil {
+		c.tb.Fatalf("node %s is down", c.nodes[i].id)
+	}
+	return c.nodes[i].store
+}
+
+// Network returns the network, for faults that Cluster has no method for. Hosts
+// go by the nodes' ids.
+func (c *Cluster) Network() *Network { return c.network }
+
+// Disk returns the disk of node i, for faults in its log store.
+func (c *Cluster) Disk(i int) *Disk { return c.nodes[i].disk }
+
+// Up reports whether node i is running.
+func (c *Cluster) Up(i int) bool { return c.nodes[i].store != nil }
+
+// Leader returns the number of the node that leads: of those that believe to, the
+// one with the highest term. It is false when none does.
+func (c *Cluster) Leader() (int, bool) {
+	leader, term := -1, uint64(0)
+	for i, n := range c.nodes {
+		if n.store == nil {
+			continue
+		}
+		if st := n.store.Status(); st.State == kvraft.Leading && st.Term > term {
+			leader, term = i, st.Term
+		}
+	}
+	return leader, leader >= 0
+}
+
+// WaitLeader waits until a node leads and is ready to serve, and returns its
+// number. A leader that was cut off a moment ago may be returned until its lease
+// ends; to wait for its successor use WaitLeaderOtherThan.
+func (c *Cluster) WaitLeader() int {
+	c.tb.Helper()
+	return c.WaitLeaderOtherThan(-1)
+}
+
+// WaitLeaderOtherThan is WaitLeader for any node but i.
+func (c *Cluster) WaitLeaderOtherThan(i int) int {
+	c.tb.Helper()
+	leader := -1
+	c.wait("a leader", func() string {
+		var ok bool
+		if leader, ok = c.Leader(); !ok || leader == i {
+			return "there is none"
+		}
+		return c.nodes[leader].store.Status().Reason
+	})
+	return leader
+}
+
+// WaitReady waits until the given nodes vote and are ready.
+func (c *Cluster) WaitReady(nodes ...int) {
+	c.tb.Helper()
+	for _, i := range nodes {
+		c.wait(c.nodes[i].id, func() string { return c.Store(i).Status().Reason })
+	}
+}
+
+// WaitConverged waits until all running nodes hold the same state at the same log
+// index.
+func (c *Cluster) WaitConverged() {
+	c.tb.Helper()
+	c.wait("equal states", func() string {
+		index, sum, first := uint64(0), [32]byte{}, true
+		for _, n := range c.nodes {
+			if n.store == nil {
+				continue
+			}
+			i, h := n.store.Hash()
+			switch {
+			case first:
+				index, sum, first = i, h, false
+			case i != index:
+				return fmt.Sprintf("%s is at log index %d, another node at %d", n.id, i, index)
+			case h != sum:
+				c.tb.Fatalf("the states differ at log index %d", index)
+			}
+		}
+		return ""
+	})
+}
+
+// wait polls; missing says what is missing, and "" that nothing is.
+func (c *Cluster) wait(what string, missing func() string) {
+	c.tb.Helper()
+	const limit, poll = 2 * time.Minute, 2 * time.Millisecond
+	began := time.Now()
+	for {
+		reason := missing()
+		if reason == "" {
+			return
+		}
+		if time.Since(began) > limit {
+			c.tb.Fatalf("waited %v for %s: %s", limit, what, reason)
+		}
+		time.Sleep(poll)
+	}
+}
+
+// Partition cuts the network into groups of nodes that cannot reach each other,
+// until Heal. Nodes in no group form one more.
+func (c *Cluster) Partition(groups ...[]int) {
+	named := make([][]string, len(groups))
+	for g, group := range groups {
+		for _, i := range group {
+			named[g] = append(named[g], c.nodes[i].id)
+		}
+	}
+	c.network.Partition(named...)
+}
+
+// Isolate cuts node i off from all others, until Heal.
+func (c *Cluster) Isolate(i int) { c.network.Isolate(c.nodes[i].id) }
+
+// Block cuts one way, until Heal: what from sends does not reach to.
+func (c *Cluster) Block(from, to int) { c.network.Block(c.nodes[from].id, c.nodes[to].id) }
+
+// Heal ends every cut and delay of the network.
+func (c *Cluster) Heal() { c.network.Heal() }
+
+// Crash ends node i as kill -9 would: its connections are reset, nothing that it
+// does afterwards leaves it, and its disk keeps what was stored at that moment. It
+// returns when the remains of the node are cleared away, which may take a few
+// seconds, of virtual time in a bubble.
+func (c *Cluster) Crash(i int) {
+	c.tb.Helper()
+	n := c.nodes[i]
+	store := c.Store(i)
+	n.disk.Crash()
+	n.alive.dead.Store(true)
+	c.network.Reset(n.id)
+	n.store = nil
+	if err := store.Close(); err != nil && !errors.Is(err, ErrCrashed) { // only to clear the process away
+		c.tb.Errorf("clear node %s away: %v", n.id, err)
+	}
+}
+
+// Stop closes the store of node i.
+func (c *Cluster) Stop(i int) {
+	c.tb.Helper()
+	n := c.nodes[i]
+	store := c.Store(i)
+	n.store = nil
+	if err := store.Close(); err != nil {
+		c.tb.Fatalf("stop node %s: %v", n.id, err)
+	}
+}
+
+// Restart starts node i again, after Crash or Stop, on what its disk holds. It
+// does not wait for it; see WaitReady.
+func (c *Cluster) Restart(i int) {
+	c.tb.Helper()
+	if c.Up(i) {
+		c.tb.Fatalf("restart node %s: it is running", c.nodes[i].id)
+	}
+	c.start(i)
+}
+
+// Wipe empties the disk and the directory of node i, which must be down.
+func (c *Cluster) Wipe(i int) {
+	c.tb.Helper()
+	n := c.nodes[i]
+	if c.Up(i) {
+		c.tb.Fatalf("wipe node %s: it is running", n.id)
+	}
+	n.disk = NewDisk()
+	if err := os.RemoveAll(n.dir); err != nil {
+		c.tb.Fatalf("wipe node %s: %v", n.id, err)
+	}
+}
+
+// Abandon makes the cleanup leave out the check that all nodes come to hold the
+// same state, for a test that ends with a cluster that cannot have a leader.
+func (c *Cluster) Abandon() { c.abandoned = true }
+
+// finish is the check at the end of every test.
+func (c *Cluster) finish() {
+	c.Heal()
+	defer c.checkGoroutines()
+	defer c.stopAll()
+	if c.tb.Failed() || c.abandoned {
+		return // more failures would only hide the first
+	}
+	for i, n := range c.nodes {
+		n.disk.SetFault(nil)
+		if n.store != nil && n.store.Err() != nil { // stopped by a fault of its disk
+			c.Stop(i)
+		}
+		if n.store == nil {
+			c.Restart(i)
+		}
+	}
+	c.WaitLeader()
+	for i := range c.nodes {
+		c.WaitReady(i)
+	}
+	c.WaitConverged()
+}
+
+func (c *Cluster) stopAll() {
+	for _, n := range c.nodes {
+		if n.store == nil {
+			continue
+		}
+		if err := n.store.Close(); err != nil {
+			c.tb.Errorf("close node %s: %v", n.id, err)
+		}
+		n.store = nil
+	}
+}
+
+// checkGoroutines finds the cluster's goroutines by the label that they inherit.
+// A goroutine that Close has waited for may take a moment to be gone.
+func (c *Cluster) checkGoroutines() {
+	var left string
+	for range 1000 {
+		if left = goroutines(c.label); left == "" {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	c.tb.Errorf("goroutines are left after all nodes were closed:\n%s", left)
+}
+
+func goroutines(label string) string {
+	var profile bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
+		return err.Error()
+	}
+	var left []string
+	for _, stack := range strings.Split(profile.String(), "\n\n") {
+		if strings.Contains(stack, fmt.Sprintf("%q:%q", "kvrafttest", label)) {
+			left = append(left, stack)
+		}
+	}
+	return strings.Join(left, "\n\n")
+}
+
+// process is one life of a node on its host. When it is dead it reaches nobody.
+type process struct {
+	host *Host
+	dead atomic.Bool
+}
+
+var errDead = &net.OpError{Op: "dial", Net: "kvrafttest", Err: syscall.ENETDOWN}
+
+func (p *process) Listen(addr string) (net.Listener, error) { return p.host.Listen(addr) }
+
+func (p *process) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	if p.dead.Load() {
+		return nil, errDead
+	}
+	conn, err := p.host.Dial(ctx, addr)
+	if err == nil && p.dead.Load() {
+		return nil, errors.Join(errDead, conn.Close())
+	}
+	return conn, err
+}

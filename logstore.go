@@ -1,0 +1,385 @@
+package kvraft
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// ErrDamaged is returned by Open for a data directory whose files are damaged,
+// incomplete or older than the node remembers, and is the reason wrapped in
+// [ErrClosed] when a running node finds that out. Such a node does not start,
+// and does not vote. To bring it back, remove its directory and let it join
+// again, empty.
+var ErrDamaged = errors.New("kvraft: damaged data")
+
+// LogStore keeps a node's log, term and vote; see [WithLogStore].
+//
+// A write must be on stable storage when its call returns, and must be visible
+// to reads from then on; StoreLogs must take effect as a whole or not at all.
+// Reads may come from several goroutines at once, also beside a write. kvraft
+// hands over logs without gaps, and never touches a store again after it
+// returned an error other than [raft.ErrLogNotFound], or, from Get, one with
+// the text "not found". An absent key may also read as an empty value. Byte
+// slices handed over must not be changed, and ones that were returned are not.
+//
+// kvraft does not close a LogStore: it belongs to the one who opened it, and
+// may be closed once [Store.Close] has returned.
+type LogStore interface {
+	raft.LogStore
+	raft.StableStore
+}
+
+// deleteChunk is how many entries one transaction deletes: writes wait for it.
+const deleteChunk = 1024
+
+// defaultLogCache is how many bytes of the newest entries stay in memory.
+const defaultLogCache = 64 << 20
+
+// logStoreOptions is what openLogStore can be told.
+type logStoreOptions struct {
+	name       string        // what errors call the store, such as the path of its file
+	cacheBytes int64         // of the newest entries kept in memory; 0: 64 MiB
+	stall      time.Duration // a write that lasts longer stops the node; 0: no limit
+	logger     hclog.Logger  // nil: none
+
+	// fail is told the error that stopped the store, exactly once, on the
+	// goroutine that met it, which may be raft's: it must not wait for raft.
+	fail func(error)
+}
+
+// logStore is the log store and the stable store that raft sees: a base store
+// behind checksums, fail-stop and a watchdog, with the newest entries in
+// memory.
+type logStore struct {
+	*failStop
+	*logWindow
+	base LogStore
+	name string
+	log  hclog.Logger
+
+	// fresh says that base was empty when it was opened.
+	fresh bool
+	// record is what is stored; the one behind the pointer never changes.
+	record atomic.Pointer[metadata]
+	// turn is held by the one that rewrites the record. It is a channel, as
+	// it is held while the disk writes.
+	turn chan struct{}
+}
+
+// openLogStore reads the whole of base and returns it as raft may use it, or
+// an error that wraps [ErrDamaged] and says what is wrong with which entry.
+// It writes nothing.
+func openLogStore(base LogStore, opt logStoreOptions) (*logStore, error) {
+	if opt.cacheBytes == 0 {
+		opt.cacheBytes = defaultLogCache
+	}
+	if opt.logger == nil {
+		opt.logger = hclog.NewNullLogger()
+	}
+	if opt.name == "" {
+		opt.name = "log store"
+	}
+	l := &logStore{
+		failStop:  newFailStop(opt.stall, opt.fail),
+		logWindow: &logWindow{limit: opt.cacheBytes},
+		base:      base,
+		name:      opt.name,
+		log:       opt.logger,
+		turn:      make(chan struct{}, 1),
+	}
+	if err := contain(l.load); err != nil {
+		return nil, fmt.Errorf("open %s: %w", l.name, err)
+	}
+	return l, nil
+}
+
+func (l *logStore) load() error {
+	if err := l.loadMeta(); err != nil {
+		return err
+	}
+	if err := l.loadEntries(); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return nil
+}
+
+// loadEntries reads and checks every entry that base has.
+func (l *logStore) loadEntries() error {
+	current, err := l.GetUint64([]byte("CurrentTerm"))
+	if err != nil && err != errKeyNotFound {
+		return err
+	}
+	first, err := l.base.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("find the first entry: %w", err)
+	}
+	last, err := l.base.LastIndex()
+	if err != nil {
+		return fmt.Errorf("find the last entry: %w", err)
+	}
+	if first > last || (first == 0) != (last == 0) {
+		return fmt.Errorf("the log claims to reach from entry %d to %d", first, last)
+	}
+	if tail := l.record.Load().Tail; last < tail {
+		return fmt.Errorf("the log ends at entry %d, but entries up to %d were stored", last, tail)
+	}
+	var term uint64
+	for index := first; index <= last && last > 0; index++ {
+		var entry raft.Log
+		if err := l.read(index, &entry); err != nil {
+			return err
+		}
+		if entry.Term < term || entry.Term > current {
+			return fmt.Errorf("entry %d is of term %d, between ones of term %d and the node's term %d", index, entry.Term, term, current)
+		}
+		term = entry.Term
+		l.append(&entry)
+	}
+	return nil
+}
+
+// read reads one entry from base and checks that it is the right one.
+func (l *logStore) read(index uint64, entry *raft.Log) error {
+	*entry = raft.Log{} // a decoder may keep what it does not find, or write into old slices
+	err := contain(func() error { return l.base.GetLog(index, entry) })
+	if err != nil {
+		return fmt.Errorf("read entry %d: %w", index, err)
+	}
+	if entry.Index != index {
+		return fmt.Errorf("%w: entry %d is stored where entry %d belongs", ErrDamaged, entry.Index, index)
+	}
+	if len(entry.Extensions) == 0 && index < l.record.Load().ChecksummedFrom {
+		return nil
+	}
+	return verifyChecksum(entry)
+}
+
+// FirstIndex returns the index of the first entry, 0 when there is none.
+func (l *logStore) FirstIndex() (uint64, error) {
+	first, _ := l.bounds()
+	return first, l.failure()
+}
+
+// LastIndex returns the index of the last entry, 0 when there is none.
+func (l *logStore) LastIndex() (uint64, error) {
+	_, last := l.bounds()
+	return last, l.failure()
+}
+
+// IsMonotonic tells raft that the log has no gaps: after installing a snapshot
+// it clears the log instead of leaving one.
+func (l *logStore) IsMonotonic() bool { return true }
+
+// GetLog reads an entry, from memory if it is one of the newest. The entry's
+// data must not be changed.
+func (l *logStore) GetLog(index uint64, entry *raft.Log) error {
+	err := l.failure()
+	if err == nil && l.get(index, entry) {
+		return nil
+	}
+	if err == nil {
+		err = l.getStored(index, entry)
+	}
+	if err == nil || err == raft.ErrLogNotFound {
+		return err
+	}
+	if raftPanicsOnReadErrors() {
+		endGoroutine()
+	}
+	return err
+}
+
+func (l *logStore) getStored(index uint64, entry *raft.Log) error {
+	err := l.read(index, entry)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, raft.ErrLogNotFound) {
+		return l.stop(fmt.Errorf("%s: %w", l.name, err))
+	}
+	if l.holds(index) {
+		return l.stop(fmt.Errorf("%w: %s: entry %d has vanished", ErrDamaged, l.name, index))
+	}
+	if raftPanicsOnReadErrors() {
+		return l.stop(fmt.Errorf("%w: %s: entry %d is to be applied and is not there", ErrDamaged, l.name, index))
+	}
+	return raft.ErrLogNotFound
+}
+
+// StoreLog stores one entry; see StoreLogs.
+func (l *logStore) StoreLog(entry *raft.Log) error {
+	return l.StoreLogs([]*raft.Log{entry})
+}
+
+// StoreLogs stores entries that follow the last one, each with its checksum.
+// One that brings a checksum, from a leader, must match it.
+func (l *logStore) StoreLogs(entries []*raft.Log) error {
+	sealed, err := l.seal(entries)
+	if err != nil {
+		return l.stop(fmt.Errorf("%s: store entries: %w", l.name, err))
+	}
+	err = l.write("store entries", func() error { return l.base.StoreLogs(sealed) })
+	if err != nil {
+		return err
+	}
+	l.append(sealed...)
+	return nil
+}
+
+// seal returns copies of the entries with checksums: raft's own are shared
+// with its replication, which reads them meanwhile.
+func (l *logStore) seal(entries []*raft.Log) ([]*raft.Log, error) {
+	copies := make([]raft.Log, len(entries))
+	sealed := make([]*raft.Log, len(entries))
+	sums := make([]byte, 0, checksumSize*len(entries))
+	_, last := l.bounds()
+	for i, entry := range entries {
+		// A gap, or an entry over another one, would make the log one that
+		// the next start must refuse.
+		if last != 0 && entry.Index != last+1 {
+			return nil, fmt.Errorf("entry %d was to follow entry %d", entry.Index, last)
+		}
+		last = entry.Index
+		copies[i], sealed[i] = *entry, &copies[i]
+		if len(entry.Extensions) > 0 {
+			if err := verifyChecksum(entry); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		sums = appendChecksum(sums, entry)
+		copies[i].Extensions = sums[len(sums)-checksumSize : len(sums) : len(sums)]
+	}
+	return sealed, nil
+}
+
+// DeleteRange deletes the entries from to, both included: a prefix of the log,
+// a suffix, or all of it. It does so in small transactions, between which
+// others can write, in an order that leaves a log which raft can start from,
+// wherever a crash interrupts it:
+//
+//   - A prefix goes in ascending order. What is left is a suffix without a
+//     hole, and it starts inside or right after the snapshot for which the
+//     prefix was deleted.
+//   - A suffix goes in descending order: what is left is a prefix without a
+//     hole. Ascending, the entries after the hole would survive.
+//   - The whole log goes when a snapshot replaces it, in descending order. What
+//     is left starts where it did and ends below the snapshot, or disagrees
+//     with it, or is continued by it: alignWith tells these apart. Ascending,
+//     it could start above the snapshot, as damage would.
+func (l *logStore) DeleteRange(from, to uint64) error {
+	if err := l.failure(); err != nil {
+		return err
+	}
+	first, last := l.bounds()
+	from, to = max(from, first), min(to, last)
+	switch {
+	case first == 0 || from > to:
+		return nil
+	case to == last:
+		return l.deleteSuffix(from, to)
+	case from == first:
+		return l.deletePrefix(from, to)
+	}
+	return l.stop(fmt.Errorf("%s: deleting the entries %d to %d would tear the log %d to %d apart", l.name, from, to, first, last))
+}
+
+// Both forget the entries first and delete them then, so that a reader who
+// finds one missing can tell that from a loss.
+
+func (l *logStore) deletePrefix(from, to uint64) error {
+	for low := from; low <= to; low += deleteChunk {
+		high := min(to, low+deleteChunk-1)
+		l.dropBelow(high + 1)
+		if err := l.deleteStored(low, high); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *logStore) deleteSuffix(from, to uint64) error {
+	l.dropFrom(from)
+	if err := l.lowerTail(from - 1); err != nil {
+		return err
+	}
+	for high := to; high >= from; {
+		low := from
+		if high-from >= deleteChunk {
+			low = high - deleteChunk + 1
+		}
+		if err := l.deleteStored(low, high); err != nil {
+			return err
+		}
+		high = low - 1
+	}
+	return nil
+}
+
+func (l *logStore) deleteStored(low, high uint64) error {
+	return l.write("delete entries", func() error { return l.base.DeleteRange(low, high) })
+}
+
+// alignWith makes the log fit the newest snapshot, which ends at index with
+// term (0, 0: there is none). A crash between the completion of an installed
+// snapshot and the clearing of the log leaves a log that ends below it or that
+// disagrees with it: such a log is deleted, as raft would have. One that starts
+// above the snapshot has lost entries, which is damage. For Open, before raft.
+func (l *logStore) alignWith(index, term uint64) error {
+	first, last := l.bounds()
+	switch {
+	case first == 0:
+		return nil
+	case first > index+1:
+		return fmt.Errorf("%w: %s: the log starts at entry %d, the newest snapshot ends at %d", ErrDamaged, l.name, first, index)
+	case last < index:
+		l.log.Warn("deleting a log that the newest snapshot replaces", "last", last, "snapshot", index)
+		return l.DeleteRange(first, last)
+	case first > index:
+		return nil
+	}
+	var entry raft.Log
+	if err := l.GetLog(index, &entry); err != nil {
+		return err
+	}
+	if entry.Term == term {
+		return nil
+	}
+	l.log.Warn("deleting a log that disagrees with the newest snapshot", "index", index, "term", entry.Term, "snapshot term", term)
+	return l.DeleteRange(first, last)
+}
+
+// The checksum of an entry travels with it in Extensions: a tag, then CRC-32C
+// over index, term, type and data. The time stamp is left out, as it carries
+// no meaning and is not restored to the bit by every encoding.
+const (
+	checksumTag  = 0xC5
+	checksumSize = 5
+)
+
+func appendChecksum(b []byte, entry *raft.Log) []byte {
+	var head [17]byte
+	binary.BigEndian.PutUint64(head[0:], entry.Index)
+	binary.BigEndian.PutUint64(head[8:], entry.Term)
+	head[16] = byte(entry.Type)
+	sum := crc32.Update(crc32.Checksum(head[:], castagnoli), castagnoli, entry.Data)
+	return binary.BigEndian.AppendUint32(append(b, checksumTag), sum)
+}
+
+func verifyChecksum(entry *raft.Log) error {
+	if len(entry.Extensions) == 0 {
+		return fmt.Errorf("%w: entry %d has no checksum", ErrDamaged, entry.Index)
+	}
+	var want [checksumSize]byte
+	if string(appendChecksum(want[:0], entry)) != string(entry.Extensions) {
+		return fmt.Errorf("%w: entry %d does not match its checksum", ErrDamaged, entry.Index)
+	}
+	return nil
+}

@@ -1,0 +1,472 @@
+package kvraft
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+var termKey, voteKey = []byte("CurrentTerm"), []byte("LastVoteCand")
+
+// scripted runs a log store through the same random operations each time, and
+// knows what was acknowledged.
+type scripted struct {
+	l           *logStore
+	rng         *rand.Rand
+	first, last uint64 // of the acknowledged log
+	term        uint64
+	data        map[uint64]string
+	votes       int
+
+	// What the operation under way may have changed.
+	deleting [2]uint64
+	storing  uint64
+}
+
+func newScript(l *logStore) *scripted {
+	return &scripted{l: l, rng: rand.New(rand.NewPCG(1, 2)), first: 1, term: 1, data: map[uint64]string{}}
+}
+
+// step is one operation; it returns an error when that failed or did not
+// return.
+func (s *scripted) step() error {
+	err, returned := finishes(s.operation())
+	if !returned {
+		return errors.New("goroutine ended")
+	}
+	return err
+}
+
+func (s *scripted) operation() func() error {
+	s.deleting, s.storing = [2]uint64{}, 0
+	entries := s.last + 1 - s.first
+	switch kind := s.rng.IntN(10); {
+	case kind < 4 || entries < 5:
+		return s.store(1 + s.rng.Uint64N(20))
+	case kind < 6:
+		index := s.first + s.rng.Uint64N(entries)
+		return func() error { return s.check(index) }
+	case kind == 6:
+		return func() error {
+			err := s.l.SetUint64(termKey, s.term+1)
+			s.term++
+			return err
+		}
+	case kind == 7:
+		vote := s.votes + 1
+		return func() error {
+			err := s.l.Set(voteKey, fmt.Append(nil, vote))
+			s.votes = vote
+			return err
+		}
+	case kind == 8:
+		return s.delete(s.first, s.first+s.rng.Uint64N(entries-1))
+	default:
+		return s.delete(s.last-s.rng.Uint64N(entries-1), s.last)
+	}
+}
+
+func (s *scripted) store(n uint64) func() error {
+	return func() error {
+		entries := testEntries(s.last+1, s.last+n, s.term)
+		s.storing = n
+		if err := s.l.StoreLogs(entries); err != nil {
+			return err
+		}
+		for _, e := range entries {
+			s.data[e.Index] = string(e.Data)
+		}
+		s.last += n
+		return nil
+	}
+}
+
+func (s *scripted) delete(from, to uint64) func() error {
+	return func() error {
+		s.deleting = [2]uint64{from, to}
+		if err := s.l.DeleteRange(from, to); err != nil {
+			return err
+		}
+		if from == s.first {
+			s.first = to + 1
+		} else {
+			s.last = from - 1
+		}
+		return nil
+	}
+}
+
+func (s *scripted) check(index uint64) error {
+	var e raft.Log
+	if err := s.l.GetLog(index, &e); err != nil {
+		return err
+	}
+	if string(e.Data) != s.data[index] {
+		return fmt.Errorf("entry %d holds %q in place of %q", index, e.Data, s.data[index])
+	}
+	return nil
+}
+
+// verify checks that a log store holds all that was acknowledged.
+func (s *scripted) verify(t *testing.T, l *logStore) {
+	t.Helper()
+	s.l = l
+	for index := s.first; index <= s.last; index++ {
+		if s.deleting[0] <= index && index <= s.deleting[1] {
+			continue
+		}
+		if err := s.check(index); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if first, last := l.bounds(); first != 0 && (first > s.deleting[1]+1 && first > s.first || last > s.last+s.storing) {
+		t.Fatalf("log is %d to %d, acknowledged %d to %d", first, last, s.first, s.last)
+	}
+	term, err := l.GetUint64(termKey)
+	if err != nil || term != s.term && term != s.term+1 {
+		t.Fatalf("term is %d, %v, acknowledged was %d", term, err, s.term)
+	}
+	vote, err := l.Get(voteKey)
+	if got := string(vote); s.votes > 0 && (err != nil || got != fmt.Sprint(s.votes) && got != fmt.Sprint(s.votes+1)) {
+		t.Fatalf("vote is %q, %v, acknowledged was %d", vote, err, s.votes)
+	}
+}
+
+const scriptLength = 200
+
+// newScriptedDisk is a disk on which a first term was saved.
+func newScriptedDisk(t *testing.T) *faultStore {
+	disk := newFaultStore()
+	if err := openTestLog(t, disk).SetUint64(termKey, 1); err != nil {
+		t.Fatal(err)
+	}
+	return disk
+}
+
+func TestAStorageErrorAtAnyOperationStopsTheStoreOnceAndLosesNothing(t *testing.T) {
+	disk := newScriptedDisk(t)
+	l := openTestLog(t, disk)
+	l.limit = 500
+	script := newScript(l)
+	disk.failAt(0, nil)
+	for range scriptLength {
+		if err := script.step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script.verify(t, openTestLog(t, disk.rebooted()))
+	operations := disk.count()
+	if operations < scriptLength/2 {
+		t.Fatalf("the script made only %d operations of storage", operations)
+	}
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			for k := 1; k <= operations; k++ {
+				failScriptAt(t, k, fault)
+			}
+		})
+	}
+}
+
+func failScriptAt(t *testing.T, k int, fault func(func()) error) {
+	t.Helper()
+	disk, told := newScriptedDisk(t), &failures{}
+	l, err := openLogStore(disk, logStoreOptions{cacheBytes: 500, fail: told.tell})
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk.failAt(k, fault)
+	script := newScript(l)
+	for err == nil {
+		err = script.step()
+	}
+	ended := *script
+	for range 20 {
+		if script.step() == nil {
+			t.Fatalf("operation %d: an operation succeeded after the failure", k)
+		}
+	}
+	if n := len(told.told()); n != 1 {
+		t.Fatalf("operation %d: told %d failures", k, n)
+	}
+	if n := disk.count(); n != k {
+		t.Fatalf("operation %d: %d operations of storage", k, n)
+	}
+	ended.verify(t, openTestLog(t, disk.rebooted()))
+}
+
+func TestAWriteThatHangsStopsTheStore(t *testing.T) {
+	writes := map[string]func(l *logStore) error{
+		"entries":  func(l *logStore) error { return l.StoreLogs(testEntries(11, 12, 1)) },
+		"deletion": func(l *logStore) error { return l.DeleteRange(1, 5) },
+		"record":   func(l *logStore) error { return l.updateMeta(func(m *metadata) { m.Cluster = "c" }) },
+	}
+	for name, write := range writes {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				disk, told := newScriptedDisk(t), &failures{}
+				l, err := openLogStore(disk, logStoreOptions{stall: 5 * time.Second, fail: told.tell})
+				if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
+					t.Fatal(err)
+				}
+				disk.failAt(1, func(do func()) error { time.Sleep(time.Minute); do(); return nil })
+				returned := make(chan error, 1)
+				go func() { returned <- write(l) }()
+
+				time.Sleep(5*time.Second - time.Nanosecond)
+				synctest.Wait()
+				if errs := told.told(); len(errs) != 0 {
+					t.Fatalf("stopped too early: %v", errs)
+				}
+				time.Sleep(time.Nanosecond)
+				synctest.Wait()
+				errs := told.told()
+				if len(errs) != 1 || !strings.Contains(errs[0].Error(), "within 5s") {
+					t.Fatalf("told %v", errs)
+				}
+				if err := l.updateMeta(func(*metadata) {}); err != errs[0] {
+					t.Fatalf("the next write waited for the hanging one and returned %v", err)
+				}
+				if err := <-returned; err != errs[0] {
+					t.Fatalf("the write that hung returned %v", err)
+				}
+				time.Sleep(time.Hour)
+			})
+		})
+	}
+}
+
+func TestAQuickWriteLeavesNoWatchdogBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := &failures{}
+		l, err := openLogStore(newScriptedDisk(t), logStoreOptions{stall: time.Second, fail: told.tell})
+		if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if errs := told.told(); len(errs) != 0 {
+			t.Fatalf("told %v", errs)
+		}
+	})
+}
+
+func TestADeletionThatIsCutOffAnywhereLeavesALogToStartFrom(t *testing.T) {
+	const entries = 5*deleteChunk + 10
+	for name, c := range map[string]struct{ from, to, snapshot uint64 }{
+		"prefix":                    {1, entries - 100, entries - 100},
+		"suffix":                    {7, entries, 3},
+		"all, replaced by snapshot": {1, entries, entries + 500},
+		"all, conflicting tail":     {1, entries, 2*deleteChunk + 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for k := 1; ; k++ {
+				disk, told := newScriptedDisk(t), &failures{}
+				l, err := openLogStore(disk, logStoreOptions{fail: told.tell})
+				if err := errors.Join(err, l.StoreLogs(testEntries(1, entries, 1))); err != nil {
+					t.Fatal(err)
+				}
+				disk.failAt(k, faults["fails"])
+				complete := l.DeleteRange(c.from, c.to) == nil
+				again := openTestLog(t, disk.rebooted())
+				if err := again.alignWith(c.snapshot, 1); err != nil {
+					t.Fatalf("cut off at operation %d: %v", k, err)
+				}
+				if first, last := again.bounds(); first != 0 && (first > c.snapshot+1 || last < c.snapshot) {
+					t.Fatalf("cut off at operation %d: log is %d to %d", k, first, last)
+				}
+				if complete {
+					break
+				}
+				if k > 20 {
+					t.Fatal("more chunks than expected")
+				}
+			}
+		})
+	}
+}
+
+func TestDeletingASuffixLowersWhatTheRecordCountsOn(t *testing.T) {
+	disk := newScriptedDisk(t)
+	l := openTestLog(t, disk)
+	if err := errors.Join(l.StoreLogs(testEntries(1, 100, 1)), l.raiseTail(), l.DeleteRange(50, 100)); err != nil {
+		t.Fatal(err)
+	}
+	if _, last := openTestLog(t, disk.rebooted()).bounds(); last != 49 {
+		t.Fatalf("last entry is %d", last)
+	}
+}
+
+func TestALogThatLostItsLastEntriesIsDamaged(t *testing.T) {
+	disk := newScriptedDisk(t)
+	l := openTestLog(t, disk)
+	if err := errors.Join(l.StoreLogs(testEntries(1, 100, 1)), l.raiseTail(), disk.DeleteRange(100, 100)); err != nil {
+		t.Fatal(err)
+	}
+	expectDamage(t, disk, "ends at entry 99")
+}
+
+// expectDamage expects openLogStore to refuse disk with a text.
+func expectDamage(t *testing.T, disk *faultStore, text string) {
+	t.Helper()
+	_, err := openLogStore(disk, logStoreOptions{name: "raft.db", fail: failTest(t)})
+	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), text) {
+		t.Fatalf("got %v, expected damage with %q", err, text)
+	}
+}
+
+func TestOpenNamesTheDamagedEntry(t *testing.T) {
+	for text, damage := range map[string]func(*faultStore){
+		"read entry 5":                       func(d *faultStore) { delete(d.entries, 5) },
+		"entry 5 does not match":             func(d *faultStore) { e := d.entries[5]; e.Term = 1; d.entries[5] = e },
+		"entry 6 has no checksum":            func(d *faultStore) { e := d.entries[6]; e.Extensions = nil; d.entries[6] = e },
+		"entry 4 is stored where entry 5":    func(d *faultStore) { d.entries[5] = d.entries[4] },
+		"entry 7 is of term 1":               func(d *faultStore) { d.entries[7] = *sealedEntry(7, 1) },
+		"entry 8 is of term 9":               func(d *faultStore) { d.entries[8] = *sealedEntry(8, 9) },
+		"does not match its checksum":        func(d *faultStore) { d.stable["kvraft"][20] ^= 4 },
+		"ends at entry 8, but entries up to": func(d *faultStore) { delete(d.entries, 9); delete(d.entries, 10) },
+	} {
+		t.Run(text, func(t *testing.T) {
+			disk := newScriptedDisk(t)
+			l := openTestLog(t, disk)
+			if err := errors.Join(l.StoreLogs(testEntries(1, 3, 1)), l.SetUint64(termKey, 3), l.StoreLogs(testEntries(4, 10, 3)), l.raiseTail()); err != nil {
+				t.Fatal(err)
+			}
+			damage(disk)
+			expectDamage(t, disk, text)
+		})
+	}
+}
+
+// sealedEntry is an entry with a right checksum.
+func sealedEntry(index, term uint64) *raft.Log {
+	e := testEntries(index, index, term)[0]
+	e.Extensions = appendChecksum(nil, e)
+	return e
+}
+
+func TestOldEntriesMayLackAChecksumWhereTheRecordSaysSo(t *testing.T) {
+	disk := newScriptedDisk(t)
+	l := openTestLog(t, disk)
+	err := errors.Join(disk.StoreLogs(testEntries(1, 9, 1)), l.updateMeta(func(m *metadata) { m.ChecksummedFrom = 10 }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l = openTestLog(t, disk)
+	if err := l.StoreLogs(testEntries(10, 12, 1)); err != nil {
+		t.Fatal(err)
+	}
+	openTestLog(t, disk.rebooted())
+	disk.entries[10] = *testEntries(10, 10, 1)[0]
+	expectDamage(t, disk, "entry 10 has no checksum")
+}
+
+func TestStoringLeavesRaftsEntryAlone(t *testing.T) {
+	l := openTestLog(t, newScriptedDisk(t))
+	entry := testEntries(1, 1, 1)[0]
+	if err := l.StoreLog(entry); err != nil || entry.Extensions != nil {
+		t.Fatalf("%v, extensions %x", err, entry.Extensions)
+	}
+}
+
+func TestAnEntryThatArrivesDamagedIsNotStored(t *testing.T) {
+	disk, told := newScriptedDisk(t), &failures{}
+	l, err := openLogStore(disk, logStoreOptions{fail: told.tell})
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := sealedEntry(1, 1)
+	if err := l.StoreLog(entry); err != nil {
+		t.Fatalf("an undamaged entry with a checksum: %v", err)
+	}
+	entry = sealedEntry(2, 1)
+	entry.Data[3] ^= 1
+	if err := l.StoreLog(entry); !errors.Is(err, ErrDamaged) || len(told.told()) != 1 {
+		t.Fatalf("got %v, told %v", err, told.told())
+	}
+	if _, stored := disk.entries[2]; stored {
+		t.Fatal("it was stored")
+	}
+}
+
+func TestEntriesThatWouldTearTheLogAreRefused(t *testing.T) {
+	for _, tear := range []func(*logStore) error{
+		func(l *logStore) error { return l.StoreLogs(testEntries(12, 12, 1)) },
+		func(l *logStore) error { return l.StoreLogs(testEntries(10, 11, 1)) },
+		func(l *logStore) error { return l.DeleteRange(3, 5) },
+	} {
+		told := &failures{}
+		l, err := openLogStore(newScriptedDisk(t), logStoreOptions{fail: told.tell})
+		if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
+			t.Fatal(err)
+		}
+		if err := tear(l); err == nil || len(told.told()) != 1 {
+			t.Fatalf("got %v, told %v", err, told.told())
+		}
+	}
+}
+
+func TestAbsenceIsNotAFailure(t *testing.T) {
+	l := openTestLog(t, newFaultStore())
+	if err := l.GetLog(1, new(raft.Log)); err != raft.ErrLogNotFound {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := l.GetUint64(termKey); err == nil || err.Error() != "not found" {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestDamageFoundByAReaderStopsTheStore(t *testing.T) {
+	for name, damage := range map[string]func(*faultStore){
+		"changed":  func(d *faultStore) { e := d.entries[1]; e.Data = []byte("x"); d.entries[1] = e },
+		"vanished": func(d *faultStore) { delete(d.entries, 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk, told := newScriptedDisk(t), &failures{}
+			l, err := openLogStore(disk, logStoreOptions{cacheBytes: 1, fail: told.tell})
+			if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
+				t.Fatal(err)
+			}
+			damage(disk)
+			// The error comes back: this is how replication reads.
+			if err := l.GetLog(1, new(raft.Log)); !errors.Is(err, ErrDamaged) || len(told.told()) != 1 {
+				t.Fatalf("got %v, told %v", err, told.told())
+			}
+		})
+	}
+}
+
+func TestALogThatDoesNotFitTheSnapshot(t *testing.T) {
+	for name, c := range map[string]struct {
+		index, term uint64
+		left        uint64 // entries
+		damaged     bool
+	}{
+		"inside the log":              {50, 1, 91, false},
+		"right before the log":        {9, 1, 91, false},
+		"at the end of the log":       {100, 1, 91, false},
+		"after the log":               {101, 1, 0, false},
+		"of another term":             {50, 2, 0, false},
+		"before the log, with a hole": {8, 1, 91, true},
+		"none":                        {0, 0, 91, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := newScriptedDisk(t)
+			l := openTestLog(t, disk)
+			if err := l.StoreLogs(testEntries(10, 100, 1)); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.alignWith(c.index, c.term); errors.Is(err, ErrDamaged) != c.damaged || err != nil && !c.damaged {
+				t.Fatal(err)
+			}
+			if n := uint64(len(disk.entries)); n != c.left {
+				t.Fatalf("%d entries are left", n)
+			}
+		})
+	}
+}

@@ -1,0 +1,426 @@
+package kvraft_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kvraft/kvraft"
+	"github.com/kvraft/kvraft/kvrafttest"
+)
+
+// on opens a node beside a cluster, on the same network.
+func on(t *testing.T, network *kvrafttest.Network, id, host string, opts ...kvraft.Option) *kvraft.Store {
+	t.Helper()
+	return open(t, t.TempDir(), append([]kvraft.Option{
+		kvraft.WithID(id), kvraft.WithAddr(host + ":7000"),
+		kvraft.WithNetwork(network.Host(host)), kvraft.WithLogStore(kvrafttest.NewDisk().Open()),
+	}, opts...)...)
+}
+
+// eventually waits, in virtual time, until cond holds.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for range 60_000 {
+		if cond() {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatalf("never: %s", what)
+}
+
+func ready(s *kvraft.Store) func() bool { return func() bool { return s.Status().Ready } }
+
+func TestANodeJoinsThroughAFollower(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 2)
+		mustSet(t, c.Store(0), "key", "value")
+		follower := 1 - c.WaitLeader()
+		addr := fmt.Sprintf("n%d:7000", follower+1)
+		s := on(t, c.Network(), "late", "late", kvraft.WithJoin(addr))
+		eventually(t, "the new node is ready", ready(s))
+		wantValue(t, s, "key", "value", kvraft.Stale)
+		nodes, err := s.Nodes(within(t, time.Minute))
+		want := []kvraft.Node{{ID: "late", Addr: "late:7000", Voter: true}, {ID: "n1", Addr: "n1:7000", Voter: true}, {ID: "n2", Addr: "n2:7000", Voter: true}}
+		if err != nil || fmt.Sprint(nodes) != fmt.Sprint(want) {
+			t.Errorf("nodes %v, %v; want %v", nodes, err, want)
+		}
+	})
+}
+
+func TestAJoinOfAVoterIsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		mustSet(t, c.Store(0), "key", "value")
+		before := c.Store(0).Status().CommitIndex
+		for i := range c.Len() {
+			if err := c.Store(i).Join(within(t, time.Minute), "n2", "n2:7000"); err != nil {
+				t.Errorf("through node %d: %v", i, err)
+			}
+		}
+		if after := c.Store(0).Status().CommitIndex; after != before {
+			t.Errorf("the log went from %d to %d", before, after)
+		}
+	})
+}
+
+func TestNodesThatJoinAtOnceAreAllAdmitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 1)
+		var stores []*kvraft.Store
+		for i := range 4 {
+			id := fmt.Sprint("late", i)
+			stores = append(stores, on(t, c.Network(), id, id, kvraft.WithJoin("n1:7000")))
+		}
+		for _, s := range stores {
+			eventually(t, "the new node is ready", ready(s))
+		}
+		if nodes, err := c.Store(0).Nodes(within(t, time.Minute)); err != nil || len(nodes) != 5 {
+			t.Errorf("nodes %v, %v", nodes, err)
+		}
+		c.Abandon() // most of the voters are not the cluster's own
+	})
+}
+
+func TestAnIDThatALiveNodeHasIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		s := on(t, c.Network(), "n2", "impostor", kvraft.WithJoin("n1:7000"))
+		_, err := s.WaitLeader(within(t, time.Minute))
+		if !errors.Is(err, kvraft.ErrRefused) || !strings.Contains(err.Error(), "n2") {
+			t.Errorf("wait leader: %v", err)
+		}
+		if st := s.Status(); st.State != kvraft.Joining || !strings.Contains(st.Reason, "taken") {
+			t.Errorf("status: %+v", st)
+		}
+		if nodes, err := c.Store(0).Nodes(within(t, time.Minute)); err != nil || len(nodes) != 3 || nodes[1].Addr != "n2:7000" {
+			t.Errorf("nodes %v, %v", nodes, err)
+		}
+	})
+}
+
+func TestAJoinToNobodyWaitsUntilSomebodyIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := kvrafttest.NewNetwork()
+		late := on(t, network, "n2", "n2", kvraft.WithJoin("n1:7000"))
+		_, err := late.WaitLeader(within(t, 10*time.Second))
+		if !errors.Is(err, kvraft.ErrNoLeader) || !strings.Contains(err.Error(), "n1:7000") {
+			t.Errorf("wait leader: %v", err)
+		}
+		first := on(t, network, "n1", "n1")
+		mustSet(t, first, "key", "value")
+		eventually(t, "the late node is ready", ready(late))
+		wantValue(t, late, "key", "value")
+	})
+}
+
+func TestAnUnadmittedNodeServesNothingAndVotesForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := kvrafttest.NewNetwork()
+		s := on(t, network, "n2", "n2", kvraft.WithJoin("n1:7000"))
+		if _, err := s.Set(within(t, 5*time.Second), "key", nil); !errors.Is(err, kvraft.ErrNoLeader) {
+			t.Errorf("set: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if st := s.Status(); st.Term != 0 || st.Cluster != "" || st.State != kvraft.Joining {
+			t.Errorf("after a minute alone: %+v", st)
+		}
+	})
+}
+
+func TestANodeOfAnotherClusterIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		stranger := on(t, c.Network(), "n4", "n4") // founds a cluster of its own
+		mustSet(t, stranger, "key", "of another cluster")
+		err := c.Store(0).Join(within(t, time.Minute), "n4", "n4:7000")
+		if !errors.Is(err, kvraft.ErrRefused) || !strings.Contains(err.Error(), "another cluster") {
+			t.Errorf("join: %v", err)
+		}
+		wantValue(t, stranger, "key", "of another cluster")
+	})
+}
+
+// A wiped node that came back under its old id and voted could elect a leader
+// without what it had acknowledged (the vote is in raft.go's requestVote, which
+// asks the configuration by ServerID only).
+func TestAWipedNodeComesBackAsAnotherAndForgetsNothingForTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		for i := range 3 {
+			mustSet(t, c.Store(0), "key", fmt.Sprint("before the wipe of ", i))
+			c.Crash(i)
+			c.Wipe(i)
+			c.Restart(i)
+			c.WaitReady(i)
+			wantValue(t, c.Store(i), "key", fmt.Sprint("before the wipe of ", i))
+			nodes, err := c.Store(i).Nodes(within(t, time.Minute))
+			if err != nil || len(nodes) != 3 {
+				t.Errorf("nodes %v, %v", nodes, err)
+			}
+		}
+	})
+}
+
+func TestAWipedMajorityCannotElectALeaderWithoutTheData(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		a, b := (leader+1)%3, (leader+2)%3
+		mustSet(t, c.Store(leader), "key", "acknowledged")
+		c.Stop(leader)
+		for _, i := range []int{a, b} {
+			c.Crash(i)
+			c.Wipe(i)
+			c.Restart(i)
+		}
+		time.Sleep(time.Minute)
+		for _, i := range []int{a, b} {
+			if st := c.Store(i).Status(); st.State != kvraft.Joining || st.Leader != (kvraft.Node{}) {
+				t.Errorf("node %d: %+v", i, st)
+			}
+		}
+		// The data is on one disk of three. Two have lost it, so nothing but the
+		// operator can bring it back; nobody may pretend that it never was.
+		c.Restart(leader)
+		time.Sleep(time.Minute)
+		if _, ok := c.Leader(); ok {
+			t.Error("there is a leader without a majority of those that voted")
+		}
+		c.Abandon()
+	})
+}
+
+func TestANodeAnnouncesItsNewAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := kvrafttest.NewNetwork()
+		disk, dir := kvrafttest.NewDisk(), t.TempDir()
+		first := on(t, network, "n1", "n1")
+		start := func(host string) *kvraft.Store {
+			s, err := kvraft.Open(dir, kvraft.WithID("n2"), kvraft.WithAddr(host+":7000"), kvraft.WithNetwork(network.Host(host)),
+				kvraft.WithLogStore(disk.Open()), kvraft.WithJoin("n1:7000"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		s := start("old")
+		eventually(t, "ready at the old address", ready(s))
+		third := on(t, network, "n3", "n3", kvraft.WithJoin("n1:7000"))
+		eventually(t, "the third is ready", ready(third))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = start("new")
+		defer s.Close()
+		eventually(t, "ready at the new address", ready(s))
+		mustSet(t, first, "key", "value")
+		nodes, err := s.Nodes(within(t, time.Minute))
+		if err != nil || len(nodes) != 3 || nodes[1] != (kvraft.Node{ID: "n2", Addr: "new:7000", Voter: true}) {
+			t.Errorf("nodes %v, %v", nodes, err)
+		}
+	})
+}
+
+func TestTheOnlyNodeMayMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := kvrafttest.NewNetwork()
+		disk, dir := kvrafttest.NewDisk(), t.TempDir()
+		for _, host := range []string{"here", "there", "there"} {
+			s, err := kvraft.Open(dir, kvraft.WithID("n1"), kvraft.WithAddr(host+":7000"), kvraft.WithNetwork(network.Host(host)), kvraft.WithLogStore(disk.Open()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustSet(t, s, "key", host)
+			eventually(t, "its address is known", func() bool {
+				nodes, err := s.Nodes(t.Context())
+				return err == nil && len(nodes) == 1 && nodes[0].Addr == host+":7000"
+			})
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func TestAJoinSurvivesTheDeathOfTheLeader(t *testing.T) {
+	for delay := range 8 { // somewhere in its middle
+		synctest.Test(t, func(t *testing.T) {
+			c := kvrafttest.New(t, 3)
+			leader := c.WaitLeader()
+			s := on(t, c.Network(), "late", "late", kvraft.WithJoin("n1:7000", "n2:7000", "n3:7000"))
+			time.Sleep(time.Duration(delay) * time.Millisecond)
+			c.Crash(leader)
+			eventually(t, "the new node is ready", ready(s))
+			nodes, err := s.Nodes(within(t, time.Minute))
+			if err != nil || len(nodes) != 4 {
+				t.Errorf("nodes %v, %v", nodes, err)
+			}
+		})
+	}
+}
+
+func TestANodeWhoseDiskFailsStopsAndTheOthersCarryOn(t *testing.T) {
+	for _, which := range []string{"leader", "follower"} {
+		t.Run(which, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := kvrafttest.New(t, 3)
+				bad := c.WaitLeader()
+				if which == "follower" {
+					bad = (bad + 1) % 3
+				}
+				broken := errors.New("input/output error")
+				c.Disk(bad).SetFault(func(kvrafttest.Operation) error { return broken })
+				for i := range 10 {
+					mustSet(t, c.Store((bad+1)%3), fmt.Sprint("key", i), "value")
+				}
+				eventually(t, "the node stops", func() bool { return c.Store(bad).Err() != nil })
+				if err := c.Store(bad).Err(); !errors.Is(err, broken) || !errors.Is(err, kvraft.ErrClosed) {
+					t.Errorf("err = %v", err)
+				}
+				if _, err := c.Store(bad).Get(t.Context(), "key0"); !errors.Is(err, kvraft.ErrClosed) {
+					t.Errorf("get on the stopped node: %v", err)
+				}
+			})
+		})
+	}
+}
+
+func TestANodeWhoseDiskHangsStopsAndTheOthersCarryOn(t *testing.T) {
+	for _, which := range []string{"leader", "follower"} {
+		t.Run(which, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := kvrafttest.New(t, 3)
+				bad := c.WaitLeader()
+				if which == "follower" {
+					bad = (bad + 1) % 3
+				}
+				release := make(chan struct{})
+				c.Disk(bad).SetFault(func(kvrafttest.Operation) error { <-release; return nil })
+				ctx, stop := context.WithCancel(t.Context())
+				var writers sync.WaitGroup
+				writers.Go(func() {
+					for ctx.Err() == nil {
+						mustSet(t, c.Store((bad+1)%3), "key", "value")
+						time.Sleep(100 * time.Millisecond)
+					}
+				})
+				eventually(t, "the node stops", func() bool { return c.Store(bad).Err() != nil })
+				stop()
+				writers.Wait()
+				mustSet(t, c.Store((bad+1)%3), "key", "after")
+				close(release)
+			})
+		})
+	}
+}
+
+func TestARefusedNodeMayTakeAnotherID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 2)
+		disk, dir := kvrafttest.NewDisk(), t.TempDir()
+		start := func(id string) *kvraft.Store {
+			s, err := kvraft.Open(dir, kvraft.WithID(id), kvraft.WithAddr("late:7000"), kvraft.WithNetwork(c.Network().Host("late")),
+				kvraft.WithLogStore(disk.Open()), kvraft.WithJoin("n1:7000"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		s := start("n2")
+		if _, err := s.WaitLeader(within(t, time.Minute)); !errors.Is(err, kvraft.ErrRefused) {
+			t.Errorf("under a taken id: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = start("late")
+		eventually(t, "admitted under another id", ready(s))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		c.Abandon() // one of three is gone, and may have been the leader
+	})
+}
+
+func TestAWipedNodeThatFoundsAClusterTurnsUnreadyWhenItsOldMembersCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		mustSet(t, c.Store(0), "key", "value")
+		c.Crash(0)
+		alone := on(t, c.Network(), "n1", "n1") // its old command line, without -join, on an empty disk
+		eventually(t, "it says so", func() bool { return strings.Contains(alone.Status().Reason, "take it for one of theirs") })
+		if alone.Status().Ready {
+			t.Error("it is ready")
+		}
+		wantValue(t, c.Store(1), "key", "value")
+		if err := alone.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestANodeThatMovedIsFoundThoughItsJoinAddressesAreDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := kvrafttest.NewNetwork()
+		disk, dir := kvrafttest.NewDisk(), t.TempDir()
+		on(t, network, "n1", "n1")
+		start := func(host string, join func(context.Context) ([]string, error)) *kvraft.Store {
+			s, err := kvraft.Open(dir, kvraft.WithID("n2"), kvraft.WithAddr(host+":7000"), kvraft.WithNetwork(network.Host(host)),
+				kvraft.WithLogStore(disk.Open()), kvraft.WithJoinFunc(join))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		s := start("old", func(context.Context) ([]string, error) { return []string{"n1:7000"}, nil })
+		eventually(t, "ready at the old address", ready(s))
+		third := on(t, network, "n3", "n3", kvraft.WithJoin("n1:7000"))
+		eventually(t, "the third is ready", ready(third))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = start("new", func(context.Context) ([]string, error) { return nil, errors.New("nobody is known by that name") })
+		eventually(t, "ready at the new address", ready(s))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// Without the vote of the node that has moved there is no leader, and without a
+// leader nobody can write its new address into the configuration.
+func TestANodeThatMovedIsFoundWhenNoLeaderIsPossibleWithoutIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := kvrafttest.NewNetwork()
+		disk, dir := kvrafttest.NewDisk(), t.TempDir()
+		first := on(t, network, "n1", "n1")
+		start := func(host string) *kvraft.Store {
+			s, err := kvraft.Open(dir, kvraft.WithID("n2"), kvraft.WithAddr(host+":7000"), kvraft.WithNetwork(network.Host(host)),
+				kvraft.WithLogStore(disk.Open()), kvraft.WithJoin("n1:7000"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		s := start("old")
+		eventually(t, "ready at the old address", ready(s))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		// An entry that only the first has: the second can not be elected.
+		if _, err := first.Set(within(t, 5*time.Second), "key", []byte("value")); err == nil {
+			t.Fatal("a write without a majority")
+		}
+		s = start("new")
+		defer s.Close()
+		eventually(t, "ready at the new address", ready(s))
+		mustSet(t, first, "key", "value")
+	})
+}

@@ -1,0 +1,52 @@
+package kvraft
+
+import (
+	"errors"
+	"io"
+	"testing"
+
+	"github.com/hashicorp/raft"
+)
+
+func TestMemorySnapshotsListOnlyWhatIsComplete(t *testing.T) {
+	snaps, err := openMemorySnapshots(openTestLog(t, newScriptedDisk(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink, err := snaps.Create(1, 100, 3, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	buffer := []byte("state")
+	if _, err := sink.Write(buffer); err != nil {
+		t.Fatal(err)
+	}
+	buffer[0] = 'X'
+	if list, err := snaps.List(); err != nil || len(list) != 0 {
+		t.Fatalf("listed while it is written: %v, %v", list, err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cancelled, err := snaps.Create(1, 200, 3, raft.Configuration{}, 1, nil)
+	if err := errors.Join(err, cancelled.Cancel()); err != nil || cancelled.Close() == nil {
+		t.Fatalf("cancelled: %v", err)
+	}
+	if err := takeTestSnapshot(snaps, 50, 3); err != nil {
+		t.Fatal(err)
+	}
+	meta, state, err := snaps.Open(sink.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(state); err != nil || string(got) != "state" || meta.Size != 5 {
+		t.Fatalf("%q, %v, %+v", got, err, meta)
+	}
+}
+
+func TestMemorySnapshotsRefuseANodeThatHadOne(t *testing.T) {
+	_, disk := snapshotsInDir(t, 100)
+	if _, err := openMemorySnapshots(openTestLog(t, disk)); !errors.Is(err, ErrDamaged) {
+		t.Fatalf("got %v", err)
+	}
+}

@@ -1,0 +1,100 @@
+package kvraft
+
+import (
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"strings"
+
+	"github.com/hashicorp/raft"
+)
+
+// metadataKey is the one key that kvraft keeps in a stable store.
+var metadataKey = []byte("kvraft")
+
+// metadataFormat is the newest format of the record that this version reads,
+// and the one it writes.
+const metadataFormat = 1
+
+// metadata is what a node must not forget, beside its log and its snapshots.
+//
+// It is one record, rewritten whole on each change and with one checksum over
+// all of it: a flipped bit anywhere, in the term and the vote as well, is
+// damage, and is never read as "absent" or as another value.
+type metadata struct {
+	Format          int
+	ID              string       // the id that its user gave the node
+	Identity        string       // minted with the directory; "" in one taken over from other software
+	Cluster         string       // "" until the node is admitted to a cluster or founds one
+	Founder         bool         // this node bootstraps the cluster; Open finishes it after a crash
+	ChecksummedFrom uint64       // entries below this index may lack a checksum; 0: none may
+	Snapshot        snapshotMark // the newest snapshot that was completed here
+
+	// Tail is an index up to which the log is known to reach. It is raised
+	// for nothing whenever the record is written anyway, and lowered before
+	// a suffix of the log is deleted: a log that ends below it lost entries.
+	Tail uint64
+
+	// Raft is what raft keeps in its stable store: CurrentTerm, LastVoteTerm
+	// and LastVoteCand.
+	Raft map[string][]byte
+}
+
+// snapshotMark identifies one completed snapshot.
+type snapshotMark struct {
+	ID    string
+	Index uint64
+	Term  uint64
+	Size  int64  // bytes of state
+	CRC   uint32 // CRC-32C of its meta.json, which holds raft's CRC-64 of the state
+}
+
+// serverID is the name by which raft knows the node. A wiped directory comes
+// back with a new identity and so as a stranger, who inherits no vote.
+func (m metadata) serverID() raft.ServerID {
+	if m.Identity == "" {
+		return raft.ServerID(m.ID)
+	}
+	return raft.ServerID(m.ID + "#" + m.Identity)
+}
+
+// clone returns a copy that shares no map with m. The values in Raft are
+// replaced and never changed, so they are shared.
+func (m metadata) clone() metadata {
+	m.Raft = maps.Clone(m.Raft)
+	if m.Raft == nil {
+		m.Raft = map[string][]byte{}
+	}
+	return m
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// encode gives the record's stored form: the CRC-32C of the JSON in eight hex
+// digits, a space, the JSON.
+func (m metadata) encode() ([]byte, error) {
+	body, err := json.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode the node's record: %w", err)
+	}
+	return fmt.Appendf(nil, "%08x %s", crc32.Checksum(body, castagnoli), body), nil
+}
+
+func decodeMetadata(stored []byte) (metadata, error) {
+	sum, body, _ := strings.Cut(string(stored), " ")
+	if want := fmt.Sprintf("%08x", crc32.Checksum([]byte(body), castagnoli)); sum != want {
+		return metadata{}, fmt.Errorf("%w: the node's record does not match its checksum", ErrDamaged)
+	}
+	var m metadata
+	if err := json.Unmarshal([]byte(body), &m); err != nil {
+		return metadata{}, fmt.Errorf("%w: the node's record: %w", ErrDamaged, err)
+	}
+	if m.Format > metadataFormat {
+		return metadata{}, fmt.Errorf("written by a newer version of kvraft (format %d, this version reads up to %d)", m.Format, metadataFormat)
+	}
+	if m.Format < 1 {
+		return metadata{}, fmt.Errorf("%w: the node's record has format %d", ErrDamaged, m.Format)
+	}
+	return m.clone(), nil
+}

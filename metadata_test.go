@@ -1,0 +1,38 @@
+package kvraft
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestRecordIsDamagedByAnyFlippedBit(t *testing.T) {
+	m := metadata{Format: 1, ID: "n1", Identity: "ab", Cluster: "c", Raft: map[string][]byte{"CurrentTerm": {0, 0, 0, 0, 0, 0, 0, 7}}}
+	stored, err := m.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for bit := range 8 * len(stored) {
+		flipped := slices.Clone(stored)
+		flipped[bit/8] ^= 1 << (bit % 8)
+		if _, err := decodeMetadata(flipped); !errors.Is(err, ErrDamaged) {
+			t.Fatalf("bit %d: %v", bit, err)
+		}
+	}
+	for n := range len(stored) {
+		if _, err := decodeMetadata(stored[:n]); !errors.Is(err, ErrDamaged) {
+			t.Fatalf("cut to %d bytes: %v", n, err)
+		}
+	}
+}
+
+func TestARecordOfANewerVersionIsRefusedAsSuch(t *testing.T) {
+	stored, err := metadata{Format: 2}.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decodeMetadata(stored); err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "newer version") {
+		t.Fatalf("got %v", err)
+	}
+}

@@ -1,0 +1,253 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Option sets up a store; see [Open].
+type Option func(*options)
+
+// options is what the With functions record. Only validate fills in defaults
+// and judges.
+type options struct {
+	dir       string
+	id        string
+	addr      string
+	advertise string
+	listener  net.Listener
+	network   Network
+	join      []string
+	joinFunc  func(context.Context) ([]string, error)
+	inMemory  bool
+	logStore  LogStore
+	logger    hclog.Logger
+	timing    Timing
+	snapshots Snapshots
+	limits    Limits
+}
+
+// Network is the seam between a store and the network: peers are reached
+// through it alone. The default is TCP. Package kvrafttest has one in memory
+// that can be cut, delayed and run in virtual time.
+type Network interface {
+	// Listen opens the one listener of a node.
+	Listen(addr string) (net.Listener, error)
+	// Dial connects to the listener of another node, or fails when ctx ends.
+	Dial(ctx context.Context, addr string) (net.Conn, error)
+}
+
+// Timing holds the intervals of a node. A zero field means its default. All
+// nodes of a cluster should use the same.
+type Timing struct {
+	// Heartbeat is how long a follower goes without word from a leader before
+	// it stands for election. It must exceed the slowest fsync, since
+	// heartbeats queue behind it. Default 1 s.
+	Heartbeat time.Duration
+	// Election is how long a candidate waits for votes. Default: Heartbeat.
+	Election time.Duration
+	// Lease is how long a leader that hears from no majority stays leader.
+	// At most Heartbeat. Default: half of Heartbeat.
+	Lease time.Duration
+	// Commit is how soon after a write an otherwise idle leader tells its
+	// followers that it is committed. Default 10 ms.
+	Commit time.Duration
+	// Stall is how long one operation of the log store may take before the
+	// node takes its disk for hung and stops. Default 10 s.
+	Stall time.Duration
+}
+
+// Snapshots says when the log is compacted. A zero field means its default.
+type Snapshots struct {
+	// EveryBytes of log a snapshot is taken. Default 64 MiB.
+	EveryBytes int64
+	// TrailingBytes of log are kept behind a snapshot, so that a follower
+	// that is a little behind catches up from the log. Default 64 MiB.
+	TrailingBytes int64
+	// Retain is how many snapshots are kept. Default 2.
+	Retain int
+}
+
+// Limits bounds what one call may carry. A zero field means its default. They
+// are checked on the node where the call is made.
+type Limits struct {
+	KeyBytes   int // default 1 KiB
+	ValueBytes int // default 1 MiB
+	BatchBytes int // keys and values of one batch together; default 8 MiB
+}
+
+// WithID names the node. The id must be unique in the cluster and stays with
+// the data directory. Default: the address that the node advertises.
+func WithID(id string) Option { return func(o *options) { o.id = id } }
+
+// WithAddr is the address, host:port, on which the node listens for its peers.
+// Port 0 takes a free port; an empty host or a wildcard listens on every
+// interface. Default "127.0.0.1:7000".
+func WithAddr(addr string) Option { return func(o *options) { o.addr = addr } }
+
+// WithAdvertise is the address, host:port, under which the other nodes reach
+// this one. Default: the address it listens on; where that is a wildcard, the
+// address of the interface that has the route out, or else loopback.
+func WithAdvertise(addr string) Option { return func(o *options) { o.advertise = addr } }
+
+// WithListener listens for peers on ln; WithAddr then only says under which name.
+// The store closes ln, also when Open fails.
+func WithListener(ln net.Listener) Option { return func(o *options) { o.listener = ln } }
+
+// WithNetwork replaces TCP. It is a seam for tests and for tunnels.
+func WithNetwork(n Network) Option { return func(o *options) { o.network = n } }
+
+// WithJoin names peer addresses, host:port, of some or all members of a
+// cluster. A node without data asks them to be admitted until it is; a node
+// with data rejoins its cluster and uses them only to find it at new addresses.
+// Without WithJoin or WithJoinFunc an empty node founds a cluster of its own.
+func WithJoin(addrs ...string) Option {
+	return func(o *options) { o.join = append(o.join, addrs...) }
+}
+
+// WithJoinFunc is WithJoin for programs that look members up (in DNS, by
+// gossip): find is called before each round of attempts and returns their peer
+// addresses. An error is logged and shown by Status, and the round repeated.
+func WithJoinFunc(find func(context.Context) ([]string, error)) Option {
+	return func(o *options) { o.joinFunc = find }
+}
+
+// WithInMemory keeps everything in memory: nothing is read from or written to
+// the directory, and the node comes back empty. A majority of such nodes that
+// stop at once lose what they stored.
+func WithInMemory() Option { return func(o *options) { o.inMemory = true } }
+
+// WithLogStore keeps the log, the term and the vote in ls instead of raft.db.
+// Snapshots stay in the directory. The store does not close ls.
+func WithLogStore(ls LogStore) Option { return func(o *options) { o.logStore = ls } }
+
+// WithLogger is where the node logs. Default: nowhere.
+func WithLogger(l hclog.Logger) Option { return func(o *options) { o.logger = l } }
+
+// WithTiming replaces the intervals of a node.
+func WithTiming(t Timing) Option { return func(o *options) { o.timing = t } }
+
+// WithSnapshots replaces the rules for snapshots and log compaction.
+func WithSnapshots(s Snapshots) Option { return func(o *options) { o.snapshots = s } }
+
+// WithLimits replaces the limits on keys, values and batches.
+func WithLimits(l Limits) Option { return func(o *options) { o.limits = l } }
+
+// maxID keeps raft's ServerIDs, configurations and log lines short.
+const maxID = 128
+
+// newOptions records, fills in the defaults, and returns every fault at once.
+func newOptions(dir string, opts []Option) (options, error) {
+	o := options{dir: dir}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	o.setDefaults()
+	return o, o.validate()
+}
+
+func (o *options) setDefaults() {
+	if o.listener != nil {
+		orDefault(&o.addr, o.listener.Addr().String())
+	}
+	orDefault(&o.addr, "127.0.0.1:7000")
+	if o.network == nil {
+		o.network = tcp{}
+	}
+	if o.logger == nil {
+		o.logger = hclog.NewNullLogger()
+	}
+	orDefault(&o.timing.Heartbeat, time.Second)
+	orDefault(&o.timing.Election, o.timing.Heartbeat)
+	orDefault(&o.timing.Lease, o.timing.Heartbeat/2)
+	orDefault(&o.timing.Commit, 10*time.Millisecond)
+	orDefault(&o.timing.Stall, 10*time.Second)
+	orDefault(&o.snapshots.EveryBytes, 64<<20)
+	orDefault(&o.snapshots.TrailingBytes, 64<<20)
+	orDefault(&o.snapshots.Retain, 2)
+	orDefault(&o.limits.KeyBytes, 1<<10)
+	orDefault(&o.limits.ValueBytes, 1<<20)
+	orDefault(&o.limits.BatchBytes, 8<<20)
+}
+
+func orDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (o *options) validate() error {
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...))
+	}
+	if o.dir == "" && !o.inMemory {
+		bad("no directory: name one, or use WithInMemory")
+	}
+	if o.id != "" {
+		errs = append(errs, checkID(o.id))
+	}
+	if o.advertise != "" {
+		errs = append(errs, checkReachable("WithAdvertise", o.advertise))
+	}
+	if o.advertise == "" || o.listener == nil {
+		errs = append(errs, checkAddr("WithAddr", o.addr))
+	}
+	for _, addr := range o.join {
+		errs = append(errs, checkAddr("WithJoin", addr))
+	}
+	if o.inMemory && o.logStore != nil {
+		bad("WithInMemory and WithLogStore exclude each other")
+	}
+	t := o.timing
+	if t.Heartbeat < 5*time.Millisecond || t.Election < t.Heartbeat || t.Lease < 5*time.Millisecond || t.Lease > t.Heartbeat {
+		bad("timing: want 5ms <= Lease <= Heartbeat <= Election, have %v, %v, %v", t.Lease, t.Heartbeat, t.Election)
+	}
+	if t.Commit < time.Millisecond || t.Stall < t.Heartbeat {
+		bad("timing: want Commit >= 1ms and Stall >= Heartbeat, have %v and %v", t.Commit, t.Stall)
+	}
+	if o.snapshots.EveryBytes < 0 || o.snapshots.TrailingBytes < 0 || o.snapshots.Retain < 0 {
+		bad("snapshots: negative: %+v", o.snapshots)
+	}
+	if l := o.limits; l.KeyBytes < 1 || l.ValueBytes < 0 || l.BatchBytes > maxBatchBytes || l.KeyBytes > l.BatchBytes || l.ValueBytes > l.BatchBytes-l.KeyBytes {
+		bad("limits: want KeyBytes >= 1 and KeyBytes+ValueBytes <= BatchBytes <= %d, have %+v", maxBatchBytes, l)
+	}
+	return errors.Join(errs...)
+}
+
+func checkAddr(what, addr string) error {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return fmt.Errorf("%w: %s %q: want host:port", ErrInvalid, what, addr)
+	}
+	return nil
+}
+
+// checkReachable is checkAddr for an address that is dialed.
+func checkReachable(what, addr string) error {
+	if err := checkAddr(what, addr); err != nil {
+		return err
+	}
+	host, port, _ := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	if host == "" || ip != nil && ip.IsUnspecified() || port == "" || port == "0" || strings.Contains(addr, "@") {
+		return fmt.Errorf("%w: %s %q: want a host and a port that others can dial", ErrInvalid, what, addr)
+	}
+	return nil
+}
+
+// checkID keeps out what would not survive a ServerID, a log line or a URL.
+func checkID(id string) error {
+	unfit := func(r rune) bool { return r <= ' ' || r == '#' || r == 0x7f }
+	if id == "" || len(id) > maxID || !utf8.ValidString(id) || strings.ContainsFunc(id, unfit) {
+		return fmt.Errorf("%w: id %q: want 1 to %d bytes of UTF-8 without spaces and '#'", ErrInvalid, id, maxID)
+	}
+	return nil
+}

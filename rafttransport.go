@@ -1,0 +1,233 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// messageTimeout is how long a message may stand still in its middle.
+const messageTimeout = 10 * time.Second
+
+// messageConn bounds each message of an accepted raft connection. raft's
+// transport reads without any deadline, and a snapshot that stalls half-way
+// would hold raft's main goroutine for good. Between messages, after an answer
+// was written, a connection may be idle as long as it likes. It has one user at
+// a time.
+type messageConn struct {
+	net.Conn
+	inMessage bool
+}
+
+func (c *messageConn) Read(b []byte) (int, error) {
+	var deadline time.Time
+	if c.inMessage {
+		deadline = time.Now().Add(messageTimeout)
+	}
+	if err := c.SetReadDeadline(deadline); err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Read(b)
+	c.inMessage = true
+	if errors.Is(err, net.ErrClosed) {
+		err = io.EOF // cut by this node: not the error that raft would log it as
+	}
+	return n, err
+}
+
+func (c *messageConn) Write(b []byte) (int, error) {
+	c.inMessage = false
+	if err := c.SetWriteDeadline(time.Now().Add(messageTimeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(b)
+}
+
+// raftStream is the transport as raft's stream layer.
+type raftStream struct {
+	*transport
+	closed chan struct{}
+}
+
+// Accept fails only when raft has closed the stream: it would log anything else
+// as an error.
+func (s raftStream) Accept() (net.Conn, error) {
+	select {
+	case conn := <-s.raftConns:
+		return conn, nil
+	case <-s.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close is called by raft's transport, once. The connections are the transport's.
+func (s raftStream) Close() error {
+	close(s.closed)
+	return nil
+}
+
+func (s raftStream) Addr() net.Addr { return peerAddr(s.advertise) }
+
+// Dial connects to a target as raftTransport writes it.
+func (s raftStream) Dial(target raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	at := strings.LastIndexByte(string(target), '@')
+	if at < 0 {
+		return nil, fmt.Errorf("dial %s: no node is named", target)
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, timeout)
+	defer cancel()
+	conn, _, err := s.dial(ctx, string(target[at+1:]), forRaft, raft.ServerID(target[:at]))
+	return conn, err
+}
+
+type peerAddr string
+
+func (a peerAddr) Network() string { return "kvraft" }
+func (a peerAddr) String() string  { return string(a) }
+
+// raftTransport is raft's network transport with four changes.
+//
+// Each message names the node that is meant, not only its address.
+//
+// Heartbeats take raft's main path. On the fast path they change the term under
+// the feet of the main goroutine, and a deposed leader can stamp entries with a
+// term that it never won (hashicorp/raft issue 695).
+//
+// Entries are not pipelined, one message is on its way to a follower at a time.
+// When a follower refuses an entry, raft's pipelineDecode ends, and if the sender
+// then happens to pick its next entry before that news, it waits for a reader
+// that is gone: the follower gets heartbeats but never again an entry, and raft
+// cannot be shut down. Since a group of writes is one entry, a pipeline brought
+// no speed either.
+//
+// A snapshot that brings nothing new is not installed (section 7 of the Raft
+// paper, rule 6). raft looks at its term alone: a message that was sent twice, and
+// arrives for the second time when the follower has gone on, would take back the
+// state and delete the log behind it, acknowledged entries among it.
+type raftTransport struct {
+	*raft.NetworkTransport
+	rpcs     chan raft.RPC
+	installs *installs
+}
+
+// newRaftTransport returns the transport of a node for which redundant says
+// whether it has all that a snapshot brings; an error is answered instead.
+func newRaftTransport(t *transport, timeout time.Duration, log hclog.Logger, redundant func(*raft.InstallSnapshotRequest) (bool, error)) raftTransport {
+	rt := raftTransport{rpcs: make(chan raft.RPC), installs: newInstalls(log)}
+	rt.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:          raftStream{t, make(chan struct{})},
+		MaxPool:         3,
+		MaxRPCsInFlight: 1, // no pipeline, see raftTransport
+		Timeout:         timeout,
+		Logger:          log,
+	})
+	t.running.Go(func() { rt.sift(t, redundant) })
+	return rt
+}
+
+// Consumer is where raft gets its messages.
+func (t raftTransport) Consumer() <-chan raft.RPC { return t.rpcs }
+
+// sift passes messages on to raft, but for redundant snapshots, until the owner
+// of the connections is cut. There is one order of messages, with or without it:
+// what comes behind a snapshot waits until raft is done with that.
+func (t raftTransport) sift(owner *transport, redundant func(*raft.InstallSnapshotRequest) (bool, error)) {
+	for {
+		var rpc raft.RPC
+		select {
+		case rpc = <-t.NetworkTransport.Consumer():
+		case <-owner.ctx.Done():
+			return
+		}
+		if req, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok {
+			if have, err := redundant(req); have || err != nil {
+				owner.running.Go(func() { declineSnapshot(rpc, req, err) })
+				continue
+			}
+		}
+		select {
+		case t.rpcs <- rpc:
+		case <-owner.ctx.Done():
+			return
+		}
+	}
+}
+
+// declineSnapshot answers that the follower has what the snapshot brings, unless
+// because is why it cannot tell. The connection is of use only when the snapshot
+// has been read from it.
+func declineSnapshot(rpc raft.RPC, req *raft.InstallSnapshotRequest, because error) {
+	_, err := io.Copy(io.Discard, rpc.Reader)
+	err = errors.Join(because, err)
+	rpc.Respond(&raft.InstallSnapshotResponse{Term: req.Term, Success: err == nil}, err)
+}
+
+func (raftTransport) SetHeartbeatHandler(func(raft.RPC)) {}
+
+// meant is the address that raftStream.Dial takes apart.
+func meant(id raft.ServerID, addr raft.ServerAddress) raft.ServerAddress {
+	return raft.ServerAddress(id) + "@" + addr
+}
+
+func (t raftTransport) AppendEntriesPipeline(id raft.ServerID, addr raft.ServerAddress) (raft.AppendPipeline, error) {
+	return t.NetworkTransport.AppendEntriesPipeline(id, meant(id, addr))
+}
+
+func (t raftTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	return t.NetworkTransport.AppendEntries(id, meant(id, addr), req, resp)
+}
+
+func (t raftTransport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return t.NetworkTransport.RequestVote(id, meant(id, addr), req, resp)
+}
+
+func (t raftTransport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return t.NetworkTransport.RequestPreVote(id, meant(id, addr), req, resp)
+}
+
+func (t raftTransport) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	t.installs.count(id)
+	return t.NetworkTransport.InstallSnapshot(id, meant(id, addr), req, resp, data)
+}
+
+func (t raftTransport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return t.NetworkTransport.TimeoutNow(id, meant(id, addr), req, resp)
+}
+
+// installs reports a node that is sent snapshots again and again. Its link may be
+// too slow for one; or the end of its log conflicts with the leader's in a way that
+// no snapshot of raft mends (hashicorp/raft issue 697).
+type installs struct {
+	log hclog.Logger
+
+	mu   sync.Mutex
+	sent map[raft.ServerID][]time.Time // guarded by mu: when, within the last minutes
+}
+
+func newInstalls(log hclog.Logger) *installs {
+	return &installs{log: log, sent: make(map[raft.ServerID][]time.Time)}
+}
+
+func (i *installs) count(id raft.ServerID) {
+	const often, within = 3, 10 * time.Minute
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	now := time.Now()
+	recent := slices.DeleteFunc(i.sent[id], func(at time.Time) bool { return now.Sub(at) > within })
+	if recent = append(recent, now); len(recent) < often {
+		i.sent[id] = recent
+		return
+	}
+	delete(i.sent, id) // count anew
+	i.log.Error("a node is sent a snapshot again and again: if its link is fast enough for one, stop it, empty its data directory and start it again",
+		"node", id, "times", often, "within", within)
+}

@@ -1,0 +1,239 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Entry is a key with its value.
+type Entry struct {
+	Key     string
+	Value   []byte // the caller's own copy
+	Version uint64 // of the write that set it; never 0
+}
+
+// ReadOption says how fresh a read must be. Without one a read is linearizable. Of
+// several levels the last one counts; MaxStaleness and AtLeast, which bound a read
+// of what this node has, count together.
+type ReadOption func(*readOptions)
+
+type readOptions struct {
+	level   level
+	maxAge  time.Duration // local: 0 for any
+	version uint64        // local: at least
+}
+
+type level byte
+
+const (
+	linearizable level = iota
+	leaderLocal
+	local
+)
+
+func newReadOptions(opts []ReadOption) (o readOptions) {
+	for _, opt := range opts {
+		opt(&o)
+	}
+	return o
+}
+
+// Linearizable is the default: the read sees every write that had completed, on
+// any node, before it began. It costs a round trip from the leader to a majority,
+// which reads at the same time share, and no disk access.
+func Linearizable(o *readOptions) { o.level = linearizable }
+
+// LeaderLocal reads what the leader has, without a round to make sure that it
+// still is the leader: after a partition it may miss the writes of its successor
+// for as long as Timing.Lease, or longer if the node was paused.
+func LeaderLocal(o *readOptions) { o.level = leaderLocal }
+
+// Stale reads what this node has, without asking anybody. It may lag behind by
+// any amount, and works without a leader.
+func Stale(o *readOptions) { o.level = local }
+
+// MaxStaleness reads what this node has if that is proven to lack no write that
+// completed more than d ago. The proof is a quorum round; the node makes one when
+// the last is too old, and fails with ErrStale when it cannot.
+func MaxStaleness(d time.Duration) ReadOption {
+	return func(o *readOptions) { o.level, o.maxAge = local, max(d, 1) }
+}
+
+// AtLeast reads what this node has once that has reached a version: with the
+// version that a write returned, on whichever node, the read sees the write. It
+// fails with ErrStale if ctx ends before.
+func AtLeast(version uint64) ReadOption {
+	return func(o *readOptions) { o.level, o.version = local, version }
+}
+
+// Get returns the entry of a key, by default linearizable. It may be called on
+// any node.
+//
+// Errors: ErrNotFound, ErrInvalid, ErrTooLarge for a key that can not be there,
+// ErrClosed, ErrNoLeader when the context ended before a leader answered, and
+// ErrStale with MaxStaleness and AtLeast.
+func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry, error) {
+	if err := s.opts.limits.checkKey(key); err != nil {
+		return Entry{}, err
+	}
+	o := newReadOptions(opts)
+	if o.level == local {
+		now, err := s.localState(ctx, o)
+		if err != nil {
+			return Entry{}, err
+		}
+		return now.get(key)
+	}
+	var entry Entry
+	err := s.readLoop(ctx, func(ctx context.Context, reign *reign) (err error) {
+		if reign.leads {
+			entry, err = s.readAsLeader(ctx, key, o.level)
+		} else {
+			entry, err = s.forwardGet(ctx, reign.leader, key, o.level)
+		}
+		return err
+	})
+	return entry, err
+}
+
+// readAsLeader answers from this node's state.
+func (s *Store) readAsLeader(ctx context.Context, key string, l level) (Entry, error) {
+	if _, err := s.readIndexAsLeader(ctx, l); err != nil {
+		return Entry{}, err
+	}
+	return s.fsm.now.Load().get(key)
+}
+
+// readIndexAsLeader returns a log index that this node's state has reached. If
+// linearizable, a quorum has confirmed that no later leader can have committed
+// anything before the call, and the state holds everything committed by then.
+func (s *Store) readIndexAsLeader(ctx context.Context, l level) (uint64, error) {
+	if l == leaderLocal {
+		term, err := s.leaderTerm()
+		if err != nil {
+			return 0, err
+		}
+		if err := s.fsm.awaitTerm(ctx, term); err != nil { // what its predecessors have acknowledged
+			return 0, err
+		}
+		return s.Index(), nil
+	}
+	return s.rounds.join(ctx)
+}
+
+// readIndex is readIndexAsLeader on whoever leads. Once this node's state has
+// reached the index it serves as well as the leader's.
+func (s *Store) readIndex(ctx context.Context, l level) (index uint64, err error) {
+	err = s.readLoop(ctx, func(ctx context.Context, reign *reign) (err error) {
+		if reign.leads {
+			index, err = s.readIndexAsLeader(ctx, l)
+		} else {
+			index, err = s.forwardReadIndex(ctx, reign.leader, l)
+		}
+		return err
+	})
+	return index, err
+}
+
+// localState returns this node's state when it is as fresh as asked for.
+func (s *Store) localState(ctx context.Context, o readOptions) (*applied, error) {
+	if err := s.closedErr(); err != nil {
+		return nil, err
+	}
+	if err := s.fsm.awaitVersion(ctx, o.version); err != nil {
+		return nil, tooStale(err, "wait for version %d", o.version)
+	}
+	if o.maxAge > 0 {
+		if err := s.proveFresh(ctx, o.maxAge); err != nil {
+			return nil, err
+		}
+	}
+	return s.fsm.now.Load(), nil
+}
+
+// freshness is the proof that a state at or past index lacks nothing that was
+// committed before at, by this node's clock. LastContact with the leader proves
+// nothing: heartbeats carry no commit index.
+type freshness struct {
+	at    time.Time
+	index uint64
+}
+
+func (s *Store) proveFresh(ctx context.Context, maxAge time.Duration) error {
+	if proof := s.proof.Load(); proof != nil && time.Since(proof.at) <= maxAge && s.Index() >= proof.index {
+		return nil
+	}
+	at := time.Now()
+	index, err := s.readIndex(ctx, linearizable)
+	if err != nil {
+		return tooStale(err, "ask the leader")
+	}
+	s.proof.Store(&freshness{at, index}) // an older one in its place costs a round, no more
+	if err := s.fsm.awaitIndex(ctx, index); err != nil {
+		return tooStale(err, "wait for log index %d", index)
+	}
+	if age := time.Since(at); age > maxAge {
+		return fmt.Errorf("%w: it took %v to prove a staleness of at most %v", ErrStale, age, maxAge)
+	}
+	return nil
+}
+
+// tooStale is the error of a node that could not become fresh enough because of
+// err.
+func tooStale(err error, format string, args ...any) error {
+	if errors.Is(err, ErrClosed) {
+		return err
+	}
+	return fmt.Errorf("%w: %s: %w", ErrStale, fmt.Sprintf(format, args...), err)
+}
+
+// readLoop repeats a read, on whoever leads, until it has an answer or ctx ends.
+func (s *Store) readLoop(ctx context.Context, read func(context.Context, *reign) error) error {
+	last := errNoLeaderKnown
+	for attempt := 0; ; attempt++ {
+		if err := s.closedErr(); err != nil {
+			return err
+		}
+		reign := s.reign()
+		if reign.leads || reign.leader != (peer{}) {
+			last = s.readUnder(ctx, reign, read)
+			if last == nil || errors.Is(last, ErrNotFound) || errors.Is(last, ErrInvalid) {
+				return last
+			}
+		}
+		if err := s.pause(ctx, reign, attempt); err != nil {
+			if errors.Is(err, ErrClosed) {
+				return err
+			}
+			return noLeader(ctx, last)
+		}
+	}
+}
+
+// readUnder gives an attempt up when the leader changes or does not answer.
+func (s *Store) readUnder(ctx context.Context, reign *reign, read func(context.Context, *reign) error) error {
+	ctx, cancel := context.WithTimeout(ctx, s.patience())
+	defer cancel()
+	defer context.AfterFunc(reign.ctx, cancel)()
+	return read(ctx, reign)
+}
+
+// pause waits before the next attempt: until the leader changes, or a moment. An
+// error ends the attempts.
+func (s *Store) pause(ctx context.Context, reign *reign, attempt int) error {
+	const shortest, longest = time.Millisecond, 100 * time.Millisecond
+	timer := time.NewTimer(min(shortest<<min(attempt, 10), longest))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-reign.ctx.Done():
+		return s.closedErr()
+	case <-s.closing:
+		return s.whyClosed()
+	case <-ctx.Done():
+		return ended(ctx)
+	}
+}

@@ -1,0 +1,314 @@
+package kvraft
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// newTestFollower is a store whose leader is at b:1, where serve answers.
+func newTestFollower(t *testing.T, serve func(net.Conn, hello)) *Store {
+	lan := new(memNet)
+	newTestTransport(t, lan, peerB.addr, nodeB, serve)
+	s := newTestServer(t)
+	s.peers = newTestPeers(t, lan)
+	s.court.reign = newTestReign(s, peerB, false)
+	return s
+}
+
+// entryFrame answers a read.
+func entryFrame(version uint64, value string) []byte {
+	return answerFrame(0, string(binary.BigEndian.AppendUint64(nil, version))+value)
+}
+
+func errorFrame(err error) []byte { return answerFrame(encodeError(err)) }
+
+func TestAReadOnAFollowerIsTheLeadersAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var level byte
+		s := newTestFollower(t, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+			level = payload[0]
+			return entryFrame(7, "green")
+		}))
+		for _, c := range []struct {
+			opts  []ReadOption
+			level byte
+		}{{nil, 0}, {[]ReadOption{Linearizable}, 0}, {[]ReadOption{LeaderLocal}, 1}, {[]ReadOption{Stale, LeaderLocal}, 1}, {[]ReadOption{Stale, Linearizable}, 0}} {
+			entry, err := s.Get(t.Context(), "color", c.opts...)
+			if err != nil || entry.Key != "color" || string(entry.Value) != "green" || entry.Version != 7 {
+				t.Errorf("got %+v, %v", entry, err)
+			}
+			if level != c.level {
+				t.Errorf("asked at level %d, want %d", level, c.level)
+			}
+		}
+	})
+}
+
+func TestAReadIsRepeatedUntilALeaderAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answers := [][]byte{
+			errorFrame(errNotLeader),
+			errorFrame(ErrUnknown),
+			errorFrame(context.DeadlineExceeded),
+			answerFrame(0, "short"),
+			entryFrame(7, "green"),
+		}
+		s := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte {
+			next := answers[0]
+			answers = answers[1:]
+			return next
+		}))
+		if entry, err := s.Get(t.Context(), "color"); err != nil || string(entry.Value) != "green" {
+			t.Errorf("got %+v, %v", entry, err)
+		}
+	})
+}
+
+func TestAnAnswerThatIsNoIsNotAskedForAgain(t *testing.T) {
+	for _, no := range []error{ErrNotFound, ErrInvalid} {
+		synctest.Test(t, func(t *testing.T) {
+			asked := 0
+			s := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte { asked++; return errorFrame(no) }))
+			if _, err := s.Get(t.Context(), "color"); !errors.Is(err, no) || asked != 1 {
+				t.Errorf("asked %d times, got %v, want %v at once", asked, err, no)
+			}
+		})
+	}
+}
+
+func TestAReadWithoutALeaderEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leaderless := newTestServer(t)
+		refusing := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte { return errorFrame(errNotLeader) }))
+		silent := newTestFollower(t, serveUntilEnd)
+		for name, s := range map[string]*Store{"no leader": leaderless, "one that is none": refusing, "one that is silent": silent} {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			began := time.Now()
+			_, err := s.Get(ctx, "color")
+			if !errors.Is(err, ErrNoLeader) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v, want ErrNoLeader and the context's error", name, err)
+			}
+			if took := time.Since(began); took != 20*time.Second {
+				t.Errorf("%s: ended after %v, want 20s", name, took)
+			}
+			cancel()
+		}
+	})
+}
+
+func TestAReadGivesUpOnALeaderThatIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		s := newTestFollower(t, func(conn net.Conn, h hello) {
+			if asked++; asked == 1 {
+				serveUntilEnd(conn, h)
+				return
+			}
+			answering(func(method, time.Duration, []byte) []byte { return entryFrame(1, "") })(conn, h)
+		})
+		began := time.Now()
+		if _, err := s.Get(t.Context(), "color"); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took < s.patience() || took > s.patience()+time.Second {
+			t.Errorf("asked again after %v, want %v", took, s.patience())
+		}
+	})
+}
+
+func TestAReadGivesUpOnALeaderThatIsNoLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestFollower(t, serveUntilEnd)
+		time.AfterFunc(time.Second, func() {
+			s.replaceReign(&reign{leader: peer{"c#3", "c:1"}}) // which nobody reaches
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		if _, err := s.Get(ctx, "color"); !errors.Is(err, ErrNoLeader) || !strings.Contains(err.Error(), "node c") {
+			t.Errorf("got %v, want to hear of the new leader", err)
+		}
+	})
+}
+
+func TestAReadEndsWhenTheStoreCloses(t *testing.T) {
+	disk := errors.New("the disk")
+	synctest.Test(t, func(t *testing.T) {
+		leaderless, silent := newTestServer(t), newTestFollower(t, serveUntilEnd)
+		for name, s := range map[string]*Store{"no leader": leaderless, "a silent one": silent} {
+			time.AfterFunc(time.Second, func() { s.stopForFault(disk) })
+			began := time.Now()
+			for range 2 { // the second begins when it is closed
+				if _, err := s.Get(t.Context(), "color"); !errors.Is(err, ErrClosed) || !errors.Is(err, disk) {
+					t.Errorf("%s: %v, want ErrClosed and why", name, err)
+				}
+			}
+			if took := time.Since(began); took != time.Second {
+				t.Errorf("%s: ended after %v, want 1s", name, took)
+			}
+			if _, err := s.Get(t.Context(), "color", Stale); !errors.Is(err, ErrClosed) {
+				t.Errorf("%s: a stale read: %v, want ErrClosed", name, err)
+			}
+		}
+	})
+}
+
+func TestAStaleReadAsksNobodyAndReturnsACopy(t *testing.T) {
+	s := newTestServer(t) // it has no leader, and no peers
+	s.fsm.Apply(setEntry(5, 1, "color", "green"))
+	for range 2 {
+		entry, err := s.Get(t.Context(), "color", Stale)
+		if err != nil || entry.Key != "color" || string(entry.Value) != "green" || entry.Version != 1 {
+			t.Fatalf("got %+v, %v", entry, err)
+		}
+		copy(entry.Value, "XXXXX")
+	}
+	if _, err := s.Get(t.Context(), "shape", Stale); !errors.Is(err, ErrNotFound) {
+		t.Errorf("got %v, want ErrNotFound", err)
+	}
+}
+
+func TestAKeyThatCannotBeThereIsNotLookedFor(t *testing.T) {
+	s := newTestServer(t)
+	for _, opts := range [][]ReadOption{nil, {Stale}} {
+		if _, err := s.Get(t.Context(), "", opts...); !errors.Is(err, ErrInvalid) {
+			t.Errorf("the empty key: %v, want ErrInvalid", err)
+		}
+		if _, err := s.Get(t.Context(), strings.Repeat("k", s.opts.limits.KeyBytes+1), opts...); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("a long key: %v, want ErrTooLarge", err)
+		}
+	}
+}
+
+func TestAReadAtAVersionWaitsForIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		time.AfterFunc(time.Second, func() { s.fsm.Apply(setEntry(5, 1, "color", "green")) })
+		began := time.Now()
+		if entry, err := s.Get(t.Context(), "color", AtLeast(1)); err != nil || string(entry.Value) != "green" || time.Since(began) != time.Second {
+			t.Errorf("after %v: %+v, %v", time.Since(began), entry, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.Get(ctx, "color", AtLeast(2)); !errors.Is(err, ErrStale) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a version that does not come: %v, want ErrStale and the context's error", err)
+		}
+		time.AfterFunc(time.Second, func() { s.stopForFault(errors.New("the disk")) })
+		if _, err := s.Get(t.Context(), "color", AtLeast(2)); !errors.Is(err, ErrClosed) {
+			t.Errorf("when the store closes: %v, want ErrClosed", err)
+		}
+	})
+}
+
+func TestABoundOnStalenessIsProvenByARoundAndNotOlder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		index, asked := uint64(5), 0
+		var takes time.Duration
+		s := newTestFollower(t, answering(func(m method, _ time.Duration, payload []byte) []byte {
+			if m != callReadIndex || string(payload) != "\x00" {
+				t.Errorf("call %d with %q, want the index of a linearizable read", m, payload)
+			}
+			asked++
+			time.Sleep(takes) // virtual
+			return answerFrame(0, string(binary.BigEndian.AppendUint64(nil, index)))
+		}))
+		get := func(d time.Duration) (string, error) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			entry, err := s.Get(ctx, "color", MaxStaleness(d))
+			return string(entry.Value), err
+		}
+		s.fsm.Apply(setEntry(5, 1, "color", "green"))
+		for i, c := range []struct {
+			later time.Duration
+			bound time.Duration
+			asked int
+		}{
+			{0, time.Second, 1},
+			{time.Second, time.Second, 1}, // the proof is just good enough
+			{1, time.Second, 2},
+			{500 * time.Millisecond, time.Minute, 2},
+			{0, 499 * time.Millisecond, 3},
+		} {
+			time.Sleep(c.later) // virtual
+			if got, err := get(c.bound); got != "green" || err != nil || asked != c.asked {
+				t.Errorf("read %d: %q, %v after %d rounds, want %d", i, got, err, asked, c.asked)
+			}
+		}
+
+		time.Sleep(time.Minute) // virtual
+		takes = 200 * time.Millisecond
+		if _, err := get(100 * time.Millisecond); !errors.Is(err, ErrStale) {
+			t.Errorf("a round that takes too long: %v, want ErrStale", err)
+		}
+		takes, index = 0, 6
+		if _, err := get(time.Millisecond); !errors.Is(err, ErrStale) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a state that lags behind the round: %v, want ErrStale", err)
+		}
+		time.Sleep(time.Minute) // virtual
+		time.AfterFunc(time.Second, func() { s.fsm.Apply(setEntry(6, 1, "color", "blue")) })
+		if got, err := get(2 * time.Second); got != "blue" || err != nil {
+			t.Errorf("a state that catches up: %q, %v, want the new value", got, err)
+		}
+	})
+}
+
+func TestABoundOnStalenessFailsWithoutALeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		s.fsm.Apply(setEntry(5, 1, "color", "green"))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.Get(ctx, "color", MaxStaleness(time.Hour)); !errors.Is(err, ErrStale) || !errors.Is(err, ErrNoLeader) {
+			t.Errorf("got %v, want ErrStale, for want of a leader", err)
+		}
+	})
+}
+
+func TestAPauseEndsWithWhatItWaitsFor(t *testing.T) {
+	enough := errors.New("enough")
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		for attempt, want := range map[int]time.Duration{0: time.Millisecond, 1: 2 * time.Millisecond, 6: 64 * time.Millisecond, 7: 100 * time.Millisecond, 1 << 40: 100 * time.Millisecond} {
+			began := time.Now()
+			if err := s.pause(t.Context(), s.reign(), attempt); err != nil || time.Since(began) != want {
+				t.Errorf("attempt %d: %v, %v, want %v", attempt, time.Since(began), err, want)
+			}
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(enough)
+		if err := s.pause(ctx, s.reign(), 9); !errors.Is(err, enough) {
+			t.Errorf("with an ended context: %v, want its cause", err)
+		}
+		old := s.reign()
+		time.AfterFunc(time.Microsecond, func() { s.replaceReign(&reign{leader: peerB}) })
+		began := time.Now()
+		if err := s.pause(t.Context(), old, 9); err != nil || time.Since(began) != time.Microsecond {
+			t.Errorf("when the leader changes: %v, %v, want to go on at once", time.Since(began), err)
+		}
+		time.AfterFunc(time.Microsecond, func() { s.stop(ErrClosed) })
+		if err := s.pause(t.Context(), s.reign(), 9); !errors.Is(err, ErrClosed) {
+			t.Errorf("when the store closes: %v, want ErrClosed", err)
+		}
+	})
+}
+
+func TestAStalenessThatCanBeProvenIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte {
+			return answerFrame(0, string(binary.BigEndian.AppendUint64(nil, 5)))
+		}))
+		// the proof is 1.9 s old, and the state arrives in 0.2 s
+		s.proof.Store(&freshness{at: time.Now(), index: 5})
+		time.Sleep(1900 * time.Millisecond)
+		time.AfterFunc(200*time.Millisecond, func() { s.fsm.Apply(setEntry(5, 1, "k", "v")) })
+		if _, err := s.Get(t.Context(), "k", MaxStaleness(2*time.Second)); err != nil {
+			t.Errorf("a round would have proven it: %v", err)
+		}
+	})
+}

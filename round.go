@@ -1,0 +1,199 @@
+package kvraft
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// rounds batches the readers of a leader. One round is under way at a time; a
+// reader that arrives meanwhile waits for the next one, since the questions of
+// the present one may have been answered before the read began.
+type rounds struct {
+	run   func() (uint64, error) // one round; bounded in time
+	spawn func(func()) bool      // starts a goroutine that Close waits for; false: too late
+
+	mu      sync.Mutex
+	next    *round // guarded by mu: gathers readers until the round before it ends
+	running bool   // guarded by mu
+}
+
+type round struct {
+	done  chan struct{}
+	index uint64 // valid after done: the state has reached it, and it is enough for the readers
+	err   error  // likewise
+}
+
+// join takes part in a round that begins after the call.
+func (r *rounds) join(ctx context.Context) (index uint64, err error) {
+	r.mu.Lock()
+	if r.next == nil {
+		r.next = &round{done: make(chan struct{})}
+	}
+	mine := r.next
+	if !r.running {
+		r.running = r.spawn(r.runAll)
+	}
+	running := r.running
+	r.mu.Unlock()
+	if !running {
+		return 0, ErrClosed
+	}
+	select {
+	case <-mine.done:
+		return mine.index, mine.err
+	case <-ctx.Done():
+		return 0, ended(ctx)
+	}
+}
+
+func (r *rounds) runAll() {
+	for {
+		r.mu.Lock()
+		now := r.next
+		r.next = nil
+		r.running = now != nil
+		r.mu.Unlock()
+		if now == nil {
+			return
+		}
+		now.index, now.err = r.run()
+		close(now.done)
+	}
+}
+
+// confirm is one round (ReadIndex, section 6.4 of Ongaro's thesis). It returns
+// when this node's state holds everything that was committed when the round
+// began, by whichever leader.
+//
+// The order matters. The term is read on both sides of the state, or everybody
+// could confirm the term after the one in which this node was leader. An entry
+// of the term must be applied, or the commit index may lag behind what earlier
+// leaders committed. The commit index is noted, not the state machine's: a
+// follower may already have shown what this node's state machine has yet to
+// apply. Each voter of the latest configuration is asked by its identity, and
+// this node counts only if it is one: while its own removal is under way, it is
+// not. Configurations change by one server at a time, so a majority of this one
+// shares a voter with any majority that could elect the next leader.
+//
+// raft's VerifyLeader will not do: it counts answers that were sent before the
+// call, and those of non-voters.
+func (s *Store) confirm() (index uint64, err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.opts.timing.Heartbeat)
+	defer cancel()
+	term, err := s.leaderTerm()
+	if err != nil {
+		return 0, err
+	}
+	if err := s.fsm.awaitTerm(ctx, term); err != nil {
+		return 0, fmt.Errorf("wait for the first entry of term %d: %w", term, err)
+	}
+	index = s.raft.CommitIndex()
+	if err := s.askVoters(ctx, term); err != nil {
+		return 0, err
+	}
+	if err := s.fsm.awaitIndex(ctx, index); err != nil {
+		return 0, fmt.Errorf("wait for log index %d: %w", index, err)
+	}
+	return index, nil
+}
+
+// leaderTerm is the term in which this node is the leader.
+func (s *Store) leaderTerm() (uint64, error) {
+	term := s.raft.CurrentTerm()
+	if s.raft.State() != raft.Leader || s.raft.CurrentTerm() != term {
+		return 0, errNotLeader
+	}
+	return term, nil
+}
+
+// askVoters returns nil once a majority of the voters has seen no term after
+// term. The answers that it does not wait for keep their connections busy for a
+// while; a voter that is slow is left out of further rounds meanwhile.
+func (s *Store) askVoters(ctx context.Context, term uint64) error {
+	servers := s.configuration().Servers
+	answers := make(chan error, len(servers))
+	voters, yes, asked := 0, 0, 0
+	for _, server := range servers {
+		if server.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		if server.ID == s.server {
+			yes++
+		} else if s.askInBackground(server, term, answers) {
+			asked++
+		}
+	}
+	last := errors.New("no other voter could be asked")
+	for ; yes <= voters/2; asked-- {
+		if asked == 0 {
+			return fmt.Errorf("%w: no majority confirmed this leader: %v", errUnsent, last)
+		}
+		select {
+		case err := <-answers:
+			if err == nil {
+				yes++
+			} else {
+				last = err
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("%w: no majority confirmed this leader: %w", errUnsent, ended(ctx))
+		}
+	}
+	return nil
+}
+
+// askInBackground puts one answer into answers, unless it returns false.
+func (s *Store) askInBackground(server raft.Server, term uint64, answers chan<- error) bool {
+	release, ok := s.questions.acquire(server.ID)
+	if !ok {
+		return false
+	}
+	return s.spawn(func() {
+		defer release()
+		ctx, cancel := context.WithTimeout(s.ctx, s.opts.timing.Heartbeat)
+		defer cancel()
+		answers <- s.askVoter(ctx, server, term)
+	})
+}
+
+func (s *Store) askVoter(ctx context.Context, server raft.Server, term uint64) error {
+	to := peer{server.ID, string(server.Address)}
+	answer, err := s.peers.call(ctx, to, callConfirm, binary.BigEndian.AppendUint64(nil, term))
+	if err != nil {
+		return err
+	}
+	if len(answer) != 1 || answer[0] != 1 {
+		return fmt.Errorf("node %s has seen a later term", userID(server.ID))
+	}
+	return nil
+}
+
+// questions counts the questions that are on their way to each voter, so that
+// one that does not answer cannot gather them.
+type questions struct {
+	mu  sync.Mutex
+	out map[raft.ServerID]int // guarded by mu
+}
+
+func (q *questions) acquire(id raft.ServerID) (release func(), ok bool) {
+	const most = 2
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.out[id] >= most {
+		return nil, false
+	}
+	q.out[id]++
+	return func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.out[id]--; q.out[id] == 0 {
+			delete(q.out, id)
+		}
+	}, true
+}

@@ -1,0 +1,260 @@
+package kvraft
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+	"math"
+
+	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/state"
+)
+
+// A snapshot is a stream, written and read in one pass:
+//
+//	magic, whose last byte is the version of the format
+//	cluster, index, term, revision, floor, number of keys, number of requests
+//	for each key, in order:       key, value, version
+//	for each request remembered:  id (16 bytes), log index, result code, result version
+//	CRC-32C of all before it (4 bytes, big endian)
+//
+// Numbers are uvarints; strings have their length before them.
+
+var snapshotMagic = [8]byte{'k', 'v', 's', 'n', 'a', 'p', 0, 1}
+
+type snapshotHeader struct {
+	cluster     string // empty when written before the cluster had an id
+	index, term uint64 // of the newest entry in it; raft does not tell them to a state machine that restores
+}
+
+// writeSnapshot writes view to w, which it does not close, or gives up when ctx
+// ends.
+func writeSnapshot(ctx context.Context, w io.Writer, head snapshotHeader, view state.View) error {
+	out := &snapshotWriter{ctx: ctx, w: bufio.NewWriterSize(w, 1<<20), sum: crc32.New(castagnoli)}
+	out.write(snapshotMagic[:])
+	out.string(head.cluster)
+	out.numbers(head.index, head.term, view.Revision(), view.Floor(), uint64(view.Len()), uint64(view.RememberedLen()))
+	view.Ascend("", func(key string, item state.Item) bool {
+		out.string(key)
+		out.bytes(item.Value)
+		out.numbers(item.Version)
+		return out.err == nil
+	})
+	view.Remembered(func(r state.Remembered) bool {
+		out.write(r.ID[:])
+		out.numbers(r.Index, uint64(r.Result.Code), r.Result.Version)
+		return out.err == nil
+	})
+	out.write(binary.BigEndian.AppendUint32(nil, out.sum.Sum32()))
+	if out.err != nil {
+		return fmt.Errorf("write snapshot: %w", out.err)
+	}
+	if err := out.w.Flush(); err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	return nil
+}
+
+// snapshotWriter keeps the first error, so that its callers need not.
+type snapshotWriter struct {
+	ctx context.Context
+	w   *bufio.Writer
+	sum hash.Hash32
+	buf []byte
+	err error
+}
+
+func (s *snapshotWriter) write(b []byte) {
+	if s.err == nil {
+		s.err = s.ctx.Err()
+	}
+	if s.err != nil {
+		return
+	}
+	s.sum.Write(b)
+	_, s.err = s.w.Write(b)
+}
+
+func (s *snapshotWriter) numbers(ns ...uint64) {
+	s.buf = s.buf[:0]
+	for _, n := range ns {
+		s.buf = binary.AppendUvarint(s.buf, n)
+	}
+	s.write(s.buf)
+}
+
+func (s *snapshotWriter) bytes(b []byte) {
+	s.numbers(uint64(len(b)))
+	s.write(b)
+}
+
+func (s *snapshotWriter) string(text string) {
+	s.numbers(uint64(len(text)))
+	s.buf = append(s.buf[:0], text...)
+	s.write(s.buf)
+}
+
+// readSnapshot reads what writeSnapshot wrote, to the end of r. It trusts
+// nothing before the checksum has been compared.
+func readSnapshot(r *bufio.Reader) (snapshotHeader, *state.State, error) {
+	in := &snapshotReader{r: r}
+	var loader *state.Loader
+	head, err := in.read(
+		func(revision, floor uint64) { loader = state.NewLoader(revision, floor) },
+		func(key string, item state.Item) error { return loader.Add(key, item) },
+		func(r state.Remembered) error { return loader.Remember(r) },
+	)
+	if err != nil {
+		return head, nil, fmt.Errorf("read snapshot: %w", err)
+	}
+	return head, loader.State(), nil
+}
+
+// verifySnapshot reads a snapshot without building its state.
+func verifySnapshot(r io.Reader) error {
+	in := &snapshotReader{r: bufio.NewReaderSize(r, 1<<20)}
+	_, err := in.read(
+		func(uint64, uint64) {},
+		func(string, state.Item) error { return nil },
+		func(state.Remembered) error { return nil },
+	)
+	if err != nil {
+		return fmt.Errorf("read snapshot: %w", err)
+	}
+	return nil
+}
+
+// snapshotReader keeps the first error: after it everything reads as zero.
+type snapshotReader struct {
+	r     *bufio.Reader
+	sum   uint32
+	count int     // of ReadByte
+	one   [1]byte // for ReadByte: a local would be allocated for each
+	err   error
+}
+
+func (s *snapshotReader) read(
+	begin func(revision, floor uint64),
+	key func(string, state.Item) error,
+	request func(state.Remembered) error,
+) (head snapshotHeader, err error) {
+	var opening [8]byte
+	s.fill(opening[:])
+	switch {
+	case s.err != nil:
+		return head, s.err
+	case [7]byte(opening[:]) != [7]byte(snapshotMagic[:]):
+		return head, errors.New("not a kvraft snapshot")
+	case opening[7] != snapshotMagic[7]:
+		return head, fmt.Errorf("format version %d, this program reads %d", opening[7], snapshotMagic[7])
+	}
+	head.cluster = string(s.bytes())
+	head.index, head.term = s.number(), s.number()
+	revision, floor := s.number(), s.number()
+	keys, requests := s.number(), s.number()
+	begin(revision, floor)
+	for ; keys > 0 && s.err == nil; keys-- {
+		k, item := string(s.bytes()), state.Item{Value: s.bytes(), Version: s.number()}
+		s.check(func() error { return key(k, item) })
+	}
+	for ; requests > 0 && s.err == nil; requests-- {
+		var r state.Remembered
+		s.fill(r.ID[:])
+		index, code, version := s.number(), s.number(), s.number()
+		if code > math.MaxUint8 {
+			s.check(func() error { return fmt.Errorf("result code %d", code) })
+		}
+		r.Index, r.Result = index, command.Result{Code: command.Code(code), Version: version}
+		s.check(func() error { return request(r) })
+	}
+	return head, s.end()
+}
+
+// end compares the checksum and makes sure that nothing follows it.
+func (s *snapshotReader) end() error {
+	want := s.sum
+	var sum [4]byte
+	s.fill(sum[:])
+	if s.err != nil {
+		return s.err
+	}
+	if binary.BigEndian.Uint32(sum[:]) != want {
+		return errors.New("checksum mismatch")
+	}
+	if _, err := s.r.ReadByte(); err != io.EOF {
+		return errors.New("bytes behind its end")
+	}
+	return nil
+}
+
+func (s *snapshotReader) check(f func() error) {
+	if s.err == nil {
+		s.err = f()
+	}
+}
+
+func (s *snapshotReader) fill(b []byte) {
+	if s.err != nil {
+		clear(b)
+		return
+	}
+	if _, s.err = io.ReadFull(s.r, b); s.err == io.EOF {
+		s.err = io.ErrUnexpectedEOF
+	}
+	s.sum = crc32.Update(s.sum, castagnoli, b)
+}
+
+// ReadByte is for binary.ReadUvarint.
+func (s *snapshotReader) ReadByte() (byte, error) {
+	s.fill(s.one[:])
+	s.count++
+	return s.one[0], s.err
+}
+
+func (s *snapshotReader) number() uint64 {
+	before := s.count
+	n, err := binary.ReadUvarint(s)
+	if err == nil && s.count-before > 1 && s.one[0] == 0 {
+		err = errors.New("a number longer than it need be")
+	}
+	s.check(func() error { return err })
+	return n
+}
+
+// bytes reads a length and so many bytes. A damaged length must not allocate
+// more than there is to read.
+func (s *snapshotReader) bytes() []byte {
+	const trusted = 1 << 20
+	n := s.number()
+	b := make([]byte, 0, min(n, trusted))
+	for s.err == nil && uint64(len(b)) < n {
+		step := min(n-uint64(len(b)), trusted)
+		b = append(b, make([]byte, step)...)
+		s.fill(b[uint64(len(b))-step:])
+	}
+	return b
+}
+
+// hasSnapshot reports whether this node has all that a snapshot brings: its state
+// is past it, or its log holds the last entry of it.
+func (s *Store) hasSnapshot(req *raft.InstallSnapshotRequest) (bool, error) {
+	term := s.raft.CurrentTerm()
+	if req.Term < term {
+		return false, nil // raft refuses it
+	}
+	var last raft.Log
+	found := s.logs.GetLog(req.LastLogIndex, &last) == nil && last.Term == req.LastLogTerm
+	if !found && s.Index() < req.LastLogIndex {
+		return false, nil
+	}
+	if req.Term > term {
+		return true, fmt.Errorf("this node has the snapshot, and has yet to hear a heartbeat of term %d", req.Term)
+	}
+	return true, nil
+}

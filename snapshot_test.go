@@ -1,0 +1,341 @@
+package kvraft
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/iotest"
+
+	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/state"
+)
+
+// busyState has everything that a snapshot carries: deleted, empty and long
+// keys and values, conflicts, and numbers of every length.
+func busyState(t testing.TB) *state.State {
+	s := state.New()
+	apply := func(index uint64, ops ...command.Op) {
+		id := command.ID{0: 7, 15: byte(index)}
+		for _, result := range s.Apply(index, []command.Request{{ID: id, Ops: ops}}) {
+			if result.Code == command.Expired {
+				t.Fatal("expired")
+			}
+		}
+	}
+	apply(1, command.Op{Kind: command.Set, Key: "color", Value: []byte("green")})
+	apply(2, command.Op{Kind: command.Set, Key: "empty", Value: []byte{}}, command.Op{Kind: command.Set, Key: "", Value: []byte("of hraftd")})
+	apply(200, command.Op{Kind: command.Check, Key: "color", Version: 9})
+	apply(70000, command.Op{Kind: command.Set, Key: "a\x00\xff", Value: bytes.Repeat([]byte{0, 0xff}, 100)})
+	apply(1<<40, command.Op{Kind: command.Delete, Key: "color"})
+	return s
+}
+
+func snapshotBytes(t testing.TB, head snapshotHeader, view state.View) []byte {
+	return snapshotWriting{bufio.NewWriterSize(nil, 1<<20)}.bytes(t, head, view)
+}
+
+// snapshotWriting and snapshotChecking keep their buffer, which writeSnapshot
+// and verifySnapshot would make anew: it costs more than a small snapshot.
+type (
+	snapshotWriting  struct{ buffer *bufio.Writer }
+	snapshotChecking struct{ buffer *bufio.Reader }
+)
+
+func (w snapshotWriting) bytes(t testing.TB, head snapshotHeader, view state.View) []byte {
+	var b bytes.Buffer
+	w.buffer.Reset(&b)
+	if err := writeSnapshot(context.Background(), w.buffer, head, view); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func (c snapshotChecking) verify(snapshot []byte) error {
+	c.buffer.Reset(bytes.NewReader(snapshot))
+	return verifySnapshot(c.buffer)
+}
+
+func readSnapshotBytes(b []byte) (snapshotHeader, *state.State, error) {
+	return readSnapshot(bufio.NewReader(bytes.NewReader(b)))
+}
+
+func TestASnapshotBringsBackTheWholeState(t *testing.T) {
+	many := state.New()
+	for index := range uint64(3000) { // more remembered requests than one chunk holds
+		id := command.ID{}
+		binary.BigEndian.PutUint64(id[:], index)
+		many.Apply(index+1, []command.Request{{ID: id, Ops: []command.Op{{Kind: command.Set, Key: fmt.Sprint("key-", index%500), Value: id[:]}}}})
+	}
+	large := state.New()
+	large.Apply(1, []command.Request{{ID: command.ID{1}, Ops: []command.Op{{Kind: command.Set, Key: "k", Value: bytes.Repeat([]byte("0123456789abcdef"), 3<<16)}}}})
+	for name, s := range map[string]*state.State{"nothing": state.New(), "everything": busyState(t), "many": many, "large": large} {
+		head := snapshotHeader{"c1", 1 << 40, 1<<64 - 1}
+		snapshot := snapshotBytes(t, head, s.View())
+		gotHead, got, err := readSnapshotBytes(snapshot)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if gotHead != head {
+			t.Errorf("%s: header %+v, want %+v", name, gotHead, head)
+		}
+		if got.View().Hash() != s.View().Hash() || got.View().Bytes() != s.View().Bytes() {
+			t.Errorf("%s: the state differs", name)
+		}
+		if err := verifySnapshot(bytes.NewReader(snapshot)); err != nil {
+			t.Errorf("%s: verify: %v", name, err)
+		}
+		if again := snapshotBytes(t, gotHead, got.View()); !bytes.Equal(again, snapshot) {
+			t.Errorf("%s: written again it has other bytes", name)
+		}
+		if name == "large" {
+			continue // it takes too long
+		}
+		slow := bufio.NewReaderSize(iotest.OneByteReader(bytes.NewReader(snapshot)), 16)
+		if _, _, err := readSnapshot(slow); err != nil {
+			t.Errorf("%s: byte by byte: %v", name, err)
+		}
+	}
+}
+
+// Snapshots on disk outlive the program that wrote them.
+func TestTheSnapshotFormatStaysAsItIs(t *testing.T) {
+	s := state.New()
+	s.Apply(5, []command.Request{{ID: command.ID{1, 15: 2}, Ops: []command.Op{{Kind: command.Set, Key: "color", Value: []byte("green")}}}})
+	body := "6b76736e61700001" + // kvsnap, version 1
+		"026331" + "ac02" + "03" + // c1, index 300, term 3
+		"01" + "00" + "01" + "01" + // revision, floor, keys, requests
+		"05636f6c6f72" + "05677265656e" + "01" +
+		"01000000000000000000000000000002" + "05" + "00" + "01"
+	raw, err := hex.DecodeString(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := binary.BigEndian.AppendUint32(raw, crc32.Checksum(raw, crc32.MakeTable(crc32.Castagnoli)))
+	if got := snapshotBytes(t, snapshotHeader{"c1", 300, 3}, s.View()); !bytes.Equal(got, want) {
+		t.Errorf("\n got %x\nwant %x", got, want)
+	}
+}
+
+func TestEveryFlippedBitOfASnapshotIsRefused(t *testing.T) {
+	snapshot := snapshotBytes(t, snapshotHeader{"c1", 300, 3}, busyState(t).View())
+	checking := snapshotChecking{bufio.NewReaderSize(nil, 1<<20)}
+	for i := range snapshot {
+		for bit := range 8 {
+			damaged := bytes.Clone(snapshot)
+			damaged[i] ^= 1 << bit
+			if _, s, err := readSnapshotBytes(damaged); err == nil || s != nil {
+				t.Errorf("byte %d bit %d: read as %v, %v", i, bit, s, err)
+			}
+			if err := checking.verify(damaged); err == nil {
+				t.Errorf("byte %d bit %d: verified", i, bit)
+			}
+		}
+	}
+}
+
+func TestEveryTruncatedSnapshotIsRefused(t *testing.T) {
+	snapshot := snapshotBytes(t, snapshotHeader{"c1", 300, 3}, busyState(t).View())
+	for n := range snapshot {
+		_, _, readErr := readSnapshotBytes(snapshot[:n])
+		verifyErr := verifySnapshot(bytes.NewReader(snapshot[:n]))
+		if !errors.Is(readErr, io.ErrUnexpectedEOF) || !errors.Is(verifyErr, io.ErrUnexpectedEOF) {
+			t.Errorf("%d of %d bytes: read %v, verify %v, want an unexpected EOF", n, len(snapshot), readErr, verifyErr)
+		}
+	}
+}
+
+func TestBytesBehindASnapshotAreRefused(t *testing.T) {
+	snapshot := snapshotBytes(t, snapshotHeader{"c1", 300, 3}, busyState(t).View())
+	for _, tail := range [][]byte{{0}, snapshot} {
+		longer := slices.Concat(snapshot, tail)
+		if _, _, err := readSnapshotBytes(longer); err == nil || !strings.Contains(err.Error(), "behind its end") {
+			t.Errorf("read: %v", err)
+		}
+		if err := verifySnapshot(bytes.NewReader(longer)); err == nil || !strings.Contains(err.Error(), "behind its end") {
+			t.Errorf("verify: %v", err)
+		}
+	}
+}
+
+// sealed gives body the checksum that belongs to it.
+func sealed(body ...[]byte) []byte {
+	all := slices.Concat(body...)
+	return binary.BigEndian.AppendUint32(all, crc32.Checksum(all, castagnoli))
+}
+
+func uvarints(ns ...uint64) (b []byte) {
+	for _, n := range ns {
+		b = binary.AppendUvarint(b, n)
+	}
+	return b
+}
+
+func TestASnapshotThatNoStateCanHaveWrittenIsRefusedWhateverItsChecksumSays(t *testing.T) {
+	head := func(revision, floor, keys, requests uint64) []byte {
+		return slices.Concat(snapshotMagic[:], uvarints(0, 9, 3, revision, floor, keys, requests))
+	}
+	key := func(k string, version uint64) []byte {
+		return slices.Concat(uvarints(uint64(len(k))), []byte(k), uvarints(0, version))
+	}
+	request := func(id byte, index, code, version uint64) []byte {
+		return slices.Concat([]byte{id}, make([]byte, 15), uvarints(index, code, version))
+	}
+	if _, _, err := readSnapshotBytes(sealed(head(2, 1, 2, 2), key("a", 1), key("b", 2), request(1, 1, 0, 1), request(2, 2, 1, 2))); err != nil {
+		t.Fatalf("one that a state can have written: %v", err)
+	}
+	for name, snapshot := range map[string][]byte{
+		"keys out of order":      sealed(head(2, 0, 2, 0), key("b", 1), key("a", 2)),
+		"a key twice":            sealed(head(2, 0, 2, 0), key("a", 1), key("a", 2)),
+		"a key without version":  sealed(head(2, 0, 1, 0), key("a", 0)),
+		"a key of the future":    sealed(head(2, 0, 1, 0), key("a", 3)),
+		"a request twice":        sealed(head(2, 0, 0, 2), request(1, 1, 0, 1), request(1, 2, 0, 2)),
+		"requests out of order":  sealed(head(2, 0, 0, 2), request(1, 2, 0, 1), request(2, 1, 0, 2)),
+		"a request below floor":  sealed(head(2, 5, 0, 1), request(1, 4, 0, 1)),
+		"an expired request":     sealed(head(2, 0, 0, 1), request(1, 1, 2, 1)),
+		"an unknown result":      sealed(head(2, 0, 0, 1), request(1, 1, 3, 1)),
+		"a key too few":          sealed(head(2, 0, 2, 0), key("a", 1)),
+		"a key too many":         sealed(head(2, 0, 1, 0), key("a", 1), key("b", 2)),
+		"a number without end":   sealed(snapshotMagic[:], bytes.Repeat([]byte{0x80}, 20)),
+		"a number over 64 bits":  sealed(snapshotMagic[:], bytes.Repeat([]byte{0xff}, 9), []byte{2}),
+		"another magic":          sealed([]byte("kvsnip\x00\x01"), head(0, 0, 0, 0)[8:]),
+		"a future version":       sealed([]byte("kvsnap\x00\x02"), head(0, 0, 0, 0)[8:]),
+		"hraftd's JSON":          []byte(`{"color":"green"}`),
+		"one that is all zeroes": make([]byte, 1000),
+	} {
+		if _, s, err := readSnapshotBytes(snapshot); err == nil {
+			t.Errorf("%s was read, as %d keys", name, s.View().Len())
+		}
+	}
+}
+
+func TestAFutureSnapshotIsNamedAsSuch(t *testing.T) {
+	snapshot := snapshotBytes(t, snapshotHeader{}, state.New().View())
+	snapshot[7] = 2
+	if _, _, err := readSnapshotBytes(snapshot); err == nil || !strings.Contains(err.Error(), "version 2, this program reads 1") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestADamagedLengthAllocatesNoMoreThanThereIsToRead(t *testing.T) {
+	for name, body := range map[string][]byte{
+		"the cluster": uvarints(1 << 62),
+		"a key":       append(uvarints(0, 9, 3, 1, 0, 1, 0), uvarints(1<<62)...),
+		"a value":     append(append(uvarints(0, 9, 3, 1, 0, 1, 0, 1), 'k'), uvarints(1<<64-1)...),
+		"of keys":     uvarints(0, 9, 3, 1<<63, 0, 1<<63, 1<<63),
+		"of requests": uvarints(0, 9, 3, 1<<63, 0, 0, 1<<64-1),
+	} {
+		snapshot := slices.Concat(snapshotMagic[:], body, make([]byte, 3000))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, _, err := readSnapshotBytes(snapshot); err == nil {
+			t.Errorf("a length of %s: it was read", name)
+		}
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 4<<20 {
+			t.Errorf("a length of %s: %d MiB were allocated for 3 KB", name, n>>20)
+		}
+	}
+}
+
+// fullDisk takes so many bytes.
+type fullDisk int
+
+func (d *fullDisk) Write(b []byte) (int, error) {
+	if len(b) > int(*d) {
+		return 0, syscall.ENOSPC
+	}
+	*d -= fullDisk(len(b))
+	return len(b), nil
+}
+
+func TestASnapshotThatCannotBeWrittenIsAnError(t *testing.T) {
+	large := state.New() // larger than the writer's buffer
+	large.Apply(1, []command.Request{{ID: command.ID{1}, Ops: []command.Op{{Kind: command.Set, Key: "k", Value: make([]byte, 3<<20)}}}})
+	for name, s := range map[string]*state.State{"small": busyState(t), "large": large} {
+		size := len(snapshotBytes(t, snapshotHeader{}, s.View()))
+		for _, room := range []int{0, 1, size - 1} {
+			disk := fullDisk(room)
+			if err := writeSnapshot(context.Background(), &disk, snapshotHeader{}, s.View()); !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("%s with room for %d of %d bytes: got %v", name, room, size, err)
+			}
+		}
+	}
+}
+
+func TestAnErrorOfTheDiskIsNotTakenForTheEndOfASnapshot(t *testing.T) {
+	snapshot := snapshotBytes(t, snapshotHeader{"c1", 300, 3}, busyState(t).View())
+	for n := range len(snapshot) + 1 {
+		disk := io.MultiReader(bytes.NewReader(snapshot[:n]), iotest.ErrReader(syscall.EIO))
+		if _, _, err := readSnapshot(bufio.NewReader(disk)); err == nil {
+			t.Errorf("%d of %d bytes and then an error were read", n, len(snapshot))
+		}
+	}
+}
+
+// Whatever is read as a snapshot is one that writeSnapshot writes: the same
+// state gives the same bytes.
+func FuzzSnapshot(f *testing.F) {
+	empty := snapshotBytes(f, snapshotHeader{}, state.New().View())
+	busy := snapshotBytes(f, snapshotHeader{"c1", 300, 3}, busyState(f).View())
+	for _, whole := range [][]byte{empty, busy} {
+		f.Add(whole, false)
+		f.Add(whole[:len(whole)-4], true)
+		f.Add(whole[:len(whole)/2], true)
+		f.Add(append(bytes.Clone(whole), 0), false)
+	}
+	f.Add(slices.Concat(snapshotMagic[:], uvarints(1<<62)), true)
+	writing := snapshotWriting{bufio.NewWriterSize(nil, 1<<20)}
+	checking := snapshotChecking{bufio.NewReaderSize(nil, 1<<20)}
+	f.Fuzz(func(t *testing.T, data []byte, seal bool) {
+		if seal { // with a checksum that fits, so that what is behind it is seen
+			data = sealed(data)
+		}
+		head, s, err := readSnapshotBytes(data)
+		if verified := checking.verify(data) == nil; err == nil && !verified {
+			t.Fatal("read, and not verified")
+		}
+		if err != nil {
+			if s != nil {
+				t.Fatal("an error and a state")
+			}
+			return
+		}
+		if again := writing.bytes(t, head, s.View()); !bytes.Equal(again, data) {
+			t.Fatalf("read from\n%x, written as\n%x", data, again)
+		}
+	})
+}
+
+func TestASnapshotHasOneEncoding(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"a longer number":    sealed(snapshotMagic[:], []byte{0x80, 0}, uvarints(9, 3, 0, 0, 0, 0)),
+		"a result code, cut": sealed(snapshotMagic[:], uvarints(0, 9, 3, 2, 0, 0, 1), make([]byte, 16), uvarints(1, 256, 1)),
+	} {
+		if _, _, err := readSnapshotBytes(b); err == nil {
+			t.Errorf("%s was read", name)
+		}
+	}
+}
+
+func TestASnapshotIsGivenUpWhenTheStoreEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out bytes.Buffer
+	if err := writeSnapshot(ctx, &out, snapshotHeader{}, state.New().View()); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want the context's error", err)
+	}
+	if out.Len() > 0 {
+		t.Errorf("%d bytes were written", out.Len())
+	}
+}

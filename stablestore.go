@@ -1,0 +1,177 @@
+package kvraft
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+)
+
+// errKeyNotFound is compared by raft by its text.
+var errKeyNotFound = errors.New("not found")
+
+// foreignKeys are raft's own keys: a store that has them and no record of
+// kvraft's was written by other software.
+var foreignKeys = [][]byte{[]byte("CurrentTerm"), []byte("LastVoteTerm"), []byte("LastVoteCand")}
+
+// loadMeta reads the record. An empty store has none, and reads as one without
+// an id; a store that is neither empty nor kvraft's is refused, untouched.
+func (l *logStore) loadMeta() error {
+	stored, err := getStable(l.base, metadataKey)
+	if err != nil {
+		return fmt.Errorf("%w: read the node's record: %w", ErrDamaged, err)
+	}
+	if len(stored) > 0 {
+		m, err := decodeMetadata(stored)
+		l.record.Store(&m)
+		return err
+	}
+	foreign, err := writtenByOthers(l.base)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if foreign {
+		// The place to take over what raft's other users have written.
+		return errors.New("there is a log, but no record of kvraft's: written by other software, or damaged")
+	}
+	m := metadata{Format: metadataFormat}.clone()
+	l.record.Store(&m)
+	l.fresh = true
+	return nil
+}
+
+// getStable reads key from base, which has two ways to say that it is absent.
+func getStable(base LogStore, key []byte) ([]byte, error) {
+	value, err := base.Get(key)
+	if err != nil && err.Error() == errKeyNotFound.Error() {
+		return nil, nil
+	}
+	return value, err
+}
+
+func writtenByOthers(base LogStore) (bool, error) {
+	last, err := base.LastIndex()
+	if err != nil || last > 0 {
+		return true, err
+	}
+	for _, key := range foreignKeys {
+		value, err := getStable(base, key)
+		if err != nil || len(value) > 0 {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// meta returns a copy of the record.
+func (l *logStore) meta() metadata { return l.record.Load().clone() }
+
+// updateMeta changes the record; the change is on disk when it returns nil.
+// It may be called from any goroutine; change runs alone.
+func (l *logStore) updateMeta(change func(*metadata)) error {
+	return l.rewriteMeta(func(m *metadata) bool {
+		change(m)
+		return true
+	})
+}
+
+// rewriteMeta is updateMeta for a change that may turn out to be none.
+func (l *logStore) rewriteMeta(change func(*metadata) bool) error {
+	select {
+	case l.turn <- struct{}{}:
+	case <-l.failed:
+		return l.failure()
+	}
+	defer func() { <-l.turn }()
+
+	next := l.meta()
+	if !change(&next) {
+		return l.failure()
+	}
+	next.Format = metadataFormat
+	_, next.Tail = l.bounds()
+	stored, err := next.encode()
+	if err != nil {
+		return err
+	}
+	err = l.write("store the node's record", func() error { return l.base.Set(metadataKey, stored) })
+	if err != nil {
+		return err
+	}
+	l.record.Store(&next)
+	return nil
+}
+
+// lowerTail makes sure that the record does not count on entries above index.
+func (l *logStore) lowerTail(index uint64) error {
+	return l.rewriteMeta(func(m *metadata) bool { return m.Tail > index })
+}
+
+// raiseTail records how far the log reaches, for a start that can then tell
+// whether all of it is still there. For a clean stop, when raft has ended.
+func (l *logStore) raiseTail() error {
+	return l.rewriteMeta(func(m *metadata) bool {
+		_, last := l.bounds()
+		return m.Tail < last
+	})
+}
+
+// Set stores one of raft's values. It does not return if that fails: raft
+// panics when it cannot save its term, so its goroutine ends here instead.
+// Shutdown then still returns, and the node's owner has been told.
+func (l *logStore) Set(key, value []byte) error {
+	err := l.rewriteMeta(func(m *metadata) bool {
+		old, known := m.Raft[string(key)]
+		if known && bytes.Equal(old, value) {
+			return false // raft saves its term again whenever it starts
+		}
+		m.Raft[string(key)] = bytes.Clone(value)
+		if string(key) == "LastVoteTerm" {
+			// raft writes the term of a vote first and the candidate second.
+			// Between the two the candidate of an earlier vote must not stand
+			// for this one: raft would repeat that vote without looking at the
+			// candidate's log.
+			delete(m.Raft, "LastVoteCand")
+		}
+		return true
+	})
+	if err != nil {
+		endGoroutine()
+	}
+	return nil
+}
+
+// endGoroutine ends the calling goroutine, one of raft's, in place of an error
+// to which raft would answer with a panic.
+func endGoroutine() { runtime.Goexit() }
+
+// Get returns one of raft's values, which must not be changed, or an error
+// with the text "not found".
+func (l *logStore) Get(key []byte) ([]byte, error) {
+	if err := l.failure(); err != nil {
+		return nil, err
+	}
+	value, known := l.record.Load().Raft[string(key)]
+	if !known {
+		return nil, errKeyNotFound
+	}
+	return value, nil
+}
+
+// SetUint64 is Set for a number.
+func (l *logStore) SetUint64(key []byte, value uint64) error {
+	return l.Set(key, binary.BigEndian.AppendUint64(nil, value))
+}
+
+// GetUint64 is Get for a number.
+func (l *logStore) GetUint64(key []byte) (uint64, error) {
+	value, err := l.Get(key)
+	if err != nil {
+		return 0, err
+	}
+	if len(value) != 8 {
+		return 0, fmt.Errorf("%w: %s: %s has %d bytes", ErrDamaged, l.name, key, len(value))
+	}
+	return binary.BigEndian.Uint64(value), nil
+}

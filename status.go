@@ -1,0 +1,113 @@
+package kvraft
+
+import (
+	"fmt"
+
+	"github.com/hashicorp/raft"
+)
+
+// Node is one member of the cluster.
+type Node struct {
+	ID    string // the id that its user gave it
+	Addr  string // the address, host:port, under which its peers reach it
+	Voter bool   // it counts for the quorum; false while it catches up
+}
+
+// State is what a node is doing.
+type State string
+
+// The states of a node.
+const (
+	Joining   State = "joining"   // waiting to be admitted to a cluster
+	Follower  State = "follower"  // following a leader, or waiting for one
+	Candidate State = "candidate" // standing for election
+	Leading   State = "leader"    // the leader of its term
+	Stopped   State = "stopped"   // closed, or stopped by a fault of its storage
+)
+
+// Status is what a node knows of itself and its cluster at one moment, without
+// asking anybody.
+type Status struct {
+	Node           // this node
+	Cluster string // the cluster's id; empty until the node belongs to one
+	Founded bool   // by this start of the node
+	State   State
+	Leader  Node   // the leader that this node knows; zero: none
+	Nodes   []Node // the members, by the newest configuration this node has
+
+	Term         uint64 // raft's current term
+	CommitIndex  uint64 // the newest log index known to be committed
+	AppliedIndex uint64 // the newest log index that is in the state read here
+	Revision     uint64 // the version that the newest effective write got
+	Keys         int    // how many keys there are
+	Bytes        int64  // keys and values together
+
+	Ready  bool   // a linearizable read or a write would find a leader, and this node has caught up with its term
+	Reason string // if not ready: why, in one sentence
+}
+
+// Status says what this node knows, without asking anybody.
+func (s *Store) Status() Status {
+	r, now := s.reign(), s.fsm.now.Load()
+	st := Status{
+		Node:         Node{ID: s.opts.id, Addr: s.opts.advertise, Voter: isVoter(s.configuration(), s.server)},
+		Cluster:      s.self().cluster,
+		Founded:      s.founded,
+		State:        s.state(),
+		Nodes:        s.members(),
+		Term:         s.raft.CurrentTerm(),
+		CommitIndex:  s.raft.CommitIndex(),
+		AppliedIndex: now.index,
+		Revision:     now.view.Revision(),
+		Keys:         now.view.Len(),
+		Bytes:        now.view.Bytes(),
+	}
+	if r.leader != (peer{}) {
+		st.Leader = r.leader.node()
+		st.Leader.Voter = true
+	}
+	st.Reason = s.notReady(st, now)
+	st.Ready = st.Reason == ""
+	return st
+}
+
+func (s *Store) state() State {
+	switch {
+	case s.closedErr() != nil:
+		return Stopped
+	case len(s.configuration().Servers) == 0:
+		return Joining
+	}
+	switch s.raft.State() {
+	case raft.Leader:
+		return Leading
+	case raft.Candidate:
+		return Candidate
+	}
+	return Follower
+}
+
+func (s *Store) notReady(st Status, now *applied) string {
+	s.court.mu.Lock()
+	joinErr := s.court.joinErr
+	s.court.mu.Unlock()
+	stranger, lost := s.transport.lastStranger()
+	switch {
+	case st.State == Stopped:
+		return s.whyClosed().Error()
+	case lost && len(st.Nodes) == 1:
+		return fmt.Sprintf("this node founded cluster %s and is alone in it, but members of cluster %s take it for one of theirs (%s); if it has lost its data, empty its directory and start it with the addresses of the others to join",
+			st.Cluster, stranger.Cluster, stranger.To)
+	case joinErr != nil:
+		return "waiting to be admitted: " + joinErr.Error()
+	case st.State == Joining:
+		return "waiting to be admitted"
+	case st.Leader == Node{}:
+		return fmt.Sprintf("no leader is known; a majority of the %d members must be up and connected", len(st.Nodes))
+	case !st.Voter:
+		return "catching up with the leader"
+	case now.term < st.Term:
+		return fmt.Sprintf("nothing of term %d has been applied yet", st.Term)
+	}
+	return ""
+}

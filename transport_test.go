@@ -1,0 +1,571 @@
+package kvraft
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// The handshake's two sides in most tests: a dialer and the node that it means.
+var (
+	nodeA = self{"c1", "a#1"}
+	nodeB = self{"c1", "b#2"}
+)
+
+// serveNothing is a node that hangs up after the handshake.
+func serveNothing(net.Conn, hello) {}
+
+// serveUntilEnd keeps an RPC connection until it ends.
+func serveUntilEnd(conn net.Conn, _ hello) { _, _ = io.Copy(io.Discard, conn) }
+
+// newTestTransport gives me a transport on lan at addr, closed with the test.
+// Without a serve it does not accept.
+func newTestTransport(t *testing.T, lan *memNet, addr string, me self, serve func(net.Conn, hello)) *transport {
+	t.Helper()
+	listener, err := lan.Listen(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := newTransport(&options{network: lan, advertise: addr, logger: hclog.NewNullLogger()}, listener, func() self { return me })
+	if serve != nil {
+		tr.start(serve)
+	}
+	t.Cleanup(tr.close)
+	return tr
+}
+
+// raw connects to addr without a handshake.
+func (n *memNet) raw(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	conn, err := n.Dial(t.Context(), addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// shake is raw with a handshake.
+func (n *memNet) shake(t *testing.T, addr string, h hello) net.Conn {
+	t.Helper()
+	conn := n.raw(t, addr)
+	if err := writeHandshake(conn, h); err != nil {
+		t.Fatal(err)
+	}
+	var w welcome
+	if err := readHandshake(conn, &w); err != nil || w.Refused != "" {
+		t.Fatalf("handshake: %v %s", err, w.Refused)
+	}
+	return conn
+}
+
+// endsAt reads from conn until it ends, and wants that after d.
+func endsAt(t *testing.T, conn net.Conn, d time.Duration) {
+	t.Helper()
+	began := time.Now()
+	if _, err := io.ReadAll(conn); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the connection ended with %v", err)
+	}
+	if took := time.Since(began); took != d {
+		t.Errorf("the connection ended after %v, want %v", took, d)
+	}
+}
+
+func (t *transport) tracked() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.conns)
+}
+
+func TestADialThatIsNotAnsweredEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := &memNet{hangs: "b:1"}
+		a := newTestTransport(t, lan, "a:1", nodeA, nil)
+		began := time.Now()
+		_, err := raftStream{transport: a}.Dial(meant(nodeB.server, "b:1"), 3*time.Second)
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 3*time.Second {
+			t.Errorf("gave up after %v with %v, want 3s", time.Since(began), err)
+		}
+		time.AfterFunc(time.Second, a.cut)
+		if _, err := (raftStream{transport: a}).Dial(meant(nodeB.server, "b:1"), time.Hour); err == nil || time.Since(began) != 4*time.Second {
+			t.Errorf("%v after the first dial: %v, want the cut to end it after 4s", time.Since(began), err)
+		}
+	})
+}
+
+func TestRaftDialsTheNodeThatIsMeant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		at := self{"c1", "ops@site#2"} // an id may have an @ of its own
+		b := newTestTransport(t, lan, "b:1", at, serveNothing)
+		stream := raftStream{transport: newTestTransport(t, lan, "a:1", nodeA, nil)}
+
+		accepted := make(chan net.Conn)
+		go func() {
+			conn, err := raftStream{transport: b}.Accept()
+			if err != nil {
+				t.Error(err)
+			}
+			accepted <- conn
+		}()
+		out, err := stream.Dial(meant(at.server, "b:1"), time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := <-accepted
+		if _, err := out.Write([]byte("vote")); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 4)
+		if _, err := io.ReadFull(in, got); err != nil || string(got) != "vote" {
+			t.Errorf("raft's first bytes arrived as %q, %v", got, err)
+		}
+		in.Close()
+		out.Close()
+		if _, err := stream.Dial("b:1", time.Second); err == nil || !strings.Contains(err.Error(), "no node is named") {
+			t.Errorf("a target without a node: %v", err)
+		}
+		if _, err := stream.Dial(meant(nodeB.server, "b:1"), time.Second); err == nil || !strings.Contains(err.Error(), "this is node ops@site#2") {
+			t.Errorf("a target that is another node: %v", err)
+		}
+		if stream.Addr().String() != "a:1" {
+			t.Errorf("raft's own address is %s", stream.Addr())
+		}
+	})
+}
+
+func TestTheCutEndsEveryConnectionAndCloseWaitsForTheirUsers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		b := newTestTransport(t, lan, "b:1", nodeB, serveUntilEnd)
+		a := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
+
+		call := lan.shake(t, "b:1", hello{forRPC, "c1", "a#1", "b#2", ""})
+		waiting := lan.shake(t, "b:1", hello{forRaft, "c1", "a#1", "b#2", ""}) // until raft takes it
+		inRaft, err := raftStream{transport: b}.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		untaken := lan.shake(t, "b:1", hello{forRaft, "c1", "a#1", "b#2", ""}) // raft never takes it
+		stalled := lan.raw(t, "b:1")
+		outgoing, _, err := b.dial(t.Context(), "a:1", forRPC, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := b.tracked(); n != 5 {
+			t.Fatalf("%d connections are tracked, want 5", n)
+		}
+
+		reading := make(chan error, 1)
+		go func() {
+			_, err := inRaft.Read(make([]byte, 1))
+			reading <- err
+		}()
+		synctest.Wait()
+
+		b.cut()
+		if err := <-reading; err != io.EOF {
+			t.Errorf("raft, which waited for a message, saw %v, want the end", err)
+		}
+		for name, conn := range map[string]net.Conn{"call": call, "in raft": waiting, "not taken": untaken, "stalled": stalled} {
+			conn.SetReadDeadline(time.Now().Add(time.Minute))
+			if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("the other side of the connection %q saw %v", name, err)
+			}
+		}
+		if _, err := outgoing.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("a connection that this node dialed: %v", err)
+		}
+		if _, err := inRaft.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("raft's connection: %v", err)
+		}
+		stream := raftStream{b, make(chan struct{})}
+		if err := stream.Close(); err != nil { // as raft does
+			t.Error(err)
+		}
+		if conn, err := stream.Accept(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("raft accepted %v, %v after the cut", conn, err)
+		}
+		if _, err := lan.Dial(t.Context(), "b:1"); err == nil {
+			t.Error("the listener is open after the cut")
+		}
+
+		closed := make(chan struct{})
+		go func() { b.close(); close(closed) }()
+		synctest.Wait()
+		select {
+		case <-closed:
+			t.Error("close did not wait for raft to let go of its connection")
+		default:
+		}
+		inRaft.Close()
+		<-closed // in a bubble, a goroutine that is left fails the test
+		_ = a
+	})
+}
+
+func TestNothingIsTrackedAfterTheCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		newTestTransport(t, lan, "b:1", nodeB, serveUntilEnd)
+		a := newTestTransport(t, lan, "a:1", nodeA, nil)
+		a.cut()
+		a.cut() // a second one does nothing
+		raw := lan.raw(t, "b:1")
+		if _, err := a.track(raw); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("track: %v, want net.ErrClosed", err)
+		}
+		if _, err := raw.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("the connection that came too late is open: %v", err)
+		}
+		if _, _, err := a.dial(t.Context(), "b:1", forRPC, ""); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("dial: %v, want net.ErrClosed", err)
+		}
+		if a.tracked() != 0 {
+			t.Errorf("%d connections are tracked", a.tracked())
+		}
+	})
+}
+
+func TestAConnectionIsTrackedUntilItsUserClosesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		newTestTransport(t, lan, "b:1", nodeB, serveUntilEnd)
+		a := newTestTransport(t, lan, "a:1", nodeA, nil)
+		conn, _, err := a.dial(t.Context(), "b:1", forRPC, nodeB.server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.tracked() != 1 {
+			t.Errorf("%d connections are tracked, want 1", a.tracked())
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := conn.Close(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("a second Close: %v, want net.ErrClosed", err)
+		}
+		if a.tracked() != 0 {
+			t.Errorf("%d connections are tracked, want none", a.tracked())
+		}
+	})
+}
+
+// shakyListener fails its first Accepts.
+type shakyListener struct {
+	net.Listener
+	errs []error
+}
+
+func (l *shakyListener) Accept() (net.Conn, error) {
+	if len(l.errs) > 0 {
+		err := l.errs[0]
+		l.errs = l.errs[1:]
+		return nil, err
+	}
+	return l.Listener.Accept()
+}
+
+func TestAcceptingOutlivesAShortageOfDescriptors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		b := newTestTransport(t, lan, "b:1", nodeB, nil)
+		b.listener = &shakyListener{b.listener, slices.Repeat([]error{syscall.EMFILE}, 10)}
+		a := newTestTransport(t, lan, "a:1", nodeA, nil)
+		began := time.Now()
+		b.start(serveNothing)
+		conn, _, err := a.dial(t.Context(), "b:1", forRPC, nodeB.server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		// 5 ms, doubled up to a second: 5 + 10 + … + 640 ms, twice a second
+		if took, want := time.Since(began), 1275*time.Millisecond+2*time.Second; took != want {
+			t.Errorf("accepted after %v, want %v", took, want)
+		}
+	})
+}
+
+func TestAcceptingEndsWithTheCutWhileItWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newTestTransport(t, new(memNet), "b:1", nodeB, nil)
+		b.listener = &shakyListener{b.listener, slices.Repeat([]error{syscall.EMFILE}, 1000)}
+		b.start(serveNothing)
+		time.Sleep(time.Minute) // virtual
+		began := time.Now()
+		b.close()
+		if took := time.Since(began); took != 0 {
+			t.Errorf("close took %v", took)
+		}
+	})
+}
+
+// slowDeadline takes a second to set a deadline.
+type slowDeadline struct{ net.Conn }
+
+func (c slowDeadline) SetDeadline(d time.Time) error {
+	if !d.IsZero() {
+		time.Sleep(time.Second) // virtual
+	}
+	return c.Conn.SetDeadline(d)
+}
+
+func TestAContextInterruptsWhatBlocksOnAConnection(t *testing.T) {
+	enough := errors.New("enough")
+	read := func(conn net.Conn) error {
+		_, err := conn.Read(make([]byte, 1))
+		return err
+	}
+	wantUsable := func(t *testing.T, what string, near, far net.Conn) {
+		t.Helper()
+		time.AfterFunc(time.Hour, func() { _, _ = far.Write([]byte{1}) })
+		if err := read(near); err != nil {
+			t.Errorf("%s, the connection is of no use: %v", what, err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		near, far := memPipe()
+		ctx, cancel := context.WithCancelCause(t.Context())
+
+		release := interruptible(ctx, near)
+		time.AfterFunc(time.Second, func() { _, _ = far.Write([]byte{1}) })
+		if err := release(read(near)); err != nil {
+			t.Errorf("nothing ended, and: %v", err)
+		}
+		wantUsable(t, "after a release", near, far)
+
+		release = interruptible(ctx, near)
+		began := time.Now()
+		time.AfterFunc(time.Second, func() { cancel(enough) })
+		err := release(read(near))
+		if !errors.Is(err, enough) || time.Since(began) != time.Second {
+			t.Errorf("after %v: %v, want the context's cause after 1s", time.Since(began), err)
+		}
+
+		near, far = memPipe()
+		release = interruptible(ctx, near) // it has ended already
+		if err := release(read(near)); !errors.Is(err, enough) {
+			t.Errorf("with an ended context: %v, want its cause", err)
+		}
+
+		near, far = memPipe()
+		release = interruptible(ctx, near)
+		synctest.Wait()
+		if err := release(nil); err != nil {
+			t.Errorf("the context ended too late to matter, and: %v", err)
+		}
+		wantUsable(t, "when the context ended too late", near, far)
+
+		near, far = memPipe()
+		release = interruptible(ctx, slowDeadline{near})
+		synctest.Wait()
+		if err := release(nil); err != nil {
+			t.Errorf("the interruption was under way, and: %v", err)
+		}
+		wantUsable(t, "when the interruption was under way", near, far)
+
+		ctx, cancel = context.WithCancelCause(t.Context())
+		near, far = memPipe()
+		broken := errors.New("broken")
+		if err := interruptible(ctx, near)(broken); err != broken {
+			t.Errorf("the connection's own error became %v", err)
+		}
+		cancel(enough)
+		synctest.Wait()
+		wantUsable(t, "when the context ends after the release", near, far)
+	})
+}
+
+func TestARaftMessageThatStallsInItsMiddleEndsTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		raw, far := memPipe()
+		conn := &messageConn{Conn: raw}
+		buf := make([]byte, 16)
+		send := func(after time.Duration) {
+			time.AfterFunc(after, func() { _, _ = far.Write([]byte("x")) })
+			if _, err := conn.Read(buf); err != nil {
+				t.Fatalf("a byte that came after %v: %v", after, err)
+			}
+		}
+		send(24 * time.Hour) // the first message may be long in coming
+		for range 100 {
+			send(messageTimeout - time.Millisecond) // slow, and not stalled
+		}
+		if _, err := conn.Write([]byte("answer")); err != nil {
+			t.Fatal(err)
+		}
+		send(24 * time.Hour) // so may the next
+		began := time.Now()
+		if _, err := conn.Read(buf); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != messageTimeout {
+			t.Errorf("after %v: %v, want a timeout after %v", time.Since(began), err, messageTimeout)
+		}
+	})
+}
+
+// blockedConn writes nothing before its deadline.
+type blockedConn struct {
+	net.Conn
+	limit time.Time
+}
+
+func (c *blockedConn) SetWriteDeadline(limit time.Time) error { c.limit = limit; return nil }
+func (c *blockedConn) Write([]byte) (int, error) {
+	time.Sleep(time.Until(c.limit)) // virtual
+	return 0, os.ErrDeadlineExceeded
+}
+
+func TestARaftAnswerThatNobodyTakesEndsTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := &messageConn{Conn: new(blockedConn)}
+		began := time.Now()
+		_, err := conn.Write([]byte("answer"))
+		if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != messageTimeout {
+			t.Errorf("after %v: %v, want a timeout after %v", time.Since(began), err, messageTimeout)
+		}
+	})
+}
+
+// A heartbeat on raft's fast path changes the term beside its main goroutine
+// (hashicorp/raft issue 695).
+func TestHeartbeatsTakeRaftsMainPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		log := hclog.NewNullLogger()
+		ta := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
+		tb := newTestTransport(t, lan, "b:1", nodeB, serveNothing)
+		a, b := newRaftTransport(ta, time.Second, log, neverRedundant), newRaftTransport(tb, time.Second, log, neverRedundant)
+		defer func() {
+			for _, r := range []raftTransport{a, b} {
+				if err := r.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+			ta.close()
+			tb.close()
+		}()
+		var transport raft.Transport = b
+		transport.SetHeartbeatHandler(func(raft.RPC) { t.Error("a heartbeat took the fast path") })
+		if _, ok := transport.(raft.WithPreVote); !ok {
+			t.Error("the transport has lost pre-vote")
+		}
+
+		header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("a#1"), Addr: []byte("a:1")}
+		go func() {
+			rpc := <-b.Consumer()
+			rpc.Respond(&raft.AppendEntriesResponse{Term: 7, Success: true}, nil)
+		}()
+		var resp raft.AppendEntriesResponse
+		heartbeat := &raft.AppendEntriesRequest{RPCHeader: header, Term: 7}
+		if err := a.AppendEntries("b#2", "b:1", heartbeat, &resp); err != nil || resp.Term != 7 {
+			t.Errorf("heartbeat: %+v, %v", resp, err)
+		}
+	})
+}
+
+func TestEveryRaftMessageNamesTheNodeThatIsMeant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := new(memNet)
+		ta := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
+		tb := newTestTransport(t, lan, "b:1", nodeB, serveNothing)
+		a := newRaftTransport(ta, time.Second, hclog.NewNullLogger(), neverRedundant)
+		b := newRaftTransport(tb, time.Second, hclog.NewNullLogger(), neverRedundant)
+		defer func() {
+			if err := errors.Join(a.Close(), b.Close()); err != nil {
+				t.Error(err)
+			}
+			ta.close()
+			tb.close()
+		}()
+		// b came back at its address with another identity
+		const id, addr = "b#1", "b:1"
+		for name, err := range map[string]error{
+			"AppendEntries":   a.AppendEntries(id, addr, new(raft.AppendEntriesRequest), new(raft.AppendEntriesResponse)),
+			"RequestVote":     a.RequestVote(id, addr, new(raft.RequestVoteRequest), new(raft.RequestVoteResponse)),
+			"RequestPreVote":  a.RequestPreVote(id, addr, new(raft.RequestPreVoteRequest), new(raft.RequestPreVoteResponse)),
+			"TimeoutNow":      a.TimeoutNow(id, addr, new(raft.TimeoutNowRequest), new(raft.TimeoutNowResponse)),
+			"InstallSnapshot": a.InstallSnapshot(id, addr, new(raft.InstallSnapshotRequest), new(raft.InstallSnapshotResponse), strings.NewReader("")),
+		} {
+			if err == nil || !strings.Contains(err.Error(), "this is node b#2, not b#1") {
+				t.Errorf("%s: %v, want a refusal by the node that is there", name, err)
+			}
+		}
+	})
+}
+
+func TestTheDefaultNetworkIsTCP(t *testing.T) {
+	listener, err := tcp{}.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := listener.Addr().String()
+	b := newTransport(&options{network: tcp{}, advertise: addr, logger: hclog.NewNullLogger()}, listener, func() self { return nodeB })
+	b.start(serveUntilEnd)
+	a := newTransport(&options{network: tcp{}, logger: hclog.NewNullLogger()}, listener, func() self { return nodeA })
+	conn, who, err := a.dial(t.Context(), addr, forRPC, nodeB.server)
+	if err != nil || who.Node != nodeB.server {
+		t.Fatalf("reached %+v, %v", who, err)
+	}
+	b.close() // not before the connection's other side has ended
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection outlived the node it leads to")
+	}
+	conn.Close()
+	if _, _, err := a.dial(t.Context(), addr, forRPC, nodeB.server); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a node that is gone: %v, want a refused connection", err)
+	}
+}
+
+func TestANodeAdvertisesTheNameItWasToldButNoWildcard(t *testing.T) {
+	for _, c := range []struct{ told, listens, want string }{
+		{"127.0.0.1:7000", "127.0.0.1:7000", "127.0.0.1:7000"},
+		{"10.1.2.3:0", "10.1.2.3:41234", "10.1.2.3:41234"},
+		{"[2001:db8::1]:7000", "[2001:db8::1]:7000", "[2001:db8::1]:7000"},
+		{"node-7.local:7000", "10.1.2.3:7000", "node-7.local:7000"},
+		{"/run/kvraft.sock", "/run/kvraft.sock", "/run/kvraft.sock"},
+	} {
+		if got := advertised(c.told, peerAddr(c.listens)); got != c.want {
+			t.Errorf("told %s, listening on %s, a node advertises %s, want %s", c.told, c.listens, got, c.want)
+		}
+	}
+	for _, told := range []string{"0.0.0.0:0", "[::]:0", ":0"} {
+		host, port, err := net.SplitHostPort(advertised(told, peerAddr("[::]:7000")))
+		if ip := net.ParseIP(host); err != nil || ip == nil || ip.IsUnspecified() || port != "7000" {
+			t.Errorf("told %s, a node advertises %s port %s, %v", told, host, port, err)
+		}
+	}
+}
+
+func TestANodeThatNeedsSnapshotsAgainAndAgainIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		i := newInstalls(hclog.New(&hclog.LoggerOptions{Output: &log}))
+		reports := func() int { return strings.Count(log.String(), "again and again") }
+		for range 5 {
+			i.count("a#1")
+			i.count("b#2")
+			time.Sleep(6 * time.Minute) // two within ten minutes: it may happen
+		}
+		if n := reports(); n != 0 {
+			t.Errorf("%d reports of what may happen", n)
+		}
+		for range 3 {
+			i.count("a#1")
+		}
+		if n := reports(); n != 1 || !strings.Contains(log.String(), "a#1") {
+			t.Errorf("%d reports, want one:\n%s", n, &log)
+		}
+	})
+}

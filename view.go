@@ -1,0 +1,78 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/kvraft/kvraft/internal/state"
+)
+
+// View is the whole store at one version. It never changes, holds no lock, and
+// costs the store nothing but the memory of what is overwritten while it is kept.
+type View struct{ at *applied }
+
+// View returns the store at one moment, by default linearizable: not older than
+// any write that had completed before the call. All waiting and failing is here;
+// what is read from a View neither waits nor fails. Errors are those of Get,
+// without those of the key.
+func (s *Store) View(ctx context.Context, opts ...ReadOption) (*View, error) {
+	o := newReadOptions(opts)
+	if o.level == local {
+		now, err := s.localState(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		return &View{now}, nil
+	}
+	index, err := s.readIndex(ctx, o.level)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.fsm.awaitIndex(ctx, index); err != nil {
+		if errors.Is(err, ErrClosed) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: wait for log index %d: %w", ErrNoLeader, index, err)
+	}
+	return &View{s.fsm.now.Load()}, nil
+}
+
+// Version returns the version of the newest write in the view.
+func (v *View) Version() uint64 { return v.at.view.Revision() }
+
+// Len returns how many keys there are.
+func (v *View) Len() int { return v.at.view.Len() }
+
+// Get returns the entry of a key, and whether it is there.
+func (v *View) Get(key string) (Entry, bool) {
+	item, ok := v.at.view.Get(key)
+	if !ok {
+		return Entry{}, false
+	}
+	return entry(key, item), true
+}
+
+// All goes through all entries in the order of their keys' bytes.
+func (v *View) All() iter.Seq[Entry] { return v.Range("", "") }
+
+// Prefix goes through the entries whose keys begin with prefix, in order.
+func (v *View) Prefix(prefix string) iter.Seq[Entry] {
+	return v.while(prefix, func(key string) bool { return strings.HasPrefix(key, prefix) })
+}
+
+// Range goes through the entries with from <= key < to, in order. An empty to
+// means that there is no end.
+func (v *View) Range(from, to string) iter.Seq[Entry] {
+	return v.while(from, func(key string) bool { return to == "" || key < to })
+}
+
+func (v *View) while(from string, in func(key string) bool) iter.Seq[Entry] {
+	return func(yield func(Entry) bool) {
+		v.at.view.Ascend(from, func(key string, item state.Item) bool {
+			return in(key) && yield(entry(key, item))
+		})
+	}
+}

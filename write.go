@@ -1,0 +1,215 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/kvraft/kvraft/internal/command"
+)
+
+// A write becomes a request with an id. When the outcome of an attempt is unknown
+// the same request is sent again: the state remembers ids, so that it takes effect
+// once.
+
+// Op is one operation of a batch.
+type Op struct {
+	op command.Op
+	id *RequestID // an IDOp
+}
+
+// SetOp sets key to value. The store keeps no reference to value after Batch
+// has returned.
+func SetOp(key string, value []byte) Op {
+	return Op{op: command.Op{Kind: command.Set, Key: key, Value: value}}
+}
+
+// DeleteOp deletes key, if it is there.
+func DeleteOp(key string) Op { return Op{op: command.Op{Kind: command.Delete, Key: key}} }
+
+// CheckOp makes the batch fail with ErrConflict unless key is at version; 0
+// means that it must be absent. All checks look at the state before the batch.
+func CheckOp(key string, version uint64) Op {
+	return Op{op: command.Op{Kind: command.Check, Key: key, Version: version}}
+}
+
+// IDOp is no operation: it gives the batch the caller's request id, as
+// WithRequestID does for Set and Delete.
+func IDOp(id RequestID) Op { return Op{id: &id} }
+
+// WriteOption qualifies Set and Delete.
+type WriteOption func(*writeOptions)
+
+type writeOptions struct {
+	conditional bool
+	version     uint64
+	id          *RequestID
+}
+
+// WithRequestID makes a write that the caller repeats, after ErrUnknown say or
+// after a restart of its own, take effect once: the repetition, on whichever
+// node, must be the same write with the same id, and is answered as the first
+// was. When the cluster no longer remembers as far back as the id was made, the
+// write is not applied, and answered with ErrUnknown. Every other error speaks of
+// the call that returns it: what an earlier one has done stays unknown.
+func WithRequestID(id RequestID) WriteOption { return func(o *writeOptions) { o.id = &id } }
+
+// IfVersion makes a write fail with ErrConflict unless the key is at version; 0
+// means that it must be absent.
+func IfVersion(version uint64) WriteOption {
+	return func(o *writeOptions) { o.conditional, o.version = true, version }
+}
+
+// Set stores value under key and returns the key's new version. It may be called
+// on any node. When it returns nil the write is on the disks of a majority and
+// in the state of the leader. The store keeps no reference to value after it.
+//
+// Errors: ErrInvalid, ErrTooLarge, ErrConflict, ErrNoLeader and ErrClosed mean
+// that nothing was written; ErrUnknown that it may have been or may still be.
+func (s *Store) Set(ctx context.Context, key string, value []byte, opts ...WriteOption) (version uint64, err error) {
+	return s.batch(ctx, conditions(key, opts, SetOp(key, value)))
+}
+
+// Delete deletes key and returns the version of the state after it. Deleting a
+// key that is not there succeeds and changes nothing. Errors are those of Set.
+func (s *Store) Delete(ctx context.Context, key string, opts ...WriteOption) (version uint64, err error) {
+	return s.batch(ctx, conditions(key, opts, DeleteOp(key)))
+}
+
+// Batch applies all operations, 65,536 at most, at once, or none: nobody sees a part
+// of it. It returns the version that every key it set now has. Errors are those of Set.
+func (s *Store) Batch(ctx context.Context, ops ...Op) (version uint64, err error) {
+	return s.batch(ctx, ops)
+}
+
+func conditions(key string, opts []WriteOption, op Op) []Op {
+	var o writeOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
+	ops := []Op{op}
+	if o.conditional {
+		ops = append(ops, CheckOp(key, o.version))
+	}
+	if o.id != nil {
+		ops = append(ops, IDOp(*o.id))
+	}
+	return ops
+}
+
+func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
+	var request command.Request
+	var id *RequestID
+	for _, o := range ops {
+		if o.id != nil {
+			id = o.id
+			continue
+		}
+		request.Ops = append(request.Ops, o.op)
+	}
+	if err := s.opts.limits.check(request.Ops); err != nil {
+		return 0, err
+	}
+	if id != nil {
+		if err := id.stamp(&request); err != nil {
+			return 0, err
+		}
+	} else {
+		request.ID, request.Born = s.ids.next(), s.Index()
+	}
+	result, err := s.submit(ctx, request, id != nil)
+	if err != nil {
+		return 0, err
+	}
+	if result.Code == command.Conflict {
+		return 0, &ConflictError{Version: result.Version}
+	}
+	return result.Version, nil
+}
+
+// maxOps keeps a batch of many small operations within a message.
+const maxOps = 1 << 16
+
+func (l Limits) check(ops []command.Op) error {
+	if len(ops) == 0 {
+		return fmt.Errorf("%w: an empty batch", ErrInvalid)
+	}
+	if len(ops) > maxOps {
+		return fmt.Errorf("%w: batch of %d operations, the limit is %d", ErrTooLarge, len(ops), maxOps)
+	}
+	total := 0
+	for _, op := range ops {
+		if err := l.checkKey(op.Key); err != nil {
+			return err
+		}
+		if len(op.Value) > l.ValueBytes {
+			return fmt.Errorf("%w: value of %d bytes, the limit is %d", ErrTooLarge, len(op.Value), l.ValueBytes)
+		}
+		total += len(op.Key) + len(op.Value)
+	}
+	if total > l.BatchBytes {
+		return fmt.Errorf("%w: batch of %d bytes, the limit is %d", ErrTooLarge, total, l.BatchBytes)
+	}
+	return nil
+}
+
+func (l Limits) checkKey(key string) error {
+	if key == "" {
+		return fmt.Errorf("%w: empty key", ErrInvalid)
+	}
+	if len(key) > l.KeyBytes {
+		return fmt.Errorf("%w: key of %d bytes, the limit is %d", ErrTooLarge, len(key), l.KeyBytes)
+	}
+	return nil
+}
+
+// submit sends the request until its outcome is known or ctx ends. repeated: an
+// earlier call may have brought a copy of it into the log.
+func (s *Store) submit(ctx context.Context, request command.Request, repeated bool) (command.Result, error) {
+	var last error
+	maybe := false // an attempt of this call may be in the log
+	encoded := command.AppendRequest(nil, &request)
+	for attempt := 0; ; attempt++ {
+		if err := s.closedErr(); err != nil {
+			return command.Result{}, outcome(ctx, err, maybe, last)
+		}
+		reign := s.reign()
+		result, err := s.enqueue(ctx, encoded)
+		switch {
+		case err == nil && result.Code != command.Expired:
+			return result, nil
+		case err == nil && repeated && request.Born >= result.Version:
+			return result, fmt.Errorf("%w: the INDEX %d of the request id lies beyond the log, which is at %d", ErrInvalid, request.Born, result.Version)
+		case err == nil && (maybe || repeated):
+			return result, fmt.Errorf("%w: an earlier attempt may have been applied, and is no longer remembered", ErrUnknown)
+		case err == nil:
+			// This node's state was so old when the id was minted that nobody
+			// can tell whether it is new. It is: no attempt went out before.
+			request.ID, request.Born = s.ids.next(), result.Version
+			encoded = command.AppendRequest(nil, &request)
+			continue
+		case !errors.Is(err, errUnsent):
+			maybe, last = true, err
+		case !maybe:
+			last = err
+		}
+		if err := s.pause(ctx, reign, attempt); err != nil {
+			return result, outcome(ctx, err, maybe, last)
+		}
+	}
+}
+
+// outcome is the error of a change that was given up because of err; maybe: an
+// attempt may have been applied, or may still be; last is how the last one ended.
+func outcome(ctx context.Context, err error, maybe bool, last error) error {
+	switch {
+	case maybe && errors.Is(err, ErrClosed): // which would say that it was not applied
+		return fmt.Errorf("%w: %v (%v)", ErrUnknown, err, last)
+	case maybe:
+		return fmt.Errorf("%w: %w (%v)", ErrUnknown, err, last)
+	case errors.Is(err, ErrClosed):
+		return err
+	default:
+		return noLeader(ctx, last)
+	}
+}

@@ -1,0 +1,264 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kvraft/kvraft/internal/command"
+)
+
+func TestAWriteWithinItsLimitsIsTaken(t *testing.T) {
+	l := Limits{KeyBytes: 4, ValueBytes: 8, BatchBytes: 20}
+	set := func(key, value int) Op { return SetOp(strings.Repeat("k", key), make([]byte, value)) }
+	for name, c := range map[string]struct {
+		ops  []Op
+		want error
+	}{
+		"the longest pair":           {[]Op{set(4, 8)}, nil},
+		"an empty value":             {[]Op{set(1, 0)}, nil},
+		"no value":                   {[]Op{SetOp("k", nil)}, nil},
+		"the largest batch":          {[]Op{set(4, 8), set(4, 4)}, nil},
+		"no operation":               {nil, ErrInvalid},
+		"an empty key":               {[]Op{set(1, 1), SetOp("", nil)}, ErrInvalid},
+		"an empty key to delete":     {[]Op{DeleteOp("")}, ErrInvalid},
+		"an empty key to check":      {[]Op{CheckOp("", 0)}, ErrInvalid},
+		"a key too long":             {[]Op{set(5, 0)}, ErrTooLarge},
+		"a key too long to delete":   {[]Op{DeleteOp("kkkkk")}, ErrTooLarge},
+		"a key too long to check":    {[]Op{CheckOp("kkkkk", 1)}, ErrTooLarge},
+		"a value too long":           {[]Op{set(1, 9)}, ErrTooLarge},
+		"a batch too large":          {[]Op{set(4, 8), set(4, 5)}, ErrTooLarge},
+		"a batch too large of keys":  {slices.Repeat([]Op{DeleteOp("kkkk")}, 6), ErrTooLarge},
+		"a batch too large, by one":  {append(slices.Repeat([]Op{DeleteOp("kkkk")}, 5), DeleteOp("k")), ErrTooLarge},
+		"a batch that is just right": {slices.Repeat([]Op{DeleteOp("kkkk")}, 5), nil},
+	} {
+		ops := make([]command.Op, len(c.ops))
+		for i, op := range c.ops {
+			ops[i] = op.op
+		}
+		if err := l.check(ops); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
+			t.Errorf("%s: got %v, want %v", name, err, c.want)
+		}
+	}
+}
+
+func TestAWriteOverALimitIsNotEvenQueued(t *testing.T) {
+	s := newTestServer(t)
+	_, setErr := s.Set(t.Context(), "k", make([]byte, s.opts.limits.ValueBytes+1))
+	_, deleteErr := s.Delete(t.Context(), strings.Repeat("k", s.opts.limits.KeyBytes+1))
+	_, batchErr := s.Batch(t.Context())
+	if !errors.Is(setErr, ErrTooLarge) || !errors.Is(deleteErr, ErrTooLarge) || !errors.Is(batchErr, ErrInvalid) {
+		t.Errorf("got %v, %v, %v", setErr, deleteErr, batchErr)
+	}
+	if len(s.queue) != 0 {
+		t.Errorf("%d are queued", len(s.queue))
+	}
+}
+
+var errEnough = errors.New("enough")
+
+// scriptedSender is a sender that answers the queue's requests one by one, and notes
+// their ids and ages.
+type scriptedSender struct {
+	ids  []command.ID
+	born []uint64
+}
+
+type answer struct {
+	result command.Result
+	err    error
+}
+
+func (x *scriptedSender) send(s *Store, answers ...answer) {
+	go func() {
+		for _, a := range answers {
+			select {
+			case p := <-s.queue:
+				entry, err := command.Decode(command.Join(nil, [][]byte{p.encoded}))
+				if err != nil {
+					p.finish(command.Result{}, err)
+					return
+				}
+				x.ids, x.born = append(x.ids, entry[0].ID), append(x.born, entry[0].Born)
+				p.finish(a.result, a.err)
+			case <-s.ctx.Done():
+				return
+			}
+		}
+	}()
+}
+
+var (
+	unsent   = answer{err: fmt.Errorf("%w: not now", errUnsent)}
+	unknown  = answer{err: fmt.Errorf("%w: lost on the way", ErrUnknown)}
+	applied5 = answer{result: command.Result{Version: 5}}
+	expired8 = answer{result: command.Result{Code: command.Expired, Version: 8}}
+)
+
+func TestAWriteIsRepeatedUnderItsIDUntilItsOutcomeIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		s.fsm.Apply(setEntry(3, 1, "a", ""))
+		x := new(scriptedSender)
+		x.send(s, unsent, unknown, unsent, unknown, applied5)
+		if version, err := s.Set(t.Context(), "k", nil); version != 5 || err != nil {
+			t.Errorf("got %d, %v, want version 5", version, err)
+		}
+		if len(x.ids) != 5 || len(slices.Compact(x.ids)) != 1 {
+			t.Errorf("%d different ids in 5 attempts: it may take effect more than once", len(slices.Compact(x.ids)))
+		}
+		if !slices.Equal(slices.Compact(x.born), []uint64{3}) {
+			t.Errorf("born at %v, want the state's index 3", x.born)
+		}
+	})
+}
+
+func TestTwoWritesHaveTwoIDs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, x := newTestServer(t), new(scriptedSender)
+		x.send(s, applied5, applied5)
+		for range 2 {
+			if _, err := s.Set(t.Context(), "k", nil); err != nil {
+				t.Error(err)
+			}
+		}
+		if x.ids[0] == x.ids[1] {
+			t.Error("the second is taken for the first")
+		}
+	})
+}
+
+func TestAConflictIsAnOutcome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, x := newTestServer(t), new(scriptedSender)
+		x.send(s, unknown, answer{result: command.Result{Code: command.Conflict, Version: 4}})
+		_, err := s.Set(t.Context(), "k", nil, IfVersion(3))
+		if conflict := new(ConflictError); !errors.As(err, &conflict) || conflict.Version != 4 || errors.Is(err, ErrUnknown) {
+			t.Errorf("got %v, want a conflict with version 4", err)
+		}
+	})
+}
+
+// An id that is older than what the state remembers cannot be told from one
+// that was applied and forgotten; the caller's node can tell only if no attempt
+// went out before.
+func TestAnExpiredWriteGetsANewIDOnlyIfNoAttemptCanHaveBeenApplied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, x := newTestServer(t), new(scriptedSender)
+		x.send(s, unsent, expired8, applied5)
+		if version, err := s.Set(t.Context(), "k", nil); version != 5 || err != nil {
+			t.Errorf("got %d, %v, want version 5", version, err)
+		}
+		if len(x.ids) != 3 || x.ids[0] != x.ids[1] || x.ids[1] == x.ids[2] || x.born[2] != 8 {
+			t.Errorf("ids %x born at %v, want a new one at index 8", x.ids, x.born)
+		}
+
+		x = new(scriptedSender)
+		x.send(s, unknown, expired8)
+		if _, err := s.Set(t.Context(), "k", nil); !errors.Is(err, ErrUnknown) {
+			t.Errorf("after an attempt that may have been applied: %v, want ErrUnknown", err)
+		}
+		if len(x.ids) != 2 {
+			t.Errorf("%d attempts", len(x.ids))
+		}
+
+		x = new(scriptedSender)
+		x.send(s, expired8)
+		if _, err := s.Set(t.Context(), "k", nil, WithRequestID(s.NewRequestID())); !errors.Is(err, ErrUnknown) {
+			t.Errorf("with an id that the caller may have used before: %v, want ErrUnknown", err)
+		}
+	})
+}
+
+func TestAWriteThatIsGivenUpSaysWhetherItMayHaveBeenApplied(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers []answer
+		want    error
+		not     error
+	}{
+		"never sent":             {[]answer{unsent, unsent}, ErrNoLeader, ErrUnknown},
+		"nobody took it":         {nil, ErrNoLeader, ErrUnknown},
+		"sent once":              {[]answer{unknown}, ErrUnknown, ErrNoLeader},
+		"sent once, not again":   {[]answer{unknown, unsent}, ErrUnknown, ErrNoLeader},
+		"an error of no class":   {[]answer{{err: io.ErrUnexpectedEOF}}, ErrUnknown, ErrNoLeader},
+		"refused by the leader":  {[]answer{unsent, {err: ErrInvalid}}, ErrUnknown, ErrNoLeader},
+		"expired and never sent": {[]answer{expired8, unsent}, ErrNoLeader, ErrUnknown},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, x := newTestServer(t), new(scriptedSender)
+			x.send(s, c.answers...)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, err := s.Set(ctx, "k", nil)
+			if !errors.Is(err, c.want) || errors.Is(err, c.not) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v, want %v with the context's error", name, err, c.want)
+			}
+			if errors.Is(err, errUnsent) {
+				t.Errorf("%s: %v is an error of attempts, not of calls", name, err)
+			}
+		})
+	}
+}
+
+func TestAWriteOnAStoreThatClosesSaysWhetherItMayHaveBeenApplied(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers []answer
+		want    error
+	}{
+		"never sent": {[]answer{unsent}, ErrClosed},
+		"sent once":  {[]answer{unknown}, ErrUnknown},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, x := newTestServer(t), new(scriptedSender)
+			x.send(s, c.answers...)
+			time.AfterFunc(time.Minute, func() { s.stop(ErrClosed) })
+			_, err := s.Set(t.Context(), "k", nil)
+			if !errors.Is(err, c.want) || c.want != ErrUnknown && errors.Is(err, ErrUnknown) {
+				t.Errorf("%s: %v, want %v", name, err, c.want)
+			}
+			if _, err := s.Set(t.Context(), "k", nil); !errors.Is(err, ErrClosed) || errors.Is(err, ErrUnknown) {
+				t.Errorf("%s: when it is closed: %v, want ErrClosed", name, err)
+			}
+		})
+	}
+}
+
+func TestABatchThatIsTakenFitsAFrame(t *testing.T) {
+	l := Limits{KeyBytes: 1, ValueBytes: 1, BatchBytes: maxBatchBytes}
+	ops := slices.Repeat([]command.Op{{Kind: command.Check, Key: "k", Version: math.MaxUint64}}, maxOps)
+	if err := l.check(ops); err != nil {
+		t.Error(err)
+	}
+	if size := command.Size(command.Request{Ops: ops}) + maxBatchBytes; size > maxFrame {
+		t.Errorf("the largest batch takes %d bytes, a frame %d", size, maxFrame)
+	}
+	if err := l.check(append(ops, ops[0])); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("one operation more: %v", err)
+	}
+}
+
+func TestAnUnknownOutcomeIsNotErrClosed(t *testing.T) {
+	err := outcome(t.Context(), fmt.Errorf("%w: %w", ErrClosed, errEnough), true, errEnough)
+	if errors.Is(err, ErrClosed) {
+		t.Errorf("%v: Set says that ErrClosed means that nothing was written", err)
+	}
+}
+
+func TestTheContextsErrorIsKeptBesideItsCause(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errEnough)
+	s := newTestServer(t)
+	if _, err := s.Set(ctx, "k", nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("write: %v is not context.Canceled", err)
+	}
+	if _, err := s.Get(ctx, "k"); !errors.Is(err, context.Canceled) {
+		t.Errorf("read: %v is not context.Canceled", err)
+	}
+}
