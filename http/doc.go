@@ -1,0 +1,155 @@
+// Package kvhttp serves a kvraft store over HTTP.
+//
+// [Handler] is one plain http.Handler without any state outside itself. Mount
+// it at the root of a mux, or below a prefix with http.StripPrefix:
+//
+//	mux.Handle("/", kvhttp.Handler(store))
+//	mux.Handle("/kv/", http.StripPrefix("/kv", kvhttp.Handler(store)))
+//
+// # Requests
+//
+//	POST /key                       {"k":"v",...}: sets all the pairs or none; {} sets nothing
+//	GET /key/{key}                  {"key":"value"}; 404 when absent
+//	GET /key?prefix=&limit=&after=  lists keys with their values; see below
+//	DELETE /key/{key}               200, also when absent
+//	GET /keys/{key}/                {"value":"v"}; {"value":""} when absent
+//	POST /keys/{key}/               {"value":"v"}: sets the key and answers the same
+//	GET /files/{key}                the value's bytes; 404 when absent
+//	PUT, POST /files/{key}          sets the key to the bytes of the body
+//	DELETE /files/{key}             200, also when absent
+//	POST /join                      {"id":"n2","addr":"host:port"}: admits a node
+//	GET /status                     what this node knows of itself and its cluster;
+//	                                with ?hash also a hash over all of the state
+//	GET /healthz                    200 unless the store has stopped
+//	GET /readyz                     200 when the node can serve, or 503 and why not
+//
+// HEAD goes wherever GET does, and OPTIONS answers what goes. Content types are
+// not looked at. The same keys are behind /key, /keys and /files. The first two
+// carry strings: a value that is not UTF-8 cannot be read there (406), only
+// under /files and in listings. Where one JSON object names a key twice, the
+// last value counts.
+//
+// # Read levels
+//
+// Reads of keys and listings are linearizable unless their query says otherwise;
+// whatever else has these parameters ignores them.
+//
+//	consistency=linearizable  sees every write that completed before
+//	consistency=leader        what the leader has; a deposed one may not know yet
+//	consistency=stale         what this node has, without asking anybody
+//	max_staleness=DURATION    what this node has, if that is proven to lack no write
+//	                          that completed longer ago: 500ms, 1m30s, or a plain
+//	                          number of seconds; above 0
+//	at_least=VERSION          what this node has, once it has reached that version
+//
+// The last two go together, and then both hold, and with consistency=stale, which
+// they imply; with another level they are refused (400). VERSION is a number such
+// as a listing gives, or an ETag without its quotes: the ETag of a write makes a
+// read on another node see that write. A node that does not become fresh enough in
+// time answers 503, with the type of [kvraft.ErrStale].
+//
+// # Listings
+//
+// GET /key with any of the parameters prefix, limit and after lists the keys that
+// begin with prefix and come after the key after, in the order of their bytes.
+// /key?prefix= begins at the first of all keys; a bare GET /key is refused (400),
+// as a read that has lost its key.
+//
+//	{"entries":[{"key":"a","value":"1","version":3},...],"version":17,"more":true}
+//
+// The entries are those of one moment, when the store was at "version". There are
+// at most limit of them, 1 to 1000 and by default 100; a listing also ends with the
+// entry that takes its keys and values to 4 MiB. "more" says that there are others
+// with the prefix after the last one: the bytes of that key as after,
+// percent-encoded, go on from there. In place of a "key" or a "value" that is not
+// UTF-8 there is a "key_base64" or a "value_base64".
+//
+// The ETag of a listing is the version of the store. If-None-Match answers 304
+// while nothing has changed in all of it, and pages that are asked for with the
+// first one's ETag as If-Match are all of one moment, or answer 412.
+//
+// # Keys
+//
+// A key is everything in the path after /key/, /keys/ or /files/, slashes
+// included, percent-decoded once: /files/a/b and /files/a%2Fb both name "a/b",
+// and a + is a plus. Below /keys/ one trailing slash belongs to the route, so
+// that "a/" is /keys/a%2F there.
+//
+// What stands between a client and the handler may change a path first. Browsers
+// resolve "." and ".." segments, percent-encoded or not. http.ServeMux redirects
+// a raw ".", ".." or "//" to a path that names another key; gorilla/mux does so
+// with the encoded ones too, unless it is made with UseEncodedPath and SkipClean;
+// chi and echo leave every path as it is. The query is safe from all of them:
+// /key?key=, /keys?key= and /files?key=, each also with a slash before the
+// question mark, take any key. In a query a + is a space and %2B a plus. A
+// request names its key once, in the path or in the query.
+//
+// # Versions
+//
+// Answers to reads and to sets of keys carry the version of the key as ETag, a
+// number in quotes. Reads and writes of one key take If-Match and If-None-Match
+// (RFC 9110, section 13): lists, "*", and weak tags, which If-Match never
+// matches. A write whose condition fails answers 412 and changes nothing;
+// between the check and the write nothing can come. If-None-Match: * writes only
+// an absent key. POST /key takes no conditions.
+//
+// # Repetitions
+//
+// Every answer, errors included, carries a Raft-Index: a log index that the state
+// of this node had reached when the answer was written. So the log was committed
+// up to there, and whatever a later request writes lies beyond. It says nothing
+// about what the answer shows: that may be of an older state, or, where the leader
+// served it, of a newer one.
+//
+// A request that sets or deletes keys takes effect once, however often and to
+// whichever nodes it is sent, if it has an Idempotency-Key of the form INDEX-NAME,
+// plain or as a string in quotes. INDEX is the Raft-Index of an answer of the same
+// cluster, from before the first attempt and recent (HEAD /healthz gives one).
+// NAME is up to the client, and for one write only. The key has at most 256 bytes.
+//
+//	Idempotency-Key: 4711-8b1f9a52
+//	Idempotency-Key: "4711-8b1f9a52"
+//
+// A repetition has the same key, path, conditions and body. It is answered as the
+// first attempt was, a 412 included; if no earlier one has come through, this one
+// does. The same key on another write makes it no repetition: it takes effect too.
+// The cluster remembers 130,000 requests or more. A request that is not among them
+// is answered 504 and not carried out if more came after its INDEX. One whose INDEX
+// the log has not reached is answered 400.
+//
+// The conditions of such a request are If-Match with one version, or
+// If-None-Match: *, which are decided together with the write. Others take a look
+// at the key first, where a repetition would find what the first attempt wrote,
+// and are refused (400). POST /join ignores the header: it can be repeated as it is.
+//
+// # Errors
+//
+// Every error is an application/problem+json object (RFC 9457). On requests
+// that would change something its member "applied" is "no" or "unknown", of this
+// request, whatever became of an earlier one with its Idempotency-Key; "leader" is
+// the leader that this node knows, if any.
+//
+//	400  the request can never be right
+//	404  no such path, or the key is absent
+//	405  not with this method; Allow says which
+//	406  the key or the value is not UTF-8, and JSON cannot carry it
+//	408  the body did not arrive in time
+//	409  a join was refused
+//	412  a condition failed
+//	413  the body, or what it holds, is too large
+//	414  the key in the path or the query is too long
+//	502  the node to be joined cannot be reached
+//	503  not applied, with Retry-After: no leader, the store has stopped, or this
+//	     node is not as fresh as a read wants it
+//	504  the time ran out; a write may or may not have been applied, and is safe
+//	     to repeat if it has an Idempotency-Key
+//
+// # Limits
+//
+// [WithTimeout] bounds the time from a request's arrival to its answer, the
+// arrival of its body included where the http.ResponseWriter supports read
+// deadlines; [WithBodyLimit] bounds the body. Headers, idle connections and
+// clients that read slowly are the http.Server's to limit. The handler lets
+// everyone in: put authentication in front of it, and http.CrossOriginProtection
+// where browsers can reach it.
+package kvhttp

@@ -1,0 +1,231 @@
+package kvhttp_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"reflect"
+	"sync"
+
+	"github.com/kvraft/kvraft"
+)
+
+// fake is a store in a map.
+type fake struct {
+	mu       sync.Mutex
+	revision uint64
+	entries  map[string]kvraft.Entry
+	batches  [][]string // the keys of each batch, in its order
+	joined   []string   // id and addr of each join
+	asked    string     // the level of the last read, as leveled gives it
+	status   kvraft.Status
+	views    *kvraft.Store // a real store, where views are taken
+
+	fail   func(context.Context) error // if not nil, what every call fails with
+	before func(*fake)                 // if not nil, comes once between a conditional write's check and the write
+}
+
+var limits = struct{ key, value int }{1 << 10, 1 << 20}
+
+func newFake() *fake {
+	leader := kvraft.Node{ID: "n2", Addr: "10.0.0.2:7000", Voter: true}
+	me := kvraft.Node{ID: "n1", Addr: "10.0.0.1:7000", Voter: true}
+	return &fake{
+		entries: map[string]kvraft.Entry{},
+		status: kvraft.Status{Node: me, Cluster: "c", State: kvraft.Follower, Leader: leader, Ready: true,
+			Nodes: []kvraft.Node{me, leader, {ID: "n3", Addr: "10.0.0.3:7000"}}},
+	}
+}
+
+// enter begins every call; the caller unlocks.
+func (f *fake) enter(ctx context.Context, key string) error {
+	f.mu.Lock()
+	switch {
+	case f.fail != nil:
+		return f.fail(ctx)
+	case key == "":
+		return kvraft.ErrInvalid
+	case len(key) > limits.key:
+		return kvraft.ErrTooLarge
+	}
+	return nil
+}
+
+func (f *fake) Get(ctx context.Context, key string, opts ...kvraft.ReadOption) (kvraft.Entry, error) {
+	err := f.enter(ctx, key)
+	defer f.mu.Unlock()
+	if err != nil {
+		return kvraft.Entry{}, err
+	}
+	f.asked = leveled(opts...)
+	entry, ok := f.entries[key]
+	if !ok {
+		return kvraft.Entry{}, kvraft.ErrNotFound
+	}
+	entry.Value = bytes.Clone(entry.Value)
+	return entry, nil
+}
+
+func (f *fake) View(ctx context.Context, opts ...kvraft.ReadOption) (*kvraft.View, error) {
+	err := f.enter(ctx, "view")
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	f.asked = leveled(opts...)
+	return f.views.View(ctx)
+}
+
+func (f *fake) Set(ctx context.Context, key string, value []byte, opts ...kvraft.WriteOption) (uint64, error) {
+	err := f.enter(ctx, key)
+	defer f.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	if len(value) > limits.value {
+		return 0, kvraft.ErrTooLarge
+	}
+	if err := f.check(key, opts); err != nil {
+		return 0, err
+	}
+	f.revision++
+	f.set(key, value)
+	return f.revision, nil
+}
+
+func (f *fake) Delete(ctx context.Context, key string, opts ...kvraft.WriteOption) (uint64, error) {
+	err := f.enter(ctx, key)
+	defer f.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	if err := f.check(key, opts); err != nil {
+		return 0, err
+	}
+	if _, ok := f.entries[key]; ok {
+		f.revision++
+		delete(f.entries, key)
+	}
+	return f.revision, nil
+}
+
+func (f *fake) Batch(ctx context.Context, ops ...kvraft.Op) (uint64, error) {
+	keys, values := []string{}, [][]byte{}
+	for _, op := range ops {
+		o := reflect.ValueOf(op)
+		if !find(o, reflect.Pointer).IsNil() {
+			continue // an IDOp
+		}
+		keys = append(keys, find(o, reflect.String).String())
+		values = append(values, find(o, reflect.Slice).Bytes())
+	}
+	err := f.enter(ctx, "batch")
+	defer f.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	for _, key := range keys {
+		if key == "" {
+			return 0, kvraft.ErrInvalid
+		}
+		if len(key) > limits.key {
+			return 0, kvraft.ErrTooLarge
+		}
+	}
+	f.batches = append(f.batches, keys)
+	f.revision++
+	for i, key := range keys {
+		f.set(key, values[i])
+	}
+	return f.revision, nil
+}
+
+func (f *fake) Join(ctx context.Context, id, addr string) error {
+	err := f.enter(ctx, "join")
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	f.joined = append(f.joined, id, addr)
+	return nil
+}
+
+// Index moves on with every write.
+func (f *fake) Index() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return 100 + f.revision
+}
+
+func (f *fake) Hash() (uint64, [32]byte) { return 19, [32]byte{0xab} }
+
+func (f *fake) Status() kvraft.Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.status
+}
+
+// check judges IfVersion. The other option, WithRequestID, means nothing here.
+func (f *fake) check(key string, opts []kvraft.WriteOption) error {
+	if f.before != nil {
+		before := f.before
+		f.before = nil
+		before(f)
+	}
+	for _, opt := range opts {
+		options := applied(opt)
+		found := f.entries[key].Version
+		if find(options, reflect.Bool).Bool() && found != find(options, reflect.Uint64).Uint() {
+			return &kvraft.ConflictError{Version: found}
+		}
+	}
+	return nil
+}
+
+// leveled is what read options come to together.
+func leveled(opts ...kvraft.ReadOption) string {
+	return fmt.Sprint(applied(append([]kvraft.ReadOption{kvraft.Linearizable}, opts...)...))
+}
+
+// applied is what options set in the store.
+func applied[Option any](opts ...Option) reflect.Value {
+	options := reflect.New(reflect.TypeFor[Option]().In(0).Elem())
+	for _, opt := range opts {
+		reflect.ValueOf(opt).Call([]reflect.Value{options})
+	}
+	return options.Elem()
+}
+
+func (f *fake) set(key string, value []byte) {
+	f.entries[key] = kvraft.Entry{Key: key, Value: bytes.Clone(value), Version: f.revision}
+}
+
+// values is what the store holds.
+func (f *fake) values() map[string]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	values := map[string]string{}
+	for key, entry := range maps.All(f.entries) {
+		values[key] = string(entry.Value)
+	}
+	return values
+}
+
+// find is the first thing of a kind in v. Options and operations are opaque
+// outside package kvraft, and so a fake store has to look into them.
+func find(v reflect.Value, kind reflect.Kind) reflect.Value {
+	switch {
+	case v.Kind() == kind:
+		return v
+	case v.Kind() == reflect.Pointer && !v.IsNil():
+		return find(v.Elem(), kind)
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			if found := find(v.Field(i), kind); found.IsValid() {
+				return found
+			}
+		}
+	}
+	return reflect.Value{}
+}

@@ -1,0 +1,35 @@
+package kvhttp
+
+import (
+	"net/http"
+
+	"github.com/kvraft/kvraft"
+)
+
+func (h *handler) getFile(w http.ResponseWriter, r *request) error {
+	entry, err := h.read(w, r)
+	if err != nil {
+		return err
+	}
+	h.respond(w, r, "application/octet-stream", entry.Value)
+	return nil
+}
+
+func (h *handler) setFile(w http.ResponseWriter, r *request) error {
+	if r.Header.Get("Content-Range") != "" {
+		return refuse(http.StatusBadRequest, "Content-Range: only a whole value can be set")
+	}
+	value, err := h.body(w, r)
+	if err != nil {
+		return err
+	}
+	version, err := h.write(r, func(opts ...kvraft.WriteOption) (uint64, error) {
+		return h.store.Set(r.Context(), r.key, value, opts...)
+	})
+	if err != nil {
+		return err
+	}
+	w.Header().Set("ETag", etag(version))
+	h.respond(w, r, "", nil)
+	return nil
+}

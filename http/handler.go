@@ -1,0 +1,84 @@
+package kvhttp
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/kvraft/kvraft"
+)
+
+// Store is what a handler uses of a [kvraft.Store].
+type Store interface {
+	Get(ctx context.Context, key string, opts ...kvraft.ReadOption) (kvraft.Entry, error)
+	View(ctx context.Context, opts ...kvraft.ReadOption) (*kvraft.View, error)
+	Set(ctx context.Context, key string, value []byte, opts ...kvraft.WriteOption) (uint64, error)
+	Delete(ctx context.Context, key string, opts ...kvraft.WriteOption) (uint64, error)
+	Batch(ctx context.Context, ops ...kvraft.Op) (uint64, error)
+	Join(ctx context.Context, id, addr string) error
+	Status() kvraft.Status
+	Index() uint64
+	Hash() (index uint64, sum [32]byte)
+}
+
+var _ Store = (*kvraft.Store)(nil)
+
+// Option sets up a handler; see [Handler].
+type Option func(*handler)
+
+// WithTimeout bounds one request, the arrival of its body included. Zero or
+// less: the default, 10 s.
+func WithTimeout(d time.Duration) Option { return func(h *handler) { h.timeout = d } }
+
+// WithBodyLimit bounds the body of one request, in bytes; a larger one answers
+// 413. Zero or less: the default, 16 MiB, which holds any batch within the
+// store's default limits unless its JSON is mostly escapes.
+func WithBodyLimit(bytes int64) Option { return func(h *handler) { h.bodyLimit = bytes } }
+
+type handler struct {
+	store     Store
+	timeout   time.Duration
+	bodyLimit int64
+	resources map[string]resource // by the first segment of the path
+}
+
+// Handler serves store. It does not close it. The package comment lists the
+// requests.
+func Handler(store Store, opts ...Option) http.Handler {
+	h := &handler{store: store}
+	for _, opt := range opts {
+		opt(h)
+	}
+	if h.timeout <= 0 {
+		h.timeout = 10 * time.Second
+	}
+	if h.bodyLimit <= 0 {
+		h.bodyLimit = 16 << 20
+	}
+	h.resources = map[string]resource{
+		"key":     {keyed: methods{"GET": h.getKey, "DELETE": h.deleteKey}, bare: methods{"GET": h.list, "POST": h.setKeys}},
+		"keys":    {keyed: methods{"GET": h.getValue, "POST": h.setValue}, slash: true},
+		"files":   {keyed: methods{"GET": h.getFile, "PUT": h.setFile, "POST": h.setFile, "DELETE": h.deleteKey}},
+		"join":    {bare: methods{"POST": h.join}},
+		"status":  {bare: methods{"GET": h.status}},
+		"healthz": {bare: methods{"GET": h.healthz}},
+		"readyz":  {bare: methods{"GET": h.readyz}},
+	}
+	return h
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), h.timeout)
+	defer cancel()
+	if r.ContentLength != 0 {
+		// Set here, not where the body is read: the server itself reads on
+		// when a handler leaves a body alone. A writer that knows no deadlines
+		// leaves a stalled body to the server's ReadTimeout.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.timeout))
+	}
+	w.Header().Set("Cache-Control", "no-cache") // a shared cache may keep even a 404 otherwise
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if err := h.serve(w, r.WithContext(ctx)); err != nil {
+		h.fail(w, r, err)
+	}
+}

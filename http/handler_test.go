@@ -1,0 +1,415 @@
+package kvhttp_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kvraft/kvraft"
+	kvhttp "github.com/kvraft/kvraft/http"
+)
+
+// call makes one request of a handler, with headers as "Name: value".
+func call(t testing.TB, h http.Handler, method, target, body string, headers ...string) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		r.Header.Add(name, value)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+func wantAnswer(t testing.TB, w *httptest.ResponseRecorder, status int, body string) {
+	t.Helper()
+	if w.Code != status || w.Body.String() != body {
+		t.Errorf("got %d %q, want %d %q", w.Code, w.Body, status, body)
+	}
+}
+
+func wantETag(t testing.TB, w *httptest.ResponseRecorder, etag string) {
+	t.Helper()
+	if got := w.Header().Get("ETag"); got != etag {
+		t.Errorf("got ETag %s, want %s", got, etag)
+	}
+}
+
+type problem struct {
+	Type, Title, Detail, Applied string
+	Status                       int
+	Leader                       map[string]string
+}
+
+func wantProblem(t testing.TB, w *httptest.ResponseRecorder, status int) problem {
+	t.Helper()
+	var p problem
+	d := json.NewDecoder(bytes.NewReader(w.Body.Bytes()))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil {
+		t.Fatalf("%d %q is not a problem: %v", w.Code, w.Body, err)
+	}
+	if w.Code != status || p.Status != status || w.Header().Get("Content-Type") != "application/problem+json" {
+		t.Errorf("got %d %v %s, want %d", w.Code, w.Header(), w.Body, status)
+	}
+	if p.Type == "" || p.Title == "" || p.Detail == "" {
+		t.Errorf("a problem says what is wrong: %s", w.Body)
+	}
+	return p
+}
+
+func wantValues(t testing.TB, store *fake, want map[string]string) {
+	t.Helper()
+	if got := store.values(); !maps.Equal(got, want) {
+		t.Errorf("the store holds %q, want %q", got, want)
+	}
+}
+
+func TestTheCommandsOfHraftdsReadmeWork(t *testing.T) {
+	h := kvhttp.Handler(newFake())
+	form := "Content-Type: application/x-www-form-urlencoded" // what curl -d says
+	wantAnswer(t, call(t, h, "POST", "/key", `{"user1": "batman"}`, form), 200, "")
+	wantAnswer(t, call(t, h, "POST", "/key", `{"user2": "robin", "user3": "joker"}`, form), 200, "")
+	wantAnswer(t, call(t, h, "GET", "/key/user1", ""), 200, `{"user1":"batman"}`)
+	wantAnswer(t, call(t, h, "GET", "/key/user3", ""), 200, `{"user3":"joker"}`)
+	wantAnswer(t, call(t, h, "DELETE", "/key/user3", ""), 200, "")
+	wantAnswer(t, call(t, h, "DELETE", "/key/user3", ""), 200, "")
+	wantProblem(t, call(t, h, "GET", "/key/user3", ""), 404)
+}
+
+func TestTheCommandsOfRaftKVExamplesReadmeWork(t *testing.T) {
+	h := kvhttp.Handler(newFake())
+	for _, path := range []string{"/keys/some-key/", "/keys/other"} {
+		wantAnswer(t, call(t, h, "GET", path, ""), 200, `{"value":""}`)
+		wantAnswer(t, call(t, h, "POST", path, `{"value": "some-value"}`), 200, `{"value":"some-value"}`)
+		wantAnswer(t, call(t, h, "GET", path, ""), 200, `{"value":"some-value"}`)
+	}
+}
+
+func TestTheCommandsOfRaftdsReadmeWork(t *testing.T) {
+	h := kvhttp.Handler(newFake())
+	wantProblem(t, call(t, h, "GET", "/files/foo", ""), 404)
+	wantAnswer(t, call(t, h, "POST", "/files/foo", "BAR", "Content-Type: application/x-www-form-urlencoded"), 200, "")
+	wantAnswer(t, call(t, h, "GET", "/files/foo", ""), 200, "BAR")
+}
+
+func TestSeveralKeysAreOneBatchInTheOrderOfTheKeys(t *testing.T) {
+	store := newFake()
+	h := kvhttp.Handler(store)
+	w := call(t, h, "POST", "/key", `{"c":"3","a":"1","b":"2","g":"","f":"","e":"","d":"","a":"last"}`)
+	wantAnswer(t, w, 200, "")
+	wantETag(t, w, `"1"`)
+	wantValues(t, store, map[string]string{"a": "last", "b": "2", "c": "3", "d": "", "e": "", "f": "", "g": ""})
+	if want := strings.Split("abcdefg", ""); len(store.batches) != 1 || !slices.Equal(store.batches[0], want) {
+		t.Errorf("got batches %q, want one of %q", store.batches, want)
+	}
+}
+
+func TestAnEmptyObjectSetsNothing(t *testing.T) {
+	store := newFake()
+	wantAnswer(t, call(t, kvhttp.Handler(store), "POST", "/key/", `{}`), 200, "")
+	if len(store.batches) != 0 {
+		t.Errorf("got batches %q, want none", store.batches)
+	}
+}
+
+func TestABodyThatIsNotWhatItShouldBeChangesNothing(t *testing.T) {
+	notStrings := []string{``, `{`, `null`, `[]`, `"a"`, `{"a":null}`, `{"a":1}`, `{"a":{"b":"c"}}`, `{"b":"1","a":["x"]}`,
+		`{"a":"b"} {"c":"d"}`, `{"a":"b"}x`, "{\"a\":\"\xff\"}", `{"a":"\ud83d"}`, `{"a":"\ud83dx"}`, `{"\ude00":"a"}`,
+		`{"a":"\ud83dxude00"}`, `{"a":"\\\ud83d\ud83d"}`, `{"a":"\ud83d\`, `{"":"a"}`, `{"a":"b",}`}
+	bodies := map[string][]string{
+		"/key":     notStrings,
+		"/keys/k/": append(notStrings, `{}`, `{"Value":"v"}`, `{"value":"v","ttl":"5"}`, `{"value":null}`, `{"value":5}`),
+		"/join":    append(notStrings, `{}`, `{"id":"a"}`, `{"addr":"b:1"}`, `{"id":"a","addr":"b:1","role":"voter"}`, `{"id":"a","addr":7}`),
+	}
+	for path, bodies := range bodies {
+		for _, body := range bodies {
+			store := newFake()
+			w := call(t, kvhttp.Handler(store), "POST", path, body)
+			if p := wantProblem(t, w, 400); p.Applied != "no" {
+				t.Errorf("%s %q: applied %q, want no", path, body, p.Applied)
+			}
+			wantValues(t, store, map[string]string{})
+			if store.joined != nil {
+				t.Errorf("%s %q: joined %q", path, body, store.joined)
+			}
+		}
+	}
+}
+
+func TestTextInJSONIsAnyUnicode(t *testing.T) {
+	store := newFake()
+	h := kvhttp.Handler(store)
+	wantAnswer(t, call(t, h, "POST", "/key", `{"grüße \ud83d\ude00\u00e9":"\u0000<&\\ud83d\"\ufffd�"}`), 200, "")
+	wantValues(t, store, map[string]string{"grüße 😀é": "\x00<&\\ud83d\"\ufffd\ufffd"})
+	var got map[string]string
+	w := call(t, h, "GET", "/key/gr%C3%BC%C3%9Fe%20%F0%9F%98%80%C3%A9", "")
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || !maps.Equal(got, store.values()) {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestWhatIsNotUTF8IsNotMangledIntoJSON(t *testing.T) {
+	store := newFake()
+	h := kvhttp.Handler(store)
+	call(t, h, "PUT", "/files/raw", "\xff\xfe")
+	call(t, h, "PUT", "/files/%ff%2F", "text")
+	for _, target := range []string{"/key/raw", "/keys/raw/", "/key/%ff%2F"} {
+		p := wantProblem(t, call(t, h, "GET", target, ""), 406)
+		if !strings.Contains(p.Detail, "/files?key=") {
+			t.Errorf("%s: %q does not say where to read it", target, p.Detail)
+		}
+	}
+	wantAnswer(t, call(t, h, "GET", "/files?key=%ff%2F", ""), 200, "text")
+	wantAnswer(t, call(t, h, "GET", "/files/raw", ""), 200, "\xff\xfe")
+	wantAnswer(t, call(t, h, "GET", "/keys/%ff%2F", ""), 200, `{"value":"text"}`)
+}
+
+func TestAFileIsItsBytes(t *testing.T) {
+	h := kvhttp.Handler(newFake())
+	for i, value := range []string{"", "\x00\xff\r\n", "<html>", strings.Repeat("x", limits.value)} {
+		w := call(t, h, "PUT", "/files/f", value, "Content-Type: text/html")
+		wantAnswer(t, w, 200, "")
+		wantETag(t, w, fmt.Sprintf("%q", fmt.Sprint(i+1)))
+		w = call(t, h, "GET", "/files/f", "")
+		if w.Code != 200 || w.Body.String() != value || w.Header().Get("Content-Type") != "application/octet-stream" {
+			t.Errorf("got %d %v and %d bytes, want %d", w.Code, w.Header(), w.Body.Len(), len(value))
+		}
+		wantETag(t, w, fmt.Sprintf("%q", fmt.Sprint(i+1)))
+	}
+	wantAnswer(t, call(t, h, "DELETE", "/files/f", ""), 200, "")
+	wantAnswer(t, call(t, h, "DELETE", "/files/f", ""), 200, "")
+	wantProblem(t, call(t, h, "GET", "/files/f", ""), 404)
+}
+
+func TestPartOfAFileCannotBeSet(t *testing.T) {
+	store := newFake()
+	wantProblem(t, call(t, kvhttp.Handler(store), "PUT", "/files/f", "part", "Content-Range: bytes 0-3/9"), 400)
+	wantValues(t, store, map[string]string{})
+}
+
+func TestAHeadAnswersTheHeadersOfItsGet(t *testing.T) {
+	store := newFake()
+	h := kvhttp.Handler(store)
+	call(t, h, "PUT", "/files/f", "value")
+	for _, target := range []string{"/files/f", "/files/absent", "/key/f", "/keys/f/", "/keys/absent/", "/status", "/healthz", "/readyz", "/nowhere"} {
+		get, head := call(t, h, "GET", target, ""), call(t, h, "HEAD", target, "")
+		if head.Code != get.Code || !maps.EqualFunc(head.Header(), get.Header(), slices.Equal) || head.Body.Len() > 0 {
+			t.Errorf("%s: HEAD answers %d %v %q, GET %d %v", target, head.Code, head.Header(), head.Body, get.Code, get.Header())
+		}
+		if want := fmt.Sprint(get.Body.Len()); get.Header().Get("Content-Length") != want {
+			t.Errorf("%s: Content-Length %s, want %s", target, get.Header().Get("Content-Length"), want)
+		}
+	}
+}
+
+func TestTheStoresErrorsBecomeStatuses(t *testing.T) {
+	deadline := context.DeadlineExceeded
+	tests := []struct {
+		err     error
+		status  int
+		applied string
+	}{
+		{kvraft.ErrInvalid, 400, "no"},
+		{kvraft.ErrRefused, 409, "no"},
+		{&kvraft.ConflictError{Version: 7}, 412, "no"},
+		{kvraft.ErrUnreachable, 502, "no"},
+		{fmt.Errorf("%w: %w", kvraft.ErrNoLeader, deadline), 503, "no"},
+		{fmt.Errorf("%w: disk full", kvraft.ErrClosed), 503, "no"},
+		{kvraft.ErrUnknown, 504, "unknown"},
+		{fmt.Errorf("%w: %w: %w", kvraft.ErrUnknown, kvraft.ErrClosed, deadline), 504, "unknown"},
+		{fmt.Errorf("waiting: %w", deadline), 504, "unknown"},
+		{fmt.Errorf("waiting: %w", context.Canceled), 504, "unknown"},
+		{errors.New("never seen before"), 500, "unknown"},
+	}
+	for _, test := range tests {
+		store := newFake()
+		store.fail = func(context.Context) error { return test.err }
+		h := kvhttp.Handler(store)
+		for _, w := range []*httptest.ResponseRecorder{
+			call(t, h, "POST", "/key", `{"a":"b"}`),
+			call(t, h, "DELETE", "/key/a", ""),
+			call(t, h, "POST", "/keys/a/", `{"value":"b"}`),
+			call(t, h, "PUT", "/files/a", "b"),
+			call(t, h, "PUT", "/files/a", "b", "If-Match: *"),
+			call(t, h, "POST", "/join", `{"id":"n9","addr":"h:1"}`),
+		} {
+			p := wantProblem(t, w, test.status)
+			if p.Applied != test.applied {
+				t.Errorf("%v: applied %q, want %q", test.err, p.Applied, test.applied)
+			}
+			if p.Leader["id"] != "n2" || p.Leader["address"] != "10.0.0.2:7000" {
+				t.Errorf("%v: leader %v, want n2", test.err, p.Leader)
+			}
+			if again := w.Header().Get("Retry-After") != ""; again != (test.status == 503) {
+				t.Errorf("%v: Retry-After: %v", test.err, again)
+			}
+		}
+		if p := wantProblem(t, call(t, h, "GET", "/files/a", ""), test.status); p.Applied != "" {
+			t.Errorf("%v: a read is not applied: %q", test.err, p.Applied)
+		}
+	}
+}
+
+func TestAnErrorsTypeNamesItsDocumentation(t *testing.T) {
+	h := kvhttp.Handler(newFake())
+	const docs = "https://pkg.go.dev/github.com/kvraft/kvraft#ErrNotFound"
+	if p := wantProblem(t, call(t, h, "GET", "/files/absent", ""), 404); p.Type != docs {
+		t.Errorf("type %q, want %q", p.Type, docs)
+	}
+	if p := wantProblem(t, call(t, h, "GET", "/nowhere", ""), 404); p.Type != "about:blank" {
+		t.Errorf("type %q: an unknown path is no absent key", p.Type)
+	}
+}
+
+func TestAProblemNamesNoLeaderWhereNoneIsKnown(t *testing.T) {
+	store := newFake()
+	store.status.Leader = kvraft.Node{}
+	if p := wantProblem(t, call(t, kvhttp.Handler(store), "GET", "/files/absent", ""), 404); p.Leader != nil {
+		t.Errorf("leader %v, want none", p.Leader)
+	}
+}
+
+func TestTheKeyOrTheValueIsTooLong(t *testing.T) {
+	store := newFake()
+	h := kvhttp.Handler(store)
+	long, large := strings.Repeat("k", limits.key+1), strings.Repeat("v", limits.value+1)
+	for _, method := range []string{"GET", "PUT", "DELETE"} {
+		wantProblem(t, call(t, h, method, "/files/"+long, "v"), 414)
+	}
+	wantProblem(t, call(t, h, "POST", "/keys/"+long, `{"value":"v"}`), 414)
+	wantProblem(t, call(t, h, "POST", "/key", `{"`+long+`":"v"}`), 413)
+	wantProblem(t, call(t, h, "PUT", "/files/k", large), 413)
+	wantProblem(t, call(t, h, "PUT", "/files/k", large, "If-None-Match: *"), 413)
+	wantValues(t, store, map[string]string{})
+}
+
+func TestAPathThatIsNotThereIsNotFound(t *testing.T) {
+	h := kvhttp.Handler(newFake())
+	for _, path := range []string{"/", "/keyX/a", "/Key/a", "/keyX", "//key/a", "/status/", "/status/x", "/join/", "/v1/key/a", "/files2"} {
+		wantProblem(t, call(t, h, "GET", path, ""), 404)
+		wantProblem(t, call(t, h, "OPTIONS", path, ""), 404)
+	}
+}
+
+func TestAMethodThatDoesNotGoIsToldWhichDo(t *testing.T) {
+	h := kvhttp.Handler(newFake())
+	for path, test := range map[string]struct{ not, allow string }{
+		"/key":          {"PUT", "DELETE, GET, HEAD, OPTIONS, POST"},
+		"/key/a":        {"POST", "DELETE, GET, HEAD, OPTIONS"},
+		"/key?key=a":    {"POST", "DELETE, GET, HEAD, OPTIONS"},
+		"/keys/a/":      {"DELETE", "GET, HEAD, OPTIONS, POST"},
+		"/files/a":      {"PATCH", "DELETE, GET, HEAD, OPTIONS, POST, PUT"},
+		"/files":        {"PATCH", "DELETE, GET, HEAD, OPTIONS, POST, PUT"},
+		"/join":         {"GET", "OPTIONS, POST"},
+		"/status":       {"POST", "GET, HEAD, OPTIONS"},
+		"/healthz":      {"DELETE", "GET, HEAD, OPTIONS"},
+		"/readyz":       {"get", "GET, HEAD, OPTIONS"},
+		"/key/a?x=%20y": {"PUT", "DELETE, GET, HEAD, OPTIONS"},
+	} {
+		w := call(t, h, test.not, path, "")
+		wantProblem(t, w, 405)
+		options := call(t, h, "OPTIONS", path, "")
+		wantAnswer(t, options, 204, "")
+		for _, w := range []*httptest.ResponseRecorder{w, options} {
+			if got := w.Header().Get("Allow"); got != test.allow {
+				t.Errorf("%s: Allow: %s, want %s", path, got, test.allow)
+			}
+		}
+	}
+}
+
+func TestTwoHandlersInOneProcessShareNothing(t *testing.T) {
+	a, b := newFake(), newFake()
+	ha, hb := kvhttp.Handler(a), kvhttp.Handler(b)
+	call(t, ha, "PUT", "/files/f", "of a")
+	call(t, hb, "PUT", "/files/f", "of b")
+	wantAnswer(t, call(t, ha, "GET", "/files/f", ""), 200, "of a")
+	wantAnswer(t, call(t, hb, "GET", "/files/f", ""), 200, "of b")
+}
+
+func TestJoinPassesOnWhomToAdmit(t *testing.T) {
+	store := newFake()
+	wantAnswer(t, call(t, kvhttp.Handler(store), "POST", "/join", `{"addr":"h:1","id":"n9"}`), 200, "")
+	if !slices.Equal(store.joined, []string{"n9", "h:1"}) {
+		t.Errorf("joined %q", store.joined)
+	}
+}
+
+func TestAnswersAreNeitherCachedUnaskedNorGuessedAt(t *testing.T) {
+	h := kvhttp.Handler(newFake())
+	for _, target := range []string{"/keys/a/", "/files/absent", "/status", "/nowhere"} {
+		header := call(t, h, "GET", target, "").Header()
+		if header.Get("Cache-Control") != "no-cache" || header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s: %v", target, header)
+		}
+	}
+}
+
+// FuzzHandler: whatever comes in, the answer is one of those documented, and an
+// error changes nothing.
+func FuzzHandler(f *testing.F) {
+	f.Add("GET", "/key/a", "", "", "")
+	f.Add("POST", "/key", `{"a":"b","\ud83d\ude00":"\ud83d"}`, "", `"1-\"\\"`)
+	f.Add("POST", "/keys/a/", `{"value":"\\"}`, `"1"`, "1-a")
+	f.Add("PUT", "/files/a%2f..//b?key=", "\xff", `W/"1", "2"`, "")
+	f.Add("DELETE", "/files?key=a;b", "", "*", `"`)
+	f.Add("HEAD", "/files?key=held", "", `"1`, "")
+	f.Add("GET", "/files/held?consistency=stale&max_staleness=.5&at_least=1", "", "", "")
+	f.Add("GET", "/key?prefix=h&after=%ff&limit=2", "", "", "")
+	f.Add("GET", "/key?limit=1", "", `"1"`, "")
+	f.Add("POST", "/join", `{"id":"","addr":null}`, ",", "")
+	f.Add("OPTIONS", "/status", "", "", "")
+	views := openStore(f)
+	if _, err := views.Set(f.Context(), "held", []byte("\xfe")); err != nil {
+		f.Fatal(err)
+	}
+	known := []int{200, 204, 304, 400, 404, 405, 406, 412, 413, 414}
+	f.Fuzz(func(t *testing.T, method, target, body, tags, key string) {
+		r, err := http.NewRequest(method, "http://host"+target, strings.NewReader(body))
+		if err != nil {
+			t.Skip("no client can send this")
+		}
+		if tags != "" {
+			r.Header.Set("If-Match", tags)
+			r.Header.Set("If-None-Match", tags)
+		}
+		if key != "" {
+			r.Header.Set("Idempotency-Key", key)
+		}
+		store := newFake()
+		store.views = views
+		store.revision = 1
+		store.set("held", []byte("\xfe"))
+		w := httptest.NewRecorder()
+		kvhttp.Handler(store, kvhttp.WithBodyLimit(4096)).ServeHTTP(w, r)
+
+		if !slices.Contains(known, w.Code) {
+			t.Errorf("got %d %s", w.Code, w.Body)
+		}
+		if w.Header().Get("Raft-Index") == "" {
+			t.Errorf("%d without a Raft-Index", w.Code)
+		}
+		if method == "HEAD" && w.Body.Len() > 0 {
+			t.Errorf("a HEAD was answered a body: %q", w.Body)
+		}
+		if w.Code >= 400 && method != "HEAD" {
+			wantProblem(t, w, w.Code)
+		}
+		if w.Code >= 300 || method == "GET" || method == "HEAD" || method == "OPTIONS" {
+			wantValues(t, store, map[string]string{"held": "\xfe"})
+		}
+		if w.Code == 200 && w.Header().Get("Content-Type") == "application/json" && method != "HEAD" && !json.Valid(w.Body.Bytes()) {
+			t.Errorf("not JSON: %q", w.Body)
+		}
+	})
+}

@@ -1,0 +1,42 @@
+package kvhttp
+
+import (
+	"errors"
+	"net/http"
+	"unicode/utf8"
+
+	"github.com/kvraft/kvraft"
+)
+
+// envelope is what /keys/ speaks.
+type envelope struct {
+	Value string `json:"value"`
+}
+
+// getValue reads an absent key as "".
+func (h *handler) getValue(w http.ResponseWriter, r *request) error {
+	entry, err := h.read(w, r)
+	if err != nil && !errors.Is(err, kvraft.ErrNotFound) {
+		return err
+	}
+	if !utf8.Valid(entry.Value) {
+		return notUTF8("value", r.key)
+	}
+	return h.respondJSON(w, r, envelope{string(entry.Value)})
+}
+
+func (h *handler) setValue(w http.ResponseWriter, r *request) error {
+	fields, err := h.fields(w, r, "value")
+	if err != nil {
+		return err
+	}
+	value := fields[0]
+	version, err := h.write(r, func(opts ...kvraft.WriteOption) (uint64, error) {
+		return h.store.Set(r.Context(), r.key, []byte(value), opts...)
+	})
+	if err != nil {
+		return err
+	}
+	w.Header().Set("ETag", etag(version))
+	return h.respondJSON(w, r, envelope{value})
+}

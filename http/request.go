@@ -1,0 +1,181 @@
+package kvhttp
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/kvraft/kvraft"
+)
+
+// request is a request whose target has been taken apart.
+type request struct {
+	*http.Request
+	key   string     // the key that the target names; empty: none
+	query url.Values // of targets that can name a key; else nil
+}
+
+// methods are what a resource does, by HTTP method; GET stands for HEAD too.
+// They either write an answer or return an error, which has not been written.
+type methods map[string]func(http.ResponseWriter, *request) error
+
+// resource is what the first segment of a path stands for.
+type resource struct {
+	bare  methods // without a key
+	keyed methods // with a key
+	slash bool    // one trailing slash belongs to the route, not to the key
+}
+
+// requestError is an error of this package's own: the store has changed nothing.
+type requestError struct {
+	status int
+	detail string
+}
+
+func (e *requestError) Error() string { return e.detail }
+
+func refuse(status int, format string, args ...any) error {
+	return &requestError{status, fmt.Sprintf(format, args...)}
+}
+
+// serve goes by the escaped path: only there can a slash of the key be told
+// from one that separates.
+func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
+	noun, rest, slash := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
+	res, found := h.resources[noun]
+	if !found || slash && res.keyed == nil {
+		return refuse(http.StatusNotFound, "there is nothing at this path")
+	}
+	req, err := res.parse(r, rest)
+	if err != nil {
+		return err
+	}
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	here := res.keyed
+	if req.key == "" {
+		here = res.bare
+	}
+	if do := here[method]; do != nil {
+		return h.tellKeyTooLong(req, do(w, req))
+	}
+	if res.keyed[method] != nil {
+		return refuse(http.StatusBadRequest, "no key: name it as /%s/{key} or /%[1]s?key={key}", noun)
+	}
+	allowed := allow(here, res.keyed)
+	w.Header().Set("Allow", allowed)
+	if r.Method == http.MethodOptions {
+		h.begin(w, http.StatusNoContent)
+		return nil
+	}
+	return refuse(http.StatusMethodNotAllowed, "this path takes %s", allowed)
+}
+
+func (res resource) parse(r *http.Request, rest string) (*request, error) {
+	if res.keyed == nil {
+		return &request{Request: r}, nil
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "the query: %v", err)
+	}
+	if res.slash {
+		rest = strings.TrimSuffix(rest, "/")
+	}
+	key, err := url.PathUnescape(rest)
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "the path: %v", err)
+	}
+	if keys := query["key"]; len(keys) > 0 {
+		if key != "" || len(keys) > 1 {
+			return nil, refuse(http.StatusBadRequest, "the key is named more than once")
+		}
+		key = keys[0]
+	}
+	return &request{r, key, query}, nil
+}
+
+// parameter is the value of a query parameter; ok: it is there.
+func parameter(query url.Values, name string) (value string, ok bool, err error) {
+	if len(query[name]) > 1 {
+		return "", false, refuse(http.StatusBadRequest, "%s is given more than once", name)
+	}
+	return query.Get(name), query.Has(name), nil
+}
+
+func allow(sets ...methods) string {
+	names := []string{http.MethodOptions}
+	for _, set := range sets {
+		for name := range set {
+			names = append(names, name)
+			if name == http.MethodGet {
+				names = append(names, http.MethodHead)
+			}
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), ", ")
+}
+
+// tellKeyTooLong turns ErrTooLarge into 414 if the key is to blame: the store
+// refuses to read it too.
+func (h *handler) tellKeyTooLong(r *request, err error) error {
+	if !errors.Is(err, kvraft.ErrTooLarge) || r.key == "" {
+		return err
+	}
+	if _, err := h.store.Get(r.Context(), r.key, kvraft.Stale); errors.Is(err, kvraft.ErrTooLarge) {
+		return refuse(http.StatusRequestURITooLong, "%v", err)
+	}
+	return err
+}
+
+// body reads the whole body; on an error nothing may be applied.
+func (h *handler) body(w http.ResponseWriter, r *request) ([]byte, error) {
+	tooLarge := refuse(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", h.bodyLimit)
+	if r.ContentLength > h.bodyLimit {
+		return nil, tooLarge
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.bodyLimit))
+	var overLimit *http.MaxBytesError
+	switch {
+	case errors.As(err, &overLimit):
+		return nil, tooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, refuse(http.StatusRequestTimeout, "the body did not arrive within %v", h.timeout)
+	case err != nil:
+		return nil, refuse(http.StatusBadRequest, "the body: %v", err)
+	}
+	return body, nil
+}
+
+// begin begins every answer. The index is taken here, as late as can be: the
+// later it is, the longer a key that is made of it serves.
+func (h *handler) begin(w http.ResponseWriter, status int) {
+	w.Header().Set("Raft-Index", strconv.FormatUint(h.store.Index(), 10))
+	w.WriteHeader(status)
+}
+
+// respond answers 200.
+func (h *handler) respond(w http.ResponseWriter, r *request, contentType string, body []byte) {
+	if contentType != "" {
+		w.Header().Set("Content-Type", contentType)
+	}
+	h.send(w, r.Request, http.StatusOK, body)
+}
+
+// send ends a request. A HEAD gets the headers of its GET, length included.
+func (h *handler) send(w http.ResponseWriter, r *http.Request, status int, body []byte) {
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	h.begin(w, status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body) // an error means that the client is gone
+	}
+}

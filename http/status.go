@@ -1,0 +1,91 @@
+package kvhttp
+
+import (
+	"encoding/hex"
+	"net/http"
+
+	"github.com/kvraft/kvraft"
+)
+
+// node is a member as hraftd writes it.
+type node struct {
+	ID      string `json:"id"`
+	Address string `json:"address"`
+}
+
+type member struct {
+	node
+	Voter bool `json:"voter"`
+}
+
+// status is hraftd's answer, and what it did not tell.
+type status struct {
+	Me        node   `json:"me"`
+	Leader    node   `json:"leader"`    // empty strings: none is known
+	Followers []node `json:"followers"` // the other members, if a leader is known
+
+	Nodes        []member     `json:"nodes"` // all members
+	Cluster      string       `json:"cluster"`
+	State        kvraft.State `json:"state"`
+	Term         uint64       `json:"term"`
+	CommitIndex  uint64       `json:"commit_index"`
+	AppliedIndex uint64       `json:"applied_index"`
+	Revision     uint64       `json:"revision"`
+	Keys         int          `json:"keys"`
+	Bytes        int64        `json:"bytes"`
+	Ready        bool         `json:"ready"`
+	Reason       string       `json:"reason,omitempty"`
+
+	// With ?hash, as it reads every key: a hash over the state, and the log
+	// index at which every node has the same.
+	Hash      string `json:"hash,omitempty"`
+	HashIndex uint64 `json:"hash_index,omitempty"`
+}
+
+func (h *handler) status(w http.ResponseWriter, r *request) error {
+	s := h.store.Status()
+	answer := status{
+		Me:           node{s.ID, s.Addr},
+		Leader:       node{s.Leader.ID, s.Leader.Addr},
+		Followers:    []node{},
+		Nodes:        []member{},
+		Cluster:      s.Cluster,
+		State:        s.State,
+		Term:         s.Term,
+		CommitIndex:  s.CommitIndex,
+		AppliedIndex: s.AppliedIndex,
+		Revision:     s.Revision,
+		Keys:         s.Keys,
+		Bytes:        s.Bytes,
+		Ready:        s.Ready,
+		Reason:       s.Reason,
+	}
+	for _, n := range s.Nodes {
+		as := node{n.ID, n.Addr}
+		answer.Nodes = append(answer.Nodes, member{as, n.Voter})
+		if s.Leader.ID != "" && n.ID != s.Leader.ID {
+			answer.Followers = append(answer.Followers, as)
+		}
+	}
+	if r.URL.Query().Has("hash") {
+		index, sum := h.store.Hash()
+		answer.Hash, answer.HashIndex = hex.EncodeToString(sum[:]), index
+	}
+	return h.respondJSON(w, r, answer)
+}
+
+func (h *handler) healthz(w http.ResponseWriter, r *request) error {
+	if s := h.store.Status(); s.State == kvraft.Stopped {
+		return &requestError{http.StatusServiceUnavailable, "the store has stopped: " + s.Reason}
+	}
+	h.respond(w, r, "text/plain; charset=utf-8", []byte("ok\n"))
+	return nil
+}
+
+func (h *handler) readyz(w http.ResponseWriter, r *request) error {
+	if s := h.store.Status(); !s.Ready {
+		return &requestError{http.StatusServiceUnavailable, s.Reason}
+	}
+	h.respond(w, r, "text/plain; charset=utf-8", []byte("ok\n"))
+	return nil
+}

@@ -1,0 +1,72 @@
+package kvhttp_test
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/kvraft/kvraft"
+	kvhttp "github.com/kvraft/kvraft/http"
+)
+
+func TestStatusIsHraftdsAndMore(t *testing.T) {
+	store := newFake()
+	store.status.Term, store.status.CommitIndex, store.status.AppliedIndex = 3, 20, 19
+	store.status.Revision, store.status.Keys, store.status.Bytes = 12, 2, 34
+	w := call(t, kvhttp.Handler(store), "GET", "/status", "")
+	var got, want any
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(`{
+		"me":        {"id":"n1","address":"10.0.0.1:7000"},
+		"leader":    {"id":"n2","address":"10.0.0.2:7000"},
+		"followers": [{"id":"n1","address":"10.0.0.1:7000"}, {"id":"n3","address":"10.0.0.3:7000"}],
+		"nodes":     [{"id":"n1","address":"10.0.0.1:7000","voter":true}, {"id":"n2","address":"10.0.0.2:7000","voter":true},
+		              {"id":"n3","address":"10.0.0.3:7000","voter":false}],
+		"cluster": "c", "state": "follower", "term": 3, "commit_index": 20, "applied_index": 19,
+		"revision": 12, "keys": 2, "bytes": 34, "ready": true}`), &want); err != nil {
+		t.Fatal(err)
+	}
+	if w.Code != 200 || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+func TestStatusHashesTheStateOnRequest(t *testing.T) {
+	body := call(t, kvhttp.Handler(newFake()), "GET", "/status?hash", "").Body.String()
+	if want := `"hash":"ab` + strings.Repeat("00", 31) + `","hash_index":19}`; !strings.HasSuffix(strings.TrimSpace(body), want) {
+		t.Errorf("got %s, want it to end in %s", body, want)
+	}
+}
+
+func TestWithoutALeaderNobodyIsAFollower(t *testing.T) {
+	store := newFake()
+	store.status.Leader = kvraft.Node{}
+	body := call(t, kvhttp.Handler(store), "GET", "/status", "").Body.String()
+	if !strings.Contains(body, `"leader":{"id":"","address":""},"followers":[],"nodes":[{"id":"n1",`) {
+		t.Error(body)
+	}
+}
+
+func TestHealthAndReadinessSayWhyNot(t *testing.T) {
+	store := newFake()
+	h := kvhttp.Handler(store)
+	wantAnswer(t, call(t, h, "GET", "/healthz", ""), 200, "ok\n")
+	wantAnswer(t, call(t, h, "GET", "/readyz", ""), 200, "ok\n")
+
+	store.status.Ready, store.status.Reason = false, "no leader since 12:00"
+	wantAnswer(t, call(t, h, "GET", "/healthz", ""), 200, "ok\n")
+	w := call(t, h, "GET", "/readyz", "")
+	if p := wantProblem(t, w, 503); p.Detail != "no leader since 12:00" || w.Header().Get("Retry-After") == "" {
+		t.Errorf("got %v %+v", w.Header(), p)
+	}
+
+	store.status.State, store.status.Reason = kvraft.Stopped, "disk on fire"
+	for _, path := range []string{"/healthz", "/readyz"} {
+		if p := wantProblem(t, call(t, h, "GET", path, ""), 503); !strings.Contains(p.Detail, "disk on fire") {
+			t.Errorf("%s: %+v", path, p)
+		}
+	}
+}
