@@ -1,0 +1,119 @@
+package main_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// expectExit runs kvd, which must end with code and say each of texts.
+func expectExit(t *testing.T, code int, args []string, texts ...string) {
+	t.Helper()
+	p := startCommand(t, kvd, args...)
+	if got := p.exitCode(); got != code {
+		t.Errorf("kvd %s: exit code %d, want %d", strings.Join(args, " "), got, code)
+	}
+	for _, text := range texts {
+		if !strings.Contains(p.output.String(), text) {
+			t.Errorf("kvd %s: it does not say %q, but:\n%s", strings.Join(args, " "), text, p.output)
+		}
+	}
+}
+
+func TestAWrongCommandLineIsExplained(t *testing.T) {
+	dir := t.TempDir()
+	expectExit(t, 1, nil, "No Raft storage directory specified", "Usage: kvd [flags] DIR", "-haddr")
+	expectExit(t, 1, []string{"-id", "node0"}, "No Raft storage directory specified")
+	expectExit(t, 2, []string{"-nonsense", dir}, "-nonsense", "Usage:")
+	expectExit(t, 2, []string{dir, "-id", "node0"}, "after the flags", `"-id"`)
+	expectExit(t, 2, []string{"-haddr", ":1", "-client", ":2", dir}, `invalid value ":2" for flag -client`, `":1"`)
+	expectExit(t, 2, []string{"-bind", ":1", "-raddr", ":2", dir}, `invalid value ":2" for flag -raddr`)
+	expectExit(t, 2, []string{"-node", "a", "-id", "b", dir}, `invalid value "b" for flag -id`)
+	expectExit(t, 2, []string{"-join", "localhost", dir}, `"localhost"`, "host:port")
+	expectExit(t, 0, []string{"-h"}, "Usage:")
+}
+
+func TestAnAddressInUseIsNamedWithItsFlag(t *testing.T) {
+	n := newNode(t, "node0")
+	n.start(t)
+	waitReady(t, n)
+	dir, free := t.TempDir(), freeAddr(t)
+	expectExit(t, 1, []string{"-haddr", n.haddr, "-raddr", free, dir}, "kvd: -haddr "+n.haddr, "address already in use")
+	expectExit(t, 1, []string{"-haddr", free, "-raddr", n.raddr, dir}, "kvd: -raddr "+n.raddr, "address already in use")
+}
+
+func TestADirectoryThatIsInUseOrAnotherNodesIsRefused(t *testing.T) {
+	n := newNode(t, "node0")
+	n.start(t)
+	waitReady(t, n)
+	again := *n
+	again.haddr, again.raddr = freeAddr(t), freeAddr(t)
+	expectExit(t, 1, again.args(), n.dir, "in use by another process")
+
+	n.signal(syscall.SIGTERM)
+	if code := n.exitCode(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	again.id = "node1"
+	expectExit(t, 1, again.args(), n.dir, `"node0"`, `"node1"`)
+}
+
+func TestADirectoryThatIsAFileIsRefused(t *testing.T) {
+	n := newNode(t, "node0")
+	if err := os.WriteFile(n.dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expectExit(t, 1, n.args(), n.dir, "not a directory")
+}
+
+func TestDamagedDataIsRefused(t *testing.T) {
+	n := newNode(t, "node0")
+	n.start(t)
+	waitReady(t, n)
+	if err := set(n, "k", strings.Repeat("v", 1000)); err != nil {
+		t.Fatal(err)
+	}
+	n.signal(syscall.SIGTERM)
+	if code := n.exitCode(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	path := filepath.Join(n.dir, "raft.db")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := strings.LastIndex(string(data), "vvvv")
+	data[at] ^= 1
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expectExit(t, 1, n.args(), n.dir, "damaged data", "checksum")
+}
+
+// The limit on the size of files stands for a disk that is full.
+func TestANodeWhoseDiskFailsSaysSoAndEnds(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("needs bash, for ulimit")
+	}
+	n := newNode(t, "node0")
+	n.process = startCommand(t, bash, append([]string{"-c", `ulimit -f 1024; exec "$@"`, "bash", kvd}, n.args()...)...)
+	waitReady(t, n)
+	value := strings.Repeat("v", 100_000)
+	for range 100 {
+		if err = set(n, "k", value); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		t.Fatal("10 MB went into files of 1 MiB")
+	}
+	if code := n.exitCode(); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	n.waitOutput("kvd: kvraft: store closed: ")
+	n.waitOutput("file too large")
+}
