@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Breaks the code in ways that the tests must notice. Each patch in
+# testdata/mutants is applied to a copy of the tree, and the tests are run until
+# one fails; a mutant that survives fails the command.
+#
+#	scripts/mutants.sh [NAME ...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+patches=$PWD/testdata/mutants
+[ $# -gt 0 ] || set -- $(basename -s .patch "$patches"/*.patch)
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+survived=0
+for name in "$@"; do
+	tree=$work/$name
+	mkdir "$tree"
+	git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$tree"
+	(cd "$tree" && git apply "$patches/$name.patch" && go build ./...)
+	if (cd "$tree" && go test -short -failfast -timeout 5m ./internal/... ./kvrafttest . >"$work/out" 2>&1); then
+		echo "SURVIVED $name"
+		survived=$((survived + 1))
+	else
+		caught=$(grep -oE -m1 '^ *--- FAIL: [^ ]+|^panic: .*|^fatal error: .*' "$work/out" || head -1 "$work/out")
+		echo "caught   $name: ${caught#*--- FAIL: }"
+	fi
+	rm -rf "$tree"
+done
+[ "$survived" = 0 ]
