@@ -16,8 +16,8 @@ import (
 	"github.com/kvraft/kvraft/kvrafttest"
 )
 
-// scale is how much of a long test to run: a tenth with -short, and any multiple
-// in KVRAFT_SCALE.
+// scale is how much of a long test to run: a tenth with -short or under the race
+// detector, and any multiple in KVRAFT_SCALE.
 func scale(t *testing.T, n int) int {
 	t.Helper()
 	if text := os.Getenv("KVRAFT_SCALE"); text != "" {
@@ -27,7 +27,7 @@ func scale(t *testing.T, n int) int {
 		}
 		return max(1, int(float64(n)*factor))
 	}
-	if testing.Short() {
+	if testing.Short() || raced {
 		return n / 10
 	}
 	return n

@@ -21,12 +21,12 @@ import (
 	"github.com/kvraft/kvraft/kvrafttest"
 )
 
-// scale is how much of a test to run: a tenth with -short, and any multiple in
-// KVRAFT_SCALE. More than one is that many rounds.
+// scale is how much of a test to run: a tenth with -short or under the race
+// detector, and any multiple in KVRAFT_SCALE. More than one is that many rounds.
 func scale(t *testing.T) (rounds int, share float64) {
 	t.Helper()
 	factor := 1.0
-	if testing.Short() {
+	if testing.Short() || raced {
 		factor = 0.1
 	}
 	if text := os.Getenv("KVRAFT_SCALE"); text != "" {
