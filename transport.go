@@ -206,6 +206,12 @@ func (t *transport) dialAt(ctx context.Context, addr string, purpose string, to 
 	defer cancel()
 	defer context.AfterFunc(t.ctx, cancel)()
 	raw, err := t.network.Dial(connecting, addr)
+	if t.ctx.Err() != nil { // whether or not it ended the dialing
+		if err == nil {
+			raw.Close()
+		}
+		return nil, welcome{}, net.ErrClosed
+	}
 	if err != nil {
 		return nil, welcome{}, err
 	}
