@@ -114,7 +114,7 @@ func client(ctx context.Context, random *rand.Rand, history *kvrafttest.History,
 			history.Delete(call, store.Load(), key)
 		}
 		cancel()
-		time.Sleep(time.Duration(random.IntN(110)) * time.Millisecond)
+		time.Sleep(time.Duration(random.IntN(85)) * time.Millisecond)
 	}
 }
 
