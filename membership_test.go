@@ -23,6 +23,30 @@ func on(t *testing.T, network *kvrafttest.Network, id, host string, opts ...kvra
 	}, opts...)...)
 }
 
+// machine is what a node keeps when it is started again: its disk and directory.
+type machine struct {
+	network *kvrafttest.Network
+	disk    *kvrafttest.Disk
+	dir     string
+}
+
+func newMachine(t *testing.T, network *kvrafttest.Network) machine {
+	return machine{network, kvrafttest.NewDisk(), t.TempDir()}
+}
+
+// start starts the node; the test closes it.
+func (m machine) start(t *testing.T, id, host string, opts ...kvraft.Option) *kvraft.Store {
+	t.Helper()
+	s, err := kvraft.Open(m.dir, append([]kvraft.Option{
+		kvraft.WithID(id), kvraft.WithAddr(host + ":7000"),
+		kvraft.WithNetwork(m.network.Host(host)), kvraft.WithLogStore(m.disk.Open()),
+	}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // eventually waits, in virtual time, until cond holds.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
@@ -200,24 +224,16 @@ func TestAWipedMajorityCannotElectALeaderWithoutTheData(t *testing.T) {
 func TestANodeAnnouncesItsNewAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := kvrafttest.NewNetwork()
-		disk, dir := kvrafttest.NewDisk(), t.TempDir()
+		node := newMachine(t, network)
 		first := on(t, network, "n1", "n1")
-		start := func(host string) *kvraft.Store {
-			s, err := kvraft.Open(dir, kvraft.WithID("n2"), kvraft.WithAddr(host+":7000"), kvraft.WithNetwork(network.Host(host)),
-				kvraft.WithLogStore(disk.Open()), kvraft.WithJoin("n1:7000"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s
-		}
-		s := start("old")
+		s := node.start(t, "n2", "old", kvraft.WithJoin("n1:7000"))
 		eventually(t, "ready at the old address", ready(s))
 		third := on(t, network, "n3", "n3", kvraft.WithJoin("n1:7000"))
 		eventually(t, "the third is ready", ready(third))
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		s = start("new")
+		s = node.start(t, "n2", "new", kvraft.WithJoin("n1:7000"))
 		defer s.Close()
 		eventually(t, "ready at the new address", ready(s))
 		mustSet(t, first, "key", "value")
@@ -231,12 +247,9 @@ func TestANodeAnnouncesItsNewAddress(t *testing.T) {
 func TestTheOnlyNodeMayMove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := kvrafttest.NewNetwork()
-		disk, dir := kvrafttest.NewDisk(), t.TempDir()
+		node := newMachine(t, network)
 		for _, host := range []string{"here", "there", "there"} {
-			s, err := kvraft.Open(dir, kvraft.WithID("n1"), kvraft.WithAddr(host+":7000"), kvraft.WithNetwork(network.Host(host)), kvraft.WithLogStore(disk.Open()))
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := node.start(t, "n1", host)
 			mustSet(t, s, "key", host)
 			eventually(t, "its address is known", func() bool {
 				nodes, err := s.Nodes(t.Context())
@@ -324,23 +337,15 @@ func TestANodeWhoseDiskHangsStopsAndTheOthersCarryOn(t *testing.T) {
 func TestARefusedNodeMayTakeAnotherID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := kvrafttest.New(t, 2)
-		disk, dir := kvrafttest.NewDisk(), t.TempDir()
-		start := func(id string) *kvraft.Store {
-			s, err := kvraft.Open(dir, kvraft.WithID(id), kvraft.WithAddr("late:7000"), kvraft.WithNetwork(c.Network().Host("late")),
-				kvraft.WithLogStore(disk.Open()), kvraft.WithJoin("n1:7000"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s
-		}
-		s := start("n2")
+		node := newMachine(t, c.Network())
+		s := node.start(t, "n2", "late", kvraft.WithJoin("n1:7000"))
 		if _, err := s.WaitLeader(within(t, time.Minute)); !errors.Is(err, kvraft.ErrRefused) {
 			t.Errorf("under a taken id: %v", err)
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		s = start("late")
+		s = node.start(t, "late", "late", kvraft.WithJoin("n1:7000"))
 		eventually(t, "admitted under another id", ready(s))
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
@@ -369,24 +374,16 @@ func TestAWipedNodeThatFoundsAClusterTurnsUnreadyWhenItsOldMembersCall(t *testin
 func TestANodeThatMovedIsFoundThoughItsJoinAddressesAreDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := kvrafttest.NewNetwork()
-		disk, dir := kvrafttest.NewDisk(), t.TempDir()
+		node := newMachine(t, network)
 		on(t, network, "n1", "n1")
-		start := func(host string, join func(context.Context) ([]string, error)) *kvraft.Store {
-			s, err := kvraft.Open(dir, kvraft.WithID("n2"), kvraft.WithAddr(host+":7000"), kvraft.WithNetwork(network.Host(host)),
-				kvraft.WithLogStore(disk.Open()), kvraft.WithJoinFunc(join))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s
-		}
-		s := start("old", func(context.Context) ([]string, error) { return []string{"n1:7000"}, nil })
+		s := node.start(t, "n2", "old", kvraft.WithJoin("n1:7000"))
 		eventually(t, "ready at the old address", ready(s))
 		third := on(t, network, "n3", "n3", kvraft.WithJoin("n1:7000"))
 		eventually(t, "the third is ready", ready(third))
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		s = start("new", func(context.Context) ([]string, error) { return nil, errors.New("nobody is known by that name") })
+		s = node.start(t, "n2", "new", kvraft.WithJoinFunc(func(context.Context) ([]string, error) { return nil, errors.New("nobody is known by that name") }))
 		eventually(t, "ready at the new address", ready(s))
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
@@ -399,17 +396,9 @@ func TestANodeThatMovedIsFoundThoughItsJoinAddressesAreDead(t *testing.T) {
 func TestANodeThatMovedIsFoundWhenNoLeaderIsPossibleWithoutIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := kvrafttest.NewNetwork()
-		disk, dir := kvrafttest.NewDisk(), t.TempDir()
+		node := newMachine(t, network)
 		first := on(t, network, "n1", "n1")
-		start := func(host string) *kvraft.Store {
-			s, err := kvraft.Open(dir, kvraft.WithID("n2"), kvraft.WithAddr(host+":7000"), kvraft.WithNetwork(network.Host(host)),
-				kvraft.WithLogStore(disk.Open()), kvraft.WithJoin("n1:7000"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s
-		}
-		s := start("old")
+		s := node.start(t, "n2", "old", kvraft.WithJoin("n1:7000"))
 		eventually(t, "ready at the old address", ready(s))
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
@@ -418,7 +407,7 @@ func TestANodeThatMovedIsFoundWhenNoLeaderIsPossibleWithoutIt(t *testing.T) {
 		if _, err := first.Set(within(t, 5*time.Second), "key", []byte("value")); err == nil {
 			t.Fatal("a write without a majority")
 		}
-		s = start("new")
+		s = node.start(t, "n2", "new", kvraft.WithJoin("n1:7000"))
 		defer s.Close()
 		eventually(t, "ready at the new address", ready(s))
 		mustSet(t, first, "key", "value")
