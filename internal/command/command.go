@@ -5,7 +5,7 @@
 //	version (1 byte, now 1)
 //	count of requests, then for each:
 //	    id (16 bytes), born, count of ops, then for each:
-//	        kind (1 byte), key, and value for Set or version for Check
+//	        kind (1 byte), key, and value for Set and Note, version for Check
 //
 // and the results of an entry are
 //
@@ -46,13 +46,14 @@ const (
 	Set    Kind = 1 // write Value to Key
 	Delete Kind = 2 // remove Key; an absent Key is no error
 	Check  Kind = 3 // refuse the whole request unless Key has Version
+	Note   Kind = 4 // write down Value under Key, which is none of the users' keys; an empty Value strikes it out
 )
 
 // Op is one step of a request.
 type Op struct {
 	Kind    Kind
 	Key     string
-	Value   []byte // of a Set; not encoded for other kinds
+	Value   []byte // of a Set or a Note; not encoded for other kinds
 	Version uint64 // of a Check: the version that Key must have, 0 = absent; not encoded for other kinds
 }
 
@@ -124,7 +125,7 @@ func AppendRequest(dst []byte, r *Request) []byte {
 		dst = binary.AppendUvarint(dst, uint64(len(op.Key)))
 		dst = append(dst, op.Key...)
 		switch op.Kind {
-		case Set:
+		case Set, Note:
 			dst = binary.AppendUvarint(dst, uint64(len(op.Value)))
 			dst = append(dst, op.Value...)
 		case Check:
@@ -142,7 +143,7 @@ func Size(r Request) int {
 		op := &r.Ops[i]
 		size += 1 + uvarintSize(uint64(len(op.Key))) + len(op.Key)
 		switch op.Kind {
-		case Set:
+		case Set, Note:
 			size += uvarintSize(uint64(len(op.Value))) + len(op.Value)
 		case Check:
 			size += uvarintSize(op.Version)
@@ -237,7 +238,7 @@ func (r *reader) version() {
 func (r *reader) op() Op {
 	op := Op{Kind: Kind(r.byte()), Key: string(r.bytes())}
 	switch op.Kind {
-	case Set:
+	case Set, Note:
 		op.Value = bytes.Clone(r.bytes())
 	case Delete:
 	case Check:

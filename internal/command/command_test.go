@@ -20,6 +20,7 @@ func group() []Request {
 		}},
 		{ID: ID{3}, Born: math.MaxUint64, Ops: []Op{{Kind: Set, Key: "", Value: []byte{}}}},
 		{Ops: []Op{}},
+		{Ops: []Op{{Kind: Note, Key: "n", Value: []byte("1")}}},
 	}
 }
 
@@ -53,14 +54,15 @@ func TestResultsDecodeToWhatTheyWere(t *testing.T) {
 
 // Logs on disk outlive the program that wrote them.
 func TestTheFormatStaysAsItIs(t *testing.T) {
-	const entry = "01" + "03" +
+	const entry = "01" + "04" +
 		"01000000000000000000000000000002" + "ac02" + "03" +
 		"03" + "05636f6c6f72" + "07" +
 		"01" + "05636f6c6f72" + "05677265656e" +
 		"02" + "057368617065" +
 		"03000000000000000000000000000000" + "ffffffffffffffffff01" + "01" +
 		"01" + "00" + "00" +
-		"00000000000000000000000000000000" + "00" + "00"
+		"00000000000000000000000000000000" + "00" + "00" +
+		"00000000000000000000000000000000" + "00" + "01" + "04" + "016e" + "0131"
 	if got := hex.EncodeToString(Append(nil, group())); got != entry {
 		t.Errorf("entry\n got %s\nwant %s", got, entry)
 	}
@@ -142,7 +144,7 @@ func TestDamagedEntriesAreRefusedWithTheReason(t *testing.T) {
 		"huge count of ops":        {"\x01\x01" + id + "\x00" + huge, "count"},
 		"one op too many":          {"\x01\x01" + id + "\x00\x02\x02\x01k", "count"},
 		"kind zero":                {"\x01\x01" + id + "\x00\x01\x00\x00", "unknown kind 0"},
-		"kind four":                {"\x01\x01" + id + "\x00\x01\x04\x01k\x00", "unknown kind 4"},
+		"kind five":                {"\x01\x01" + id + "\x00\x01\x05\x01k\x00", "unknown kind 5"},
 		"key that is too long":     {"\x01\x01" + id + "\x00\x01\x02\x02k", "truncated"},
 		"value that is too long":   {"\x01\x01" + id + "\x00\x01\x01\x01k\x02v", "truncated"},
 		"huge value":               {"\x01\x01" + id + "\x00\x01\x01\x01k" + huge, "truncated"},
@@ -246,6 +248,33 @@ func BenchmarkDecode256(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := Decode(entry); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkJoin256 makes an entry of requests that their callers have encoded.
+func BenchmarkJoin256(b *testing.B) {
+	reqs := benchGroup(256)
+	encoded := make([][]byte, len(reqs))
+	for i := range reqs {
+		encoded[i] = AppendRequest(nil, &reqs[i])
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		Join(nil, encoded)
+	}
+}
+
+// BenchmarkResults256 is what a follower's group adds: its results, there and back.
+func BenchmarkResults256(b *testing.B) {
+	results := make([]Result, 256)
+	for i := range results {
+		results[i].Version = 1e6 + uint64(i)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := DecodeResults(AppendResults(nil, results)); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -7,11 +7,12 @@ import (
 	"github.com/kvraft/kvraft/internal/command"
 )
 
-// Loader rebuilds a State from what a View of it yields: first every key, then every remembered request, in the View's
-// order. It refuses what no View can yield, but cannot see what is missing.
+// Loader rebuilds a State from what a View of it yields: every key, every note and every remembered request, each in the
+// View's order. It refuses what no View can yield, but cannot see what is missing.
 type Loader struct {
 	state   *State
 	lastKey string
+	note    string // the name of the last one
 	last    uint64 // index of the last request that was remembered, or floor
 }
 
@@ -40,6 +41,23 @@ func (l *Loader) Add(key string, it Item) error {
 	s.items.Load(key, it)
 	s.bytes += size(key, it)
 	l.lastKey = key
+	return nil
+}
+
+// Note adds a note; names rise strictly, and no text is empty. After an error the Loader is of no more use.
+func (l *Loader) Note(name, text string) error {
+	s := l.state
+	if len(s.notes) > 0 && name <= l.note {
+		return fmt.Errorf("note %q after %q", name, l.note)
+	}
+	if text == "" {
+		return fmt.Errorf("note %q is empty", name)
+	}
+	if s.notes == nil {
+		s.notes = make(map[string]string)
+	}
+	s.notes[name] = text
+	l.note = name
 	return nil
 }
 

@@ -20,6 +20,12 @@ func reload(t *testing.T, v View, window, chunk int) *State {
 		}
 		return true
 	})
+	v.Notes(func(name, text string) bool {
+		if err := l.Note(name, text); err != nil {
+			t.Fatal(err)
+		}
+		return true
+	})
 	v.Remembered(func(rec Remembered) bool {
 		if err := l.Remember(rec); err != nil {
 			t.Fatal(err)

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"hash/maphash"
 	"slices"
 
 	"github.com/kvraft/kvraft/internal/command"
@@ -35,33 +36,70 @@ type Remembered struct {
 // Records stand in chunks of equal size, of which only the last is filled in part. A View holds the list of chunks and the
 // number of records that it may read, and that is safe because what it may read is never written again: records and chunks
 // are only appended, and to forget is to begin a new list.
+//
+// They are found by a hash table of chains: heads has the newest record of each, and each record the one before it. A chain
+// ends where records are forgotten, so that to forget takes nothing out of the table. heads has numbers of four bytes, to be
+// small: each write looks there at random, and most find nothing.
 type recent struct {
 	window int
 	chunk  int
 	floor  uint64
-	ids    map[command.ID]command.Result
-	chunks [][]Remembered
+	chunks [][]record
 	len    int // records in chunks
+
+	seed  maphash.Seed
+	heads []uint32 // numbers of records, 0 for none; nil: there was none yet
+	next  uint32   // number of the next record. It wraps around, so that an old number in heads may look new: see find
+}
+
+type record struct {
+	Remembered
+	before uint32 // number of the last one before it in its chain
 }
 
 func newRecent(window, chunk int) recent {
-	return recent{window: window, chunk: chunk, ids: make(map[command.ID]command.Result)}
+	return recent{window: window, chunk: chunk, seed: maphash.MakeSeed()}
 }
 
+// find goes by ids, and from newer records to older ones only: a number from before the wrap leads to other records, but to
+// no wrong one, and never round in a circle.
 func (r *recent) find(id command.ID) (command.Result, bool) {
-	result, ok := r.ids[id]
-	return result, ok
+	if r.heads == nil {
+		return command.Result{}, false
+	}
+	for n, last := *r.head(id), 0; ; {
+		age := int(r.next - n) // 1: the newest
+		if age <= last || age > r.len {
+			return command.Result{}, false
+		}
+		rec := r.at(r.len - age)
+		if rec.ID == id {
+			return rec.Result, true
+		}
+		n, last = rec.before, age
+	}
 }
+
+func (r *recent) head(id command.ID) *uint32 {
+	return &r.heads[maphash.Comparable(r.seed, id)%uint64(len(r.heads))]
+}
+
+func (r *recent) at(i int) *record { return &r.chunks[i/r.chunk][i%r.chunk] }
 
 // add remembers a request that find does not know.
 func (r *recent) add(rec Remembered) {
-	last, at := r.len/r.chunk, r.len%r.chunk
-	if last == len(r.chunks) {
-		r.chunks = append(r.chunks, make([]Remembered, r.chunk))
+	if r.heads == nil {
+		r.heads = make([]uint32, 2*r.window)
+		r.next = 1
 	}
-	r.chunks[last][at] = rec
+	if r.len == len(r.chunks)*r.chunk {
+		r.chunks = append(r.chunks, make([]record, r.chunk))
+	}
+	head := r.head(rec.ID)
+	*r.at(r.len) = record{rec, *head}
+	*head = r.next
+	r.next++
 	r.len++
-	r.ids[rec.ID] = rec.Result
 }
 
 // prune forgets the oldest chunks until the window holds the rest. It runs between entries, so that floor stands still
@@ -69,9 +107,6 @@ func (r *recent) add(rec Remembered) {
 func (r *recent) prune() {
 	for r.len > r.window {
 		oldest := r.chunks[0]
-		for i := range oldest {
-			delete(r.ids, oldest[i].ID)
-		}
 		r.floor = oldest[len(oldest)-1].Index
 		r.chunks = slices.Clone(r.chunks[1:]) // a list that is only cut would keep the chunk in memory
 		r.len -= r.chunk

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"github.com/kvraft/kvraft/internal/command"
@@ -153,5 +154,37 @@ func TestARequestBornAtOrAfterItsEntryIsRefused(t *testing.T) {
 	}
 	if n := s.View().Len(); n != 0 {
 		t.Errorf("%d keys were set", n)
+	}
+}
+
+// The numbers of records wrap around after 2^32 requests. heads then has numbers that
+// look like those of records.
+func TestRequestsAreFoundWhenTheNumbersOfRecordsWrapAround(t *testing.T) {
+	for seed := range uint64(50) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		r := newRecent(32, 8)
+		r.heads = make([]uint32, 16)
+		r.next = -uint32(random.IntN(200))
+		for i := range r.heads {
+			r.heads[i] = r.next + uint32(random.IntN(500)) - 100
+		}
+		known := map[command.ID]command.Result{}
+		for n := range uint64(300) {
+			id := command.ID{byte(n), byte(n >> 8)}
+			if result, ok := r.find(id); ok {
+				t.Fatalf("seed %d: request %d is found as %v before it came", seed, n, result)
+			}
+			known[id] = command.Result{Version: n}
+			r.add(Remembered{ID: id, Index: n, Result: known[id]})
+			if random.IntN(4) == 0 {
+				r.prune()
+			}
+			for i := range r.len {
+				rec := r.at(i)
+				if result, ok := r.find(rec.ID); !ok || result != known[rec.ID] {
+					t.Fatalf("seed %d: request %v is found as %v, %v", seed, rec.ID, result, ok)
+				}
+			}
+		}
 	}
 }

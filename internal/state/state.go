@@ -6,6 +6,8 @@
 package state
 
 import (
+	"maps"
+
 	"github.com/tidwall/btree"
 
 	"github.com/kvraft/kvraft/internal/command"
@@ -25,9 +27,23 @@ type State struct {
 	// original's owner id, and so belongs to the goroutine that writes.
 	items btree.Map[string, Item]
 
+	// notes is what the cluster remembers of itself. A View shares the map: it is replaced, never written to. It is small,
+	// and changes when the membership does.
+	notes map[string]string
+
 	bytes    int64  // sum of the lengths of all keys and values
-	revision uint64 // number of requests that changed something
+	revision uint64 // number of requests that changed something, but see legacy.go
 	recent   recent
+	changes  []Change // of the last Apply
+	base     uint64   // see legacy.go
+}
+
+// Change is what a request did to a key.
+type Change struct {
+	Key     string
+	Item    // after it; of a key that is gone only the version counts
+	Deleted bool
+	created bool // the key was not there before the op
 }
 
 // New returns the state before the first log entry.
@@ -35,22 +51,39 @@ func New() *State {
 	return newState(Window, chunkSize)
 }
 
+// degree is half of how many children a node of the tree has at most. After each entry a write copies the leaf that it goes
+// to, and that is most of what it costs here: with larger nodes reads gain less than writes lose (BenchmarkApply256, BenchmarkGet).
+const degree = 16
+
 func newState(window, chunk int) *State {
-	return &State{recent: newRecent(window, chunk)}
+	return &State{items: *btree.NewMap[string, Item](degree), recent: newRecent(window, chunk)}
 }
 
 // Apply applies the log entry at index and returns the result of each of its requests, in order. Indexes of successive calls
 // rise. The state owns the values of the requests from here on.
 //
 // A request has its effect in full or none, and once, however many copies of it are in the log. It is effective when it set
-// a key or deleted one that was there, and then moves the revision by one: two requests of one entry never share a revision.
+// a key or deleted one that was there, not when it took a note, and then moves the revision by one: two requests of one entry never share a revision.
 func (s *State) Apply(index uint64, reqs []command.Request) []command.Result {
+	s.clearChanges()
+	if s.isLegacy() {
+		s.endLegacy()
+	}
 	results := make([]command.Result, len(reqs))
 	for i := range reqs {
 		results[i] = s.once(index, &reqs[i])
 	}
 	s.recent.prune()
 	return results
+}
+
+// Changes returns what the last Apply changed, in the order of the versions, until the next. Of a request that wrote a key
+// more than once it has the last write alone, and nothing of a key that was not there before the request nor is after it.
+func (s *State) Changes() []Change { return s.changes }
+
+func (s *State) clearChanges() {
+	clear(s.changes)
+	s.changes = s.changes[:0]
 }
 
 // once executes a request unless an earlier copy of it was executed, or may have been.
@@ -76,18 +109,20 @@ func (s *State) execute(ops []command.Op) command.Result {
 			return command.Result{Code: command.Conflict, Version: it.Version}
 		}
 	}
-	next, effective := s.revision+1, false
+	before, next := len(s.changes), s.revision+1
 	for i := range ops {
 		switch ops[i].Kind {
 		case command.Set:
 			s.set(ops[i].Key, Item{Value: ops[i].Value, Version: next})
-			effective = true
 		case command.Delete:
-			effective = s.delete(ops[i].Key) || effective
+			s.delete(ops[i].Key, next)
+		case command.Note:
+			s.note(ops[i].Key, string(ops[i].Value))
 		}
 	}
-	if effective {
+	if len(s.changes) > before {
 		s.revision = next
+		s.changes = s.changes[:before+len(squash(s.changes[before:]))]
 	}
 	return command.Result{Code: command.OK, Version: s.revision}
 }
@@ -98,16 +133,62 @@ func (s *State) set(key string, it Item) {
 		s.bytes -= size(key, old)
 	}
 	s.bytes += size(key, it)
+	s.changes = append(s.changes, Change{Key: key, Item: it, created: !replaced})
 }
 
-func (s *State) delete(key string) bool {
+func (s *State) delete(key string, version uint64) {
 	// Map.Delete copies its path through the tree before it knows whether the key is there.
 	if _, ok := s.items.Get(key); !ok {
-		return false
+		return
 	}
 	old, _ := s.items.Delete(key)
 	s.bytes -= size(key, old)
-	return true
+	s.changes = append(s.changes, Change{Key: key, Item: Item{Version: version}, Deleted: true})
+}
+
+// squash leaves of a request's changes the last of each key, and none of a key that was not there before and is not now.
+func squash(changes []Change) []Change {
+	if len(changes) == 1 {
+		return changes
+	}
+	type span struct {
+		last    int
+		created bool // by the first
+	}
+	spans := make(map[string]span, len(changes))
+	for i, c := range changes {
+		of, again := spans[c.Key]
+		if !again {
+			of.created = c.created
+		}
+		of.last = i
+		spans[c.Key] = of
+	}
+	if len(spans) == len(changes) {
+		return changes
+	}
+	left := changes[:0]
+	for i, c := range changes {
+		if of := spans[c.Key]; of.last == i && !(c.Deleted && of.created) {
+			left = append(left, c)
+		}
+	}
+	clear(changes[len(left):])
+	return left
+}
+
+// Strike takes a note out without a log entry, for a state that is to begin a new log.
+func (s *State) Strike(name string) { s.note(name, "") }
+
+func (s *State) note(name, text string) {
+	notes := maps.Clone(s.notes)
+	if notes == nil {
+		notes = make(map[string]string)
+	}
+	if notes[name] = text; text == "" {
+		delete(notes, name)
+	}
+	s.notes = notes
 }
 
 func size(key string, it Item) int64 {

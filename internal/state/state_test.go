@@ -117,9 +117,9 @@ func checkConsistency(t *testing.T, s *State) {
 		}
 		return true
 	})
-	if records != v.RememberedLen() || records != len(s.recent.ids) || records > s.recent.window {
-		t.Errorf("%d requests are remembered, counted as %d, found as %d, window %d",
-			records, v.RememberedLen(), len(s.recent.ids), s.recent.window)
+	if records != v.RememberedLen() || records > s.recent.window {
+		t.Errorf("%d requests are remembered, counted as %d, window %d",
+			records, v.RememberedLen(), s.recent.window)
 	}
 }
 
@@ -130,6 +130,100 @@ func TestEachEffectiveRequestOfAGroupGetsARevisionOfItsOwn(t *testing.T) {
 		request(2, 0, set("b", "2")),
 	), ok(1), ok(2))
 	wantItems(t, r.View(), "a=1@1", "b=2@2")
+}
+
+func TestTheChangesAreWhatEachRequestLeaves(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	first := request(1, 0, set("a", "1"), set("b", "1"))
+	for i, step := range []struct {
+		reqs []command.Request
+		want []string
+	}{
+		{[]command.Request{first, request(2, 0, set("b", "2")), request(3, 0, del("a"))}, []string{"a=1@1", "b=1@1", "b=2@2", "-a@3"}},
+		{[]command.Request{first, request(4, 0, del("a")), request(5, 0, check("b", 9), set("b", "3"))}, nil}, // a copy, no effect, a conflict
+		{[]command.Request{request(6, 0, set("c", "1"), set("d", "1"), set("c", "2"), del("b"))}, []string{"d=1@4", "c=2@4", "-b@4"}},
+		{[]command.Request{request(7, 0, set("e", "1"), del("e"))}, nil}, // and yet a version of its own
+		{[]command.Request{request(8, 0, del("c"), set("c", "3")), request(9, 0, set("d", "2"), del("d"), note("n", "1"))}, []string{"c=3@6", "-d@7"}},
+		{[]command.Request{request(10, 0, set("f", "1"), del("f"), set("f", "2"), set("c", "4"))}, []string{"f=2@8", "c=4@8"}},
+		{nil, nil},
+	} {
+		r.entry(step.reqs...)
+		var got []string
+		for _, c := range r.Changes() {
+			if c.Deleted {
+				got = append(got, fmt.Sprintf("-%s@%d", c.Key, c.Version))
+			} else {
+				got = append(got, fmt.Sprintf("%s=%s@%d", c.Key, c.Value, c.Version))
+			}
+		}
+		if !slices.Equal(got, step.want) {
+			t.Errorf("step %d: changes %q, want %q", i, got, step.want)
+		}
+	}
+}
+
+// Whoever begins with a view, and follows the changes from there, has the state; but for those to the base.
+func TestTheChangesAddUpToTheState(t *testing.T) {
+	for _, legacy := range []uint64{0, 20} {
+		r := newReplica(t, 32, 8)
+		c := clients{rnd: rand.New(rand.NewPCG(11, legacy))}
+		var last uint64
+		follows := map[string]Item{}
+		for r.index < 400 {
+			base := r.Base()
+			if r.index < legacy {
+				r.index++
+				r.ApplyLegacy(set(fmt.Sprint("k", c.rnd.IntN(9)), fmt.Sprint(r.index)))
+			} else {
+				r.entry(c.entry(r.index+1, r.View())...)
+			}
+			if last = max(last, r.Base()); r.Base() != base { // begin with a view
+				follows = map[string]Item{}
+				r.View().Ascend("", func(key string, it Item) bool { follows[key] = it; return true })
+			}
+			for _, c := range r.Changes() {
+				if c.Version < last || c.Version > r.revision || c.Version <= r.Base() {
+					t.Fatalf("a change of version %d after %d, at revision %d", c.Version, last, r.revision)
+				}
+				last = c.Version
+				if follows[c.Key] = c.Item; c.Deleted {
+					delete(follows, c.Key)
+				}
+			}
+			got := map[string]Item{}
+			r.View().Ascend("", func(key string, it Item) bool { got[key] = it; return true })
+			if r.index > legacy && !reflect.DeepEqual(got, follows) {
+				t.Fatalf("at index %d the changes add up to %v, want %v", r.index, follows, got)
+			}
+		}
+		if want := min(legacy, 2); r.Base() != want {
+			t.Errorf("base %d, want %d", r.Base(), want)
+		}
+	}
+}
+
+func note(name, text string) command.Op {
+	return command.Op{Kind: command.Note, Key: name, Value: []byte(text)}
+}
+
+func TestANoteIsNoKeyAndMovesNoRevision(t *testing.T) {
+	r := newReplica(t, Window, chunkSize)
+	wantResults(t, r.entry(request(1, 0, set("k", "v"))), ok(1))
+	before := r.View()
+	wantResults(t, r.entry(request(2, 0, note("b", "2"), note("a", "1"))), ok(1))
+	v := r.View()
+	wantItems(t, v, "k=v@1")
+	if v.NotesLen() != 2 || v.Note("a") != "1" || v.Note("b") != "2" || v.Note("k") != "" {
+		t.Errorf("notes %v", v.notes)
+	}
+	wantResults(t, r.entry(request(3, 0, note("a", ""), note("c", ""))), ok(1))
+	if after := r.View(); after.NotesLen() != 1 || after.Note("a") != "" || v.Note("a") != "1" || before.NotesLen() != 0 {
+		t.Errorf("notes %v; the views before it: %v, %v", after.notes, v.notes, before.notes)
+	}
+	if before.Hash() == v.Hash() {
+		t.Error("the hash does not tell notes apart")
+	}
+	reload(t, v, Window, chunkSize)
 }
 
 func TestARequestWithoutEffectLeavesTheRevision(t *testing.T) {

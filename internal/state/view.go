@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash"
+	"maps"
+	"slices"
 
 	"github.com/tidwall/btree"
 )
@@ -12,10 +14,11 @@ import (
 // a caller that writes to a value takes a copy first.
 type View struct {
 	items    *btree.Map[string, Item]
+	notes    map[string]string
 	bytes    int64
 	revision uint64
 	floor    uint64
-	chunks   [][]Remembered
+	chunks   [][]record
 	recent   int // records in chunks that the view has; the state may be writing those after them
 }
 
@@ -24,6 +27,7 @@ type View struct {
 func (s *State) View() View {
 	return View{
 		items:    s.items.Copy(),
+		notes:    s.notes,
 		bytes:    s.bytes,
 		revision: s.revision,
 		floor:    s.recent.floor,
@@ -41,6 +45,21 @@ func (v View) Get(key string) (Item, bool) {
 // false.
 func (v View) Ascend(from string, yield func(key string, it Item) bool) {
 	v.items.Ascend(from, yield)
+}
+
+// Note returns what was written down under name; empty: nothing.
+func (v View) Note(name string) string { return v.notes[name] }
+
+// NotesLen returns the number of notes.
+func (v View) NotesLen() int { return len(v.notes) }
+
+// Notes yields the notes in ascending order of their names, until yield returns false.
+func (v View) Notes(yield func(name, text string) bool) {
+	for _, name := range slices.Sorted(maps.Keys(v.notes)) {
+		if !yield(name, v.notes[name]) {
+			return
+		}
+	}
 }
 
 // Len returns the number of keys.
@@ -63,7 +82,7 @@ func (v View) Remembered(yield func(Remembered) bool) {
 	left := v.recent
 	for _, chunk := range v.chunks {
 		for _, rec := range chunk[:min(left, len(chunk))] {
-			if !yield(rec) {
+			if !yield(rec.Remembered) {
 				return
 			}
 		}
@@ -74,7 +93,13 @@ func (v View) Remembered(yield func(Remembered) bool) {
 // Hash returns the SHA-256 of all that a View holds. Replicas that applied the same entries have the same hash.
 func (v View) Hash() [sha256.Size]byte {
 	h := hasher{h: sha256.New()}
-	h.numbers(v.revision, v.floor, uint64(v.Len()), uint64(v.recent))
+	h.numbers(v.revision, v.floor, uint64(v.Len()), uint64(v.recent), uint64(len(v.notes)))
+	v.Notes(func(name, text string) bool {
+		h.numbers(uint64(len(name)), uint64(len(text)))
+		h.text(name)
+		h.text(text)
+		return true
+	})
 	v.Ascend("", func(key string, it Item) bool {
 		h.numbers(uint64(len(key)), uint64(len(it.Value)), it.Version)
 		h.text(key)

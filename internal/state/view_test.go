@@ -203,3 +203,18 @@ func BenchmarkView(b *testing.B) {
 		published.Store(&v)
 	}
 }
+
+// BenchmarkAscend goes through 100,000 keys.
+func BenchmarkAscend(b *testing.B) {
+	s, keys := benchState(1e5)
+	v := s.View()
+	b.ReportAllocs()
+	for b.Loop() {
+		n := 0
+		v.Ascend("", func(string, Item) bool { n++; return true })
+		if n != len(keys) {
+			b.Fatal(n)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(keys)), "ns/key")
+}
