@@ -43,7 +43,7 @@ func checkBoltFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	if err := c.checkRoot(root); err != nil {
+	if err := c.checkBuckets(root); err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return nil
@@ -73,32 +73,48 @@ const (
 // boltMeta is the part of a meta page that matters here.
 type boltMeta struct{ pageSize, root, pages, transaction uint64 }
 
-// readMetas returns the root page of the newest transaction.
+// readMetas returns the root page of the newest transaction. With an error it is
+// the newest that can be read, or 0.
 func (c *boltCheck) readMetas() (root uint64, err error) {
 	first, err := c.readMeta(0)
 	if err != nil {
-		return 0, fmt.Errorf("meta page 0: %w", err)
+		err = fmt.Errorf("meta page 0: %w", err)
 	}
-	if first.pageSize < boltMinPage || first.pageSize > boltMaxPage {
-		return 0, fmt.Errorf("meta page 0: page size %d", first.pageSize)
+	second, secondErr := c.readSecondMeta(first.pageSize)
+	if err == nil && secondErr != nil {
+		err = fmt.Errorf("meta page 1: %w", secondErr)
 	}
-	second, err := c.readMeta(int64(first.pageSize))
-	if err != nil {
-		return 0, fmt.Errorf("meta page 1: %w", err)
+	if err == nil && second.pageSize != first.pageSize {
+		err = fmt.Errorf("meta pages with page sizes %d and %d", first.pageSize, second.pageSize)
 	}
 	newest := first
 	if second.transaction > first.transaction {
 		newest = second
 	}
-	c.pageSize, c.pages = int64(first.pageSize), newest.pages
-	if second.pageSize != first.pageSize {
-		return 0, fmt.Errorf("meta pages with page sizes %d and %d", first.pageSize, second.pageSize)
+	if newest.pageSize == 0 {
+		return 0, err
 	}
-	if inFile := uint64(c.size / c.pageSize); newest.pages > inFile {
-		return 0, fmt.Errorf("cut short: %d pages of %d", inFile, newest.pages)
+	c.pageSize, c.pages = int64(newest.pageSize), newest.pages
+	if inFile := uint64(c.size / c.pageSize); c.pages > inFile {
+		err = fmt.Errorf("cut short: %d pages of %d", inFile, c.pages)
+		c.pages = inFile
 	}
-	c.seen = make([]bool, newest.pages)
-	return newest.root, nil
+	c.seen = make([]bool, c.pages)
+	return newest.root, err
+}
+
+// readSecondMeta looks at every place where it can be if the page size is not
+// known.
+func (c *boltCheck) readSecondMeta(pageSize uint64) (boltMeta, error) {
+	if pageSize != 0 {
+		return c.readMeta(int64(pageSize))
+	}
+	for size := uint64(boltMinPage); size <= boltMaxPage; size *= 2 {
+		if meta, err := c.readMeta(int64(size)); err == nil && meta.pageSize == size {
+			return meta, nil
+		}
+	}
+	return boltMeta{}, fmt.Errorf("not found")
 }
 
 func (c *boltCheck) readMeta(offset int64) (boltMeta, error) {
@@ -117,62 +133,75 @@ func (c *boltCheck) readMeta(offset int64) (boltMeta, error) {
 	case order.Uint32(meta[4:]) != boltVersion:
 		return boltMeta{}, fmt.Errorf("version %d of the file format", order.Uint32(meta[4:]))
 	}
+	pageSize := uint64(order.Uint32(meta[8:]))
+	if pageSize < boltMinPage || pageSize > boltMaxPage {
+		return boltMeta{}, fmt.Errorf("page size %d", pageSize)
+	}
 	return boltMeta{
-		pageSize:    uint64(order.Uint32(meta[8:])),
+		pageSize:    pageSize,
 		root:        order.Uint64(meta[16:]),
 		pages:       order.Uint64(meta[40:]),
 		transaction: order.Uint64(meta[48:]),
 	}, nil
 }
 
-// checkRoot checks the buckets and what is in them.
-func (c *boltCheck) checkRoot(root uint64) error {
-	var names []string
-	err := c.walk(root, nil, func(e boltElement) error {
-		names = append(names, string(e.key))
-		return c.checkBucket(e)
-	})
+// checkBuckets checks what is in both buckets.
+func (c *boltCheck) checkBuckets(root uint64) error {
+	conf, logs, err := c.buckets(root)
 	if err != nil {
 		return err
 	}
-	if !slices.Equal(names, []string{"conf", "logs"}) {
-		return fmt.Errorf("buckets %q in place of conf and logs", names)
+	if err := c.walkBucket(conf, boltWalk{visit: checkConfKey}); err != nil {
+		return err
 	}
-	return nil
+	return c.walkBucket(logs, boltWalk{visit: checkLogKey})
 }
 
-// checkBucket checks one bucket: a page of its own, or, for little data, one
-// inside the bucket's value.
-func (c *boltCheck) checkBucket(bucket boltElement) error {
+// buckets returns the only two that there are.
+func (c *boltCheck) buckets(root uint64) (conf, logs boltElement, err error) {
+	var found []boltElement
+	var names []string
+	w := boltWalk{check: c, visit: func(e boltElement) error {
+		found, names = append(found, e), append(names, string(e.key))
+		return nil
+	}}
+	if err := w.page(root, nil); err != nil {
+		return conf, logs, err
+	}
+	if !slices.Equal(names, []string{"conf", "logs"}) {
+		return conf, logs, fmt.Errorf("buckets %q in place of conf and logs", names)
+	}
+	return found[0], found[1], nil
+}
+
+// walkBucket takes w through one bucket: a page of its own, or, for little data,
+// one inside the bucket's value.
+func (c *boltCheck) walkBucket(bucket boltElement, w boltWalk) error {
+	w.check = c
 	if bucket.flags != boltBucketFlag || len(bucket.value) < boltBucketHeader {
 		return fmt.Errorf("%q in place of a bucket", bucket.key)
 	}
-	visit := c.checkLogKey
-	if string(bucket.key) == "conf" {
-		visit = c.checkConfKey
-	}
 	page, inline := binary.NativeEndian.Uint64(bucket.value), bucket.value[boltBucketHeader:]
 	if page != 0 && len(inline) == 0 {
-		return c.walk(page, nil, visit)
+		return w.page(page, nil)
 	}
 	if page != 0 || len(inline) < boltPageHeader {
 		return fmt.Errorf("bucket %q: bad header", bucket.key)
 	}
-	walk := boltWalk{check: c, visit: visit}
-	if err := walk.leaf(inline); err != nil {
+	if err := w.leaf(inline); err != nil {
 		return fmt.Errorf("bucket %q: %w", bucket.key, err)
 	}
 	return nil
 }
 
-func (c *boltCheck) checkLogKey(e boltElement) error {
+func checkLogKey(e boltElement) error {
 	if e.flags != 0 || len(e.key) != 8 {
 		return fmt.Errorf("%x is not the key of an entry", e.key)
 	}
 	return nil
 }
 
-func (c *boltCheck) checkConfKey(e boltElement) error {
+func checkConfKey(e boltElement) error {
 	same := func(key []byte) bool { return bytes.Equal(key, e.key) }
 	if e.flags != 0 || !same(metadataKey) && !slices.ContainsFunc(foreignKeys, same) {
 		return fmt.Errorf("unknown key %q", e.key)
@@ -192,12 +221,11 @@ type boltElement struct {
 type boltWalk struct {
 	check *boltCheck
 	visit func(boltElement) error
-	last  []byte // the newest key that was visited
-}
-
-func (c *boltCheck) walk(root uint64, low []byte, visit func(boltElement) error) error {
-	w := boltWalk{check: c, visit: visit}
-	return w.page(root, low)
+	// skip, if there is one, is told of each page that cannot be read to its end, and
+	// the lowest key that it may have; the walk goes on behind it, unless skip returns
+	// an error.
+	skip func(low []byte, err error) error
+	last []byte // the newest key that was visited
 }
 
 // page visits what is below page id, where no key may be below low.
@@ -232,7 +260,11 @@ func (w *boltWalk) branch(page, low []byte) error {
 		if bytes.Compare(e.key, low) < 0 || w.last != nil && bytes.Compare(e.key, w.last) <= 0 {
 			return fmt.Errorf("key %x is out of order", e.key)
 		}
-		if err := w.page(e.page, e.key); err != nil {
+		err := w.page(e.page, e.key)
+		if err != nil && w.skip != nil {
+			err = w.skip(e.key, err)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -249,9 +281,6 @@ func (w *boltWalk) leaf(page []byte) error {
 
 func (w *boltWalk) leafFrom(page, low []byte) error {
 	elements, err := readElements(page)
-	if err != nil {
-		return err
-	}
 	for _, e := range elements {
 		if bytes.Compare(e.key, low) < 0 || w.last != nil && bytes.Compare(e.key, w.last) <= 0 {
 			return fmt.Errorf("key %x is out of order", e.key)
@@ -261,7 +290,7 @@ func (w *boltWalk) leafFrom(page, low []byte) error {
 			return err
 		}
 	}
-	return nil
+	return err
 }
 
 // readPage reads a page with its overflow pages, each of which may be reached
@@ -296,7 +325,7 @@ func (c *boltCheck) readPage(id uint64) ([]byte, error) {
 
 // readElements reads the elements of a page: a table of flags, position, key
 // size and value size (position, key size and page in a branch), then keys and
-// values one after the other.
+// values one after the other. With an error it returns those before it.
 func readElements(page []byte) ([]boltElement, error) {
 	order := binary.NativeEndian
 	leaf := order.Uint16(page[8:]) == boltLeafFlag
@@ -320,7 +349,7 @@ func readElements(page []byte) ([]boltElement, error) {
 		}
 		end := uint64(data) + uint64(keySize) + uint64(valueSize)
 		if uint64(at)+uint64(position) != uint64(data) || keySize == 0 || end > uint64(len(page)) {
-			return nil, fmt.Errorf("element %d of %d is out of place", i, count)
+			return elements[:i], fmt.Errorf("element %d of %d is out of place", i, count)
 		}
 		e.key = page[data : data+int(keySize)]
 		e.value = page[data+int(keySize) : end]

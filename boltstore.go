@@ -1,6 +1,7 @@
 package kvraft
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -12,20 +13,25 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // ErrLocked is returned by Open for a data directory that a node has open, in
-// this process or another one.
-var ErrLocked = errors.New("kvraft: directory is in use by another process")
+// this process or another one. The error's text names the process where the system
+// tells which it is.
+var ErrLocked = errors.New("kvraft: directory is in use")
 
 // boltBase is the log store that kvraft opens by itself: a raft.db.
 type boltBase struct {
 	*raftboltdb.BoltStore
 	path string
 }
+
+// boltFile is its name in a data directory.
+const boltFile = "raft.db"
 
 // closePatience is how long Close waits for bbolt.
 const closePatience = 2 * time.Second
@@ -48,46 +54,121 @@ func (b *boltBase) Close() error {
 // openBolt opens the raft.db at path, and creates it and its directory if there
 // is none. It waits that long for another process to let go of the file, and
 // then returns an error that wraps [ErrLocked]. A file that is there is never
-// taken for a new one, however short: it is created under another name.
-func openBolt(path string, wait time.Duration) (*boltBase, error) {
+// taken for a new one, however short: it is created under another name. One that is
+// mostly free is compacted, or that fails with a warning.
+func openBolt(path string, wait time.Duration, log hclog.Logger) (*boltBase, error) {
 	if err := makeDir(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("create the data directory: %w", err)
 	}
-	info, err := os.Stat(path)
+	found, err := findBolt(path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		err = createBolt(path, wait)
-	case err == nil && !info.Mode().IsRegular():
-		err = errors.New("not a regular file")
-	case err == nil && info.Size() == 0:
-		err = fmt.Errorf("%w: the file is empty", ErrDamaged)
-	case err == nil:
+	case err != nil:
+	case found:
 		err = verifyBolt(path, wait)
+	default:
+		err = createBolt(path, wait)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	replaced, err := compactBolt(path, compactFrom, wait)
+	switch {
+	case err == nil:
+	case replaced: // and a power loss could bring the old one back, without what comes now
+		return nil, fmt.Errorf("open %s: replace it by a smaller one: %w", path, err)
+	default:
+		log.Warn("the free pages of raft.db stay in the file", "error", err)
 	}
 	base, err := newBoltBase(path, wait)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	if err := removeUnfinished(path); err != nil {
+	if err := errors.Join(removeUnfinished(path), mark(path)); err != nil {
 		return nil, errors.Join(err, base.Close())
 	}
 	return base, nil
 }
 
-// newBoltBase opens a file that is new or was verified.
+// findBolt reports whether there is a file at path, or returns why it cannot be a
+// raft.db, or must not be taken for one that never was.
+func findBolt(path string) (found bool, err error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, lostBolt(path)
+	case err != nil:
+		return false, err
+	case !info.Mode().IsRegular():
+		return false, errors.New("not a regular file")
+	case info.Size() == 0:
+		return false, fmt.Errorf("%w: the file is empty", ErrDamaged)
+	}
+	return true, nil
+}
+
+// lostBolt returns an error if something says that there was a file at path. A node
+// has its raft.db before it has anything else.
+func lostBolt(path string) error {
+	if exists(path + markSuffix) {
+		return fmt.Errorf("%w: it is missing, but there is %s", ErrDamaged, path+markSuffix)
+	}
+	snapshots := filepath.Join(filepath.Dir(path), snapshotsDir)
+	if left, err := os.ReadDir(snapshots); err == nil && len(left) > 0 {
+		return fmt.Errorf("%w: it is missing, but there is %s", ErrDamaged, filepath.Join(snapshots, left[0].Name()))
+	}
+	return nil
+}
+
+// markSuffix names a file that says that there was a raft.db: a directory that has
+// lost nothing but that must not be taken for a new one.
+const markSuffix = ".mark"
+
+func mark(path string) error {
+	if exists(path + markSuffix) {
+		return nil
+	}
+	const text = "There is a raft.db beside this file. A node that has lost it must not start as a new one.\n"
+	if err := os.WriteFile(path+markSuffix, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// newBoltBase opens a file that is new or was verified. Whoever has waited for its
+// lock may have got that of a file which compactBolt has replaced meanwhile: to write
+// to that would be to write to nothing.
 func newBoltBase(path string, wait time.Duration) (*boltBase, error) {
 	base := &boltBase{path: path}
+	before, _ := os.Stat(path) // nil: it is new
 	err := contain(func() (err error) {
 		base.BoltStore, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: boltOptions(wait)})
 		return err
 	})
 	if err != nil {
-		return nil, lockError(err)
+		return nil, lockError(path, err)
+	}
+	if before == nil {
+		return base, nil
+	}
+	if err := stillAt(path, before); err != nil {
+		return nil, errors.Join(err, base.Close())
 	}
 	return base, nil
+}
+
+// stillAt returns ErrLocked unless the file at path is the one that it was: whoever
+// has replaced it meanwhile uses the other.
+func stillAt(path string, before os.FileInfo) error {
+	after, err := os.Stat(path)
+	if err != nil || !os.SameFile(before, after) {
+		return errors.Join(ErrLocked, err)
+	}
+	return nil
 }
 
 func boltOptions(wait time.Duration) *bbolt.Options {
@@ -104,11 +185,6 @@ func boltOptions(wait time.Duration) *bbolt.Options {
 // createBolt makes an empty raft.db complete before it gets its name, so that a
 // crash at its birth leaves no file which looks like a damaged one.
 func createBolt(path string, wait time.Duration) error {
-	// A node has its raft.db before it has anything else.
-	snapshots := filepath.Join(filepath.Dir(path), snapshotsDir)
-	if left, err := os.ReadDir(snapshots); err == nil && len(left) > 0 {
-		return fmt.Errorf("%w: it is missing, but there is %s", ErrDamaged, filepath.Join(snapshots, left[0].Name()))
-	}
 	unfinished := path + "." + rand.Text() + unfinishedSuffix
 	base, err := newBoltBase(unfinished, wait)
 	if err != nil {
@@ -154,32 +230,57 @@ func removeUnfinished(path string) error {
 	return nil
 }
 
-// verifyBolt checks the file while it holds bbolt's shared lock, so that nobody
-// writes to it meanwhile.
+// verifyBolt checks the file while it is locked.
 func verifyBolt(path string, wait time.Duration) error {
-	var locked *bbolt.DB
+	before, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	locked, err := lockBolt(path, wait)
+	if err != nil {
+		return err
+	}
+	if err := stillAt(path, before); err != nil {
+		return errors.Join(err, locked.Close())
+	}
+	return errors.Join(checkBoltFile(path), locked.Close())
+}
+
+// lockedBolt is a file under bbolt's shared lock: nobody writes to it until it is
+// closed.
+type lockedBolt struct {
+	*bbolt.DB
+	file *os.File // the DB's
+}
+
+// lockBolt locks the file at path. bbolt looks at no more of it than the meta pages.
+func lockBolt(path string, wait time.Duration) (locked lockedBolt, err error) {
 	options := boltOptions(wait)
 	options.ReadOnly = true
-	err := contain(func() (err error) {
-		locked, err = bbolt.Open(path, 0, options)
+	options.OpenFile = func(path string, flag int, mode os.FileMode) (file *os.File, err error) {
+		locked.file, err = os.OpenFile(path, flag, mode)
+		return locked.file, err
+	}
+	err = contain(func() (err error) {
+		locked.DB, err = bbolt.Open(path, 0, options)
 		return err
 	})
 	switch {
 	case err == nil:
-		return errors.Join(checkBoltFile(path), locked.Close())
+		return locked, nil
 	case errors.Is(err, bbolterrors.ErrTimeout):
-		return lockError(err)
+		return locked, lockError(path, err)
 	case errors.As(err, new(syscall.Errno)): // no permission, a directory, out of memory
-		return err
+		return locked, err
 	}
-	return fmt.Errorf("%w: %w", ErrDamaged, err)
+	return locked, fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
-func lockError(err error) error {
-	if errors.Is(err, bbolterrors.ErrTimeout) {
-		return ErrLocked
+func lockError(path string, err error) error {
+	if !errors.Is(err, bbolterrors.ErrTimeout) {
+		return err
 	}
-	return err
+	return fmt.Errorf("%w by %s", ErrLocked, cmp.Or(lockHolders(path), "another process"))
 }
 
 // makeDir creates dir and what is missing above it, on stable storage: without

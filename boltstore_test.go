@@ -10,17 +10,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
 func TestADirectoryInUseIsLocked(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raft.db")
-	base, err := openBolt(path, time.Second)
+	base, err := openBolt(path, time.Second, hclog.NewNullLogger())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer base.Close()
-	if _, err := openBolt(path, time.Millisecond); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), path) {
+	if _, err := openBolt(path, time.Millisecond, hclog.NewNullLogger()); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), path) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -30,14 +31,14 @@ func TestAPathThatIsNoFileOfOursGetsAClearError(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "raft.db"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openBolt(filepath.Join(dir, "raft.db"), time.Second); err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "not a regular file") {
+	if _, err := openBolt(filepath.Join(dir, "raft.db"), time.Second, hclog.NewNullLogger()); err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("a directory: %v", err)
 	}
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openBolt(filepath.Join(file, "raft.db"), time.Second); err == nil || !strings.Contains(err.Error(), "not a directory") {
+	if _, err := openBolt(filepath.Join(file, "raft.db"), time.Second, hclog.NewNullLogger()); err == nil || !strings.Contains(err.Error(), "not a directory") {
 		t.Errorf("below a file: %v", err)
 	}
 }
@@ -45,7 +46,7 @@ func TestAPathThatIsNoFileOfOursGetsAClearError(t *testing.T) {
 func TestANewDirectoryIsMadeAndOpensAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "b", "raft.db")
 	for range 2 {
-		base, err := openBolt(path, time.Second)
+		base, err := openBolt(path, time.Second, hclog.NewNullLogger())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,13 +62,30 @@ func TestWhatACrashAtBirthLeavesIsRemoved(t *testing.T) {
 	if err := os.WriteFile(left, []byte("half a file"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	base, err := openBolt(filepath.Join(dir, "raft.db"), time.Second)
+	base, err := openBolt(filepath.Join(dir, "raft.db"), time.Second, hclog.NewNullLogger())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer base.Close()
-	if files := filesIn(t, dir); len(files) != 1 {
+	if files := filesIn(t, dir); len(files) != 2 || files["raft.db"] == nil || files["raft.db"+markSuffix] == nil {
 		t.Fatalf("%d files", len(files))
+	}
+}
+
+// A directory that never had a snapshot, and has lost its raft.db.
+func TestARaftDBThatIsGoneIsNotTakenForOneThatNeverWas(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "raft.db")
+	base, err := openBolt(path, time.Second, hclog.NewNullLogger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(base.Close(), os.Remove(path)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := openBolt(path, time.Second, hclog.NewNullLogger()); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "it is missing") {
+			t.Errorf("err = %v", err)
+		}
 	}
 }
 
@@ -92,7 +110,7 @@ func TestTheOldestMetaPageIsNeverFallenBackTo(t *testing.T) {
 		damaged := bytes.Clone(db)
 		copy(damaged[page*os.Getpagesize():], make([]byte, 512))
 		writeFiles(t, dir, map[string][]byte{"raft.db": damaged})
-		if _, err := openBolt(filepath.Join(dir, "raft.db"), time.Second); !errors.Is(err, ErrDamaged) {
+		if _, err := openBolt(filepath.Join(dir, "raft.db"), time.Second, hclog.NewNullLogger()); !errors.Is(err, ErrDamaged) {
 			t.Errorf("without meta page %d: %v", page, err)
 		}
 	}
@@ -109,7 +127,7 @@ func TestAFileCutBelowItsHighWaterMarkIsRefused(t *testing.T) {
 	if err := os.Truncate(path, int64(c.pages)*c.pageSize-1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openBolt(path, time.Second); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "cut short") {
+	if _, err := openBolt(path, time.Second, hclog.NewNullLogger()); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "cut short") {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -122,7 +140,7 @@ func TestAFileCutShortUnderARunningNodeIsAnError(t *testing.T) {
 	}
 	dir, told := t.TempDir(), &failures{}
 	fillTestDir(t, dir, true)
-	base, err := openBolt(filepath.Join(dir, "raft.db"), time.Second)
+	base, err := openBolt(filepath.Join(dir, "raft.db"), time.Second, hclog.NewNullLogger())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +162,7 @@ func TestAFileCutShortUnderARunningNodeIsAnError(t *testing.T) {
 func TestADatabaseThatGrewAndShrankPassesTheCheck(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raft.db")
 	for round := range uint64(12) {
-		base, err := openBolt(path, time.Second)
+		base, err := openBolt(path, time.Second, hclog.NewNullLogger())
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
@@ -184,7 +202,7 @@ func BenchmarkStoreLogs(b *testing.B) {
 	} {
 		for size, data := range map[string][]byte{"100B": make([]byte, 100), "128KiB": make([]byte, 128<<10)} {
 			b.Run(size+"/"+name, func(b *testing.B) {
-				base, err := openBolt(filepath.Join(b.TempDir(), "raft.db"), time.Second)
+				base, err := openBolt(filepath.Join(b.TempDir(), "raft.db"), time.Second, hclog.NewNullLogger())
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -220,7 +238,7 @@ func BenchmarkSeal(b *testing.B) {
 func BenchmarkGetLog(b *testing.B) {
 	for name, cache := range map[string]int64{"cached": 64 << 20, "from disk": 1} {
 		b.Run(name, func(b *testing.B) {
-			base, err := openBolt(filepath.Join(b.TempDir(), "raft.db"), time.Second)
+			base, err := openBolt(filepath.Join(b.TempDir(), "raft.db"), time.Second, hclog.NewNullLogger())
 			if err != nil {
 				b.Fatal(err)
 			}

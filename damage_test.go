@@ -2,6 +2,7 @@ package kvraft
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,10 +16,23 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/state"
 )
 
 // testState is the state in a test's snapshots, which end in their checksum.
-var testState = bytes.Repeat([]byte("state "), 100)
+var testState = func() []byte {
+	s := state.New()
+	for i := range 20 {
+		s.Apply(uint64(i+1), []command.Request{{ID: command.ID{byte(i)}, Ops: []command.Op{{Kind: command.Set, Key: fmt.Sprint("key-", i), Value: []byte("state")}}}})
+	}
+	var b bytes.Buffer
+	if err := writeSnapshot(context.Background(), &b, snapshotHeader{"cd", 200, 3}, s.View()); err != nil {
+		panic(err)
+	}
+	return b.Bytes()
+}()
 
 func verifyTestState(r io.Reader) error {
 	got, err := io.ReadAll(r)
@@ -36,7 +50,7 @@ type testNode struct {
 }
 
 func openTestNode(dir string) (n testNode, err error) {
-	n.base, err = openBolt(filepath.Join(dir, "raft.db"), time.Second)
+	n.base, err = openBolt(filepath.Join(dir, "raft.db"), time.Second, hclog.NewNullLogger())
 	if err != nil {
 		return n, err
 	}
@@ -183,6 +197,7 @@ func writeFiles(t *testing.T, dir string, files map[string][]byte) {
 type damageTrial struct {
 	files    map[string][]byte
 	contents string
+	entries  map[uint64]string
 	refused  int
 }
 
@@ -190,6 +205,12 @@ func newDamageTrial(t *testing.T, tail bool) *damageTrial {
 	dir := t.TempDir()
 	fillTestDir(t, dir, tail)
 	trial := &damageTrial{files: filesIn(t, dir)}
+	delete(trial.files, "raft.db"+markSuffix) // it says nothing while there is a raft.db
+	seen := readEverything(t, dir)
+	if len(seen.damage) > 0 || len(seen.entries) < 300 {
+		t.Fatalf("%d entries, %q", len(seen.entries), seen.damage)
+	}
+	trial.entries = seen.entries
 	var err error
 	if trial.contents, err = contentsOf(dir); err != nil {
 		t.Fatal(err)
@@ -210,7 +231,16 @@ func (d *damageTrial) with(t *testing.T, name string, damaged []byte, what strin
 	}
 	files[name] = damaged
 	writeFiles(t, dir, files)
+	seen := readEverything(t, dir)
 	contents, err := contentsOf(dir)
+	if got, want := len(seen.damage) > 0, errors.Is(err, ErrDamaged); got != want {
+		t.Errorf("%s, %s: OpenLog finds %q, a node that starts %v", name, what, seen.damage, err)
+	}
+	for index, entry := range seen.entries {
+		if entry != d.entries[index] {
+			t.Errorf("%s, %s: entry %d is read as %s without an error", name, what, index, entry)
+		}
+	}
 	switch {
 	case errors.Is(err, ErrDamaged):
 		d.refused++

@@ -36,33 +36,74 @@
 // # Nodes
 //
 // The first start of a node decides what it is: with [WithJoin] it asks to be
-// admitted to a cluster, without it founds one. The cluster and the node get
-// identities that are kept with the data. A connection that is meant for another
-// node or another cluster is refused in the handshake. A node whose directory
-// was wiped comes back as a new one, which is admitted in place of the old: what
-// had voted does not vote again without its memory.
+// admitted to a cluster, with [WithBootstrapExpect] it founds one together with
+// others, and with neither alone. The same options start it again: from then on the
+// directory decides. A node that comes back at another address announces it.
+//
+// The cluster and the node get identities that are kept with the data. A connection
+// that is meant for another node or another cluster is refused in the handshake. A
+// node whose directory was wiped comes back as a new one, which is admitted in
+// place of the old: what had voted does not vote again without its memory. One that
+// was removed does not come back with its data, unless the removal allows it.
+//
+// The first start on the data of a stopped hraftd node takes it over, and there is no
+// way back. WithID names the node as hraftd was told to; all of its cluster is to be
+// stopped first. The keys are at version 2.
+//
+// A new member gets a vote when it has caught up. A [Replica] never gets one.
+//
+// [Status] says in one sentence why a node is not ready. When a majority is lost for
+// good, [Recover] begins a new cluster with what one node has. [OpenLog] shows what a
+// stopped node has on disk, entry by entry, also where it is damaged.
 //
 // The peer port carries neither authentication nor encryption. Keep it on a
-// network that only members can reach.
+// network that only members can reach. With [WithSharedPort] other protocols, such as
+// HTTP, are served on it as well; their clients then reach the peers.
+//
+// # Watching
+//
+// [Store.Watch] yields the changes of all keys with a prefix, on any node, each once
+// and in the order of their versions, which are the same on every node: a watch that
+// ends on one goes on, [After] the last version that was seen, on another. It ends
+// with an error when it would have to leave something out. A copy of some keys that is
+// always right, or says that it is not:
+//
+//	for event, err := range store.Watch(ctx, "config/", kvraft.SnapshotFirst) {
+//		switch {
+//		case err != nil: // ErrCompacted: begin again with an empty copy
+//			return err
+//		case event.Kind == kvraft.EventSet:
+//			config[event.Key] = event.Value
+//		case event.Kind == kvraft.EventDelete:
+//			delete(config, event.Key)
+//		}
+//	}
+//
+// Each node keeps the latest changes in memory, see [WithHistory], for all its
+// watchers. One that waits costs nothing but its goroutine, and a write wakes only
+// those whose prefix its key has.
 //
 // # Who owns the bytes
 //
 // The store keeps no reference to the value given to Set or Batch once the call
-// has returned, and nothing else sees the value that Get returned.
+// has returned, and nothing else sees the value that Get returned or Watch yielded.
 //
 // # Time
 //
 // No promise rests on clocks that agree. Time decides only how soon a silent
-// leader is replaced; see [Timing].
+// leader is replaced; see [Timing]. One whose process has ended is not silent: its
+// connections break and its address refuses others. When a majority of the voters
+// see that, the best placed of them stands for election at once.
 //
 // # Upstream defects
 //
 // hashicorp/raft has open defects that would break these promises; each has a
 // guard here. Heartbeats never take raft's fast path (issue 695). A log store
 // that hangs stops the node (503), and so does its first error (614). Calls that
-// raft still owes an answer are waited for before it is shut down (498). Reads
-// do not rely on VerifyLeader, which counts answers that were sent before the
-// question.
+// raft still owes an answer are waited for before it is shut down (498).
+// Leadership is not handed over by raft's own transfer (696). A voter does not
+// refuse its vote to a member of whose promotion it has not heard. Reads do not
+// rely on VerifyLeader, which counts answers that were sent before the question.
 //
 // # Limits
 //

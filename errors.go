@@ -12,8 +12,9 @@ import (
 //
 // For a write, every error but [ErrUnknown] means that nothing was applied.
 var (
-	// ErrNotFound is returned by Get for a key that is not there.
-	ErrNotFound = errors.New("kvraft: key not found")
+	// ErrNotFound is returned by Get for a key that is not there, and by Remove
+	// and TransferLeadership for an id that no member has.
+	ErrNotFound = errors.New("kvraft: not found")
 	// ErrConflict is returned by a write whose condition did not hold; the
 	// error is a [*ConflictError] with the version that was found.
 	ErrConflict = errors.New("kvraft: version conflict")
@@ -32,6 +33,10 @@ var (
 	// ErrStale is returned by a read with MaxStaleness or AtLeast when this node
 	// has no state that is fresh enough.
 	ErrStale = errors.New("kvraft: too stale")
+	// ErrCompacted ends a Watch that has missed changes, as the history of this node
+	// no longer has them; the error is a [*CompactedError] with the version that
+	// it goes back to.
+	ErrCompacted = errors.New("kvraft: history compacted")
 	// ErrClosed is returned by every call on a store that was closed or that
 	// stopped by itself; in the latter case it wraps the reason.
 	ErrClosed = errors.New("kvraft: store closed")
@@ -39,9 +44,14 @@ var (
 
 // Errors of Open and of membership changes.
 var (
-	// ErrRefused is returned by Join, and by WaitLeader on a node that waits
-	// to be admitted, when a member refused; its text says why.
+	// ErrRefused is returned by Join, Remove and TransferLeadership when the
+	// leader refused, and by WaitLeader on a node that waits to be admitted when a
+	// member did; its text says why.
 	ErrRefused = errors.New("kvraft: refused")
+	// ErrRemoved is the ErrRefused of a node that was removed from the cluster. A
+	// store that finds that out about itself stops, with ErrRemoved in its Err: its
+	// data directory must be emptied before it can join again, as a new node.
+	ErrRemoved = fmt.Errorf("%w: removed from the cluster", ErrRefused)
 	// ErrUnreachable is returned by Join when nobody answers at the address.
 	ErrUnreachable = errors.New("kvraft: unreachable")
 )
@@ -61,12 +71,24 @@ func (e *ConflictError) Error() string {
 // Is makes errors.Is(err, ErrConflict) hold.
 func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
 
+// CompactedError is the error of a Watch that has missed changes.
+type CompactedError struct {
+	Version uint64 // the lowest that a watch on this node can begin After
+}
+
+func (e *CompactedError) Error() string {
+	return fmt.Sprintf("kvraft: history compacted: it begins after version %d; what has changed up to there is seen with SnapshotFirst", e.Version)
+}
+
+// Is makes errors.Is(err, ErrCompacted) hold.
+func (e *CompactedError) Is(target error) bool { return target == ErrCompacted }
+
 // errUnsent is the error of an attempt that was definitely not applied and may be
 // made again, elsewhere or later: the node is not the leader, or could not be
 // reached. Callers never see it; a loop turns it into ErrNoLeader when the
 // context ends.
 var (
-	errUnsent        = errors.New("kvraft: not sent")
+	errUnsent        = errors.New("kvraft: not applied")
 	errNotLeader     = fmt.Errorf("%w: this node is not the leader", errUnsent)
 	errNoLeaderKnown = fmt.Errorf("%w: no leader is known", errUnsent)
 )
@@ -82,13 +104,17 @@ var wire = []error{
 	6: ErrRefused,
 	7: ErrUnreachable,
 	8: ErrNoLeader,
+	9: ErrRemoved,
 }
 
 // encodeError gives the code and the text under which err crosses the wire. An
 // error outside the table crosses as ErrUnknown, the one that promises nothing.
 func encodeError(err error) (byte, string) {
-	if errors.Is(err, ErrUnknown) { // it may wrap others, which promise more
+	switch {
+	case errors.Is(err, ErrUnknown): // it may wrap others, which promise more
 		return 2, err.Error()
+	case errors.Is(err, ErrRemoved): // it is an ErrRefused as well
+		return 9, err.Error()
 	}
 	for code, sentinel := range wire {
 		if sentinel != nil && errors.Is(err, sentinel) {
@@ -115,7 +141,7 @@ func (e *remoteError) Error() string { return e.text }
 func (e *remoteError) Unwrap() error { return e.sentinel }
 
 // noLeader is the error of a call whose context ended before any attempt was
-// sent; last is what kept it, if anything is known.
+// applied; last is what kept it, if anything is known.
 func noLeader(ctx context.Context, last error) error {
 	if last == nil || errors.Is(last, ctx.Err()) {
 		return fmt.Errorf("%w: %w", ErrNoLeader, ended(ctx))

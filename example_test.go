@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"math"
+	"net"
+	"os"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -40,19 +43,73 @@ func Example() {
 	// true
 }
 
+// What a node had on disk when it stopped.
+func ExampleOpenLog() {
+	dir, err := os.MkdirTemp("", "kvraft")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	store, err := kvraft.Open(dir, kvraft.WithAddr("127.0.0.1:0"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = store.Set(context.Background(), "color", []byte("green"))
+	if err := errors.Join(err, store.Close()); err != nil {
+		log.Fatal(err)
+	}
+
+	stopped, err := kvraft.OpenLog(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer stopped.Close()
+	for entry, err := range stopped.Entries(1, math.MaxUint64) {
+		if err != nil {
+			fmt.Println("damaged:", err)
+		}
+		for _, request := range entry.Requests {
+			for _, op := range request.Ops {
+				fmt.Printf("%s %s %s\n", op.Kind, op.Key, op.Value)
+			}
+		}
+	}
+	// Output: set color green
+}
+
+// The first of three nodes on one machine. The others have directories and ports of
+// their own, and are started in the same way.
+func Example_oneOfThree() {
+	store, err := kvraft.Open("data/n1", kvraft.WithAddr("127.0.0.1:7001"), kvraft.WithBootstrapExpect(3),
+		kvraft.WithJoin("127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+}
+
 // Three nodes of one program; in earnest each has a directory and runs on a
-// machine of its own. The first founds the cluster, the others ask it.
+// machine of its own. They found a cluster together, in whatever order they start,
+// and the same options start each of them again.
 func Example_threeNodes() {
-	var stores []*kvraft.Store
-	var first []kvraft.Option
+	var addrs []string
+	var listeners []net.Listener
 	for range 3 {
-		store, err := kvraft.Open("", append(first, kvraft.WithInMemory(), kvraft.WithAddr("127.0.0.1:0"))...)
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			log.Fatal(err)
+		}
+		listeners, addrs = append(listeners, ln), append(addrs, ln.Addr().String())
+	}
+	var stores []*kvraft.Store
+	for _, ln := range listeners {
+		store, err := kvraft.Open("", kvraft.WithInMemory(), kvraft.WithListener(ln),
+			kvraft.WithBootstrapExpect(3), kvraft.WithJoin(addrs...))
 		if err != nil {
 			log.Fatal(err)
 		}
 		defer store.Close()
 		stores = append(stores, store)
-		first = []kvraft.Option{kvraft.WithJoin(stores[0].Status().Addr)}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -151,6 +208,54 @@ func ExampleStore_View() {
 	// Output:
 	// color/grass green
 	// color/sky blue
+}
+
+// A watch that is broken off, and goes on with what came since.
+func ExampleStore_Watch() {
+	store, err := kvraft.Open("", kvraft.WithInMemory(), kvraft.WithAddr("127.0.0.1:0"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	set := func(key, value string) {
+		if _, err := store.Set(ctx, key, []byte(value)); err != nil {
+			log.Fatal(err)
+		}
+	}
+	set("color/sky", "blue")
+
+	var seen uint64
+	for event, err := range store.Watch(ctx, "color/", kvraft.SnapshotFirst) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		if event.Kind == kvraft.EventSync { // that is all there is
+			seen = event.Version
+			break
+		}
+		fmt.Println(event.Key, "is", string(event.Value))
+	}
+	set("color/sky", "red")
+	set("size/sky", "large")
+	if _, err := store.Delete(ctx, "color/sky"); err != nil {
+		log.Fatal(err)
+	}
+	for event, err := range store.Watch(ctx, "color/", kvraft.After(seen)) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		if event.Kind == kvraft.EventDelete {
+			fmt.Println(event.Key, "is gone")
+			break
+		}
+		fmt.Println(event.Key, "becomes", string(event.Value))
+	}
+	// Output:
+	// color/sky is blue
+	// color/sky becomes red
+	// color/sky is gone
 }
 
 // What a failed write has done: after ErrUnknown it may have been applied, after

@@ -1,14 +1,21 @@
 package kvraft
 
-import "github.com/hashicorp/raft"
+import (
+	"context"
+
+	"github.com/hashicorp/raft"
+)
 
 // HandOver gives leadership to another voter, whatever is under way.
-func (s *Store) HandOver() error { return s.handOver() }
+func (s *Store) HandOver() error { return s.handOver(context.Background(), "") }
 
 // HandOverTo makes other stand for election, which deposes s.
 func (s *Store) HandOverTo(other *Store) error {
 	return s.timeoutNow(peer{other.server, other.opts.advertise})
 }
+
+// ServerID is the node's id with its identity.
+func (s *Store) ServerID() raft.ServerID { return s.server }
 
 // Raft is the raft instance, for tests that compare with what it would do.
 func (s *Store) Raft() *raft.Raft { return s.raft }
@@ -35,3 +42,31 @@ func (s *Store) HoldStateMachine() (release func()) {
 
 // Transport is what raft sends through.
 func (s *Store) Transport() raft.Transport { return s.raftTransport }
+
+// NoteRetired takes note that other is to be removed, and does not remove it.
+func (s *Store) NoteRetired(other *Store) error { return s.writeNote(retiredNote(other.server), "1") }
+
+// HoldMembership lets no change of the membership through until release.
+func (s *Store) HoldMembership() (release func()) {
+	unlock, _ := s.lockMembership(context.Background())
+	return unlock
+}
+
+// NobodyToAsk is what keeps a node from its place that knows no other.
+func (s *Store) NobodyToAsk() error { return s.nobodyToAsk() }
+
+// Promised reports whether the node has promised to found a cluster.
+func (s *Store) Promised() bool { return s.logs.meta().Promise != nil }
+
+// CompactAll leaves nothing of the log: whoever lacks anything needs a snapshot.
+func (s *Store) CompactAll() error {
+	s.opts.snapshots.TrailingBytes = 0
+	return s.takeSnapshot()
+}
+
+// Connections counts those that the store has open.
+func (s *Store) Connections() int {
+	s.transport.mu.Lock()
+	defer s.transport.mu.Unlock()
+	return len(s.transport.conns)
+}

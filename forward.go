@@ -32,11 +32,15 @@ const (
 	callGet                         // a level and a key → its entry; on the leader
 	callReadIndex                   // a level → a log index that is enough for the reader; on the leader
 	callConfirm                     // a term → 1 if this node has seen no later one
-	callAwait                       // a log index → nothing, once its state has reached it
+	callCatchUp                     // a pace → the log index of its state, once that reaches the target or soon
 	callLastIndex                   // nothing → the last index of its log
-	callJoin                        // a joinRequest → nothing, once the node is a voter
+	callJoin                        // a joinRequest → nothing, once the node is a member
 	callNodes                       // nothing → the members; on the leader
 	callAdmit                       // an admission → nothing, once it is on disk
+	callRemove                      // a removeRequest → nothing, once the node is no member; on the leader
+	callTransfer                    // a transferRequest → nothing, once this node leads no more; on the leader
+	callFound                       // a founding → its own
+	callWitness                     // an allegation → a testimony
 )
 
 const (
@@ -111,6 +115,21 @@ func (p *peers) giveIdle(to peer, conn net.Conn) {
 	p.idle[to] = append(p.idle[to], conn)
 }
 
+// keepOnly drops the connections to nodes that are no members any more.
+func (p *peers) keepOnly(members map[raft.ServerID]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for to, conns := range p.idle {
+		if members[to.server] {
+			continue
+		}
+		for _, conn := range conns {
+			conn.Close()
+		}
+		delete(p.idle, to)
+	}
+}
+
 func (p *peers) dropIdle(to peer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -172,6 +191,10 @@ func readFrame(r io.Reader, n, limit uint32) ([]byte, error) {
 
 // servePeer answers the calls on one connection until it ends.
 func (s *Store) servePeer(conn net.Conn, h hello) {
+	if h.For == forVigil {
+		s.serveVigil(conn, h)
+		return
+	}
 	limit := uint32(maxFrame)
 	if h.To == "" {
 		limit = maxKnock
@@ -229,7 +252,7 @@ func (p progressing) Read(b []byte) (int, error) {
 }
 
 func (s *Store) serveCall(m method, timeout time.Duration, payload []byte, h hello) ([]byte, error) {
-	if h.To == "" && m != callJoin && m != callAdmit {
+	if h.To == "" && m != callJoin && m != callAdmit && m != callFound {
 		return nil, fmt.Errorf("%w: call %d without naming the node that is meant", ErrInvalid, m)
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)
@@ -243,16 +266,33 @@ func (s *Store) serveCall(m method, timeout time.Duration, payload []byte, h hel
 		return s.serveReadIndex(ctx, payload)
 	case callConfirm:
 		return s.serveConfirm(payload)
-	case callAwait:
-		return s.serveAwait(ctx, payload)
+	case callCatchUp:
+		return serveJSON(payload, func(p pace) ([]byte, error) {
+			index, err := s.serveCatchUp(ctx, p)
+			return binary.BigEndian.AppendUint64(nil, index), err
+		})
 	case callLastIndex:
 		return binary.BigEndian.AppendUint64(nil, s.raft.LastIndex()), nil
 	case callJoin:
-		return s.serveJoin(ctx, payload)
+		return serveJSON(payload, func(req joinRequest) ([]byte, error) {
+			return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *reign) error { return s.joinThrough(ctx, r, req) })
+		})
+	case callRemove:
+		return serveJSON(payload, func(req removeRequest) ([]byte, error) {
+			return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *reign) error { return s.removeThrough(ctx, r, req) })
+		})
+	case callTransfer:
+		return serveJSON(payload, func(req transferRequest) ([]byte, error) {
+			return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *reign) error { return s.transferThrough(ctx, r, req) })
+		})
 	case callNodes:
 		return s.serveNodes(ctx)
 	case callAdmit:
-		return s.serveAdmit(payload)
+		return serveJSON(payload, func(a admission) ([]byte, error) { return nil, s.acceptAdmission(a) })
+	case callFound:
+		return serveJSON(payload, func(f founding) ([]byte, error) { return json.Marshal(s.serveFound(f)) })
+	case callWitness:
+		return serveJSON(payload, func(a allegation) ([]byte, error) { return json.Marshal(s.testify(a)) })
 	}
 	return nil, fmt.Errorf("%w: call %d is not known here", ErrInvalid, m)
 }
@@ -314,24 +354,23 @@ func (s *Store) serveConfirm(payload []byte) ([]byte, error) {
 	return []byte{0}, nil
 }
 
-func (s *Store) serveAwait(ctx context.Context, payload []byte) ([]byte, error) {
-	index, err := decodeUint64(payload)
-	if err != nil {
-		return nil, err
+// serveJSON takes the message of a call apart.
+func serveJSON[T any](payload []byte, serve func(T) ([]byte, error)) ([]byte, error) {
+	var message T
+	if err := json.Unmarshal(payload, &message); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	return nil, s.fsm.awaitIndex(ctx, index)
+	return serve(message)
 }
 
-func (s *Store) serveJoin(ctx context.Context, payload []byte) ([]byte, error) {
-	var req joinRequest
-	if err := json.Unmarshal(payload, &req); err != nil {
-		return nil, fmt.Errorf("%w: join request: %w", ErrInvalid, err)
+// serveChange makes one attempt at a change of the membership: the node that asks
+// has other members to ask, and asks again. What was forwarded is not passed on.
+func (s *Store) serveChange(ctx context.Context, forwarded bool, attempt func(context.Context, *reign) error) error {
+	reign := s.reign()
+	if forwarded && !reign.leads {
+		return errNotLeader
 	}
-	if req.Forwarded {
-		return nil, s.addMember(ctx, req)
-	}
-	// One attempt: the node that asks has other members to ask, and asks again.
-	return nil, s.joinThrough(ctx, s.reign(), req)
+	return s.changeUnder(ctx, reign, attempt)
 }
 
 func (s *Store) serveNodes(ctx context.Context) ([]byte, error) {
@@ -342,25 +381,11 @@ func (s *Store) serveNodes(ctx context.Context) ([]byte, error) {
 	return json.Marshal(nodes)
 }
 
-func (s *Store) serveAdmit(payload []byte) ([]byte, error) {
-	var a admission
-	if err := json.Unmarshal(payload, &a); err != nil {
-		return nil, fmt.Errorf("%w: admission: %w", ErrInvalid, err)
-	}
-	return nil, s.acceptAdmission(a)
-}
-
 func decodeUint64(b []byte) (uint64, error) {
 	if len(b) != 8 {
 		return 0, fmt.Errorf("%w: want 8 bytes, have %d", ErrInvalid, len(b))
 	}
 	return binary.BigEndian.Uint64(b), nil
-}
-
-// awaitOn waits until another node's state has reached a log index.
-func (s *Store) awaitOn(ctx context.Context, to peer, index uint64) error {
-	_, err := s.peers.call(ctx, to, callAwait, binary.BigEndian.AppendUint64(nil, index))
-	return err
 }
 
 // lastIndexOf asks another node for the last index of its log.
@@ -370,6 +395,24 @@ func (s *Store) lastIndexOf(ctx context.Context, to peer) (uint64, error) {
 		return 0, err
 	}
 	return decodeUint64(answer)
+}
+
+// ask makes one call, with messages in JSON, on whoever is at addr.
+func (s *Store) ask(ctx context.Context, addr string, m method, message, answer any) error {
+	payload, err := json.Marshal(message)
+	if err != nil {
+		return err
+	}
+	conn, _, err := s.transport.dial(ctx, addr, forRPC, "")
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	defer conn.Close()
+	encoded, _, err := exchange(ctx, conn, m, payload)
+	if err != nil || answer == nil {
+		return err
+	}
+	return json.Unmarshal(encoded, answer)
 }
 
 // forwardGet asks the leader for an entry.

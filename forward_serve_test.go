@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"runtime"
@@ -25,8 +26,6 @@ func newTestServer(t testing.TB) *Store {
 	s := &Store{
 		raft:     new(raft.Raft),
 		futures:  newInflight(),
-		groups:   newInflight(),
-		queue:    make(chan *pending),
 		ids:      newIDSource(),
 		changing: make(chan struct{}, 1),
 		log:      hclog.NewNullLogger(),
@@ -43,8 +42,10 @@ func newTestServer(t testing.TB) *Store {
 	}
 	s.server = "b#2"
 	s.ctx, s.cancel = context.WithCancelCause(t.Context())
-	s.fsm = newFSM(s.ctx, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
+	s.fsm = newFSM(s.ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
 	s.rounds = rounds{run: s.confirm, spawn: s.spawn}
+	s.writes = newWrites(s.send, s.spawn)
+	context.AfterFunc(s.ctx, func() { s.writes.abandon(s.whyClosed()) })
 	s.court.reign = newTestReign(s, peer{}, false)
 	s.court.changed = make(chan struct{})
 	return s
@@ -79,7 +80,10 @@ func servedBy(t *testing.T, s *Store, h hello) net.Conn {
 	return near
 }
 
-var helloB = hello{forRPC, "c1", "a#1", "b#2", ""}
+// farAhead asks for a log index that is never reached.
+const farAhead = `{"target":1000}`
+
+var helloB = hello{forRPC, "c1", "a#1", "b#2", "", false}
 
 func TestOneConnectionServesCallAfterCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -88,8 +92,8 @@ func TestOneConnectionServesCallAfterCall(t *testing.T) {
 		conn := servedBy(t, s, helloB)
 		for index := range uint64(6) {
 			time.Sleep(time.Hour) // virtual: between calls there is no limit
-			answer, err := callOn(t, conn, callAwait, time.Minute, string(binary.BigEndian.AppendUint64(nil, index)))
-			if err != nil || len(answer) != 0 {
+			answer, err := callOn(t, conn, callCatchUp, time.Minute, fmt.Sprintf(`{"target":%d}`, index))
+			if at, _ := decodeUint64(answer); err != nil || at != 5 {
 				t.Errorf("await index %d: %q, %v", index, answer, err)
 			}
 		}
@@ -99,7 +103,7 @@ func TestOneConnectionServesCallAfterCall(t *testing.T) {
 func TestACallThatIsUnknownHereIsInvalidAndTheConnectionGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn := servedBy(t, newTestServer(t), helloB)
-		for _, m := range []method{0, callAdmit + 1, 255} {
+		for _, m := range []method{0, callWitness + 1, 255} {
 			if _, err := callOn(t, conn, m, time.Minute, "payload"); !errors.Is(err, ErrInvalid) {
 				t.Errorf("call %d: %v, want ErrInvalid", m, err)
 			}
@@ -115,7 +119,7 @@ func TestAKnockMayAskForAdmissionOnly(t *testing.T) {
 			if !errors.Is(err, ErrInvalid) {
 				t.Fatalf("call %d: %v, want ErrInvalid", m, err)
 			}
-			allowed := m == callJoin || m == callAdmit
+			allowed := m == callJoin || m == callAdmit || m == callFound
 			if refused := strings.Contains(err.Error(), "without naming the node"); refused == allowed {
 				t.Errorf("call %d: %v", m, err)
 			}
@@ -131,9 +135,13 @@ func TestAPayloadThatMakesNoSenseIsInvalid(t *testing.T) {
 			callGet:       {"", "\x02key", "key"},
 			callReadIndex: {"", "\x02", "x"},
 			callConfirm:   {"", "1234567", "123456789"},
-			callAwait:     {"", "1234567", "123456789"},
+			callCatchUp:   {"", "x", "[]"},
 			callJoin:      {"", "x", "[]"},
 			callAdmit:     {"", "x", "[]"},
+			callRemove:    {"", "x", "[]"},
+			callTransfer:  {"", "x", "[]"},
+			callFound:     {"", "x", "[]"},
+			callWitness:   {"", "x", "[]"},
 		} {
 			for _, payload := range payloads {
 				if _, err := callOn(t, conn, m, time.Minute, payload); !errors.Is(err, ErrInvalid) {
@@ -148,7 +156,7 @@ func TestACallEndsWithTheTimeOfItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
 		conn := servedBy(t, s, helloB)
-		if _, err := conn.Write(callFrame(callAwait, 1500*time.Millisecond, "12345678")); err != nil {
+		if _, err := conn.Write(callFrame(callCatchUp, 1500*time.Millisecond, farAhead)); err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
@@ -167,7 +175,7 @@ func TestACallEndsWithTheTimeOfItsCaller(t *testing.T) {
 
 func TestNoCallLastsLongerThanTheLongest(t *testing.T) {
 	near, far := memPipe()
-	if _, err := far.Write(callFrame(callAwait, 49*24*time.Hour, "")); err != nil {
+	if _, err := far.Write(callFrame(callCatchUp, 49*24*time.Hour, "")); err != nil {
 		t.Fatal(err)
 	}
 	if _, timeout, _, err := readCall(near, maxFrame); err != nil || timeout != maxCall {
@@ -181,14 +189,14 @@ func TestACallEndsWhenTheStoreStops(t *testing.T) {
 		conn := servedBy(t, s, helloB)
 		time.AfterFunc(time.Second, func() { s.cancel(ErrClosed) })
 		began := time.Now()
-		if _, err := callOn(t, conn, callAwait, time.Hour, "12345678"); !errors.Is(err, ErrUnknown) || time.Since(began) != time.Second {
+		if _, err := callOn(t, conn, callCatchUp, time.Hour, farAhead); !errors.Is(err, ErrUnknown) || time.Since(began) != time.Second {
 			t.Errorf("after %v: %v, want ErrUnknown after 1s", time.Since(began), err)
 		}
 	})
 }
 
 func TestACallThatStallsInItsMiddleEndsTheConnection(t *testing.T) {
-	whole := callFrame(callAwait, time.Minute, "12345678")
+	whole := callFrame(callCatchUp, time.Minute, farAhead)
 	for n := 1; n < len(whole); n++ {
 		synctest.Test(t, func(t *testing.T) {
 			conn := servedBy(t, newTestServer(t), helloB)
@@ -287,7 +295,7 @@ func FuzzCall(f *testing.F) {
 	f.Add(callFrame(callWrite, time.Second, string(group)), true)
 	f.Add(callFrame(callGet, time.Second, "\x00key"), true)
 	f.Add(callFrame(callReadIndex, time.Second, "\x01"), true)
-	f.Add(append(callFrame(callConfirm, 0, "12345678"), callFrame(callAwait, maxCall, "\x00\x00\x00\x00\x00\x00\x00\x00")...), true)
+	f.Add(append(callFrame(callConfirm, 0, "12345678"), callFrame(callCatchUp, maxCall, `{"target":0}`)...), true)
 	f.Add(append(callFrame(callNodes, 0, ""), callFrame(callLastIndex, 0, "")[:5]...), true)
 	f.Add(callFrame(callJoin, time.Minute, `{"id":"x","addr":"x:1"}`), false)
 	f.Add(callFrame(callJoin, time.Minute, `{"id":"x","addr":"x:1","forwarded":false}`), true)

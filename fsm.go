@@ -21,6 +21,7 @@ import (
 type applied struct {
 	index, term uint64 // of the newest entry in it
 	view        state.View
+	history     history // of the view's latest versions
 }
 
 func (a *applied) get(key string) (Entry, error) {
@@ -52,7 +53,11 @@ type fsm struct {
 	every  int64        // bytes of log after which a snapshot is due
 	due    chan struct{}
 
-	now atomic.Pointer[applied]
+	history history // used by raft's FSM goroutine alone
+	keep    int64   // bytes of history
+
+	now   atomic.Pointer[applied]
+	bells bells
 
 	mu      sync.Mutex
 	waiters []waiter // guarded by mu
@@ -64,8 +69,8 @@ type waiter struct {
 	ready   chan struct{}
 }
 
-func newFSM(ctx context.Context, every int64, cluster func() string, fail func(error)) *fsm {
-	f := &fsm{ctx: ctx, cluster: cluster, fail: fail, every: every, state: state.New(), due: make(chan struct{}, 1)}
+func newFSM(ctx context.Context, every, keep int64, cluster func() string, fail func(error)) *fsm {
+	f := &fsm{ctx: ctx, cluster: cluster, fail: fail, every: every, keep: keep, state: state.New(), due: make(chan struct{}, 1)}
 	f.now.Store(&applied{view: f.state.View()})
 	return f
 }
@@ -85,7 +90,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		answers[i] = results
 		index, term = entry.Index, entry.Term
 	}
-	f.publish(&applied{index: index, term: term, view: f.state.View()})
+	f.publish(&applied{index: index, term: term, view: f.state.View(), history: f.history})
 	return answers
 }
 
@@ -99,14 +104,39 @@ func (f *fsm) applyEntry(entry *raft.Log) ([]command.Result, error) {
 	if entry.Type != raft.LogCommand { // a configuration: only its index counts
 		return nil, nil
 	}
-	requests, err := command.Decode(entry.Data)
+	results, err := f.applyCommand(entry)
 	if err != nil {
 		f.failed = fmt.Errorf("apply log entry %d: %w", entry.Index, err)
 		f.fail(f.failed)
 		return nil, f.failed
 	}
 	f.countLog(len(entry.Data))
-	return f.state.Apply(entry.Index, requests), nil
+	return results, nil
+}
+
+func (f *fsm) applyCommand(entry *raft.Log) ([]command.Result, error) {
+	if command.IsLegacy(entry.Data) {
+		op, err := command.DecodeLegacy(entry.Data)
+		if err == nil {
+			f.state.ApplyLegacy(op)
+			f.recordHistory()
+		}
+		return nil, err
+	}
+	requests, err := command.Decode(entry.Data)
+	if err != nil {
+		return nil, err
+	}
+	results := f.state.Apply(entry.Index, requests)
+	f.recordHistory()
+	return results, nil
+}
+
+func (f *fsm) recordHistory() {
+	if base := f.state.Base(); base > f.history.floor {
+		f.history = history{floor: base}
+	}
+	f.history.record(f.state.Changes(), f.keep)
 }
 
 // countLog asks for a snapshot when enough log has gathered.
@@ -123,8 +153,10 @@ func (f *fsm) countLog(n int) {
 	}
 }
 
+// publish makes a what is read, and only then wakes those who wait for it.
 func (f *fsm) publish(a *applied) {
-	f.now.Store(a)
+	before := f.now.Swap(a)
+	f.bells.ring(&a.history, before.view.Revision(), a.view.Revision())
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	still := f.waiters[:0]
@@ -197,7 +229,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 		return nil, f.failed
 	}
 	now := f.now.Load()
-	return &fsmSnapshot{f.ctx, snapshotHeader{f.cluster(), now.index, now.term}, now.view}, nil
+	return &fsmSnapshot{f.ctx, f.due, snapshotHeader{f.cluster(), now.index, now.term}, now.view}, nil
 }
 
 // Restore replaces the state by a snapshot's, or leaves it as it is.
@@ -211,20 +243,25 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("snapshot of cluster %s, this node belongs to %s", head.cluster, ours)
 	}
 	f.state = restored
-	f.publish(&applied{index: head.index, term: head.term, view: restored.View()})
+	view := restored.View()
+	f.history = history{floor: view.Revision()} // what led here is not known
+	f.publish(&applied{index: head.index, term: head.term, view: view, history: f.history})
 	return nil
 }
 
 // fsmSnapshot is a state on its way to disk, beside Apply.
 type fsmSnapshot struct {
 	ctx  context.Context // of the store
+	due  chan struct{}   // of the state machine: has something when the next snapshot is due
 	head snapshotHeader
 	view state.View
 }
 
-// Persist writes the snapshot. raft closes or cancels the sink by the error.
+// Persist writes the snapshot, with rests until as much log has gathered again as it
+// is to take the place of. raft closes or cancels the sink by the error.
 func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
-	return writeSnapshot(s.ctx, sink, s.head, s.view)
+	hurry := func() bool { return len(s.due) > 0 }
+	return writeSnapshot(s.ctx, paced{s.ctx, sink, hurry}, s.head, s.view)
 }
 
 func (s *fsmSnapshot) Release() {}

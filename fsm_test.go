@@ -23,7 +23,7 @@ import (
 // newTestFSM gives a state machine of cluster c1, and the faults it reported.
 func newTestFSM(t testing.TB, every int64) (*fsm, *[]error) {
 	var faults []error
-	f := newFSM(t.Context(), every, func() string { return "c1" }, func(err error) { faults = append(faults, err) })
+	f := newFSM(t.Context(), every, 1<<20, func() string { return "c1" }, func(err error) { faults = append(faults, err) })
 	return f, &faults
 }
 
@@ -194,7 +194,7 @@ func TestAWaiterThatGivesUpLeavesNothing(t *testing.T) {
 func TestTheEndOfTheStoreEndsAllWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		f := newFSM(ctx, 1<<20, nil, nil)
+		f := newFSM(ctx, 1<<20, 1<<20, nil, nil)
 		time.AfterFunc(time.Second, func() { cancel(ErrClosed) })
 		if err := f.awaitIndex(t.Context(), 1); !errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)
@@ -362,7 +362,7 @@ func (c *closeCounter) Close() error { c.closed++; return nil }
 
 func TestASnapshotWithoutAClusterIsTakenByAnyAndByANodeWithoutOne(t *testing.T) {
 	for _, c := range []struct{ snapshot, node string }{{"", "c1"}, {"c1", ""}, {"", ""}, {"c1", "c1"}} {
-		f := newFSM(t.Context(), 1<<20, func() string { return c.node }, nil)
+		f := newFSM(t.Context(), 1<<20, 1<<20, func() string { return c.node }, nil)
 		snapshot := snapshotBytes(t, snapshotHeader{c.snapshot, 10, 3}, state.New().View())
 		if err := f.Restore(io.NopCloser(bytes.NewReader(snapshot))); err != nil {
 			t.Errorf("a snapshot of cluster %q on a node of %q: %v", c.snapshot, c.node, err)

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -17,108 +20,235 @@ import (
 const (
 	groupBytes    = 512 << 10 // a group ends at so many bytes, or with one larger request
 	groupRequests = 4096
-	groupsAtOnce  = 2 // one on its way while the next gathers and goes
+	groupsAtOnce  = 2 // the second only if it is full, or the first is one large request
 )
 
-// pending is a request that is sent with others. It is encoded: its caller may
-// give it up, and use the value's bytes for something else, while it is on its
-// way.
-type pending struct {
-	encoded []byte
+// group is requests that go together. They are encoded: a caller may give its write
+// up, and use the value's bytes for something else, while it is on its way.
+type group struct {
+	requests [][]byte // guarded by writes.mu until taken, and does not change then; nil: given up
+	bytes    int      // guarded by writes.mu: with those that were given up
+	taken    bool     // guarded by writes.mu: to be sent
+	ended    bool     // guarded by writes.mu
+
 	done    chan struct{}
-	result  command.Result // valid after done
-	err     error          // likewise
+	results []command.Result // valid after done: of each request
+	err     error            // likewise: of all of them
 }
 
-func (p *pending) finish(result command.Result, err error) {
-	p.result, p.err = result, err
-	close(p.done)
+// full needs writes.mu.
+func (g *group) full() bool { return g.bytes >= groupBytes || len(g.requests) >= groupRequests }
+
+// writes are the groups of a node. There is no queue beside them: each caller has
+// one request in one of them, and waits for it.
+type writes struct {
+	send  func(entry []byte) ([]command.Result, error)
+	spawn func(func()) bool // starts a goroutine that Close waits for; false: too late
+	onWay *inflight         // groups that are sent
+
+	mu      sync.Mutex
+	waiting []*group            // guarded by mu: the last one gathers, those before it are full
+	taken   map[*group]struct{} // guarded by mu
+	senders int                 // guarded by mu: goroutines that send, at most groupsAtOnce
+	refusal error               // guarded by mu: why no request is taken any more; nil: it is
+}
+
+func newWrites(send func([]byte) ([]command.Result, error), spawn func(func()) bool) writes {
+	return writes{send: send, spawn: spawn, onWay: newInflight(), taken: make(map[*group]struct{})}
 }
 
 // enqueue sends the request with the next group. errUnsent: it was not applied.
-// The queue has no buffer: a request is with its caller until a group takes it.
 func (s *Store) enqueue(ctx context.Context, encoded []byte) (command.Result, error) {
 	if ctx.Err() != nil { // select would toss a coin
 		return command.Result{}, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
 	}
-	p := &pending{encoded: encoded, done: make(chan struct{})}
+	g, i, err := s.writes.add(encoded)
+	if err != nil {
+		return command.Result{}, err
+	}
 	select {
-	case s.queue <- p:
+	case <-g.done:
 	case <-ctx.Done():
-		return command.Result{}, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
-	case <-s.closing:
-		return command.Result{}, fmt.Errorf("%w: %w", errUnsent, s.whyClosed())
+		if err := s.writes.giveUp(g, i); err != nil {
+			return command.Result{}, fmt.Errorf("%w: %w", err, ended(ctx))
+		}
 	}
-	select {
-	case <-p.done: // Close waits for it, unless the storage hangs
-		return p.result, p.err
-	case <-ctx.Done():
-		return command.Result{}, fmt.Errorf("%w: %w", ErrUnknown, ended(ctx))
-	case <-s.ctx.Done():
+	if g.err != nil {
+		return command.Result{}, g.err
 	}
-	select {
-	case <-p.done: // at the same moment
-		return p.result, p.err
-	default:
-		return command.Result{}, fmt.Errorf("%w: %v", ErrUnknown, s.whyClosed())
-	}
+	return g.results[i], nil
 }
 
-// sendGroups gathers who waits and sends, until the store closes.
-func (s *Store) sendGroups() {
-	slots := make(chan struct{}, groupsAtOnce)
+// add puts a request into the group that gathers.
+func (w *writes) add(encoded []byte) (g *group, i int, err error) {
+	w.mu.Lock()
+	if w.refusal != nil {
+		defer w.mu.Unlock()
+		return nil, 0, w.refusal
+	}
+	last := len(w.waiting) - 1
+	if last < 0 || w.waiting[last].full() {
+		w.waiting = append(w.waiting, &group{done: make(chan struct{})})
+		last++
+	}
+	g = w.waiting[last]
+	g.requests = append(g.requests, encoded)
+	g.bytes += len(encoded)
+	i = len(g.requests) - 1
+	start := w.senders == 0 || w.senders < groupsAtOnce && (g.full() || len(w.taken) > 0 && !w.busy())
+	if start {
+		w.senders++
+	}
+	w.mu.Unlock()
+	if start && !w.spawn(w.run) { // the store closes, and refuses what waits
+		w.mu.Lock()
+		w.senders--
+		w.mu.Unlock()
+	}
+	return g, i, nil
+}
+
+// giveUp returns errUnsent when the request will not be sent, ErrUnknown when it is
+// on its way, and nil when its group has ended.
+func (w *writes) giveUp(g *group, i int) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case g.ended:
+		return nil
+	case g.taken:
+		return ErrUnknown
+	}
+	g.requests[i] = nil
+	return errUnsent
+}
+
+// run sends groups until none waits.
+func (w *writes) run() {
 	for {
-		select {
-		case slots <- struct{}{}: // wait for a slot first: more callers come meanwhile
-		case <-s.closing:
+		w.letGather()
+		g := w.take()
+		if g == nil {
 			return
 		}
-		select {
-		case first := <-s.queue:
-			if !s.groups.enter() {
-				return
-			}
-			group := s.gather(first)
-			s.work.Go(func() {
-				defer s.groups.leave()
-				s.sendGroup(group)
-				<-slots
-			})
-		case <-s.closing:
-			return
-		}
+		w.sendGroup(g)
 	}
 }
 
-// gather takes first and who else waits, up to the size of a group.
-func (s *Store) gather(first *pending) []*pending {
-	group, size := []*pending{first}, len(first.encoded)
-	for size < groupBytes && len(group) < groupRequests {
-		select {
-		case next := <-s.queue:
-			group, size = append(group, next), size+len(next.encoded)
-		default:
-			return group
+// letGather lets those come who are about to write, since they were answered a
+// moment ago, or the group would go without most of them. A lone writer does not
+// notice it.
+func (w *writes) letGather() {
+	for had := -1; ; runtime.Gosched() {
+		now := w.gathered()
+		if now <= had {
+			return
 		}
+		had = now
 	}
-	return group
 }
 
-func (s *Store) sendGroup(group []*pending) {
-	requests := make([][]byte, len(group))
-	for i, p := range group {
-		requests[i] = p.encoded
+func (w *writes) gathered() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.waiting) == 0 {
+		return 0
 	}
-	results, err := s.send(command.Join(nil, requests))
-	if err == nil && len(results) != len(group) {
-		err = fmt.Errorf("%w: %d results for %d requests", ErrUnknown, len(results), len(group))
-	}
-	for i, p := range group {
-		if err != nil {
-			p.finish(command.Result{}, err)
-		} else {
-			p.finish(results[i], nil)
+	return len(w.waiting[0].requests)
+}
+
+// busy tells whether a group is on its way that others should wait for. It is not one
+// large request, which takes its time. It needs mu.
+func (w *writes) busy() bool {
+	for g := range w.taken {
+		if g.bytes < 2*groupBytes {
+			return true
 		}
+	}
+	return false
+}
+
+// take returns the group to send next. With nil its caller is no sender any more:
+// while a group is on its way, one that is not full waits until that has ended, and
+// grows. Two half ones would be twice the work, most of which is the same for a
+// group of any size.
+func (w *writes) take() *group {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.waiting) == 0 || w.busy() && !w.waiting[0].full() || !w.onWay.enter() {
+		w.senders--
+		return nil
+	}
+	g := w.waiting[0]
+	w.waiting = w.waiting[1:]
+	w.taken[g] = struct{}{}
+	g.taken = true
+	return g
+}
+
+func (w *writes) sendGroup(g *group) {
+	defer w.onWay.leave()
+	given := slices.DeleteFunc(slices.Clone(g.requests), func(r []byte) bool { return r == nil })
+	if len(given) == 0 {
+		w.end(g, nil, nil)
+		return
+	}
+	results, err := w.send(command.Join(nil, given))
+	if err == nil && len(results) != len(given) {
+		err = fmt.Errorf("%w: %d results for %d requests", ErrUnknown, len(results), len(given))
+	}
+	if err == nil && len(given) < len(g.requests) {
+		results = spread(results, g.requests)
+	}
+	w.end(g, results, err)
+}
+
+// spread gives each request the place of its own result; those that were given up
+// have none.
+func spread(results []command.Result, requests [][]byte) []command.Result {
+	all := make([]command.Result, len(requests))
+	for i, r := range requests {
+		if r != nil {
+			all[i], results = results[0], results[1:]
+		}
+	}
+	return all
+}
+
+func (w *writes) end(g *group, results []command.Result, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.finish(g, results, err)
+}
+
+// finish answers the callers of a group, once. It needs mu.
+func (w *writes) finish(g *group, results []command.Result, err error) {
+	if g.ended {
+		return
+	}
+	g.ended = true
+	g.results, g.err = results, err
+	delete(w.taken, g)
+	close(g.done)
+}
+
+// refuse takes no request any more, and answers those that wait.
+func (w *writes) refuse(why error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refusal = fmt.Errorf("%w: %w", errUnsent, why)
+	for _, g := range w.waiting {
+		w.finish(g, nil, w.refusal)
+	}
+	w.waiting = nil
+}
+
+// abandon answers those that are on their way, though nothing is known of them.
+func (w *writes) abandon(why error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for g := range w.taken {
+		w.finish(g, nil, fmt.Errorf("%w: %v", ErrUnknown, why))
 	}
 }
 
@@ -131,7 +261,6 @@ func (s *Store) send(entry []byte) ([]command.Result, error) {
 	case reign.leader == peer{}:
 		return nil, errNoLeaderKnown
 	}
-	const perByte = time.Microsecond // for a network of 1 MB/s
 	ctx, cancel := context.WithTimeout(reign.ctx, s.patience()+time.Duration(len(entry))*perByte)
 	defer cancel()
 	answer, err := s.peers.call(ctx, reign.leader, callWrite, entry)
@@ -149,8 +278,9 @@ func (s *Store) send(entry []byte) ([]command.Result, error) {
 func (s *Store) patience() time.Duration { return 3 * s.opts.timing.Election }
 
 // apply puts the entry of a group into the log as its leader, and waits until the
-// state machine has applied it. The entry is raft's from then on. The wait ends: a leader that loses its majority steps
-// down within its lease, and a store that stops drains what is under way first.
+// state machine has applied it. The entry is raft's from then on. The wait ends: a
+// leader that loses its majority steps down within its lease, and a store that
+// stops drains what is under way first.
 func (s *Store) apply(entry []byte) ([]command.Result, error) {
 	if !s.futures.enter() {
 		return nil, fmt.Errorf("%w: %w", errUnsent, s.whyClosed())

@@ -40,102 +40,151 @@ func TestAnEntryWithoutAnIndexWasNotAppliedAndOneWithIsUnknown(t *testing.T) {
 	}
 }
 
-// waiting queues requests with values of so many bytes.
-func (s *Store) waiting(sizes ...int) (all []*pending) {
-	s.queue = make(chan *pending, len(sizes)+cap(s.queue))
+// hold keeps s from sending: what is written waits for the test to take it.
+func hold(s *Store) {
+	s.writes.mu.Lock()
+	defer s.writes.mu.Unlock()
+	s.writes.senders = groupsAtOnce
+}
+
+// waiting adds requests with values of so many bytes, and returns them.
+func waiting(t *testing.T, s *Store, sizes ...int) (all [][]byte) {
+	t.Helper()
+	hold(s)
 	for i, size := range sizes {
-		p := &pending{done: make(chan struct{}), encoded: command.AppendRequest(nil, &command.Request{
+		encoded := command.AppendRequest(nil, &command.Request{
 			ID: command.ID{byte(i)}, Ops: []command.Op{{Kind: command.Set, Key: "k", Value: make([]byte, size)}},
-		})}
-		s.queue <- p
-		all = append(all, p)
+		})
+		if _, _, err := s.writes.add(encoded); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, encoded)
 	}
 	return all
 }
 
-func TestAGroupIsWhatIsQueuedUpToItsSize(t *testing.T) {
+func TestAGroupIsWhatWaitsUpToItsSize(t *testing.T) {
 	const half = groupBytes / 2
 	for name, c := range map[string]struct {
 		sizes []int
-		want  int // requests in the first group
+		want  []int // requests in each group
 	}{
-		"one":                           {[]int{1}, 1},
-		"all that is there":             {slices.Repeat([]int{100}, 1000), 1000},
-		"up to its bytes":               {[]int{half, half, 1}, 2},
-		"a little less, and one more":   {[]int{groupBytes - 1000, 1, 1000, 1}, 3},
-		"one that is larger goes alone": {[]int{8 << 20, 1}, 1},
-		"behind small ones it goes too": {[]int{1, 8 << 20, 1}, 2},
+		"one":                           {[]int{1}, []int{1}},
+		"all that is there":             {slices.Repeat([]int{100}, 1000), []int{1000}},
+		"up to its bytes":               {[]int{half, half, 1}, []int{2, 1}},
+		"a little less, and one more":   {[]int{groupBytes - 1000, 1, 1000, 1}, []int{3, 1}},
+		"one that is larger goes alone": {[]int{8 << 20, 1}, []int{1, 1}},
+		"behind small ones it goes too": {[]int{1, 8 << 20, 1}, []int{2, 1}},
+		"up to its number":              {make([]int, groupRequests+10), []int{groupRequests, 10}},
 	} {
 		s := newTestServer(t)
-		all := s.waiting(c.sizes...)
-		group := s.gather(<-s.queue)
-		if !slices.Equal(group, all[:c.want]) {
-			t.Errorf("%s: the first group has %d requests, want %d", name, len(group), c.want)
+		left := waiting(t, s, c.sizes...)
+		var got []int
+		for g := s.writes.take(); g != nil; g = s.writes.take() {
+			got = append(got, len(g.requests))
+			if !slices.EqualFunc(g.requests, left[:len(g.requests)], slices.Equal) {
+				t.Errorf("%s: group %d has other requests, or another order", name, len(got))
+			}
+			left = left[len(g.requests):]
+			s.writes.end(g, nil, nil)
 		}
-		if left := len(s.queue); left != len(all)-c.want {
-			t.Errorf("%s: %d are left in the queue, want %d", name, left, len(all)-c.want)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: the groups have %v requests, want %v", name, got, c.want)
 		}
 	}
 }
 
-func TestAGroupHasNoMoreThanItsNumberOfRequests(t *testing.T) {
-	s := newTestServer(t)
-	s.queue = make(chan *pending, groupRequests+10)
-	s.waiting(make([]int, groupRequests+10)...)
-	if n := len(s.gather(<-s.queue)); n != groupRequests {
-		t.Errorf("%d requests in a group, want %d", n, groupRequests)
-	}
-}
-
-func TestAWriteThatIsGivenUpBeforeAGroupTookItWasNotSent(t *testing.T) {
+func TestAWriteThatIsGivenUpBeforeItIsSentIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
+		hold(s)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(time.Second, func() { cancel(errEnough) })
-		if _, err := s.enqueue(ctx, nil); !errors.Is(err, errUnsent) || !errors.Is(err, errEnough) {
+		if _, err := s.enqueue(ctx, make([]byte, groupBytes)); !errors.Is(err, errUnsent) || !errors.Is(err, errEnough) {
 			t.Errorf("got %v, want errUnsent and the context's cause", err)
 		}
-		select {
-		case <-s.queue:
+		s.writes.send = func([]byte) ([]command.Result, error) {
 			t.Error("it is sent nevertheless")
-		default:
+			return nil, errEnough
 		}
+		s.writes.sendGroup(s.writes.take())
+	})
+}
+
+func TestOthersOfItsGroupGetTheirResultsWhenAWriteIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		hold(s)
+		ctx, cancel := context.WithCancel(t.Context())
+		var writers sync.WaitGroup
+		for i := range uint64(3) {
+			writers.Go(func() {
+				ctx := ctx
+				if i != 1 {
+					ctx = t.Context()
+				}
+				encoded := command.AppendRequest(nil, &command.Request{Born: i, Ops: []command.Op{{Kind: command.Delete, Key: "k"}}})
+				result, err := s.enqueue(ctx, encoded)
+				if i == 1 && !errors.Is(err, errUnsent) || i != 1 && (err != nil || result.Version != i) {
+					t.Errorf("write %d: %+v, %v", i, result, err)
+				}
+			})
+			synctest.Wait()
+		}
+		cancel()
+		synctest.Wait()
+		s.writes.send = func(entry []byte) (results []command.Result, err error) {
+			requests, err := command.Decode(entry)
+			for _, r := range requests {
+				results = append(results, command.Result{Version: r.Born})
+			}
+			return results, err
+		}
+		s.writes.sendGroup(s.writes.take())
+		writers.Wait()
 	})
 }
 
 func TestAWriteThatIsGivenUpOnItsWayIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
+		hold(s)
 		ctx, cancel := context.WithCancelCause(t.Context())
-		taken := make(chan []*pending, 1)
-		go func() { taken <- s.gather(<-s.queue) }()
-		time.AfterFunc(time.Second, func() { cancel(errEnough) })
-		_, err := s.enqueue(ctx, nil)
-		if !errors.Is(err, ErrUnknown) || errors.Is(err, errUnsent) || !errors.Is(err, errEnough) {
+		taken := make(chan *group)
+		time.AfterFunc(time.Second, func() { taken <- s.writes.take() })
+		time.AfterFunc(2*time.Second, func() { cancel(errEnough) })
+		done := make(chan error)
+		go func() {
+			_, err := s.enqueue(ctx, nil)
+			done <- err
+		}()
+		g := <-taken
+		if err := <-done; !errors.Is(err, ErrUnknown) || errors.Is(err, errUnsent) || !errors.Is(err, errEnough) {
 			t.Errorf("got %v, want ErrUnknown and the context's cause", err)
 		}
-		for _, p := range <-taken {
-			p.finish(command.Result{}, nil) // nobody waits, and nothing breaks
-		}
+		s.writes.end(g, []command.Result{{}}, nil) // nobody waits, and nothing breaks
 	})
 }
 
-func TestTheOutcomeOfAWriteIsItsSenders(t *testing.T) {
+func TestTheOutcomeOfAWriteIsItsGroups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
 		want := command.Result{Code: command.Conflict, Version: 9}
-		for _, wantErr := range []error{nil, errEnough} {
-			go func() { s.gather(<-s.queue)[0].finish(want, wantErr) }()
-			if got, err := s.enqueue(t.Context(), nil); got != want || err != wantErr {
-				t.Errorf("got %+v, %v, want %+v, %v", got, err, want, wantErr)
-			}
+		s.writes.send = func([]byte) ([]command.Result, error) { return []command.Result{want}, nil }
+		if got, err := s.enqueue(t.Context(), []byte{1}); got != want || err != nil {
+			t.Errorf("got %+v, %v, want %+v", got, err, want)
+		}
+		s.writes.send = func([]byte) ([]command.Result, error) { return nil, errEnough }
+		if _, err := s.enqueue(t.Context(), []byte{1}); err != errEnough {
+			t.Errorf("got %v, want the error of the group", err)
 		}
 	})
 }
 
-func TestClosingRefusesWhatIsQueuedAndWaitsForWhatIsOnItsWay(t *testing.T) {
+func TestClosingRefusesWhatWaitsAndWaitsForWhatIsOnItsWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
+		hold(s)
 		type outcome struct {
 			result command.Result
 			err    error
@@ -143,7 +192,7 @@ func TestClosingRefusesWhatIsQueuedAndWaitsForWhatIsOnItsWay(t *testing.T) {
 		enqueue := func(ctx context.Context) chan outcome {
 			out := make(chan outcome, 1)
 			go func() {
-				result, err := s.enqueue(ctx, nil)
+				result, err := s.enqueue(ctx, []byte{1})
 				out <- outcome{result, err}
 			}()
 			synctest.Wait()
@@ -151,12 +200,12 @@ func TestClosingRefusesWhatIsQueuedAndWaitsForWhatIsOnItsWay(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		sent, given := enqueue(t.Context()), enqueue(ctx)
-		group := s.gather(<-s.queue)
-		queued := enqueue(t.Context())
+		g := s.writes.take()
+		waits := enqueue(t.Context())
 
 		s.stop(ErrClosed)
-		if got := <-queued; !errors.Is(got.err, errUnsent) || !errors.Is(got.err, ErrClosed) {
-			t.Errorf("in the queue: %v, want errUnsent and ErrClosed", got.err)
+		if got := <-waits; !errors.Is(got.err, errUnsent) || !errors.Is(got.err, ErrClosed) {
+			t.Errorf("waiting: %v, want errUnsent and ErrClosed", got.err)
 		}
 		synctest.Wait()
 		if len(sent) != 0 || len(given) != 0 {
@@ -166,18 +215,33 @@ func TestClosingRefusesWhatIsQueuedAndWaitsForWhatIsOnItsWay(t *testing.T) {
 		if got := <-given; !errors.Is(got.err, ErrUnknown) || !errors.Is(got.err, errEnough) {
 			t.Errorf("given up on its way: %v, want ErrUnknown", got.err)
 		}
-		for _, p := range group {
-			p.finish(command.Result{Version: 5}, nil)
-		}
+		s.writes.end(g, []command.Result{{Version: 5}, {}}, nil)
 		if got := <-sent; got.err != nil || got.result.Version != 5 {
 			t.Errorf("on its way: %+v, want its outcome", got)
 		}
 	})
 }
 
-// sending makes s send its groups, until the test ends.
-func sending(t *testing.T, s *Store) {
-	s.work.Go(s.sendGroups)
+func TestWhatIsOnItsWayWhenTheStoreEndsIsUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		never := make(chan struct{})
+		s.writes.send = func([]byte) ([]command.Result, error) { <-never; return nil, errEnough }
+		time.AfterFunc(time.Second, func() { s.end(errEnough) })
+		if _, err := s.enqueue(t.Context(), []byte{1}); !errors.Is(err, ErrUnknown) || errors.Is(err, ErrClosed) {
+			t.Errorf("got %v, want ErrUnknown alone", err)
+		}
+		close(never) // the group ends a second time, and nobody hears of it
+		synctest.Wait()
+	})
+}
+
+// release lets s send what waits, until the test ends.
+func release(t *testing.T, s *Store) {
+	s.writes.mu.Lock()
+	s.writes.senders = 1
+	s.writes.mu.Unlock()
+	s.work.Go(s.writes.run)
 	t.Cleanup(func() {
 		s.stop(ErrClosed)
 		s.cancel(ErrClosed)
@@ -217,6 +281,7 @@ func TestEachWriteOfAGroupGetsItsOwnResult(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leader := &applyingAll{takes: time.Second, state: state.New()}
 		s := newTestFollower(t, answering(leader.write))
+		hold(s)
 		var writers sync.WaitGroup
 		var versions [20]uint64
 		for i := range versions {
@@ -234,8 +299,8 @@ func TestEachWriteOfAGroupGetsItsOwnResult(t *testing.T) {
 				}
 			})
 		}
-		synctest.Wait() // all are queued
-		sending(t, s)
+		synctest.Wait() // all wait
+		release(t, s)
 		writers.Wait()
 		if len(leader.sizes) > groupsAtOnce {
 			t.Errorf("what was queued went as groups of %v requests, want at most %d groups", leader.sizes, groupsAtOnce)
@@ -249,35 +314,89 @@ func TestEachWriteOfAGroupGetsItsOwnResult(t *testing.T) {
 	})
 }
 
-func TestWhileTwoGroupsAreOnTheirWayTheNextGathers(t *testing.T) {
+func TestWhileAGroupIsOnItsWayTheNextGathers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leader := &applyingAll{takes: time.Second, state: state.New()}
 		s := newTestFollower(t, answering(leader.write))
-		sending(t, s)
+		release(t, s)
 		var writers sync.WaitGroup
-		write := func(n int) {
-			for range n {
-				writers.Go(func() {
-					if _, err := s.Set(t.Context(), "k", nil); err != nil {
-						t.Error(err)
-					}
-				})
-			}
-			synctest.Wait()
-		}
-		write(1)
-		write(1)
-		write(5)
-		write(5)
+		write(t, s, &writers, 1, nil)
+		write(t, s, &writers, 5, nil)
+		write(t, s, &writers, 5, nil)
 		began := time.Now()
 		writers.Wait()
-		if len(leader.sizes) > 4 || leader.sizes[0] != 1 || leader.sizes[1] != 1 {
-			t.Errorf("the groups have %v requests, want 1, 1, and 10 in at most two", leader.sizes)
+		if !slices.Equal(leader.sizes, []int{1, 10}) {
+			t.Errorf("the groups have %v requests, want 1 and 10", leader.sizes)
 		}
 		if took := time.Since(began); took != 2*time.Second {
-			t.Errorf("took %v, want 2s: two groups go at once", took)
+			t.Errorf("took %v, want 2s: one group after the other", took)
 		}
 	})
+}
+
+func TestAFullGroupDoesNotWaitForTheOneThatIsOnItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leader := &applyingAll{takes: time.Second, state: state.New()}
+		s := newTestFollower(t, answering(leader.write))
+		release(t, s)
+		var writers sync.WaitGroup
+		write(t, s, &writers, 1, nil)
+		write(t, s, &writers, 1, make([]byte, groupBytes))
+		write(t, s, &writers, 5, nil)
+		write(t, s, &writers, 5, nil)
+		began := time.Now()
+		writers.Wait()
+		if !slices.Equal(leader.sizes, []int{1, 1, 10}) {
+			t.Errorf("the groups have %v requests, want 1, 1, and 10", leader.sizes)
+		}
+		if took := time.Since(began); took != 2*time.Second {
+			t.Errorf("took %v, want 2s: the first two groups at once", took)
+		}
+	})
+}
+
+func TestSmallWritesDoNotWaitForALargeOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leader := &applyingAll{takes: time.Second, state: state.New()}
+		s := newTestFollower(t, answering(leader.write))
+		release(t, s)
+		var writers sync.WaitGroup
+		write(t, s, &writers, 1, make([]byte, 2*groupBytes))
+		write(t, s, &writers, 5, nil)
+		write(t, s, &writers, 5, nil)
+		began := time.Now()
+		writers.Wait()
+		if took := time.Since(began); took != 2*time.Second || len(leader.sizes) != 3 || leader.sizes[0] != 1 {
+			t.Errorf("groups of %v requests in %v, want the large one and some others at once, and the rest after a second", leader.sizes, took)
+		}
+	})
+}
+
+func TestAFullGroupStaysFullWhenItsRequestsAreGivenUp(t *testing.T) {
+	s := newTestServer(t)
+	waiting(t, s, groupBytes, groupBytes)
+	w := &s.writes
+	w.taken[&group{bytes: 1, done: make(chan struct{})}] = struct{}{} // another is on its way
+	if err := w.giveUp(w.waiting[0], 0); err != errUnsent {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if g := w.take(); g == nil {
+			t.Error("a full group waits for the one on its way")
+		}
+	}
+}
+
+// write begins n writes, and returns when each is on its way or waits.
+func write(t *testing.T, s *Store, writers *sync.WaitGroup, n int, value []byte) {
+	for range n {
+		writers.Go(func() {
+			if _, err := s.Set(t.Context(), "k", value); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	synctest.Wait()
 }
 
 func TestAnAnswerThatDoesNotFitTheGroupIsUnknown(t *testing.T) {
@@ -289,11 +408,12 @@ func TestAnAnswerThatDoesNotFitTheGroupIsUnknown(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte { return frame }))
-			p := s.waiting(0)[0]
-			s.sendGroup(s.gather(<-s.queue))
-			<-p.done
-			if !errors.Is(p.err, ErrUnknown) {
-				t.Errorf("%s: %v, want ErrUnknown", name, p.err)
+			waiting(t, s, 0)
+			g := s.writes.take()
+			s.writes.sendGroup(g)
+			<-g.done
+			if !errors.Is(g.err, ErrUnknown) {
+				t.Errorf("%s: %v, want ErrUnknown", name, g.err)
 			}
 		})
 	}
@@ -338,6 +458,7 @@ func TestAGivenUpWriteSendsNoBytesOfItsCallersNextUse(t *testing.T) {
 			sent = string(group[0].Ops[0].Value)
 			return answerFrame(0, string(command.AppendResults(nil, make([]command.Result, 1))))
 		}))
+		hold(s)
 		ctx, cancel := context.WithCancel(t.Context())
 		value := []byte("green")
 		done := make(chan error)
@@ -345,16 +466,17 @@ func TestAGivenUpWriteSendsNoBytesOfItsCallersNextUse(t *testing.T) {
 			_, err := s.Set(ctx, "color", value)
 			done <- err
 		}()
-		group := s.gather(<-s.queue) // the sender takes it, and is not scheduled for a moment
+		synctest.Wait()
+		g := s.writes.take() // and is not scheduled for a moment
 		cancel()
 		synctest.Wait()
 		select {
 		case err := <-done: // Set has returned: value is the caller's again
 			t.Logf("Set: %v", err)
 			copy(value, "XXXXX")
-			s.sendGroup(group)
+			s.writes.sendGroup(g)
 		default: // Set waits for the sender
-			s.sendGroup(group)
+			s.writes.sendGroup(g)
 			<-done
 		}
 		if sent != "green" {
@@ -367,12 +489,13 @@ func TestWhatIsQueuedGoesAsOneGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leader := &applyingAll{takes: time.Second, state: state.New()}
 		s := newTestFollower(t, answering(leader.write))
+		hold(s)
 		var writers sync.WaitGroup
 		for range 256 {
 			writers.Go(func() { _, _ = s.Set(t.Context(), "k", nil) })
 		}
 		synctest.Wait()
-		sending(t, s)
+		release(t, s)
 		writers.Wait()
 		if !slices.Equal(leader.sizes, []int{256}) {
 			t.Errorf("256 queued requests went as %v", leader.sizes)

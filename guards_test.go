@@ -89,6 +89,36 @@ func TestEntriesAreNotPipelined(t *testing.T) {
 	}
 }
 
+// The leader and a node that it has just promoted are a majority of three. When the
+// leader dies, the other voter, which has not heard of the promotion, must vote for
+// that node: raft refuses it as a non-voter.
+func TestAVoterVotesForOneWhosePromotionItHasNotHeardOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 2)
+		leader := c.WaitLeader()
+		voter := 1 - leader
+		fresh := c.Launch()
+		c.Disk(fresh).SetFault(func(kvrafttest.Operation) error { time.Sleep(30 * time.Millisecond); return nil })
+		eventually(t, "the voter knows the node as a member", func() bool { return len(c.Store(voter).Status().Nodes) == 3 })
+		c.Block(leader, voter)
+		eventually(t, "the node is promoted", func() bool {
+			return c.Store(fresh).Status().Voter && c.Store(leader).Status().Voter && len(c.Store(leader).Status().Progress) == 0
+		})
+		for _, n := range c.Store(voter).Status().Nodes {
+			if n.ID == "n3" && n.Voter {
+				t.Fatal("the voter has heard of the promotion: the test shows nothing")
+			}
+		}
+		c.Crash(leader)
+		c.Heal()
+		if _, err := c.Store(voter).Set(within(t, 20*time.Second), "key", []byte("value")); err != nil {
+			t.Errorf("the two of three that are left: %v", err)
+		}
+		c.Disk(fresh).SetFault(nil)
+		c.Restart(leader)
+	})
+}
+
 func TestACallOnANodeWhoseDiskHangsEndsWithTheNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := kvrafttest.New(t, 3)
@@ -282,4 +312,38 @@ func voter(s *kvraft.Store, id string) bool {
 		}
 	}
 	return false
+}
+
+// A join that is refused in its middle has not changed anything: the member in whose
+// place the node was to come is there still.
+func TestAJoinThatIsRefusedReplacesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		network := c.Network()
+		old, s := removable(t, c)
+		closeStore(t, s)
+		network.Isolate("hang")
+		// Where it was, a node has promised to found a cluster with others.
+		var all []*seed
+		for _, id := range []string{"x", "y", "z"} {
+			all = append(all, &seed{machine: newMachine(t, network), id: id, opts: []kvraft.Option{kvraft.WithBootstrapExpect(3), kvraft.WithJoin("x:7000", "y:7000", "z:7000")}})
+		}
+		all[2].opts = append(all[2].opts, kvraft.WithJoin("hang:7000")) // it is slow
+		for _, s := range all {
+			s.up(t)
+		}
+		eventually(t, "x has promised", func() bool { return all[0].store.Promised() && !all[2].store.Promised() })
+		all[2].crash(t)
+		if err := c.Store(0).Join(within(t, 10*time.Second), "x", "x:7000"); !errors.Is(err, kvraft.ErrRefused) {
+			t.Errorf("the join: %v, want ErrRefused", err)
+		}
+		if ids := memberIDs(t, c.Store(0)); ids != "n1 n2 n3 x" {
+			t.Errorf("members %s", ids)
+		}
+		all[0].stop(t)
+		all[1].stop(t)
+		s = old.start(t, "x", "x", kvraft.WithJoin("n1:7000"))
+		eventually(t, "the member is back", ready(s))
+		expel(t, c, s)
+	})
 }

@@ -1,6 +1,7 @@
 package kvraft
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -16,7 +17,8 @@ import (
 // A node has one listener. Each connection opens with a handshake: the dialer
 // says what the connection is for, which cluster it belongs to and which node
 // it means; the acceptor answers who it is, and refuses a connection that is
-// meant for another before raft sees a byte of it.
+// meant for another before raft sees a byte of it. Where the port is shared, what
+// opens otherwise is another's, see sharedport.go.
 
 const (
 	handshakeTimeout = 5 * time.Second // for the whole handshake
@@ -29,8 +31,9 @@ var magic = [8]byte{'k', 'v', 'r', 'a', 'f', 't', 0, 1}
 
 // What a connection is for.
 const (
-	forRaft = "raft" // raft's own messages
-	forRPC  = "rpc"  // kvraft's calls, see forward.go
+	forRaft  = "raft"  // raft's own messages
+	forRPC   = "rpc"   // kvraft's calls, see forward.go
+	forVigil = "vigil" // nothing but to see it break, see failover.go
 )
 
 // hello is what the dialer says.
@@ -38,8 +41,15 @@ type hello struct {
 	For     string        `json:"for"`
 	Cluster string        `json:"cluster"` // empty: the dialer has none yet
 	From    raft.ServerID `json:"from"`
-	To      raft.ServerID `json:"to"` // the node that is meant; empty: whoever is there, for admission only
-	At      string        `json:"at"` // the address under which the dialer is reached
+	To      raft.ServerID `json:"to"`    // the node that is meant; empty: whoever is there, for admission only
+	At      string        `json:"at"`    // the address under which the dialer is reached
+	Leads   bool          `json:"leads"` // the dialer is the leader, as far as it knows
+}
+
+// opening is a hello as it is sent.
+type opening struct {
+	hello
+	Log []sample `json:"log,omitempty"` // of the dialer's, where one of the two may be nameless
 }
 
 // welcome is what the acceptor answers.
@@ -47,6 +57,8 @@ type welcome struct {
 	Refused string        `json:"refused,omitempty"` // why; the connection ends here
 	Cluster string        `json:"cluster"`           // empty: the acceptor waits to be admitted
 	Node    raft.ServerID `json:"node"`
+	Leads   bool          `json:"leads"`   // the acceptor is the leader, as far as it knows
+	Process string        `json:"process"` // minted when the acceptor was opened: one that answers at two addresses is one
 }
 
 // self is who a node says it is.
@@ -56,44 +68,53 @@ type self struct {
 }
 
 // judge answers a hello. It never refuses because it does not know the dialer:
-// a node that lags behind would refuse the leader that could teach it.
-func (me self) judge(h hello) welcome {
+// a node that lags behind would refuse the leader that could teach it. But where one
+// of the two is nameless no cluster's id can be compared, and knows tells what speaks
+// against the dialer; see legacy.go.
+func (me self) judge(h hello, knows func() error) welcome {
 	w := welcome{Cluster: me.cluster, Node: me.server}
 	switch {
-	case h.For != forRaft && h.For != forRPC:
+	case h.For != forRaft && h.For != forRPC && h.For != forVigil:
 		w.Refused = fmt.Sprintf("connections for %q are not known here", h.For)
 	case h.To == "" && h.For == forRPC: // a knock; what may be asked is limited in forward.go
 	case h.To != me.server:
 		w.Refused = fmt.Sprintf("this is node %s, not %s", me.server, h.To)
-	case me.cluster == "":
+	case me.cluster == "" && !isBare(me.server):
 		w.Refused = fmt.Sprintf("node %s waits to be admitted to a cluster", me.server)
+	case me.cluster == "", h.Cluster == "" && isBare(h.From):
+		if err := knows(); err != nil {
+			w.Refused = err.Error()
+		}
 	case h.Cluster != me.cluster:
-		w.Refused = fmt.Sprintf("node %s belongs to cluster %s, not %s", me.server, me.cluster, h.Cluster)
+		w.Refused = fmt.Sprintf("node %s belongs to cluster %s, not %s; to move a node, empty its data directory", me.server, me.cluster, h.Cluster)
 	}
 	return w
 }
 
 func (t *transport) acceptHandshake(conn net.Conn) (hello, error) {
-	var h hello
+	var o opening
 	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
-		return h, err
+		return o.hello, err
 	}
-	err := readHandshake(conn, &h)
+	head, err := readHead(conn)
+	if err != nil {
+		return o.hello, err
+	}
+	err = readHandshake(io.MultiReader(bytes.NewReader(head), conn), &o)
+	h := o.hello
 	if errors.Is(err, errVersion) { // the dialer learns ours from the answer
 		return h, errors.Join(err, writeHandshake(conn, welcome{Refused: err.Error()}))
 	}
 	if err != nil {
 		return h, err
 	}
-	w := t.self().judge(h)
+	w := t.self().judge(h, func() error { return t.knows(o) })
+	w.Leads, w.Process = t.leads(), t.process
 	if err := writeHandshake(conn, w); err != nil {
 		return h, err
 	}
 	if w.Refused != "" {
 		return h, errors.New(w.Refused)
-	}
-	if h.Cluster == w.Cluster {
-		t.noteAddress(h)
 	}
 	return h, conn.SetDeadline(time.Time{})
 }
@@ -105,7 +126,11 @@ func (t *transport) dialHandshake(ctx context.Context, conn net.Conn, purpose st
 	defer func() { err = release(err) }()
 
 	me := t.self()
-	if err := writeHandshake(conn, hello{purpose, me.cluster, me.server, to, t.advertise}); err != nil {
+	o := opening{hello: hello{purpose, me.cluster, me.server, to, t.advertise, t.leads()}}
+	if me.cluster == "" || isBare(to) {
+		o.Log = t.samples()
+	}
+	if err := writeHandshake(conn, o); err != nil {
 		return w, err
 	}
 	if err := readHandshake(conn, &w); err != nil {
@@ -138,15 +163,41 @@ func interruptible(ctx context.Context, conn net.Conn) func(err error) error {
 	}
 }
 
+// foreign is the error of a connection that opens otherwise than with a handshake,
+// of whatever version.
+type foreign struct{ head []byte }
+
+func (foreign) Error() string { return "read handshake: not a kvraft peer" }
+
+// readHead reads what all versions of the handshake begin with, or up to the first
+// bytes that differ: whoever speaks another protocol may wait for an answer to less.
+func readHead(r io.Reader) ([]byte, error) {
+	head := make([]byte, 0, len(magic)-1)
+	for len(head) < cap(head) {
+		n, err := r.Read(head[len(head):cap(head)])
+		head = head[:len(head)+n]
+		if !bytes.HasPrefix(magic[:], head) {
+			return nil, foreign{head}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read handshake: %w", err)
+		}
+	}
+	return head, nil
+}
+
 var errVersion = errors.New("read handshake: another version of the protocol")
 
-// A handshake message is the magic, a length and JSON, so that it can grow.
+// A handshake message is the magic, a length and JSON, so that it can grow. It
+// ends in a newline: an HTTP server that was dialed by mistake answers at once
+// that it does not understand, and does not wait for one.
 
 func writeHandshake(w io.Writer, message any) error {
 	body, err := json.Marshal(message)
 	if err != nil {
 		return err
 	}
+	body = append(body, '\n')
 	frame := append(magic[:len(magic):len(magic)], 0, 0)
 	binary.BigEndian.PutUint16(frame[len(magic):], uint16(len(body)))
 	_, err = w.Write(append(frame, body...))
@@ -157,6 +208,9 @@ func readHandshake(r io.Reader, message any) error {
 	var head [len(magic) + 2]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return fmt.Errorf("read handshake: %w", err)
+	}
+	if string(head[:len("HTTP/")]) == "HTTP/" {
+		return errors.New("read handshake: not a kvraft peer, but an HTTP server: the address of its peer port is wanted")
 	}
 	if [len(magic) - 1]byte(head[:]) != [len(magic) - 1]byte(magic[:]) {
 		return errors.New("read handshake: not a kvraft peer")

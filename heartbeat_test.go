@@ -55,7 +55,7 @@ func raftPeer(t *testing.T, me self) raftTransport {
 		t.Fatal(err)
 	}
 	transport := newTransport(&o, listener, func() self { return me })
-	peer := newRaftTransport(transport, messageTimeout, hclog.NewNullLogger(), neverRedundant)
+	peer := newRaftTransport(transport, messageTimeout, hclog.NewNullLogger(), openSieve)
 	t.Cleanup(func() {
 		if err := peer.Close(); err != nil {
 			t.Error(err)
@@ -65,4 +65,8 @@ func raftPeer(t *testing.T, me self) raftTransport {
 	return peer
 }
 
-func neverRedundant(*raft.InstallSnapshotRequest) (bool, error) { return false, nil }
+// openSieve lets every message through as it is.
+var openSieve = sieve{
+	redundant: func(*raft.InstallSnapshotRequest) (bool, error) { return false, nil },
+	asVoter:   func(candidate []byte) []byte { return candidate },
+}

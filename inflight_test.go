@@ -77,3 +77,63 @@ func TestSeveralDrainsEndTogether(t *testing.T) {
 		}
 	})
 }
+
+func TestWhoWantsToEnterWaitsForWhoHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newInflight()
+		f.enter()
+		time.AfterFunc(time.Second, f.leave)
+		began := time.Now()
+		release, ok := f.hold(t.Context(), time.Minute)
+		if took := time.Since(began); !ok || took != time.Second {
+			t.Fatalf("held: %v, after %v, want when the last has left, after 1s", ok, took)
+		}
+		if _, ok := f.hold(t.Context(), time.Minute); ok {
+			t.Error("two hold at once")
+		}
+		entered := make(chan bool)
+		go func() { entered <- f.enter() }()
+		time.AfterFunc(time.Second, release)
+		if !<-entered || time.Since(began) != 2*time.Second {
+			t.Errorf("entered after %v, want when it was released, after 2s", time.Since(began))
+		}
+		release() // again is nothing
+		f.leave()
+		if !f.drain(time.Minute) {
+			t.Error("it did not drain")
+		}
+	})
+}
+
+func TestAHoldThatGivesUpLetsOthersIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newInflight()
+		f.enter()
+		if _, ok := f.hold(t.Context(), time.Second); ok {
+			t.Error("held with somebody in")
+		}
+		if !f.enter() {
+			t.Error("nobody may enter any more")
+		}
+	})
+}
+
+func TestADrainTurnsAwayWhoWaitsForARelease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newInflight()
+		release, ok := f.hold(t.Context(), time.Minute)
+		if !ok {
+			t.Fatal("not held")
+		}
+		entered := make(chan bool)
+		go func() { entered <- f.enter() }()
+		synctest.Wait()
+		if !f.drain(time.Minute) {
+			t.Error("it did not drain")
+		}
+		if <-entered {
+			t.Error("somebody entered what drains")
+		}
+		release()
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	mathrand "math/rand/v2"
 	"net"
 	"path/filepath"
 	"sync"
@@ -24,10 +25,13 @@ type Store struct {
 	log    hclog.Logger
 	server raft.ServerID
 
-	founded bool // by this start
+	founded atomic.Bool            // by this start
+	leaving atomic.Bool            // this node has removed itself, and does not ask to be admitted again
+	agreed  atomic.Pointer[string] // see isSettled
 
 	logs          *logStore
 	closeBase     func() error // closes what logs stands on, if Open opened it
+	snapshots     raft.SnapshotStore
 	fsm           *fsm
 	transport     *transport
 	raftTransport raftTransport
@@ -35,13 +39,14 @@ type Store struct {
 	peers         *peers
 
 	court     court
+	founders  foundingState
+	learners  learners
 	rounds    rounds
 	questions questions
 	proof     atomic.Pointer[freshness]
 	ids       *idSource
-	queue     chan *pending
+	writes    writes
 	changing  chan struct{} // holds one token while the configuration is changed
-	groups    *inflight     // writes of this node on their way
 	futures   *inflight     // what raft has been asked and has not answered
 
 	ctx     context.Context // ends when the store stops, with the reason as its cause
@@ -62,8 +67,14 @@ type Store struct {
 // [Store.WaitLeader].
 //
 // The first start decides what the node is. With [WithJoin] or [WithJoinFunc] it
-// asks to be admitted to a cluster, until it is. Without, it founds a cluster of
-// which it is the only member. Later starts go on from the directory.
+// asks to be admitted to a cluster, until it is, and with [WithBootstrapExpect] as
+// well it founds one together with other empty nodes where there is none. Without
+// them it founds a cluster of which it is the only member. Later starts go on from
+// the directory.
+//
+// A directory that a hraftd node has left is taken over, with the cluster that it was
+// in: start the others too. ErrInvalid tells if it cannot be, or which ids there are to
+// choose from by WithID.
 //
 // Bad options are reported all at once, as ErrInvalid. Other errors: ErrLocked
 // when another process has the directory open, ErrDamaged when a file in it is
@@ -74,24 +85,33 @@ func Open(dir string, opts ...Option) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, closeListener(o.listener))
 	}
+	s := newStore(o)
+	if err := s.open(); err != nil {
+		return nil, fmt.Errorf("open %s: %w", s.name(), err)
+	}
+	return s, nil
+}
+
+func newStore(o options) *Store {
 	s := &Store{
 		opts:     o,
 		log:      o.logger,
 		ids:      newIDSource(),
-		queue:    make(chan *pending),
 		changing: make(chan struct{}, 1),
-		groups:   newInflight(),
 		futures:  newInflight(),
 		closing:  make(chan struct{}),
 		closed:   make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.rounds = rounds{run: s.confirm, spawn: s.spawn}
+	s.writes = newWrites(s.send, s.spawn)
+	context.AfterFunc(s.ctx, func() { s.writes.abandon(s.whyClosed()) })
 	s.questions.out = make(map[raft.ServerID]int)
-	if err := s.open(); err != nil {
-		return nil, fmt.Errorf("open %s: %w", s.name(), err)
-	}
-	return s, nil
+	s.learners.failures.log = s.log
+	s.court.reign = &reign{began: time.Now()}
+	s.court.reign.ctx, s.court.reign.cancel = context.WithCancel(s.ctx)
+	s.court.changed = make(chan struct{})
+	return s
 }
 
 func (s *Store) name() string {
@@ -117,29 +137,27 @@ func (s *Store) open() (err error) {
 	}()
 	undo = append(undo, func() error { return closeListener(s.opts.listener) })
 
-	snapshots, err := s.openStorage(&undo)
-	if err != nil {
+	if err := s.openStorage(&undo); err != nil {
 		return err
 	}
 	if err := s.listen(); err != nil {
 		return err
 	}
-	s.founded, err = s.identify()
-	if err != nil {
+	if err := s.identify(); err != nil {
 		return err
 	}
 	s.transport = newTransport(&s.opts, s.opts.listener, s.self)
+	s.transport.leads = func() bool { return s.reign().leads }
+	s.transport.knows, s.transport.samples = s.knowsNameless, s.logs.samples
 	context.AfterFunc(s.ctx, s.transport.cut)
 	s.peers = &peers{transport: s.transport, idle: make(map[peer][]net.Conn)}
-	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), s.hasSnapshot)
+	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter})
 	undo = append(undo, func() error { err := s.raftTransport.Close(); s.transport.close(); return err })
 
-	if s.founded {
-		if err := s.bootstrap(snapshots); err != nil {
-			return err
-		}
+	if err := s.foundAlone(); err != nil {
+		return err
 	}
-	if s.raft, err = s.newRaft(snapshots); err != nil {
+	if s.raft, err = s.newRaft(); err != nil {
 		return err
 	}
 	s.start()
@@ -147,22 +165,27 @@ func (s *Store) open() (err error) {
 }
 
 // openStorage opens the log store and the snapshots, and verifies both.
-func (s *Store) openStorage(undo *[]func() error) (raft.SnapshotStore, error) {
+func (s *Store) openStorage(undo *[]func() error) error {
 	base, err := s.openBase()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	*undo = append(*undo, func() error { return s.closeBase() })
-	s.logs, err = openLogStore(base, logStoreOptions{
+	opt := logStoreOptions{
 		name:   s.name(),
 		stall:  s.opts.timing.Stall,
+		whose:  s.opts.whose,
 		fail:   s.stopForFault,
 		logger: s.log.Named("log"),
-	})
-	if err != nil {
-		return nil, err
 	}
-	return s.openSnapshots()
+	if s.opts.atRest {
+		opt.whose = nil
+	}
+	if s.logs, err = openLogStore(base, opt); err != nil {
+		return err
+	}
+	s.snapshots, err = s.openSnapshots()
+	return err
 }
 
 func (s *Store) openBase() (LogStore, error) {
@@ -176,7 +199,7 @@ func (s *Store) openBase() (LogStore, error) {
 	if s.opts.logStore != nil {
 		return s.opts.logStore, nil
 	}
-	bolt, err := openBolt(filepath.Join(s.opts.dir, "raft.db"), time.Second)
+	bolt, err := openBolt(filepath.Join(s.opts.dir, boltFile), time.Second, s.log)
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +211,11 @@ func (s *Store) openSnapshots() (raft.SnapshotStore, error) {
 	if s.opts.inMemory {
 		return openMemorySnapshots(s.logs)
 	}
-	return openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.logs, verifySnapshot, s.log.Named("snapshot"))
+	verify := verifySnapshot
+	if s.logs.foreign || s.logs.meta().isLegacy() {
+		verify = verifyOldSnapshot
+	}
+	return openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.logs, verify, s.log.Named("snapshot"))
 }
 
 func (s *Store) listen() error {
@@ -205,31 +232,30 @@ func (s *Store) listen() error {
 	return nil
 }
 
-// identify gives an empty node its identity, and a node that founds a cluster
-// the cluster's. founder: raft has still to be bootstrapped.
-func (s *Store) identify() (founder bool, err error) {
+// identify gives an empty node its identity. One that looks for no others promises
+// to found a cluster with itself.
+func (s *Store) identify() error {
 	meta := s.logs.meta()
-	first := meta.Identity == ""
+	first := meta.ID == ""
 	renamed := !first && s.opts.id != "" && meta.ID != s.opts.id
-	if renamed && meta.Cluster != "" {
-		return false, fmt.Errorf("%w: this is the data of node %q, not of %q", ErrInvalid, meta.ID, s.opts.id)
+	if renamed && (meta.Cluster != "" || meta.Promise != nil || meta.isLegacy()) {
+		return fmt.Errorf("%w: this is the data of node %q, not of %q", ErrInvalid, meta.ID, s.opts.id)
 	}
 	if first || renamed { // no cluster has heard of it yet
 		err := s.logs.updateMeta(func(m *metadata) {
 			m.ID, m.Identity = s.opts.id, mint()
 			orDefault(&m.ID, s.opts.advertise)
-			if first && len(s.opts.join) == 0 && s.opts.joinFunc == nil {
-				m.Cluster, m.Founder = mint(), true
+			if first && !s.opts.joins() {
+				m.Promise = []founder{{m.serverID(), s.opts.advertise}}
 			}
 		})
 		if err != nil {
-			return false, fmt.Errorf("write the node's identity: %w", err)
+			return fmt.Errorf("write the node's identity: %w", err)
 		}
 		meta = s.logs.meta()
 	}
 	s.opts.id, s.server = meta.ID, meta.serverID()
-	last, err := s.logs.LastIndex()
-	return meta.Founder && last == 0 && meta.Snapshot.Index == 0, err
+	return nil
 }
 
 func mint() string {
@@ -241,20 +267,6 @@ func mint() string {
 func (s *Store) self() self {
 	m := s.logs.meta()
 	return self{m.Cluster, m.serverID()}
-}
-
-// bootstrap makes this node the only voter of a new cluster. A start that was
-// cut off in its middle is begun again: nobody can have voted in it.
-func (s *Store) bootstrap(snapshots raft.SnapshotStore) error {
-	if err := s.logs.updateMeta(func(m *metadata) { m.Raft = nil }); err != nil {
-		return fmt.Errorf("bootstrap: %w", err)
-	}
-	config := raft.Configuration{Servers: []raft.Server{{
-		Suffrage: raft.Voter, ID: s.server, Address: raft.ServerAddress(s.opts.advertise),
-	}}}
-	return s.onItsOwn("bootstrap", func() error {
-		return raft.BootstrapCluster(s.raftConfig(), s.logs, s.logs, snapshots, s.raftTransport, config)
-	})
 }
 
 // onItsOwn runs f, which calls raft, on a goroutine of its own: storage that
@@ -294,10 +306,11 @@ func (s *Store) raftConfig() *raft.Config {
 	return c
 }
 
-func (s *Store) newRaft(snapshots raft.SnapshotStore) (r *raft.Raft, err error) {
-	s.fsm = newFSM(s.ctx, s.opts.snapshots.EveryBytes, func() string { return s.self().cluster }, s.stopForFault)
+func (s *Store) newRaft() (r *raft.Raft, err error) {
+	s.fsm = newFSM(s.ctx, s.opts.snapshots.EveryBytes, s.opts.history, func() string { return s.self().cluster }, s.stopForFault)
+	s.fsm.log = firstPhase(s.opts.snapshots.EveryBytes)
 	err = s.onItsOwn("start raft", func() (err error) {
-		r, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.logs, snapshots, s.raftTransport)
+		r, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.logs, s.snapshots, s.raftTransport)
 		return err
 	})
 	if err != nil && r != nil { // it had started when its storage failed
@@ -306,15 +319,17 @@ func (s *Store) newRaft(snapshots raft.SnapshotStore) (r *raft.Raft, err error) 
 	return r, err
 }
 
+// firstPhase is how much of the log before a node's first snapshot counts as written
+// already: at random, or all nodes would write snapshots at once, but never so much
+// that the first few entries bring one.
+func firstPhase(every int64) int64 { return mathrand.Int64N(every - every/8) }
+
 func (s *Store) start() {
-	s.court.reign = new(reign)
-	s.court.reign.ctx, s.court.reign.cancel = context.WithCancel(s.ctx)
-	s.court.changed = make(chan struct{})
 	s.transport.start(s.servePeer)
 	s.work.Go(s.watchRaft)
-	s.work.Go(s.sendGroups)
 	s.work.Go(s.takeSnapshots)
-	s.work.Go(s.keepJoining)
+	s.work.Go(s.settle)
+	s.work.Go(s.learnName)
 	s.work.Go(s.electSelf)
 }
 
@@ -363,7 +378,8 @@ func (s *Store) Hash() (index uint64, sum [32]byte) {
 }
 
 // Done returns a channel that is closed when the store stops taking calls: by
-// Close, or by itself when its storage fails. [Store.Err] tells why.
+// Close, or by itself when its storage fails or it was removed from the cluster.
+// [Store.Err] tells why.
 func (s *Store) Done() <-chan struct{} { return s.closing }
 
 // Err returns nil while the store runs. After that it returns ErrClosed, which
@@ -391,10 +407,14 @@ func (s *Store) Close() error {
 // stop makes the store refuse calls, because of why. Only the first has effect.
 func (s *Store) stop(why error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.why == nil {
+	first := s.why == nil
+	if first {
 		s.why = why
 		close(s.closing)
+	}
+	s.mu.Unlock()
+	if first {
+		s.writes.refuse(why)
 	}
 }
 
@@ -403,6 +423,11 @@ func (s *Store) stop(why error) {
 // not wait. What is left is for Close to clear away.
 func (s *Store) stopForFault(err error) {
 	s.log.Error("the node stops", "error", err)
+	s.end(err)
+}
+
+// end makes the store refuse calls, and answer none.
+func (s *Store) end(err error) {
 	s.stop(fmt.Errorf("%w: %w", ErrClosed, err))
 	s.cancel(s.whyClosed()) // cuts the transport, see open
 }
@@ -415,11 +440,11 @@ func (s *Store) stopForFault(err error) {
 func (s *Store) shutdown() error {
 	t := s.opts.timing
 	if s.ctx.Err() == nil {
-		s.groups.drain(t.Election)
+		s.writes.onWay.drain(t.Election)
 	}
 	s.futures.drain(2*t.Lease + t.Election)
 	if s.ctx.Err() == nil {
-		if err := s.handOver(); err != nil { // the others wait for their election timeout, then
+		if err := s.handOver(s.ctx, ""); err != nil { // the others wait for their election timeout, then
 			s.log.Warn("close", "error", err)
 		}
 	}

@@ -3,8 +3,10 @@ package kvraft
 import (
 	"context"
 	"errors"
-	"fmt"
+	"iter"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -17,6 +19,8 @@ type reign struct {
 	leader peer   // zero: none is known
 	leads  bool   // this node is the leader
 	term   uint64 // if it leads: of its leadership
+	began  time.Time
+	dead   atomic.Bool // this node takes the leader for dead, see failover.go
 	ctx    context.Context
 	cancel context.CancelFunc // ends ctx, and with it what was asked of this leader
 }
@@ -25,7 +29,7 @@ type reign struct {
 type court struct {
 	mu      sync.Mutex
 	reign   *reign        // guarded by mu
-	joinErr error         // guarded by mu: why this node is not admitted; nil: it is, or has not asked yet
+	trouble error         // guarded by mu: what keeps this node from its place; nil: nothing, or it has not tried yet
 	changed chan struct{} // guarded by mu: closed and replaced when one of them changes
 }
 
@@ -42,28 +46,60 @@ func (s *Store) Leader() (Node, bool) {
 	return r.leader.node(), r.leader != peer{}
 }
 
-// WaitLeader waits until this node knows a leader. On a node that no cluster has
-// admitted yet it fails with ErrRefused when a member has refused to, and none
-// has agreed; the node goes on asking. Other errors: ErrClosed, and ErrNoLeader
-// with the context's error.
+// WaitLeader waits until this node knows a leader. (Calls wait for whatever is
+// still missing by themselves; Status tells when the node is ready.) It fails with
+// ErrRefused on a node that the members have refused, to admit it or to have it
+// back, and none has agreed; the node goes on asking. Other errors: ErrClosed, and
+// ErrNoLeader with the context's error.
 func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
 	for {
 		s.court.mu.Lock()
-		r, joinErr, changed := s.court.reign, s.court.joinErr, s.court.changed
+		r, trouble, changed := s.court.reign, s.court.trouble, s.court.changed
 		s.court.mu.Unlock()
 		switch {
 		case s.closedErr() != nil:
 			return Node{}, s.closedErr()
 		case r.leader != peer{}:
 			return r.leader.node(), nil
-		case errors.Is(joinErr, ErrRefused) && s.state() == Joining:
-			return Node{}, joinErr
+		case errors.Is(trouble, ErrRefused):
+			return Node{}, trouble
 		}
 		select {
 		case <-changed:
 		case <-s.closing:
 		case <-ctx.Done():
-			return Node{}, noLeader(ctx, joinErr)
+			return Node{}, noLeader(ctx, trouble)
+		}
+	}
+}
+
+// LeaderChanges returns the leader that this node knows, as it changes: first the
+// present one, then each that is known after it, and the zero Node when there is
+// none. It ends when ctx or the store does. Each caller has its own. One that is
+// slow does not hold anybody up: it misses what has passed by meanwhile, but never
+// the last change.
+func (s *Store) LeaderChanges(ctx context.Context) iter.Seq[Node] {
+	return func(yield func(Node) bool) {
+		var last *peer
+		for {
+			s.court.mu.Lock()
+			now, changed := s.court.reign.leader, s.court.changed
+			s.court.mu.Unlock()
+			if s.closedErr() != nil || ctx.Err() != nil {
+				return
+			}
+			if last == nil || *last != now {
+				last = &now
+				if !yield(now.node()) {
+					return
+				}
+				continue // what has changed meanwhile
+			}
+			select {
+			case <-changed:
+			case <-s.closing:
+			case <-ctx.Done():
+			}
 		}
 	}
 }
@@ -82,8 +118,13 @@ func (s *Store) watchRaft() {
 	})
 	s.raft.RegisterObserver(observer)
 	defer s.raft.DeregisterObserver(observer)
+	var told standing
 	for {
 		s.updateReign()
+		if now := (standing{s.raft.State(), s.reign().leader}); now != told {
+			told = now
+			s.log.Info("leadership", "state", strings.ToLower(now.state.String()), "leader", now.leader.node().ID)
+		}
 		select {
 		case <-signals:
 		case <-s.ctx.Done():
@@ -92,9 +133,16 @@ func (s *Store) watchRaft() {
 	}
 }
 
+// standing is what the log tells of a node, when it changes; it starts as a follower
+// of nobody.
+type standing struct {
+	state  raft.RaftState
+	leader peer
+}
+
 func (s *Store) updateReign() {
 	addr, id := s.raft.LeaderWithID()
-	now := &reign{leader: peer{id, string(addr)}, term: s.raft.CurrentTerm()}
+	now := &reign{leader: peer{id, string(addr)}, term: s.raft.CurrentTerm(), began: time.Now()}
 	now.leads = s.raft.State() == raft.Leader
 	if now.leads {
 		now.leader = peer{s.server, s.opts.advertise}
@@ -107,9 +155,12 @@ func (s *Store) updateReign() {
 	if !s.replaceReign(now) {
 		return
 	}
-	s.log.Info("leadership", "leader", now.leader.node().ID, "leads", now.leads)
-	if now.leads {
+	switch {
+	case now.leads:
 		s.work.Go(func() { s.openTerm(now) })
+		s.work.Go(func() { s.tend(now) })
+	case now.leader != peer{}:
+		s.work.Go(func() { s.keepVigil(now) })
 	}
 }
 
@@ -130,11 +181,21 @@ func (s *Store) replaceReign(now *reign) bool {
 	return true
 }
 
-func (s *Store) setJoinErr(err error) {
+// troubleOr is what keeps this node from knowing a leader, or else err.
+func (s *Store) troubleOr(err error) error {
+	s.court.mu.Lock()
+	defer s.court.mu.Unlock()
+	if s.court.trouble != nil && s.court.reign.leader == (peer{}) {
+		return s.court.trouble
+	}
+	return err
+}
+
+func (s *Store) setTrouble(err error) {
 	c := &s.court
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.joinErr = err
+	c.trouble = err
 	close(c.changed)
 	c.changed = make(chan struct{})
 }
@@ -146,6 +207,9 @@ func (s *Store) openTerm(r *reign) {
 	const wait = 10 * time.Millisecond
 	for r.ctx.Err() == nil {
 		_, err := s.apply(command.Append(nil, nil))
+		if err == nil && s.logs.meta().isLegacy() {
+			err = s.nameCluster(r.ctx)
+		}
 		if err == nil {
 			return
 		}
@@ -155,109 +219,4 @@ func (s *Store) openTerm(r *reign) {
 		case <-r.ctx.Done():
 		}
 	}
-}
-
-// electSelf makes a node that is the only voter stand for election at once: there
-// is nobody to wait for.
-func (s *Store) electSelf() {
-	config := s.configuration()
-	voters := 0
-	for _, server := range config.Servers {
-		if server.Suffrage == raft.Voter {
-			voters++
-		}
-	}
-	if voters != 1 || !isVoter(config, s.server) {
-		return
-	}
-	if err := s.timeoutNow(peer{s.server, s.opts.advertise}); err != nil {
-		s.log.Info("the only voter waits for its election timeout", "error", err)
-	}
-}
-
-// timeoutNow makes a voter stand for election at once (section 3.10 of Ongaro's
-// thesis).
-func (s *Store) timeoutNow(to peer) error {
-	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
-		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.server), Addr: []byte(s.opts.advertise),
-	}}
-	return s.raftTransport.TimeoutNow(to.server, raft.ServerAddress(to.addr), req, new(raft.TimeoutNowResponse))
-}
-
-// handOver gives leadership to another voter, if there is one that has the whole
-// log, and returns when this node no longer leads. Nothing may be appended
-// meanwhile: its caller has drained the futures.
-//
-// raft's own LeadershipTransfer is not used. When the leader loses its place in
-// the middle of one, a flag stays behind by which raft, leader again later,
-// refuses every write for good (hashicorp/raft issue 696).
-func (s *Store) handOver() error {
-	reign := s.reign()
-	if !reign.leads || !s.hasOtherVoter() {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(reign.ctx, s.opts.timing.Election)
-	defer cancel()
-	heir, err := s.findHeir(ctx)
-	if err != nil {
-		return fmt.Errorf("hand leadership over: %w", err)
-	}
-	if err := s.timeoutNow(heir); err != nil {
-		return fmt.Errorf("hand leadership over to %s: %w", userID(heir.server), err)
-	}
-	<-ctx.Done()
-	if reign.ctx.Err() == nil {
-		return fmt.Errorf("hand leadership over: %s did not take it", userID(heir.server))
-	}
-	return nil
-}
-
-// findHeir waits for a voter that has every entry of this node's log.
-func (s *Store) findHeir(ctx context.Context) (peer, error) {
-	const poll = 5 * time.Millisecond
-	for {
-		if heir, ok := s.upToDateVoter(ctx); ok {
-			return heir, nil
-		}
-		select {
-		case <-time.After(poll):
-		case <-ctx.Done():
-			return peer{}, errors.New("no other voter has the whole log")
-		}
-	}
-}
-
-func (s *Store) upToDateVoter(ctx context.Context) (peer, bool) {
-	ctx, cancel := context.WithCancel(ctx)
-	found := make(chan peer, len(s.configuration().Servers))
-	var asked sync.WaitGroup
-	for _, server := range s.configuration().Servers {
-		if server.Suffrage != raft.Voter || server.ID == s.server {
-			continue
-		}
-		asked.Go(func() {
-			voter := peer{server.ID, string(server.Address)}
-			if last, err := s.lastIndexOf(ctx, voter); err == nil && last >= s.raft.LastIndex() {
-				found <- voter
-				cancel() // the others need not answer
-			}
-		})
-	}
-	asked.Wait()
-	cancel()
-	select {
-	case heir := <-found:
-		return heir, true
-	default:
-		return peer{}, false
-	}
-}
-
-func (s *Store) hasOtherVoter() bool {
-	for _, server := range s.configuration().Servers {
-		if server.Suffrage == raft.Voter && server.ID != s.server {
-			return true
-		}
-	}
-	return false
 }

@@ -49,6 +49,10 @@ type logStoreOptions struct {
 	stall      time.Duration // a write that lasts longer stops the node; 0: no limit
 	logger     hclog.Logger  // nil: none
 
+	// whose tells which of the members a directory of hraftd's is; nil: it is not
+	// to be taken over.
+	whose func(raft.Configuration) (id string, err error)
+
 	// fail is told the error that stopped the store, exactly once, on the
 	// goroutine that met it, which may be raft's: it must not wait for raft.
 	fail func(error)
@@ -64,8 +68,13 @@ type logStore struct {
 	name string
 	log  hclog.Logger
 
-	// fresh says that base was empty when it was opened.
-	fresh bool
+	// fresh says that base was empty when it was opened, foreign that it has what
+	// hraftd has written and no record yet.
+	fresh, foreign bool
+	// whose tells which member a foreign store is.
+	whose func(raft.Configuration) (id string, err error)
+	// severed is the first of the entries in front of a gap; 0: there is none.
+	severed uint64
 	// record is what is stored; the one behind the pointer never changes.
 	record atomic.Pointer[metadata]
 	// turn is held by the one that rewrites the record. It is a channel, as
@@ -92,6 +101,7 @@ func openLogStore(base LogStore, opt logStoreOptions) (*logStore, error) {
 		base:      base,
 		name:      opt.name,
 		log:       opt.logger,
+		whose:     opt.whose,
 		turn:      make(chan struct{}, 1),
 	}
 	if err := contain(l.load); err != nil {
@@ -133,7 +143,13 @@ func (l *logStore) loadEntries() error {
 	var term uint64
 	for index := first; index <= last && last > 0; index++ {
 		var entry raft.Log
-		if err := l.read(index, &entry); err != nil {
+		err := l.read(index, &entry)
+		if l.record.Load().isOld(index) && errors.Is(err, raft.ErrLogNotFound) {
+			l.severed = first
+			l.dropFrom(0)
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		if entry.Term < term || entry.Term > current {
@@ -141,6 +157,9 @@ func (l *logStore) loadEntries() error {
 		}
 		term = entry.Term
 		l.append(&entry)
+	}
+	if _, reached := l.bounds(); reached != last {
+		return fmt.Errorf("entry %d, the last one, is missing", last)
 	}
 	return nil
 }
@@ -152,11 +171,16 @@ func (l *logStore) read(index uint64, entry *raft.Log) error {
 	if err != nil {
 		return fmt.Errorf("read entry %d: %w", index, err)
 	}
+	return l.record.Load().verifyEntry(entry, index)
+}
+
+// verifyEntry checks that entry is the one that was stored at index.
+func (m *metadata) verifyEntry(entry *raft.Log, index uint64) error {
 	if entry.Index != index {
 		return fmt.Errorf("%w: entry %d is stored where entry %d belongs", ErrDamaged, entry.Index, index)
 	}
-	if len(entry.Extensions) == 0 && index < l.record.Load().ChecksummedFrom {
-		return nil
+	if len(entry.Extensions) == 0 && m.isOld(index) {
+		return verifyLegacy(entry)
 	}
 	return verifyChecksum(entry)
 }

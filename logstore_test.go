@@ -353,7 +353,11 @@ func sealedEntry(index, term uint64) *raft.Log {
 func TestOldEntriesMayLackAChecksumWhereTheRecordSaysSo(t *testing.T) {
 	disk := newScriptedDisk(t)
 	l := openTestLog(t, disk)
-	err := errors.Join(disk.StoreLogs(testEntries(1, 9, 1)), l.updateMeta(func(m *metadata) { m.ChecksummedFrom = 10 }))
+	old := testEntries(1, 9, 1)
+	for _, e := range old {
+		e.Data = []byte(`{"op":"set","key":"k"}`)
+	}
+	err := errors.Join(disk.StoreLogs(old), l.updateMeta(func(m *metadata) { m.ChecksummedFrom = 10 }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -364,6 +368,8 @@ func TestOldEntriesMayLackAChecksumWhereTheRecordSaysSo(t *testing.T) {
 	openTestLog(t, disk.rebooted())
 	disk.entries[10] = *testEntries(10, 10, 1)[0]
 	expectDamage(t, disk, "entry 10 has no checksum")
+	disk.entries[5] = *testEntries(5, 5, 1)[0]
+	expectDamage(t, disk, "entry 5: decode log entry of hraftd")
 }
 
 func TestStoringLeavesRaftsEntryAlone(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -222,6 +223,7 @@ func TestAWipedMajorityCannotElectALeaderWithoutTheData(t *testing.T) {
 }
 
 func TestANodeAnnouncesItsNewAddress(t *testing.T) {
+	movesAlive(t)
 	synctest.Test(t, func(t *testing.T) {
 		network := kvrafttest.NewNetwork()
 		node := newMachine(t, network)
@@ -244,17 +246,44 @@ func TestANodeAnnouncesItsNewAddress(t *testing.T) {
 	})
 }
 
+// It may be the only copy.
+func TestOnlyANodeWithoutDataIsToldToEmptyItsDirectory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		alone, waiting := on(t, c.Network(), "x", "x"), on(t, c.Network(), "y", "y", kvraft.WithJoin("y:7000"))
+		for _, test := range []struct {
+			s     *kvraft.Store
+			says  string
+			empty bool
+		}{
+			{alone, "the only member announces its new address, x:7000, when it leads", false},
+			{c.Store(0), "start this one with the addresses of members", false},
+			{waiting, "start this one with the addresses of members", true},
+		} {
+			says := test.s.NobodyToAsk().Error()
+			if !strings.Contains(says, test.says) || strings.Contains(says, "empty its directory") != test.empty {
+				t.Errorf("%s: %s", test.s.Status().ID, says)
+			}
+		}
+		wantReason(t, waiting, waiting.NobodyToAsk().Error())
+	})
+}
+
 func TestTheOnlyNodeMayMove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := kvrafttest.NewNetwork()
 		node := newMachine(t, network)
 		for _, host := range []string{"here", "there", "there"} {
-			s := node.start(t, "n1", host)
+			var log syncBuffer
+			s := node.start(t, "n1", host, kvraft.WithLogger(log.logger()))
 			mustSet(t, s, "key", host)
 			eventually(t, "its address is known", func() bool {
 				nodes, err := s.Nodes(t.Context())
 				return err == nil && len(nodes) == 1 && nodes[0].Addr == host+":7000"
 			})
+			if strings.Contains(log.String(), "empty") {
+				t.Error(&log)
+			}
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -372,6 +401,7 @@ func TestAWipedNodeThatFoundsAClusterTurnsUnreadyWhenItsOldMembersCall(t *testin
 }
 
 func TestANodeThatMovedIsFoundThoughItsJoinAddressesAreDead(t *testing.T) {
+	movesAlive(t)
 	synctest.Test(t, func(t *testing.T) {
 		network := kvrafttest.NewNetwork()
 		node := newMachine(t, network)
@@ -394,6 +424,7 @@ func TestANodeThatMovedIsFoundThoughItsJoinAddressesAreDead(t *testing.T) {
 // Without the vote of the node that has moved there is no leader, and without a
 // leader nobody can write its new address into the configuration.
 func TestANodeThatMovedIsFoundWhenNoLeaderIsPossibleWithoutIt(t *testing.T) {
+	movesAlive(t)
 	synctest.Test(t, func(t *testing.T) {
 		network := kvrafttest.NewNetwork()
 		node := newMachine(t, network)
@@ -412,4 +443,180 @@ func TestANodeThatMovedIsFoundWhenNoLeaderIsPossibleWithoutIt(t *testing.T) {
 		eventually(t, "ready at the new address", ready(s))
 		mustSet(t, first, "key", "value")
 	})
+}
+
+// An empty node with the only node's id stands where that was, and asks before it
+// has noted its own move.
+func TestALeaderThatHasMovedIsNotReplacedByWhoeverIsAtItsOldAddress(t *testing.T) {
+	movesAlive(t)
+	for _, wait := range []time.Duration{0, 5 * time.Millisecond, 30 * time.Millisecond, time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			network := kvrafttest.NewNetwork()
+			m := newMachine(t, network)
+			s := m.start(t, "n1", "n1")
+			mustSet(t, s, "key", "value")
+			closeStore(t, s)
+			impostor := on(t, network, "n1", "n1", kvraft.WithJoin("elsewhere:7000"))
+			time.Sleep(wait)
+			s = m.start(t, "n1", "elsewhere")
+			time.Sleep(20 * time.Second)
+			if st := s.Status(); !st.Ready || len(st.Nodes) != 1 || st.Nodes[0].Addr != "elsewhere:7000" {
+				t.Errorf("after %v: %v, %+v", wait, s.Err(), st)
+			}
+			wantValue(t, s, "key", "value")
+			if _, err := impostor.WaitLeader(within(t, time.Minute)); !errors.Is(err, kvraft.ErrRefused) {
+				t.Errorf("the impostor: %v", err)
+			}
+			closeStore(t, s)
+		})
+	}
+}
+
+// Neither may a node that is refused change what the live member with its id is.
+func TestARefusedJoinChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		replica := c.Add(kvraft.WithReplica())
+		on(t, c.Network(), "n4", "other", kvraft.WithJoin("nobody:7000"))
+		if err := c.Store(0).Join(within(t, 10*time.Second), "n4", "other:7000"); !errors.Is(err, kvraft.ErrRefused) {
+			t.Errorf("under the replica's id: %v", err)
+		}
+		on(t, c.Network(), "n3", "another", kvraft.WithReplica(), kvraft.WithJoin("n1:7000"))
+		time.Sleep(10 * time.Second)
+		c.Crash(2)
+		c.Wipe(2)
+		c.Restart(2)
+		c.WaitReady(2)
+		for i, want := range []bool{true, true, true, false} {
+			if st := c.Store(i).Status(); st.Voter != want || st.Replica == want {
+				t.Errorf("%+v", st.Node)
+			}
+		}
+		if st := c.Store(replica).Status(); st.Voter {
+			t.Errorf("the replica was promoted: %+v", st.Node)
+		}
+	})
+}
+
+func TestAVoterThatHasMovedMayBeOpenedAsAReplica(t *testing.T) {
+	movesAlive(t)
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		x, s := removable(t, c)
+		closeStore(t, s)
+		s = x.start(t, "x", "elsewhere", kvraft.WithJoin("n1:7000"), kvraft.WithReplica())
+		eventually(t, "it is ready", ready(s))
+		if st := s.Status(); !st.Voter || st.Addr != "elsewhere:7000" {
+			t.Errorf("%+v", st.Node)
+		}
+		if err := c.Store(0).Remove(within(t, time.Minute), "x"); err != nil {
+			t.Error(err)
+		}
+		closeStore(t, s)
+	})
+}
+
+// It is a member when it dies: nobody can say that nothing was changed.
+func TestAJoinWhoseNodeDiesWhileItCatchesUpIsUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		for n := range 64 {
+			mustSet(t, c.Store(0), fmt.Sprint("key-", n), strings.Repeat("v", 256<<10))
+		}
+		for i := range 3 {
+			c.Network().SetDelay(c.Host(i), "x", 50*time.Millisecond)
+		}
+		x := newMachine(t, c.Network())
+		s := x.start(t, "x", "x", kvraft.WithJoin("nobody:7000"))
+		joined := make(chan error, 1)
+		go func() { joined <- c.Store(0).Join(within(t, 20*time.Second), "x", "x:7000") }()
+		time.Sleep(2 * time.Second)
+		x.disk.Crash()
+		c.Network().Reset("x")
+		_ = s.Close() // the remains of the dead process
+		if err := <-joined; !errors.Is(err, kvraft.ErrUnknown) {
+			t.Errorf("join: %v, want ErrUnknown", err)
+		}
+		s = x.start(t, "x", "x", kvraft.WithJoin("nobody:7000"))
+		eventually(t, "it votes", func() bool { return s.Status().Voter })
+		if err := c.Store(0).Remove(within(t, time.Minute), "x"); err != nil {
+			t.Error(err)
+		}
+		closeStore(t, s)
+	})
+}
+
+func TestAClosedStoreChangesNoMembership(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		i := (c.WaitLeader() + 1) % 3
+		s := c.Store(i)
+		for range 3 { // connections that could be used
+			if err := s.Join(within(t, time.Second), "n1", "n1:7000"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.Stop(i)
+		for range 5 {
+			for what, err := range map[string]error{
+				"join":     s.Join(within(t, time.Second), "n1", "n1:7000"),
+				"remove":   s.Remove(within(t, time.Second), "n9"),
+				"transfer": s.TransferLeadership(within(t, time.Second), ""),
+			} {
+				if !errors.Is(err, kvraft.ErrClosed) || errors.Is(err, kvraft.ErrUnknown) {
+					t.Errorf("%s: %v, want ErrClosed", what, err)
+				}
+			}
+		}
+	})
+}
+
+func TestNothingIsKeptForNodesThatAreGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		connections := func() int { return c.Store(c.WaitLeader()).Connections() }
+		var first int
+		for round := range 8 {
+			_, s := removable(t, c) // each time another identity
+			for range 20 {
+				mustSet(t, c.Store(0), "key", "value")
+				wantValue(t, s, "key", "value")
+			}
+			if err := c.Store(0).Remove(within(t, time.Minute), "x"); err != nil {
+				t.Fatal(err)
+			}
+			closeStore(t, s)
+			time.Sleep(time.Minute)
+			if round == 0 {
+				first = connections()
+			}
+		}
+		if last := connections(); last > first {
+			t.Errorf("%d connections, %d after the first node", last, first)
+		}
+	})
+}
+
+// One listener has several names: a node that is started under another one is not a
+// copy of itself.
+func TestANodeMayComeBackUnderAnotherNameOfItsAddress(t *testing.T) {
+	dir := t.TempDir()
+	first := open(t, t.TempDir(), kvraft.WithID("n1"), kvraft.WithAddr("127.0.0.1:0"))
+	join := kvraft.WithJoin(first.Status().Addr)
+	s, err := kvraft.Open(dir, kvraft.WithID("n2"), kvraft.WithAddr("127.0.0.1:0"), join)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is ready", ready(s))
+	_, port, _ := net.SplitHostPort(s.Status().Addr)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir, kvraft.WithID("n2"), kvraft.WithAddr("127.0.0.1:"+port), kvraft.WithAdvertise("localhost:"+port), join)
+	eventually(t, "it is ready again: "+s.Status().Reason, ready(s))
+	mustSet(t, s, "key", "value")
+	nodes, err := first.Nodes(within(t, time.Minute))
+	if err != nil || len(nodes) != 2 {
+		t.Errorf("the members are %+v, %v", nodes, err)
+	}
 }

@@ -96,9 +96,11 @@ func (s *memorySink) Close() error {
 	s.snapshot.meta.Size = int64(len(s.snapshot.state))
 	s.store.mu.Lock()
 	defer s.store.mu.Unlock()
-	if newest := s.store.newest; newest == nil || newest.meta.Index <= s.snapshot.meta.Index {
-		s.store.newest = &s.snapshot
+	if newest := s.store.newest; newest != nil && newest.meta.Index > s.snapshot.meta.Index {
+		s.err = errSnapshotOvertaken
+		return s.err
 	}
+	s.store.newest = &s.snapshot
 	return nil
 }
 

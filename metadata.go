@@ -25,9 +25,9 @@ const metadataFormat = 1
 type metadata struct {
 	Format          int
 	ID              string       // the id that its user gave the node
-	Identity        string       // minted with the directory; "" in one taken over from other software
-	Cluster         string       // "" until the node is admitted to a cluster or founds one
-	Founder         bool         // this node bootstraps the cluster; Open finishes it after a crash
+	Identity        string       // minted with the directory; "" in one taken over from hraftd
+	Cluster         string       // "" until the node is admitted to a cluster or founds one, or its legacy cluster gets an id
+	Promise         []founder    // the set with which the node has promised to found a cluster; nil: none
 	ChecksummedFrom uint64       // entries below this index may lack a checksum; 0: none may
 	Snapshot        snapshotMark // the newest snapshot that was completed here
 
@@ -58,6 +58,14 @@ func (m metadata) serverID() raft.ServerID {
 	}
 	return raft.ServerID(m.ID + "#" + m.Identity)
 }
+
+// isLegacy reports whether the node was taken over from hraftd, which minted no
+// identities.
+func (m metadata) isLegacy() bool { return m.ID != "" && m.Identity == "" }
+
+// isNameless reports whether the node is a member of a cluster whose id it does not
+// know; see legacy.go.
+func (m metadata) isNameless() bool { return m.isLegacy() && m.Cluster == "" }
 
 // clone returns a copy that shares no map with m. The values in Raft are
 // replaced and never changed, so they are shared.

@@ -23,15 +23,20 @@ type options struct {
 	addr      string
 	advertise string
 	listener  net.Listener
+	sharePort bool
 	network   Network
 	join      []string
 	joinFunc  func(context.Context) ([]string, error)
+	expect    int
+	replica   bool
 	inMemory  bool
+	atRest    bool // the node is not to run, see recover.go
 	logStore  LogStore
 	logger    hclog.Logger
 	timing    Timing
 	snapshots Snapshots
 	limits    Limits
+	history   int64
 }
 
 // Network is the seam between a store and the network: peers are reached
@@ -40,8 +45,16 @@ type options struct {
 type Network interface {
 	// Listen opens the one listener of a node.
 	Listen(addr string) (net.Listener, error)
-	// Dial connects to the listener of another node, or fails when ctx ends.
+	// Dial connects to the listener of another node, or fails when ctx ends. Where
+	// nobody listens at the address its error wraps syscall.ECONNREFUSED: nodes
+	// tell by it that a process is gone, and not just slow.
 	Dial(ctx context.Context, addr string) (net.Conn, error)
+
+	// A Network that has a method
+	//
+	//	LookupHost(ctx context.Context, host string) (addrs []string, err error)
+	//
+	// looks up the names of WithJoin("dns://..."); else net.DefaultResolver does.
 }
 
 // Timing holds the intervals of a node. A zero field means its default. All
@@ -66,7 +79,9 @@ type Timing struct {
 
 // Snapshots says when the log is compacted. A zero field means its default.
 type Snapshots struct {
-	// EveryBytes of log a snapshot is taken. Default 64 MiB.
+	// EveryBytes of log a snapshot is taken, and the first of a run after an eighth
+	// of that or more, at random: the nodes of a cluster are not to write theirs at
+	// once. Default 64 MiB.
 	EveryBytes int64
 	// TrailingBytes of log are kept behind a snapshot, so that a follower
 	// that is a little behind catches up from the log. Default 64 MiB.
@@ -101,13 +116,24 @@ func WithAdvertise(addr string) Option { return func(o *options) { o.advertise =
 // The store closes ln, also when Open fails.
 func WithListener(ln net.Listener) Option { return func(o *options) { o.listener = ln } }
 
+// WithSharedPort lets other protocols share the peer port: connections that do not
+// open with kvraft's handshake are handed out by [Store.OtherConns], complete, and
+// not refused. They can be HTTP, TLS or whatever else has the client speak first; a
+// connection on which nothing comes within 5 s is closed. Whoever reaches that
+// service then reaches the peer port, which asks nobody who he is.
+func WithSharedPort() Option { return func(o *options) { o.sharePort = true } }
+
 // WithNetwork replaces TCP. It is a seam for tests and for tunnels.
 func WithNetwork(n Network) Option { return func(o *options) { o.network = n } }
 
 // WithJoin names peer addresses, host:port, of some or all members of a
-// cluster. A node without data asks them to be admitted until it is; a node
-// with data rejoins its cluster and uses them only to find it at new addresses.
-// Without WithJoin or WithJoinFunc an empty node founds a cluster of its own.
+// cluster, this node among them or not. A node without data asks them to be
+// admitted until it is; a node with data rejoins its cluster and uses them only
+// to find it at new addresses. Without WithJoin or WithJoinFunc an empty node
+// founds a cluster of its own.
+//
+// "dns://name:port" stands for all addresses that the name has, each with that
+// port. It is looked up anew whenever members are asked.
 func WithJoin(addrs ...string) Option {
 	return func(o *options) { o.join = append(o.join, addrs...) }
 }
@@ -118,6 +144,20 @@ func WithJoin(addrs ...string) Option {
 func WithJoinFunc(find func(context.Context) ([]string, error)) Option {
 	return func(o *options) { o.joinFunc = find }
 }
+
+// WithBootstrapExpect lets n empty nodes found a cluster together: all of them are
+// opened with the same n, and with WithJoin or WithJoinFunc to find each other, in
+// whatever order. Each waits until it has found n, and all become voters. Where
+// there is a cluster already a node asks to be admitted to it instead, and a node
+// with data goes on from that: the same program text starts a node every time. n
+// is to be more than half of the nodes that are ever started empty at one time, or
+// they can found two clusters while they do not find each other. Default 1: found
+// one alone, or with WithJoin wait to be admitted.
+func WithBootstrapExpect(n int) Option { return func(o *options) { o.expect = n } }
+
+// WithReplica makes a node that asks to be admitted a replica: see [Replica]. On a
+// node that is a voter it has no effect.
+func WithReplica() Option { return func(o *options) { o.replica = true } }
 
 // WithInMemory keeps everything in memory: nothing is read from or written to
 // the directory, and the node comes back empty. A majority of such nodes that
@@ -140,8 +180,31 @@ func WithSnapshots(s Snapshots) Option { return func(o *options) { o.snapshots =
 // WithLimits replaces the limits on keys, values and batches.
 func WithLimits(l Limits) Option { return func(o *options) { o.limits = l } }
 
+// WithHistory bounds the latest changes that are kept in memory for Watch, in bytes:
+// their keys and values, and 64 for each. (A value that is still in the state is not in
+// memory twice.) How far that goes back is how long a watcher may be away, or slow.
+// Default 16 MiB.
+func WithHistory(bytes int64) Option { return func(o *options) { o.history = bytes } }
+
 // maxID keeps raft's ServerIDs, configurations and log lines short.
 const maxID = 128
+
+// maxExpect is how many nodes may found a cluster together: their set is agreed on
+// in one message.
+const maxExpect = 32
+
+// joins reports whether the node looks for others.
+func (o *options) joins() bool { return len(o.join) > 0 || o.joinFunc != nil }
+
+// lookupHost finds the addresses of a host, by the network if that can.
+func (o *options) lookupHost(ctx context.Context, host string) ([]string, error) {
+	if n, ok := o.network.(interface {
+		LookupHost(context.Context, string) ([]string, error)
+	}); ok {
+		return n.LookupHost(ctx, host)
+	}
+	return net.DefaultResolver.LookupHost(ctx, host)
+}
 
 // newOptions records, fills in the defaults, and returns every fault at once.
 func newOptions(dir string, opts []Option) (options, error) {
@@ -158,6 +221,7 @@ func (o *options) setDefaults() {
 		orDefault(&o.addr, o.listener.Addr().String())
 	}
 	orDefault(&o.addr, "127.0.0.1:7000")
+	orDefault(&o.expect, 1)
 	if o.network == nil {
 		o.network = tcp{}
 	}
@@ -175,6 +239,7 @@ func (o *options) setDefaults() {
 	orDefault(&o.limits.KeyBytes, 1<<10)
 	orDefault(&o.limits.ValueBytes, 1<<20)
 	orDefault(&o.limits.BatchBytes, 8<<20)
+	orDefault(&o.history, 16<<20)
 }
 
 func orDefault[T comparable](field *T, value T) {
@@ -202,7 +267,16 @@ func (o *options) validate() error {
 		errs = append(errs, checkAddr("WithAddr", o.addr))
 	}
 	for _, addr := range o.join {
-		errs = append(errs, checkAddr("WithJoin", addr))
+		errs = append(errs, checkAddr("WithJoin", strings.TrimPrefix(addr, dnsPrefix)))
+	}
+	if o.expect < 1 || o.expect > maxExpect {
+		bad("WithBootstrapExpect: want 1 to %d, have %d", maxExpect, o.expect)
+	}
+	if o.expect > 1 && !o.joins() {
+		bad("WithBootstrapExpect(%d): name the other nodes with WithJoin", o.expect)
+	}
+	if o.replica && (o.expect > 1 || !o.joins()) {
+		bad("WithReplica: a replica cannot found a cluster; name members with WithJoin, without WithBootstrapExpect")
 	}
 	if o.inMemory && o.logStore != nil {
 		bad("WithInMemory and WithLogStore exclude each other")
@@ -219,6 +293,9 @@ func (o *options) validate() error {
 	}
 	if l := o.limits; l.KeyBytes < 1 || l.ValueBytes < 0 || l.BatchBytes > maxBatchBytes || l.KeyBytes > l.BatchBytes || l.ValueBytes > l.BatchBytes-l.KeyBytes {
 		bad("limits: want KeyBytes >= 1 and KeyBytes+ValueBytes <= BatchBytes <= %d, have %+v", maxBatchBytes, l)
+	}
+	if o.history < 0 {
+		bad("WithHistory(%d): want a number of bytes", o.history)
 	}
 	return errors.Join(errs...)
 }

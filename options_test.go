@@ -34,6 +34,9 @@ func TestAStoreWithoutOptionsGetsTheDocumentedDefaults(t *testing.T) {
 	if want := (Limits{1 << 10, 1 << 20, 8 << 20}); o.limits != want {
 		t.Errorf("limits %+v, want %+v", o.limits, want)
 	}
+	if o.history != 16<<20 {
+		t.Errorf("%d bytes of history, want 16 MiB", o.history)
+	}
 }
 
 func TestWhatFollowsFromTheHeartbeatDoesSoUnlessItIsSet(t *testing.T) {
@@ -134,6 +137,7 @@ func TestOptionsOutsideTheirBoundsAreRefused(t *testing.T) {
 		"batch under one pair":       WithLimits(Limits{KeyBytes: 10, ValueBytes: 20, BatchBytes: 29}),
 		"batch over the peer port's": WithLimits(Limits{BatchBytes: maxBatchBytes + 1}),
 		"key over the batch":         WithLimits(Limits{KeyBytes: 9 << 20}),
+		"history negative":           WithHistory(-1),
 	} {
 		if _, err := newOptions("data", []Option{opt}); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: got %v, want ErrInvalid", name, err)
@@ -152,14 +156,14 @@ func TestEveryBadOptionIsNamedAtOnce(t *testing.T) {
 	_, err := newOptions("", []Option{
 		WithID("a b"), WithAddr("x"), WithAdvertise("y"), WithJoin("z", "w"),
 		WithTiming(Timing{Lease: time.Hour, Commit: time.Nanosecond}),
-		WithSnapshots(Snapshots{Retain: -1}), WithLimits(Limits{KeyBytes: -1}),
+		WithSnapshots(Snapshots{Retain: -1}), WithLimits(Limits{KeyBytes: -1}), WithHistory(-1),
 	})
 	if err == nil {
 		t.Fatal("all of it was taken")
 	}
 	for _, part := range []string{
 		"no directory", `id "a b"`, `WithAddr "x"`, `WithAdvertise "y"`, `WithJoin "z"`, `WithJoin "w"`,
-		"Lease", "Commit", "snapshots", "limits",
+		"Lease", "Commit", "snapshots", "limits", "WithHistory",
 	} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("%q is missing from:\n%v", part, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -86,7 +87,60 @@ func (s raftStream) Dial(target raft.ServerAddress, timeout time.Duration) (net.
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()
 	conn, _, err := s.dial(ctx, string(target[at+1:]), forRaft, raft.ServerID(target[:at]))
-	return conn, err
+	if err != nil {
+		return nil, err
+	}
+	return &patientConn{Conn: conn}, nil
+}
+
+// perByte is what a byte may take, of whatever is sent to a node: 1 MB/s.
+const perByte = time.Microsecond
+
+// patientConn is a connection that raft has made. raft sets one deadline for a
+// message and its answer, however large it is, and would send a large entry over a
+// slow link again and again. Here each piece of the message has that time, and the
+// answer has more by what was written. It has one user at a time.
+type patientConn struct {
+	net.Conn
+	patience time.Duration // 0: no deadline
+	written  int           // bytes of the message, so far
+}
+
+func (c *patientConn) SetDeadline(t time.Time) error {
+	c.patience, c.written = 0, 0
+	if !t.IsZero() {
+		c.patience = max(time.Until(t), 1)
+	}
+	return c.Conn.SetDeadline(t)
+}
+
+func (c *patientConn) deadline() (t time.Time) {
+	if c.patience > 0 {
+		t = time.Now().Add(c.patience + time.Duration(c.written)*perByte)
+	}
+	return t
+}
+
+func (c *patientConn) Write(b []byte) (n int, err error) {
+	const piece = 64 << 10
+	for part := range slices.Chunk(b, piece) {
+		if err := c.Conn.SetWriteDeadline(c.deadline()); err != nil {
+			return n, err
+		}
+		wrote, err := c.Conn.Write(part)
+		n, c.written = n+wrote, c.written+wrote
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (c *patientConn) Read(b []byte) (int, error) {
+	if err := c.Conn.SetReadDeadline(c.deadline()); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(b)
 }
 
 type peerAddr string
@@ -94,7 +148,7 @@ type peerAddr string
 func (a peerAddr) Network() string { return "kvraft" }
 func (a peerAddr) String() string  { return string(a) }
 
-// raftTransport is raft's network transport with four changes.
+// raftTransport is raft's network transport with six changes.
 //
 // Each message names the node that is meant, not only its address.
 //
@@ -109,19 +163,37 @@ func (a peerAddr) String() string  { return string(a) }
 // cannot be shut down. Since a group of writes is one entry, a pipeline brought
 // no speed either.
 //
+// A message has up to 1 MiB of entries, or one larger entry. raft counts entries,
+// and as many as it takes would be 32 MiB where each is a group of writes: too much
+// for the time that it gives an answer.
+//
 // A snapshot that brings nothing new is not installed (section 7 of the Raft
 // paper, rule 6). raft looks at its term alone: a message that was sent twice, and
 // arrives for the second time when the follower has gone on, would take back the
 // state and delete the log behind it, acknowledged entries among it.
+//
+// A voter has a vote for a candidate that it knows as a member without one. raft
+// refuses it, although the candidate may have been promoted meanwhile by a leader
+// that is dead now: where a majority of three was the leader and the one that it
+// promoted, no other could be elected, and it would not be either. (The vote is a
+// candidate's due whatever the voter's configuration says: section 4.1 of Ongaro's
+// thesis.)
 type raftTransport struct {
 	*raft.NetworkTransport
 	rpcs     chan raft.RPC
 	installs *installs
 }
 
-// newRaftTransport returns the transport of a node for which redundant says
-// whether it has all that a snapshot brings; an error is answered instead.
-func newRaftTransport(t *transport, timeout time.Duration, log hclog.Logger, redundant func(*raft.InstallSnapshotRequest) (bool, error)) raftTransport {
+// sieve is what a transport asks its node of messages before raft sees them.
+type sieve struct {
+	// redundant: it has all that a snapshot brings; an error is answered instead.
+	redundant func(*raft.InstallSnapshotRequest) (bool, error)
+	// asVoter is the id of a candidate, or if raft would refuse that for a member
+	// without a vote, one that it takes for a voter's. It looks at it for that alone.
+	asVoter func(candidate []byte) []byte
+}
+
+func newRaftTransport(t *transport, timeout time.Duration, log hclog.Logger, by sieve) raftTransport {
 	rt := raftTransport{rpcs: make(chan raft.RPC), installs: newInstalls(log)}
 	rt.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:          raftStream{t, make(chan struct{})},
@@ -130,17 +202,18 @@ func newRaftTransport(t *transport, timeout time.Duration, log hclog.Logger, red
 		Timeout:         timeout,
 		Logger:          log,
 	})
-	t.running.Go(func() { rt.sift(t, redundant) })
+	t.running.Go(func() { rt.sift(t, by) })
 	return rt
 }
 
 // Consumer is where raft gets its messages.
 func (t raftTransport) Consumer() <-chan raft.RPC { return t.rpcs }
 
-// sift passes messages on to raft, but for redundant snapshots, until the owner
-// of the connections is cut. There is one order of messages, with or without it:
-// what comes behind a snapshot waits until raft is done with that.
-func (t raftTransport) sift(owner *transport, redundant func(*raft.InstallSnapshotRequest) (bool, error)) {
+// sift passes messages on to raft, but for redundant snapshots, and with candidates
+// as voters, until the owner of the connections is cut. There is one order of
+// messages, with or without it: what comes behind a snapshot waits until raft is
+// done with that.
+func (t raftTransport) sift(owner *transport, by sieve) {
 	for {
 		var rpc raft.RPC
 		select {
@@ -148,11 +221,16 @@ func (t raftTransport) sift(owner *transport, redundant func(*raft.InstallSnapsh
 		case <-owner.ctx.Done():
 			return
 		}
-		if req, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok {
-			if have, err := redundant(req); have || err != nil {
+		switch req := rpc.Command.(type) {
+		case *raft.InstallSnapshotRequest:
+			if have, err := by.redundant(req); have || err != nil {
 				owner.running.Go(func() { declineSnapshot(rpc, req, err) })
 				continue
 			}
+		case *raft.RequestVoteRequest:
+			req.ID = by.asVoter(req.ID)
+		case *raft.RequestPreVoteRequest:
+			req.ID = by.asVoter(req.ID)
 		}
 		select {
 		case t.rpcs <- rpc:
@@ -183,7 +261,20 @@ func (t raftTransport) AppendEntriesPipeline(id raft.ServerID, addr raft.ServerA
 }
 
 func (t raftTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	req.Entries = withinBytes(req.Entries, 1<<20)
 	return t.NetworkTransport.AppendEntries(id, meant(id, addr), req, resp)
+}
+
+// withinBytes returns the first of the entries, one at least, that together have
+// no more than so many bytes. raft goes on after the last one of the request.
+func withinBytes(entries []*raft.Log, most int) []*raft.Log {
+	bytes := 0
+	for i, entry := range entries {
+		if bytes += len(entry.Data); bytes > most && i > 0 {
+			return entries[:i]
+		}
+	}
+	return entries
 }
 
 func (t raftTransport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
@@ -196,7 +287,7 @@ func (t raftTransport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress,
 
 func (t raftTransport) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	t.installs.count(id)
-	return t.NetworkTransport.InstallSnapshot(id, meant(id, addr), req, resp, data)
+	return t.NetworkTransport.InstallSnapshot(id, meant(id, addr), req, resp, &outgoing{t.installs, id, data})
 }
 
 func (t raftTransport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
@@ -209,18 +300,50 @@ func (t raftTransport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, req
 type installs struct {
 	log hclog.Logger
 
-	mu   sync.Mutex
-	sent map[raft.ServerID][]time.Time // guarded by mu: when, within the last minutes
+	mu    sync.Mutex
+	sent  map[raft.ServerID][]time.Time // guarded by mu: when, within the last minutes
+	bytes map[raft.ServerID]int64       // guarded by mu: of the snapshot that was sent last, so far
 }
 
 func newInstalls(log hclog.Logger) *installs {
-	return &installs{log: log, sent: make(map[raft.ServerID][]time.Time)}
+	return &installs{log: log, sent: make(map[raft.ServerID][]time.Time), bytes: make(map[raft.ServerID]int64)}
+}
+
+// keepOnly forgets nodes that are no members any more.
+func (i *installs) keepOnly(members map[raft.ServerID]bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	maps.DeleteFunc(i.sent, func(id raft.ServerID, _ []time.Time) bool { return !members[id] })
+	maps.DeleteFunc(i.bytes, func(id raft.ServerID, _ int64) bool { return !members[id] })
+}
+
+// sentTo is how much of its snapshot a node was sent.
+func (i *installs) sentTo(id raft.ServerID) int64 {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.bytes[id]
+}
+
+// outgoing counts the bytes of a snapshot as they are sent.
+type outgoing struct {
+	installs *installs
+	to       raft.ServerID
+	data     io.Reader
+}
+
+func (s *outgoing) Read(b []byte) (int, error) {
+	n, err := s.data.Read(b)
+	s.installs.mu.Lock()
+	defer s.installs.mu.Unlock()
+	s.installs.bytes[s.to] += int64(n)
+	return n, err
 }
 
 func (i *installs) count(id raft.ServerID) {
 	const often, within = 3, 10 * time.Minute
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.bytes[id] = 0
 	now := time.Now()
 	recent := slices.DeleteFunc(i.sent[id], func(at time.Time) bool { return now.Sub(at) > within })
 	if recent = append(recent, now); len(recent) < often {

@@ -75,7 +75,7 @@ func AtLeast(version uint64) ReadOption {
 // ErrClosed, ErrNoLeader when the context ended before a leader answered, and
 // ErrStale with MaxStaleness and AtLeast.
 func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry, error) {
-	if err := s.opts.limits.checkKey(key); err != nil {
+	if err := s.opts.limits.checkKey(key); err != nil && !s.holds(key) { // hraftd took any
 		return Entry{}, err
 	}
 	o := newReadOptions(opts)
@@ -96,6 +96,12 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 		return err
 	})
 	return entry, err
+}
+
+// holds reports whether a key is in this node's state.
+func (s *Store) holds(key string) bool {
+	_, ok := s.fsm.now.Load().view.Get(key)
+	return ok
 }
 
 // readAsLeader answers from this node's state.
@@ -197,22 +203,25 @@ func (s *Store) readLoop(ctx context.Context, read func(context.Context, *reign)
 			return err
 		}
 		reign := s.reign()
-		if reign.leads || reign.leader != (peer{}) {
+		switch {
+		case reign.leads:
+			last = read(ctx, reign) // a round ends by itself, and soon
+		case reign.leader != peer{}:
 			last = s.readUnder(ctx, reign, read)
-			if last == nil || errors.Is(last, ErrNotFound) || errors.Is(last, ErrInvalid) {
-				return last
-			}
+		}
+		if last == nil || errors.Is(last, ErrNotFound) || errors.Is(last, ErrInvalid) {
+			return last
 		}
 		if err := s.pause(ctx, reign, attempt); err != nil {
 			if errors.Is(err, ErrClosed) {
 				return err
 			}
-			return noLeader(ctx, last)
+			return noLeader(ctx, s.troubleOr(last))
 		}
 	}
 }
 
-// readUnder gives an attempt up when the leader changes or does not answer.
+// readUnder gives an attempt on another node up when the leader changes or does not answer.
 func (s *Store) readUnder(ctx context.Context, reign *reign, read func(context.Context, *reign) error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.patience())
 	defer cancel()

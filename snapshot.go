@@ -18,28 +18,51 @@ import (
 
 // A snapshot is a stream, written and read in one pass:
 //
-//	magic, whose last byte is the version of the format
+//	magic, whose last byte is the version of the format: 2 if there are notes, else 1
 //	cluster, index, term, revision, floor, number of keys, number of requests
+//	with notes: their number, and for each, in order: name, text
 //	for each key, in order:       key, value, version
 //	for each request remembered:  id (16 bytes), log index, result code, result version
 //	CRC-32C of all before it (4 bytes, big endian)
 //
 // Numbers are uvarints; strings have their length before them.
 
-var snapshotMagic = [8]byte{'k', 'v', 's', 'n', 'a', 'p', 0, 1}
+var snapshotMagic = [7]byte{'k', 'v', 's', 'n', 'a', 'p', 0}
+
+// The versions of the format. A snapshot has the lowest that can hold it.
+const (
+	snapshotPlain     = 1
+	snapshotWithNotes = 2
+)
 
 type snapshotHeader struct {
 	cluster     string // empty when written before the cluster had an id
 	index, term uint64 // of the newest entry in it; raft does not tell them to a state machine that restores
 }
 
+// snapshotCounts is what a snapshot says of its state.
+type snapshotCounts struct{ revision, floor, keys, requests uint64 }
+
 // writeSnapshot writes view to w, which it does not close, or gives up when ctx
 // ends.
 func writeSnapshot(ctx context.Context, w io.Writer, head snapshotHeader, view state.View) error {
-	out := &snapshotWriter{ctx: ctx, w: bufio.NewWriterSize(w, 1<<20), sum: crc32.New(castagnoli)}
+	out := &snapshotWriter{ctx: ctx, w: bufio.NewWriterSize(w, pieceBytes), sum: crc32.New(castagnoli)}
 	out.write(snapshotMagic[:])
+	if view.NotesLen() > 0 {
+		out.write([]byte{snapshotWithNotes})
+	} else {
+		out.write([]byte{snapshotPlain})
+	}
 	out.string(head.cluster)
 	out.numbers(head.index, head.term, view.Revision(), view.Floor(), uint64(view.Len()), uint64(view.RememberedLen()))
+	if view.NotesLen() > 0 {
+		out.numbers(uint64(view.NotesLen()))
+	}
+	view.Notes(func(name, text string) bool {
+		out.string(name)
+		out.string(text)
+		return out.err == nil
+	})
 	view.Ascend("", func(key string, item state.Item) bool {
 		out.string(key)
 		out.bytes(item.Value)
@@ -105,11 +128,10 @@ func (s *snapshotWriter) string(text string) {
 func readSnapshot(r *bufio.Reader) (snapshotHeader, *state.State, error) {
 	in := &snapshotReader{r: r}
 	var loader *state.Loader
-	head, err := in.read(
-		func(revision, floor uint64) { loader = state.NewLoader(revision, floor) },
-		func(key string, item state.Item) error { return loader.Add(key, item) },
-		func(r state.Remembered) error { return loader.Remember(r) },
-	)
+	head, err := in.read(func(counts snapshotCounts) snapshotTaker {
+		loader = state.NewLoader(counts.revision, counts.floor)
+		return loader
+	})
 	if err != nil {
 		return head, nil, fmt.Errorf("read snapshot: %w", err)
 	}
@@ -118,17 +140,36 @@ func readSnapshot(r *bufio.Reader) (snapshotHeader, *state.State, error) {
 
 // verifySnapshot reads a snapshot without building its state.
 func verifySnapshot(r io.Reader) error {
-	in := &snapshotReader{r: bufio.NewReaderSize(r, 1<<20)}
-	_, err := in.read(
-		func(uint64, uint64) {},
-		func(string, state.Item) error { return nil },
-		func(state.Remembered) error { return nil },
-	)
-	if err != nil {
-		return fmt.Errorf("read snapshot: %w", err)
-	}
-	return nil
+	_, _, err := scanSnapshot(r)
+	return err
 }
+
+// scanSnapshot is verifySnapshot, and tells what the snapshot says of itself, as far
+// as it can be read.
+func scanSnapshot(r io.Reader) (head snapshotHeader, counts snapshotCounts, err error) {
+	in := &snapshotReader{r: bufio.NewReaderSize(r, 1<<20)}
+	head, err = in.read(func(c snapshotCounts) snapshotTaker {
+		counts = c
+		return nothing{}
+	})
+	if err != nil {
+		err = fmt.Errorf("read snapshot: %w", err)
+	}
+	return head, counts, err
+}
+
+// snapshotTaker takes what a snapshot holds: a state.Loader, or nothing.
+type snapshotTaker interface {
+	Note(name, text string) error
+	Add(key string, item state.Item) error
+	Remember(state.Remembered) error
+}
+
+type nothing struct{}
+
+func (nothing) Note(string, string) error       { return nil }
+func (nothing) Add(string, state.Item) error    { return nil }
+func (nothing) Remember(state.Remembered) error { return nil }
 
 // snapshotReader keeps the first error: after it everything reads as zero.
 type snapshotReader struct {
@@ -139,30 +180,45 @@ type snapshotReader struct {
 	err   error
 }
 
-func (s *snapshotReader) read(
-	begin func(revision, floor uint64),
-	key func(string, state.Item) error,
-	request func(state.Remembered) error,
-) (head snapshotHeader, err error) {
-	var opening [8]byte
+func (s *snapshotReader) read(begin func(snapshotCounts) snapshotTaker) (head snapshotHeader, err error) {
+	var opening [len(snapshotMagic) + 1]byte
 	s.fill(opening[:])
+	version := opening[len(snapshotMagic)]
 	switch {
 	case s.err != nil:
 		return head, s.err
-	case [7]byte(opening[:]) != [7]byte(snapshotMagic[:]):
+	case [len(snapshotMagic)]byte(opening[:]) != snapshotMagic:
 		return head, errors.New("not a kvraft snapshot")
-	case opening[7] != snapshotMagic[7]:
-		return head, fmt.Errorf("format version %d, this program reads %d", opening[7], snapshotMagic[7])
+	case version != snapshotPlain && version != snapshotWithNotes:
+		return head, fmt.Errorf("format version %d, this program reads up to %d", version, snapshotWithNotes)
 	}
 	head.cluster = string(s.bytes())
 	head.index, head.term = s.number(), s.number()
-	revision, floor := s.number(), s.number()
-	keys, requests := s.number(), s.number()
-	begin(revision, floor)
-	for ; keys > 0 && s.err == nil; keys-- {
-		k, item := string(s.bytes()), state.Item{Value: s.bytes(), Version: s.number()}
-		s.check(func() error { return key(k, item) })
+	counts := snapshotCounts{s.number(), s.number(), s.number(), s.number()}
+	to := begin(counts)
+	if version == snapshotWithNotes {
+		s.notes(to)
 	}
+	for keys := counts.keys; keys > 0 && s.err == nil; keys-- {
+		key, item := string(s.bytes()), state.Item{Value: s.bytes(), Version: s.number()}
+		s.check(func() error { return to.Add(key, item) })
+	}
+	s.requests(to, counts.requests)
+	return head, s.end()
+}
+
+func (s *snapshotReader) notes(to snapshotTaker) {
+	notes := s.number()
+	if notes == 0 {
+		s.check(func() error { return errors.New("no notes in a format for notes") })
+	}
+	for ; notes > 0 && s.err == nil; notes-- {
+		name, text := string(s.bytes()), string(s.bytes())
+		s.check(func() error { return to.Note(name, text) })
+	}
+}
+
+func (s *snapshotReader) requests(to snapshotTaker, requests uint64) {
 	for ; requests > 0 && s.err == nil; requests-- {
 		var r state.Remembered
 		s.fill(r.ID[:])
@@ -171,9 +227,8 @@ func (s *snapshotReader) read(
 			s.check(func() error { return fmt.Errorf("result code %d", code) })
 		}
 		r.Index, r.Result = index, command.Result{Code: command.Code(code), Version: version}
-		s.check(func() error { return request(r) })
+		s.check(func() error { return to.Remember(r) })
 	}
-	return head, s.end()
 }
 
 // end compares the checksum and makes sure that nothing follows it.

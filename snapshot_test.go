@@ -38,6 +38,7 @@ func busyState(t testing.TB) *state.State {
 	apply(200, command.Op{Kind: command.Check, Key: "color", Version: 9})
 	apply(70000, command.Op{Kind: command.Set, Key: "a\x00\xff", Value: bytes.Repeat([]byte{0, 0xff}, 100)})
 	apply(1<<40, command.Op{Kind: command.Delete, Key: "color"})
+	apply(1<<40+1, command.Op{Kind: command.Note, Key: "b", Value: []byte("2")}, command.Op{Kind: command.Note, Key: "a", Value: []byte("1")})
 	return s
 }
 
@@ -121,8 +122,22 @@ func TestTheSnapshotFormatStaysAsItIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := binary.BigEndian.AppendUint32(raw, crc32.Checksum(raw, crc32.MakeTable(crc32.Castagnoli)))
-	if got := snapshotBytes(t, snapshotHeader{"c1", 300, 3}, s.View()); !bytes.Equal(got, want) {
+	if got, want := snapshotBytes(t, snapshotHeader{"c1", 300, 3}, s.View()), sealed(raw); !bytes.Equal(got, want) {
+		t.Errorf("\n got %x\nwant %x", got, want)
+	}
+}
+
+func TestTheSnapshotFormatWithNotesStaysAsItIs(t *testing.T) {
+	s := state.New()
+	s.Apply(5, []command.Request{{ID: command.ID{1}, Ops: []command.Op{{Kind: command.Note, Key: "n", Value: []byte("1")}}}})
+	raw, err := hex.DecodeString("6b76736e61700002" + // kvsnap, version 2
+		"026331" + "ac02" + "03" + "00" + "00" + "00" + "01" + // as without notes
+		"01" + "016e" + "0131" +
+		"01000000000000000000000000000000" + "05" + "00" + "00")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := snapshotBytes(t, snapshotHeader{"c1", 300, 3}, s.View()), sealed(raw); !bytes.Equal(got, want) {
 		t.Errorf("\n got %x\nwant %x", got, want)
 	}
 }
@@ -168,6 +183,9 @@ func TestBytesBehindASnapshotAreRefused(t *testing.T) {
 	}
 }
 
+// plainSnapshot opens a snapshot without notes.
+var plainSnapshot = append(snapshotMagic[:len(snapshotMagic):len(snapshotMagic)], snapshotPlain)
+
 // sealed gives body the checksum that belongs to it.
 func sealed(body ...[]byte) []byte {
 	all := slices.Concat(body...)
@@ -183,7 +201,7 @@ func uvarints(ns ...uint64) (b []byte) {
 
 func TestASnapshotThatNoStateCanHaveWrittenIsRefusedWhateverItsChecksumSays(t *testing.T) {
 	head := func(revision, floor, keys, requests uint64) []byte {
-		return slices.Concat(snapshotMagic[:], uvarints(0, 9, 3, revision, floor, keys, requests))
+		return slices.Concat(plainSnapshot, uvarints(0, 9, 3, revision, floor, keys, requests))
 	}
 	key := func(k string, version uint64) []byte {
 		return slices.Concat(uvarints(uint64(len(k))), []byte(k), uvarints(0, version))
@@ -206,10 +224,13 @@ func TestASnapshotThatNoStateCanHaveWrittenIsRefusedWhateverItsChecksumSays(t *t
 		"an unknown result":      sealed(head(2, 0, 0, 1), request(1, 1, 3, 1)),
 		"a key too few":          sealed(head(2, 0, 2, 0), key("a", 1)),
 		"a key too many":         sealed(head(2, 0, 1, 0), key("a", 1), key("b", 2)),
-		"a number without end":   sealed(snapshotMagic[:], bytes.Repeat([]byte{0x80}, 20)),
-		"a number over 64 bits":  sealed(snapshotMagic[:], bytes.Repeat([]byte{0xff}, 9), []byte{2}),
+		"a number without end":   sealed(plainSnapshot, bytes.Repeat([]byte{0x80}, 20)),
+		"a number over 64 bits":  sealed(plainSnapshot, bytes.Repeat([]byte{0xff}, 9), []byte{2}),
 		"another magic":          sealed([]byte("kvsnip\x00\x01"), head(0, 0, 0, 0)[8:]),
-		"a future version":       sealed([]byte("kvsnap\x00\x02"), head(0, 0, 0, 0)[8:]),
+		"a future version":       sealed([]byte("kvsnap\x00\x03"), head(0, 0, 0, 0)[8:]),
+		"no notes, though":       sealed([]byte("kvsnap\x00\x02"), uvarints(0, 9, 3, 0, 0, 0, 0, 0)),
+		"an empty note":          sealed([]byte("kvsnap\x00\x02"), uvarints(0, 9, 3, 0, 0, 0, 0, 1, 0, 0)),
+		"notes out of order":     sealed([]byte("kvsnap\x00\x02"), uvarints(0, 9, 3, 0, 0, 0, 0, 2), []byte("\x01b\x01x\x01a\x01x")),
 		"hraftd's JSON":          []byte(`{"color":"green"}`),
 		"one that is all zeroes": make([]byte, 1000),
 	} {
@@ -221,8 +242,8 @@ func TestASnapshotThatNoStateCanHaveWrittenIsRefusedWhateverItsChecksumSays(t *t
 
 func TestAFutureSnapshotIsNamedAsSuch(t *testing.T) {
 	snapshot := snapshotBytes(t, snapshotHeader{}, state.New().View())
-	snapshot[7] = 2
-	if _, _, err := readSnapshotBytes(snapshot); err == nil || !strings.Contains(err.Error(), "version 2, this program reads 1") {
+	snapshot[7] = 3
+	if _, _, err := readSnapshotBytes(snapshot); err == nil || !strings.Contains(err.Error(), "version 3, this program reads up to 2") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -235,7 +256,7 @@ func TestADamagedLengthAllocatesNoMoreThanThereIsToRead(t *testing.T) {
 		"of keys":     uvarints(0, 9, 3, 1<<63, 0, 1<<63, 1<<63),
 		"of requests": uvarints(0, 9, 3, 1<<63, 0, 0, 1<<64-1),
 	} {
-		snapshot := slices.Concat(snapshotMagic[:], body, make([]byte, 3000))
+		snapshot := slices.Concat(plainSnapshot, body, make([]byte, 3000))
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		if _, _, err := readSnapshotBytes(snapshot); err == nil {
@@ -294,7 +315,7 @@ func FuzzSnapshot(f *testing.F) {
 		f.Add(whole[:len(whole)/2], true)
 		f.Add(append(bytes.Clone(whole), 0), false)
 	}
-	f.Add(slices.Concat(snapshotMagic[:], uvarints(1<<62)), true)
+	f.Add(slices.Concat(plainSnapshot, uvarints(1<<62)), true)
 	writing := snapshotWriting{bufio.NewWriterSize(nil, 1<<20)}
 	checking := snapshotChecking{bufio.NewReaderSize(nil, 1<<20)}
 	f.Fuzz(func(t *testing.T, data []byte, seal bool) {
@@ -319,8 +340,8 @@ func FuzzSnapshot(f *testing.F) {
 
 func TestASnapshotHasOneEncoding(t *testing.T) {
 	for name, b := range map[string][]byte{
-		"a longer number":    sealed(snapshotMagic[:], []byte{0x80, 0}, uvarints(9, 3, 0, 0, 0, 0)),
-		"a result code, cut": sealed(snapshotMagic[:], uvarints(0, 9, 3, 2, 0, 0, 1), make([]byte, 16), uvarints(1, 256, 1)),
+		"a longer number":    sealed(plainSnapshot, []byte{0x80, 0}, uvarints(9, 3, 0, 0, 0, 0)),
+		"a result code, cut": sealed(plainSnapshot, uvarints(0, 9, 3, 2, 0, 0, 1), make([]byte, 16), uvarints(1, 256, 1)),
 	} {
 		if _, _, err := readSnapshotBytes(b); err == nil {
 			t.Errorf("%s was read", name)

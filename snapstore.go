@@ -1,11 +1,14 @@
 package kvraft
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"hash/crc32"
+	"hash/crc64"
 	"io"
 	"io/fs"
 	"os"
@@ -19,9 +22,10 @@ import (
 
 // Names that raft's file snapshot store gives.
 const (
-	snapshotsDir     = "snapshots"
-	snapshotMetaFile = "meta.json"
-	snapshotTmp      = ".tmp"
+	snapshotsDir      = "snapshots"
+	snapshotMetaFile  = "meta.json"
+	snapshotStateFile = "state.bin"
+	snapshotTmp       = ".tmp"
 )
 
 // snapshotStore guards raft's file snapshot store, which passes over a snapshot
@@ -55,6 +59,9 @@ func openSnapshots(dir string, retain int, logs *logStore, verify func(io.Reader
 	if err := logs.alignWith(newest.Index, newest.Term); err != nil {
 		return nil, err
 	}
+	if err := logs.dropSevered(); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -77,7 +84,7 @@ func (s *snapshotStore) load(verify func(io.Reader) error) (newest snapshotMark,
 		if !entry.IsDir() {
 			continue
 		}
-		mark, err := s.verify(entry.Name(), verify)
+		_, mark, err := verifySnapshotFiles(path, verify)
 		if err == nil && mark.ID == remembered.ID && mark != remembered {
 			err = errors.New("not what was completed here under that name")
 		}
@@ -94,7 +101,10 @@ func (s *snapshotStore) load(verify func(io.Reader) error) (newest snapshotMark,
 	if newest.olderThan(remembered) {
 		return snapshotMark{}, s.older(newest, remembered)
 	}
-	if newest == remembered {
+	switch {
+	case s.logs.foreign:
+		return newest, s.adopt(newest)
+	case newest == remembered:
 		return newest, nil
 	}
 	return newest, s.remember(newest)
@@ -127,56 +137,73 @@ func (s *snapshotStore) remember(mark snapshotMark) error {
 	})
 }
 
-// verify reads the snapshot id to its end: raft checks its CRC-64 when it opens
-// it, check what is inside.
-func (s *snapshotStore) verify(id string, check func(io.Reader) error) (mark snapshotMark, err error) {
-	mark, err = s.readMark(id)
+// verifySnapshotFiles reads the snapshot in dir to its end and changes nothing:
+// check reads what is inside, and raft's CRC-64 is compared. With an error it
+// returns what could be read.
+func verifySnapshotFiles(dir string, check func(io.Reader) error) (meta snapshotMeta, mark snapshotMark, err error) {
+	meta, mark, err = readSnapshotMeta(dir)
 	if err != nil {
-		return snapshotMark{}, err
+		return meta, mark, err
 	}
-	if mark.ID != id || !strings.HasPrefix(id, fmt.Sprintf("%d-%d-", mark.Term, mark.Index)) {
-		return snapshotMark{}, fmt.Errorf("its %s is that of %s, term %d, index %d", snapshotMetaFile, mark.ID, mark.Term, mark.Index)
+	if id := filepath.Base(dir); mark.ID != id || !strings.HasPrefix(id, fmt.Sprintf("%d-%d-", mark.Term, mark.Index)) {
+		return meta, mark, fmt.Errorf("its %s is that of %s, term %d, index %d", snapshotMetaFile, mark.ID, mark.Term, mark.Index)
 	}
-	_, state, err := s.files.Open(id)
+	state, err := os.Open(filepath.Join(dir, snapshotStateFile))
 	if err != nil {
-		return snapshotMark{}, err
+		return meta, mark, err
 	}
 	defer state.Close()
-	counted := &countingReader{r: state}
+	counted := &countingReader{r: state, sum: crc64.New(crc64.MakeTable(crc64.ECMA))}
 	if err := check(counted); err != nil {
-		return snapshotMark{}, err
+		return meta, mark, err
 	}
 	if _, err := io.Copy(io.Discard, counted); err != nil {
-		return snapshotMark{}, err
+		return meta, mark, err
 	}
 	if counted.n != mark.Size {
-		return snapshotMark{}, fmt.Errorf("%d bytes of state, %d expected", counted.n, mark.Size)
+		return meta, mark, fmt.Errorf("%d bytes of state, %d expected", counted.n, mark.Size)
 	}
-	return mark, nil
+	if !bytes.Equal(counted.sum.Sum(nil), meta.CRC) {
+		return meta, mark, errors.New("CRC mismatch")
+	}
+	return meta, mark, nil
 }
 
 type countingReader struct {
-	r io.Reader
-	n int64
+	r   io.Reader
+	n   int64
+	sum hash.Hash
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
+	c.sum.Write(p[:n])
 	return n, err
 }
 
-// readMark reads the mark of the snapshot id from its meta.json.
+// snapshotMeta is what raft writes into a snapshot's meta.json.
+type snapshotMeta struct {
+	raft.SnapshotMeta
+	CRC []byte // CRC-64 of the state
+}
+
+// readMark reads the mark of the snapshot id.
 func (s *snapshotStore) readMark(id string) (snapshotMark, error) {
-	stored, err := os.ReadFile(filepath.Join(s.path, id, snapshotMetaFile))
+	_, mark, err := readSnapshotMeta(filepath.Join(s.path, id))
+	return mark, err
+}
+
+// readSnapshotMeta reads the meta.json of the snapshot in dir.
+func readSnapshotMeta(dir string) (meta snapshotMeta, mark snapshotMark, err error) {
+	stored, err := os.ReadFile(filepath.Join(dir, snapshotMetaFile))
 	if err != nil {
-		return snapshotMark{}, err
+		return meta, mark, err
 	}
-	var meta raft.SnapshotMeta
 	if err := json.Unmarshal(stored, &meta); err != nil {
-		return snapshotMark{}, fmt.Errorf("%s: %w", snapshotMetaFile, err)
+		return snapshotMeta{}, mark, fmt.Errorf("%s: %w", snapshotMetaFile, err)
 	}
-	return snapshotMark{meta.ID, meta.Index, meta.Term, meta.Size, crc32.Checksum(stored, castagnoli)}, nil
+	return meta, snapshotMark{meta.ID, meta.Index, meta.Term, meta.Size, crc32.Checksum(stored, castagnoli)}, nil
 }
 
 // Create starts a snapshot. Errors in writing one, such as a full disk, do not
@@ -233,7 +260,11 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 	if err := s.logs.failure(); err != nil {
 		return nil, nil, err
 	}
-	return s.files.Open(id)
+	meta, content, err := s.files.Open(id)
+	if err != nil || !s.logs.meta().isLegacy() {
+		return meta, content, err
+	}
+	return translated(meta, content)
 }
 
 // snapshotSink writes one snapshot, whose mark is remembered when it is
@@ -242,17 +273,46 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 type snapshotSink struct {
 	raft.SnapshotSink
 	store *snapshotStore
+	state *os.File // its state, for Sync; nil: not opened yet
 	ended bool
 	err   error // what Close answers once ended
 }
 
-var errSnapshotCancelled = errors.New("snapshot was cancelled")
+var (
+	errSnapshotCancelled = errors.New("snapshot was cancelled")
+
+	// errSnapshotOvertaken is for raft, which would else take the one that it has
+	// written itself for the newest, whatever the leader has sent meanwhile: it would
+	// refuse each entry behind that, for want of the one before.
+	errSnapshotOvertaken = errors.New("a newer snapshot has come from the leader meanwhile")
+)
+
+// Sync puts what was written on stable storage. The rest of the snapshot follows
+// with Close.
+func (s *snapshotSink) Sync() (err error) {
+	if s.state == nil {
+		// raft keeps its own handle to itself.
+		s.state, err = os.OpenFile(filepath.Join(s.store.path, s.ID()+snapshotTmp, snapshotStateFile), os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+	}
+	return s.state.Sync()
+}
+
+// closeState cannot lose anything: raft syncs the file itself when it is complete.
+func (s *snapshotSink) closeState() {
+	if s.state != nil {
+		s.state.Close()
+	}
+}
 
 func (s *snapshotSink) Close() error {
 	if s.ended {
 		return s.err
 	}
 	s.ended = true
+	s.closeState()
 	if s.err = s.SnapshotSink.Close(); s.err != nil {
 		s.err = errors.Join(s.err, s.removeUnfinished())
 		return s.err
@@ -260,6 +320,9 @@ func (s *snapshotSink) Close() error {
 	mark, err := s.store.readMark(s.ID())
 	if err == nil {
 		err = s.store.remember(mark)
+	}
+	if err == nil && mark.olderThan(s.store.logs.meta().Snapshot) {
+		err = errSnapshotOvertaken
 	}
 	s.err = err
 	return s.err
@@ -270,6 +333,7 @@ func (s *snapshotSink) Cancel() error {
 		return nil
 	}
 	s.ended, s.err = true, errSnapshotCancelled
+	s.closeState()
 	return errors.Join(s.SnapshotSink.Cancel(), s.removeUnfinished())
 }
 

@@ -293,3 +293,32 @@ func TestASnapshotThatVanishesFromARunningNodeStopsIt(t *testing.T) {
 		t.Fatalf("got %v, told %v", err, told.told())
 	}
 }
+
+// raft takes whatever it has completed itself for the newest that it has.
+func TestASnapshotThatWasOvertakenByTheLeadersIsNotComplete(t *testing.T) {
+	dir, disk := snapshotsInDir(t, 100)
+	onDisk, err := openTestSnapshots(t, dir, disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inMemory, err := openMemorySnapshots(openTestLog(t, newScriptedDisk(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, snaps := range map[string]raft.SnapshotStore{"on disk": onDisk, "in memory": inMemory} {
+		_, trans := raft.NewInmemTransport("")
+		own, err := snaps.Create(1, 200, 3, raft.Configuration{}, 1, trans)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := takeTestSnapshot(snaps, 300, 3); err != nil {
+			t.Fatal(err)
+		}
+		if err := own.Close(); !errors.Is(err, errSnapshotOvertaken) || !errors.Is(own.Close(), errSnapshotOvertaken) {
+			t.Errorf("%s: got %v, want errSnapshotOvertaken", name, err)
+		}
+		if list, err := snaps.List(); err != nil || len(list) != 1 || list[0].Index != 300 {
+			t.Errorf("%s: it lists %v, %v", name, list, err)
+		}
+	}
+}

@@ -15,8 +15,8 @@ var errKeyNotFound = errors.New("not found")
 // kvraft's was written by other software.
 var foreignKeys = [][]byte{[]byte("CurrentTerm"), []byte("LastVoteTerm"), []byte("LastVoteCand")}
 
-// loadMeta reads the record. An empty store has none, and reads as one without
-// an id; a store that is neither empty nor kvraft's is refused, untouched.
+// loadMeta reads the record. An empty store has none, and reads as one without an
+// id. So does, for the time being, a store of hraftd's; see adopt.
 func (l *logStore) loadMeta() error {
 	stored, err := getStable(l.base, metadataKey)
 	if err != nil {
@@ -31,13 +31,12 @@ func (l *logStore) loadMeta() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	if foreign {
-		// The place to take over what raft's other users have written.
-		return errors.New("there is a log, but no record of kvraft's: written by other software, or damaged")
-	}
 	m := metadata{Format: metadataFormat}.clone()
 	l.record.Store(&m)
-	l.fresh = true
+	l.fresh, l.foreign = !foreign, foreign
+	if foreign {
+		return l.readForeign(&m)
+	}
 	return nil
 }
 

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestALogWrittenByOthersIsRefusedUntouched(t *testing.T) {
+func TestALogOfHraftdIsLeftAloneByWhoIsNotToTakeItOver(t *testing.T) {
 	for _, fill := range []func(*faultStore) error{
 		func(d *faultStore) error { return d.Set(termKey, make([]byte, 8)) },
 		func(d *faultStore) error { return d.StoreLogs(testEntries(1, 1, 1)) },
@@ -17,7 +17,7 @@ func TestALogWrittenByOthersIsRefusedUntouched(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := openLogStore(disk, logStoreOptions{fail: failTest(t)})
-		if err == nil || !strings.Contains(err.Error(), "written by other software") {
+		if err == nil || !strings.Contains(err.Error(), "the data of hraftd") {
 			t.Fatalf("got %v", err)
 		}
 		if disk.stable["kvraft"] != nil {

@@ -10,7 +10,9 @@ import (
 type Node struct {
 	ID    string // the id that its user gave it
 	Addr  string // the address, host:port, under which its peers reach it
-	Voter bool   // it counts for the quorum; false while it catches up
+	Voter bool   // it counts for the quorum; false while it catches up, and of a replica
+
+	Replica bool // it stays without a vote
 }
 
 // State is what a node is doing.
@@ -18,11 +20,11 @@ type State string
 
 // The states of a node.
 const (
-	Joining   State = "joining"   // waiting to be admitted to a cluster
+	Joining   State = "joining"   // no member: waiting to be admitted to a cluster, or to found one
 	Follower  State = "follower"  // following a leader, or waiting for one
 	Candidate State = "candidate" // standing for election
 	Leading   State = "leader"    // the leader of its term
-	Stopped   State = "stopped"   // closed, or stopped by a fault of its storage
+	Stopped   State = "stopped"   // closed, or stopped by itself: see Store.Done
 )
 
 // Status is what a node knows of itself and its cluster at one moment, without
@@ -34,6 +36,10 @@ type Status struct {
 	State   State
 	Leader  Node   // the leader that this node knows; zero: none
 	Nodes   []Node // the members, by the newest configuration this node has
+
+	// Progress is that of members that are brought up to date, by id: on the leader
+	// all of them, on one of them its own.
+	Progress map[string]Progress
 
 	Term         uint64 // raft's current term
 	CommitIndex  uint64 // the newest log index known to be committed
@@ -50,11 +56,12 @@ type Status struct {
 func (s *Store) Status() Status {
 	r, now := s.reign(), s.fsm.now.Load()
 	st := Status{
-		Node:         Node{ID: s.opts.id, Addr: s.opts.advertise, Voter: isVoter(s.configuration(), s.server)},
+		Node:         s.ownNode(),
 		Cluster:      s.self().cluster,
-		Founded:      s.founded,
+		Founded:      s.founded.Load(),
 		State:        s.state(),
 		Nodes:        s.members(),
+		Progress:     s.progress(),
 		Term:         s.raft.CurrentTerm(),
 		CommitIndex:  s.raft.CommitIndex(),
 		AppliedIndex: now.index,
@@ -75,7 +82,7 @@ func (s *Store) state() State {
 	switch {
 	case s.closedErr() != nil:
 		return Stopped
-	case len(s.configuration().Servers) == 0:
+	case !s.isMember():
 		return Joining
 	}
 	switch s.raft.State() {
@@ -87,9 +94,23 @@ func (s *Store) state() State {
 	return Follower
 }
 
+// ownNode is this node, also where it is no member.
+func (s *Store) ownNode() Node {
+	return s.member(raft.Server{ID: s.server, Address: raft.ServerAddress(s.opts.advertise), Suffrage: s.suffrage()})
+}
+
+func (s *Store) suffrage() raft.ServerSuffrage {
+	if isVoter(s.configuration(), s.server) {
+		return raft.Voter
+	}
+	return raft.Nonvoter
+}
+
+func (s *Store) isMember() bool { return s.lists(s.server) }
+
 func (s *Store) notReady(st Status, now *applied) string {
 	s.court.mu.Lock()
-	joinErr := s.court.joinErr
+	trouble := s.court.trouble
 	s.court.mu.Unlock()
 	stranger, lost := s.transport.lastStranger()
 	switch {
@@ -98,16 +119,29 @@ func (s *Store) notReady(st Status, now *applied) string {
 	case lost && len(st.Nodes) == 1:
 		return fmt.Sprintf("this node founded cluster %s and is alone in it, but members of cluster %s take it for one of theirs (%s); if it has lost its data, empty its directory and start it with the addresses of the others to join",
 			st.Cluster, stranger.Cluster, stranger.To)
-	case joinErr != nil:
-		return "waiting to be admitted: " + joinErr.Error()
+	case !st.Voter && st.Progress[st.ID].Behind > 0:
+		return "catching up with the leader" + behind(st.Progress[st.ID])
+	case trouble != nil:
+		return s.standing() + ": " + trouble.Error()
 	case st.State == Joining:
-		return "waiting to be admitted"
+		return s.standing()
 	case st.Leader == Node{}:
-		return fmt.Sprintf("no leader is known; a majority of the %d members must be up and connected", len(st.Nodes))
-	case !st.Voter:
-		return "catching up with the leader"
+		return fmt.Sprintf("no leader is known; a majority of the %d voters must be up and connected", len(voters(s.configuration())))
+	case !st.Voter && !st.Replica:
+		return "catching up with the leader" + behind(st.Progress[st.ID])
+	case !s.isSettled():
+		return s.standing()
+	case s.logs.meta().isNameless():
+		return "the cluster, taken over from hraftd, has yet to get its id"
 	case now.term < st.Term:
-		return fmt.Sprintf("nothing of term %d has been applied yet", st.Term)
+		return fmt.Sprintf("catching up with the leader: nothing of its term, %d, is in the state yet", st.Term)
 	}
 	return ""
+}
+
+func behind(p Progress) string {
+	if p == (Progress{}) {
+		return ""
+	}
+	return ": " + p.String()
 }

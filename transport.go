@@ -1,8 +1,10 @@
 package kvraft
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"sync"
 	"time"
@@ -11,28 +13,41 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// transport owns the listener and every connection of a node.
+// transport owns the listener and every connection of a node, but those that it hands
+// out, see sharedport.go.
 type transport struct {
 	network   Network
 	listener  net.Listener
 	advertise string
+	process   string // see welcome
 	self      func() self
-	serve     func(net.Conn, hello) // one RPC connection, until it ends
+	leads     func() bool           // this node is the leader, as far as it knows
+	knows     func(opening) error   // what speaks against a dialer where one is nameless; see legacy.go
+	samples   func() []sample       // of this node's log
+	serve     func(net.Conn, hello) // one connection that is not raft's, until it ends
 	log       hclog.Logger
 
 	raftConns chan net.Conn // accepted for raft, see raftStream
+	others    *others       // accepted for neither raft nor serve
 	running   sync.WaitGroup
 
 	ctx    context.Context // ends with cut
 	cancel context.CancelFunc
 
-	mu          sync.Mutex
-	conns       map[*peerConn]struct{}   // guarded by mu
-	closed      bool                     // guarded by mu
-	refused     string                   // guarded by mu: whom and why, the last time
-	stranger    hello                    // guarded by mu: the last of another cluster
-	strangerAt  time.Time                // guarded by mu
-	whereabouts map[raft.ServerID]string // guarded by mu: addresses that nodes of this cluster gave
+	mu         sync.Mutex
+	conns      map[*peerConn]struct{}   // guarded by mu
+	closed     bool                     // guarded by mu
+	refused    string                   // guarded by mu: whom and why, the last time
+	stranger   hello                    // guarded by mu: the last of another cluster
+	strangerAt time.Time                // guarded by mu
+	callers    map[raft.ServerID]caller // guarded by mu: nodes of this cluster that have dialed this one
+}
+
+// caller is a node of this cluster, as its connections to this one tell.
+type caller struct {
+	at   string    // where it says that it is; empty: not known, or not right
+	open int       // connections of it that are open
+	led  time.Time // when it dialed last as a leader
 }
 
 func newTransport(o *options, listener net.Listener, me func() self) *transport {
@@ -41,18 +56,23 @@ func newTransport(o *options, listener net.Listener, me func() self) *transport 
 		network:   o.network,
 		listener:  listener,
 		advertise: o.advertise,
+		process:   mint(),
 		self:      me,
+		leads:     func() bool { return false },
+		knows:     func(o opening) error { return fmt.Errorf("node %s is not known", o.From) },
+		samples:   func() []sample { return nil },
 		log:       o.logger.Named("peer"),
 		raftConns: make(chan net.Conn),
+		others:    newOthers(o.sharePort, listener, ctx.Done()),
 		ctx:       ctx,
 		cancel:    cancel,
 		conns:     make(map[*peerConn]struct{}),
 
-		whereabouts: make(map[raft.ServerID]string),
+		callers: make(map[raft.ServerID]caller),
 	}
 }
 
-// start begins to accept. serve handles the RPC connections.
+// start begins to accept. serve handles the connections that are not raft's.
 func (t *transport) start(serve func(net.Conn, hello)) {
 	t.serve = serve
 	t.running.Go(t.accept)
@@ -108,12 +128,19 @@ func (t *transport) handle(raw net.Conn) {
 		return
 	}
 	h, err := t.acceptHandshake(conn)
+	if other, ok := err.(foreign); ok && t.others.shared {
+		t.handOut(conn, other.head)
+		return
+	}
 	if err != nil {
 		t.noteRefusal(raw.RemoteAddr(), h, err)
 		conn.Close()
 		return
 	}
-	if h.For == forRPC {
+	if h.To != "" || h.Cluster != "" && h.Cluster == t.self().cluster {
+		t.noteCaller(conn, h)
+	}
+	if h.For != forRaft {
 		defer conn.Close()
 		t.serve(conn, h)
 		return
@@ -121,8 +148,33 @@ func (t *transport) handle(raw net.Conn) {
 	t.handToRaft(conn)
 }
 
-// noteRefusal logs a refusal, but not each time that the same dialer tries again.
+// handOut gives the connection away, with what was read of it: cut does not close
+// it any more.
+func (t *transport) handOut(conn *peerConn, head []byte) {
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return
+	}
+	delete(t.conns, conn)
+	t.mu.Unlock()
+	err := conn.Conn.SetDeadline(time.Time{})
+	if err == nil {
+		err = t.others.hand(&otherConn{Conn: conn.Conn, unread: head})
+	}
+	if err == nil {
+		return
+	}
+	conn.Conn.Close()
+	t.noteRefusal(conn.RemoteAddr(), hello{}, err)
+}
+
+// noteRefusal logs a refusal, but not each time that the same dialer tries again. What
+// is cut because the node closes is none.
 func (t *transport) noteRefusal(from net.Addr, h hello, reason error) {
+	if t.ctx.Err() != nil {
+		return
+	}
 	text := string(h.From) + ": " + reason.Error()
 	t.mu.Lock()
 	repeated := t.refused == text
@@ -158,33 +210,49 @@ func (t *transport) handToRaft(conn *peerConn) {
 	}
 }
 
-// noteAddress remembers where a node of this cluster says that it is. A node that
-// comes back at another address must be found there before there is a leader to
-// write it into the configuration: its vote may be what a leader needs.
-func (t *transport) noteAddress(h hello) {
+// noteCaller remembers that a node of this cluster has dialed, and where it says
+// that it is. A node that comes back at another address must be found there before
+// there is a leader to write it into the configuration: its vote may be what a
+// leader needs.
+func (t *transport) noteCaller(conn *peerConn, h hello) {
 	const most = 64 // nodes; whoever lies about them can only be refused at the address
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, known := t.whereabouts[h.From]; known || len(t.whereabouts) < most {
-		t.whereabouts[h.From] = h.At
+	if len(t.callers) >= most { // make room for one that is here by those that are not
+		maps.DeleteFunc(t.callers, func(_ raft.ServerID, c caller) bool { return c.open == 0 })
 	}
+	known, ok := t.callers[h.From]
+	if _, open := t.conns[conn]; !open || !ok && len(t.callers) >= most {
+		return
+	}
+	conn.from = h.From
+	known.at, known.open = h.At, known.open+1
+	if h.Leads {
+		known.led = time.Now()
+	}
+	t.callers[h.From] = known
+}
+
+// callsFrom returns what is known of a node by the connections that it made.
+func (t *transport) callsFrom(id raft.ServerID) caller {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.callers[id]
 }
 
 // addressOf is where to dial a node that the configuration has at addr.
 func (t *transport) addressOf(id raft.ServerID, addr string) string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if at := t.whereabouts[id]; at != "" {
-		return at
-	}
-	return addr
+	return cmp.Or(t.callsFrom(id).at, addr)
 }
 
 // forgetAddress makes the configuration count again.
 func (t *transport) forgetAddress(id raft.ServerID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.whereabouts, id)
+	if c, known := t.callers[id]; known {
+		c.at = ""
+		t.callers[id] = c
+	}
 }
 
 // dial connects to a node and shakes hands: to the node to, which the
@@ -199,6 +267,22 @@ func (t *transport) dial(ctx context.Context, addr string, purpose string, to ra
 		t.forgetAddress(to)
 	}
 	return conn, w, err
+}
+
+// keepOnly closes the connections that were made to other nodes than these. raft's
+// transport would keep what it has to nodes that are gone.
+func (t *transport) keepOnly(nodes map[raft.ServerID]bool) {
+	t.mu.Lock()
+	var others []*peerConn
+	for conn := range t.conns {
+		if conn.to != "" && !nodes[conn.to] {
+			others = append(others, conn)
+		}
+	}
+	t.mu.Unlock()
+	for _, conn := range others {
+		conn.Close()
+	}
 }
 
 func (t *transport) dialAt(ctx context.Context, addr string, purpose string, to raft.ServerID) (net.Conn, welcome, error) {
@@ -224,6 +308,9 @@ func (t *transport) dialAt(ctx context.Context, addr string, purpose string, to 
 		conn.Close()
 		return nil, w, fmt.Errorf("handshake with %s: %w", addr, err)
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	conn.to = to
 	return conn, w, nil
 }
 
@@ -245,6 +332,8 @@ func (t *transport) track(raw net.Conn) (*peerConn, error) {
 type peerConn struct {
 	net.Conn
 	transport *transport
+	from      raft.ServerID // guarded by transport.mu: who made it, if that is one of the cluster's nodes
+	to        raft.ServerID // guarded by transport.mu: to whom this node made it, if it named the node
 	once      sync.Once
 	gone      chan struct{} // closed when its user has closed it
 }
@@ -255,6 +344,10 @@ func (c *peerConn) Close() error {
 		err = c.Conn.Close()
 		c.transport.mu.Lock()
 		delete(c.transport.conns, c)
+		if from, known := c.transport.callers[c.from]; known {
+			from.open--
+			c.transport.callers[c.from] = from
+		}
 		c.transport.mu.Unlock()
 		close(c.gone)
 	})

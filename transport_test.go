@@ -152,13 +152,13 @@ func TestTheCutEndsEveryConnectionAndCloseWaitsForTheirUsers(t *testing.T) {
 		b := newTestTransport(t, lan, "b:1", nodeB, serveUntilEnd)
 		a := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
 
-		call := lan.shake(t, "b:1", hello{forRPC, "c1", "a#1", "b#2", ""})
-		waiting := lan.shake(t, "b:1", hello{forRaft, "c1", "a#1", "b#2", ""}) // until raft takes it
+		call := lan.shake(t, "b:1", hello{forRPC, "c1", "a#1", "b#2", "", false})
+		waiting := lan.shake(t, "b:1", hello{forRaft, "c1", "a#1", "b#2", "", false}) // until raft takes it
 		inRaft, err := raftStream{transport: b}.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
-		untaken := lan.shake(t, "b:1", hello{forRaft, "c1", "a#1", "b#2", ""}) // raft never takes it
+		untaken := lan.shake(t, "b:1", hello{forRaft, "c1", "a#1", "b#2", "", false}) // raft never takes it
 		stalled := lan.raw(t, "b:1")
 		outgoing, _, err := b.dial(t.Context(), "a:1", forRPC, "")
 		if err != nil {
@@ -446,7 +446,7 @@ func TestHeartbeatsTakeRaftsMainPath(t *testing.T) {
 		log := hclog.NewNullLogger()
 		ta := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
 		tb := newTestTransport(t, lan, "b:1", nodeB, serveNothing)
-		a, b := newRaftTransport(ta, time.Second, log, neverRedundant), newRaftTransport(tb, time.Second, log, neverRedundant)
+		a, b := newRaftTransport(ta, time.Second, log, openSieve), newRaftTransport(tb, time.Second, log, openSieve)
 		defer func() {
 			for _, r := range []raftTransport{a, b} {
 				if err := r.Close(); err != nil {
@@ -480,8 +480,8 @@ func TestEveryRaftMessageNamesTheNodeThatIsMeant(t *testing.T) {
 		lan := new(memNet)
 		ta := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
 		tb := newTestTransport(t, lan, "b:1", nodeB, serveNothing)
-		a := newRaftTransport(ta, time.Second, hclog.NewNullLogger(), neverRedundant)
-		b := newRaftTransport(tb, time.Second, hclog.NewNullLogger(), neverRedundant)
+		a := newRaftTransport(ta, time.Second, hclog.NewNullLogger(), openSieve)
+		b := newRaftTransport(tb, time.Second, hclog.NewNullLogger(), openSieve)
 		defer func() {
 			if err := errors.Join(a.Close(), b.Close()); err != nil {
 				t.Error(err)

@@ -27,17 +27,23 @@ func (s *Store) View(ctx context.Context, opts ...ReadOption) (*View, error) {
 		}
 		return &View{now}, nil
 	}
-	index, err := s.readIndex(ctx, o.level)
-	if err != nil {
+	if err := s.freshen(ctx, o.level); err != nil {
 		return nil, err
 	}
-	if err := s.fsm.awaitIndex(ctx, index); err != nil {
-		if errors.Is(err, ErrClosed) {
-			return nil, err
-		}
-		return nil, fmt.Errorf("%w: wait for log index %d: %w", ErrNoLeader, index, err)
-	}
 	return &View{s.fsm.now.Load()}, nil
+}
+
+// freshen waits until this node's state is as fresh as the leader's.
+func (s *Store) freshen(ctx context.Context, l level) error {
+	index, err := s.readIndex(ctx, l)
+	if err != nil {
+		return err
+	}
+	err = s.fsm.awaitIndex(ctx, index)
+	if err != nil && !errors.Is(err, ErrClosed) {
+		return fmt.Errorf("%w: wait for log index %d: %w", ErrNoLeader, index, err)
+	}
+	return err
 }
 
 // Version returns the version of the newest write in the view.

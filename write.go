@@ -24,7 +24,8 @@ func SetOp(key string, value []byte) Op {
 	return Op{op: command.Op{Kind: command.Set, Key: key, Value: value}}
 }
 
-// DeleteOp deletes key, if it is there.
+// DeleteOp deletes key, if it is there. Data that was hraftd's may have an empty key,
+// or one over the limit: it is taken if this node has it.
 func DeleteOp(key string) Op { return Op{op: command.Op{Kind: command.Delete, Key: key}} }
 
 // CheckOp makes the batch fail with ErrConflict unless key is at version; 0
@@ -71,7 +72,8 @@ func (s *Store) Set(ctx context.Context, key string, value []byte, opts ...Write
 }
 
 // Delete deletes key and returns the version of the state after it. Deleting a
-// key that is not there succeeds and changes nothing. Errors are those of Set.
+// key that is not there succeeds and changes nothing. Errors are those of Set; see
+// also DeleteOp.
 func (s *Store) Delete(ctx context.Context, key string, opts ...WriteOption) (version uint64, err error) {
 	return s.batch(ctx, conditions(key, opts, DeleteOp(key)))
 }
@@ -107,7 +109,7 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 		}
 		request.Ops = append(request.Ops, o.op)
 	}
-	if err := s.opts.limits.check(request.Ops); err != nil {
+	if err := s.opts.limits.check(request.Ops, s.holds); err != nil {
 		return 0, err
 	}
 	if id != nil {
@@ -130,7 +132,9 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 // maxOps keeps a batch of many small operations within a message.
 const maxOps = 1 << 16
 
-func (l Limits) check(ops []command.Op) error {
+// check refuses what is over a limit. To delete a key that is over it, as data of
+// hraftd's may be, is none if the node holds it.
+func (l Limits) check(ops []command.Op, holds func(key string) bool) error {
 	if len(ops) == 0 {
 		return fmt.Errorf("%w: an empty batch", ErrInvalid)
 	}
@@ -139,7 +143,7 @@ func (l Limits) check(ops []command.Op) error {
 	}
 	total := 0
 	for _, op := range ops {
-		if err := l.checkKey(op.Key); err != nil {
+		if err := l.checkKey(op.Key); err != nil && (op.Kind != command.Delete || !holds(op.Key)) {
 			return err
 		}
 		if len(op.Value) > l.ValueBytes {
@@ -194,7 +198,7 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 			last = err
 		}
 		if err := s.pause(ctx, reign, attempt); err != nil {
-			return result, outcome(ctx, err, maybe, last)
+			return result, outcome(ctx, err, maybe, s.troubleOr(last))
 		}
 	}
 }

@@ -43,7 +43,7 @@ func TestAWriteWithinItsLimitsIsTaken(t *testing.T) {
 		for i, op := range c.ops {
 			ops[i] = op.op
 		}
-		if err := l.check(ops); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
+		if err := l.check(ops, func(string) bool { return false }); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
 			t.Errorf("%s: got %v, want %v", name, err, c.want)
 		}
 	}
@@ -57,14 +57,14 @@ func TestAWriteOverALimitIsNotEvenQueued(t *testing.T) {
 	if !errors.Is(setErr, ErrTooLarge) || !errors.Is(deleteErr, ErrTooLarge) || !errors.Is(batchErr, ErrInvalid) {
 		t.Errorf("got %v, %v, %v", setErr, deleteErr, batchErr)
 	}
-	if len(s.queue) != 0 {
-		t.Errorf("%d are queued", len(s.queue))
+	if n := s.writes.gathered(); n != 0 {
+		t.Errorf("%d are queued", n)
 	}
 }
 
 var errEnough = errors.New("enough")
 
-// scriptedSender is a sender that answers the queue's requests one by one, and notes
+// scriptedSender is a sender that answers requests one by one, as groups, and notes
 // their ids and ages.
 type scriptedSender struct {
 	ids  []command.ID
@@ -76,23 +76,39 @@ type answer struct {
 	err    error
 }
 
+// send answers so many requests. Those that come after wait to be sent.
 func (x *scriptedSender) send(s *Store, answers ...answer) {
+	wanted := make(chan struct{}, groupsAtOnce)
+	s.writes.spawn = func(func()) bool {
+		wanted <- struct{}{}
+		return true
+	}
 	go func() {
 		for _, a := range answers {
 			select {
-			case p := <-s.queue:
-				entry, err := command.Decode(command.Join(nil, [][]byte{p.encoded}))
-				if err != nil {
-					p.finish(command.Result{}, err)
-					return
-				}
-				x.ids, x.born = append(x.ids, entry[0].ID), append(x.born, entry[0].Born)
-				p.finish(a.result, a.err)
+			case <-wanted:
+				x.answer(s, a)
 			case <-s.ctx.Done():
 				return
 			}
 		}
 	}()
+}
+
+func (x *scriptedSender) answer(s *Store, a answer) {
+	s.writes.send = func(entry []byte) ([]command.Result, error) {
+		requests, err := command.Decode(entry)
+		if err != nil {
+			return nil, err
+		}
+		x.ids, x.born = append(x.ids, requests[0].ID), append(x.born, requests[0].Born)
+		return []command.Result{a.result}, a.err
+	}
+	g := s.writes.take()
+	s.writes.mu.Lock()
+	s.writes.senders--
+	s.writes.mu.Unlock()
+	s.writes.sendGroup(g)
 }
 
 var (
@@ -233,13 +249,13 @@ func TestAWriteOnAStoreThatClosesSaysWhetherItMayHaveBeenApplied(t *testing.T) {
 func TestABatchThatIsTakenFitsAFrame(t *testing.T) {
 	l := Limits{KeyBytes: 1, ValueBytes: 1, BatchBytes: maxBatchBytes}
 	ops := slices.Repeat([]command.Op{{Kind: command.Check, Key: "k", Version: math.MaxUint64}}, maxOps)
-	if err := l.check(ops); err != nil {
+	if err := l.check(ops, nil); err != nil {
 		t.Error(err)
 	}
 	if size := command.Size(command.Request{Ops: ops}) + maxBatchBytes; size > maxFrame {
 		t.Errorf("the largest batch takes %d bytes, a frame %d", size, maxFrame)
 	}
-	if err := l.check(append(ops, ops[0])); !errors.Is(err, ErrTooLarge) {
+	if err := l.check(append(ops, ops[0]), nil); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("one operation more: %v", err)
 	}
 }

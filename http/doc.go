@@ -6,6 +6,10 @@
 //	mux.Handle("/", kvhttp.Handler(store))
 //	mux.Handle("/kv/", http.StripPrefix("/kv", kvhttp.Handler(store)))
 //
+// With [kvraft.WithSharedPort] it can be served on the port of the peers:
+//
+//	http.Serve(store.OtherConns(), kvhttp.Handler(store))
+//
 // # Requests
 //
 //	POST /key                       {"k":"v",...}: sets all the pairs or none; {} sets nothing
@@ -17,7 +21,12 @@
 //	GET /files/{key}                the value's bytes; 404 when absent
 //	PUT, POST /files/{key}          sets the key to the bytes of the body
 //	DELETE /files/{key}             200, also when absent
-//	POST /join                      {"id":"n2","addr":"host:port"}: admits a node
+//	GET /watch?prefix=&from=        changes as they come, as server-sent events; see below
+//	POST /join                      {"id":"n2","addr":"host:port"}: admits a node; with
+//	                                ?replica without a vote
+//	POST /remove                    {"id":"n2"}: takes a node out of the cluster; see below
+//	POST /transfer                  {"id":"n2"}: makes a voter the leader; without a body
+//	                                any other than the present one
 //	GET /status                     what this node knows of itself and its cluster;
 //	                                with ?hash also a hash over all of the state
 //	GET /healthz                    200 unless the store has stopped
@@ -28,6 +37,12 @@
 // carry strings: a value that is not UTF-8 cannot be read there (406), only
 // under /files and in listings. Where one JSON object names a key twice, the
 // last value counts.
+//
+// Changes of the membership can be repeated. /remove takes ?force, for a removal
+// that leaves no majority of those that answer, and ?may_return, for a node that may
+// be admitted again with its data. In /status, a node under "nodes" that is brought
+// up to date has its "progress": "index" is how far its state reaches, "behind" how
+// many log entries it lacks, "bytes" how much that is, at "bytes_per_second".
 //
 // # Read levels
 //
@@ -68,6 +83,48 @@
 // while nothing has changed in all of it, and pages that are asked for with the
 // first one's ETag as If-Match are all of one moment, or answer 412.
 //
+// # Watching
+//
+// GET /watch streams the changes of the keys that begin with prefix, of all keys
+// without one, in the order of their versions, as server-sent events:
+//
+//	id: 17
+//	event: set
+//	data: {"key":"a","value":"1","version":17}
+//
+//	id: 18
+//	event: delete
+//	data: {"key":"a","version":18}
+//
+//	id: 18
+//	event: sync
+//	data: {"version":18}
+//
+// from is the version that was seen last, of whichever node: the stream begins with the
+// change after it. Without from it begins with the next change there is; with
+// &snapshot in its place come the keys that are there first, as set events with
+// their versions. A sync says that everything up to its version was sent: after the
+// snapshot, or as soon as the stream has caught up, and then whenever nothing else was
+// sent for 15 s ([WithHeartbeat]). Keys and values that are not UTF-8 are told as in
+// listings.
+//
+// The events of one version, or of a snapshot, follow each other, and only the last
+// has the id. So a client that sends the last id as Last-Event-ID, as browsers do when
+// they reconnect, misses nothing and gets nothing twice; that header counts before
+// from and snapshot.
+//
+// A from that is older than what the node still has of the latest changes is answered
+// 410 (the type of [kvraft.ErrCompacted]): begin anew with &snapshot. "from" in the
+// answer is the lowest that it takes. What goes wrong later is told in the stream, by
+// a last event whose data is what the answer would have been:
+//
+//	event: problem
+//	data: {"type":"...#ErrCompacted","title":"history compacted","status":410,...,"from":40}
+//
+// A client that does not take an event in time, see [WithTimeout], is cut off; one that
+// is slower than the changes for long is compacted. Nobody waits for it. Watches hold
+// up the graceful shutdown of a server unless [WithWatchContext] ends them.
+//
 // # Keys
 //
 // A key is everything in the path after /key/, /keys/ or /files/, slashes
@@ -82,7 +139,8 @@
 // chi and echo leave every path as it is. The query is safe from all of them:
 // /key?key=, /keys?key= and /files?key=, each also with a slash before the
 // question mark, take any key. In a query a + is a space and %2B a plus. A
-// request names its key once, in the path or in the query.
+// request names its key once, in the path or in the query. Data that was hraftd's may
+// have an empty key: it is listed, and DELETE /key?key= deletes it.
 //
 // # Versions
 //
@@ -120,7 +178,7 @@
 // The conditions of such a request are If-Match with one version, or
 // If-None-Match: *, which are decided together with the write. Others take a look
 // at the key first, where a repetition would find what the first attempt wrote,
-// and are refused (400). POST /join ignores the header: it can be repeated as it is.
+// and are refused (400). Changes of the membership ignore the header.
 //
 // # Errors
 //
@@ -130,14 +188,16 @@
 // the leader that this node knows, if any.
 //
 //	400  the request can never be right
-//	404  no such path, or the key is absent
+//	404  no such path, or the key is absent, or no member has the id
 //	405  not with this method; Allow says which
 //	406  the key or the value is not UTF-8, and JSON cannot carry it
 //	408  the body did not arrive in time
-//	409  a join was refused
+//	409  a change of the membership was refused
+//	410  a watch is to begin with changes that are no longer kept
 //	412  a condition failed
 //	413  the body, or what it holds, is too large
 //	414  the key in the path or the query is too long
+//	501  this server cannot stream
 //	502  the node to be joined cannot be reached
 //	503  not applied, with Retry-After: no leader, the store has stopped, or this
 //	     node is not as fresh as a read wants it
@@ -146,7 +206,8 @@
 //
 // # Limits
 //
-// [WithTimeout] bounds the time from a request's arrival to its answer, the
+// [WithTimeout] bounds the time from a request's arrival to its answer, or to the
+// first event of a stream, the
 // arrival of its body included where the http.ResponseWriter supports read
 // deadlines; [WithBodyLimit] bounds the body. Headers, idle connections and
 // clients that read slowly are the http.Server's to limit. The handler lets

@@ -54,3 +54,22 @@ func ExampleHandler() {
 	// {"entries":[{"key":"user1","value":"batman","version":1}],"version":2,"more":false}
 	// hello
 }
+
+// One port for everything: the other nodes and the HTTP API.
+func ExampleHandler_onePort() {
+	store, err := kvraft.Open("", kvraft.WithInMemory(), kvraft.WithAddr("127.0.0.1:0"), kvraft.WithSharedPort())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	conns := store.OtherConns()
+	go http.Serve(conns, kvhttp.Handler(store)) // ends with the store
+
+	response, err := http.Post("http://"+conns.Addr().String()+"/key", "application/json", strings.NewReader(`{"color":"green"}`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer response.Body.Close()
+	fmt.Println(response.Status, conns.Addr().String() == store.Status().Addr)
+	// Output: 200 OK true
+}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"iter"
 	"maps"
 	"reflect"
+	"strings"
 	"sync"
 
 	"github.com/kvraft/kvraft"
@@ -17,10 +19,12 @@ type fake struct {
 	revision uint64
 	entries  map[string]kvraft.Entry
 	batches  [][]string // the keys of each batch, in its order
-	joined   []string   // id and addr of each join
+	changed  []string   // each change of the membership, in words
 	asked    string     // the level of the last read, as leveled gives it
 	status   kvraft.Status
 	views    *kvraft.Store // a real store, where views are taken
+	events   []kvraft.Event
+	end      error // of a watch, after the events; nil: it waits for its context
 
 	fail   func(context.Context) error // if not nil, what every call fails with
 	before func(*fake)                 // if not nil, comes once between a conditional write's check and the write
@@ -41,9 +45,11 @@ func newFake() *fake {
 // enter begins every call; the caller unlocks.
 func (f *fake) enter(ctx context.Context, key string) error {
 	f.mu.Lock()
+	_, held := f.entries[key] // data of hraftd's may have any key
 	switch {
 	case f.fail != nil:
 		return f.fail(ctx)
+	case held:
 	case key == "":
 		return kvraft.ErrInvalid
 	case len(key) > limits.key:
@@ -75,6 +81,25 @@ func (f *fake) View(ctx context.Context, opts ...kvraft.ReadOption) (*kvraft.Vie
 	}
 	f.asked = leveled(opts...)
 	return f.views.View(ctx)
+}
+
+func (f *fake) Watch(ctx context.Context, prefix string, opts ...kvraft.WatchOption) iter.Seq2[kvraft.Event, error] {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = fmt.Sprintf("%q %v", prefix, applied(opts...))
+	return func(yield func(kvraft.Event, error) bool) {
+		for _, e := range f.events {
+			if !yield(e, nil) {
+				return
+			}
+		}
+		end := f.end
+		if end == nil {
+			<-ctx.Done()
+			end = fmt.Errorf("watch: %w: %w", ctx.Err(), context.Cause(ctx))
+		}
+		yield(kvraft.Event{}, end)
+	}
 }
 
 func (f *fake) Set(ctx context.Context, key string, value []byte, opts ...kvraft.WriteOption) (uint64, error) {
@@ -141,14 +166,35 @@ func (f *fake) Batch(ctx context.Context, ops ...kvraft.Op) (uint64, error) {
 	return f.revision, nil
 }
 
-func (f *fake) Join(ctx context.Context, id, addr string) error {
-	err := f.enter(ctx, "join")
+func (f *fake) Join(ctx context.Context, id, addr string, opts ...kvraft.JoinOption) error {
+	return f.change(ctx, "join", append([]string{id, addr}, given(opts)...))
+}
+
+func (f *fake) Remove(ctx context.Context, id string, opts ...kvraft.RemoveOption) error {
+	return f.change(ctx, "remove", append([]string{id}, given(opts)...))
+}
+
+func (f *fake) TransferLeadership(ctx context.Context, id string) error {
+	return f.change(ctx, "transfer", []string{id})
+}
+
+// change remembers what was asked.
+func (f *fake) change(ctx context.Context, call string, asked []string) error {
+	err := f.enter(ctx, call)
 	defer f.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	f.joined = append(f.joined, id, addr)
+	f.changed = append(f.changed, strings.Join(append([]string{call}, asked...), " "))
 	return nil
+}
+
+// given is what options set, in words.
+func given[Option any](opts []Option) (words []string) {
+	if len(opts) > 0 {
+		words = append(words, fmt.Sprintf("%+v", applied(opts...)))
+	}
+	return words
 }
 
 // Index moves on with every write.

@@ -2,6 +2,7 @@ package kvhttp
 
 import (
 	"context"
+	"iter"
 	"net/http"
 	"time"
 
@@ -12,10 +13,13 @@ import (
 type Store interface {
 	Get(ctx context.Context, key string, opts ...kvraft.ReadOption) (kvraft.Entry, error)
 	View(ctx context.Context, opts ...kvraft.ReadOption) (*kvraft.View, error)
+	Watch(ctx context.Context, prefix string, opts ...kvraft.WatchOption) iter.Seq2[kvraft.Event, error]
 	Set(ctx context.Context, key string, value []byte, opts ...kvraft.WriteOption) (uint64, error)
 	Delete(ctx context.Context, key string, opts ...kvraft.WriteOption) (uint64, error)
 	Batch(ctx context.Context, ops ...kvraft.Op) (uint64, error)
-	Join(ctx context.Context, id, addr string) error
+	Join(ctx context.Context, id, addr string, opts ...kvraft.JoinOption) error
+	Remove(ctx context.Context, id string, opts ...kvraft.RemoveOption) error
+	TransferLeadership(ctx context.Context, id string) error
 	Status() kvraft.Status
 	Index() uint64
 	Hash() (index uint64, sum [32]byte)
@@ -26,7 +30,8 @@ var _ Store = (*kvraft.Store)(nil)
 // Option sets up a handler; see [Handler].
 type Option func(*handler)
 
-// WithTimeout bounds one request, the arrival of its body included. Zero or
+// WithTimeout bounds one request, the arrival of its body included, and of a watch
+// the time until it begins and that until the client has taken an event. Zero or
 // less: the default, 10 s.
 func WithTimeout(d time.Duration) Option { return func(h *handler) { h.timeout = d } }
 
@@ -35,17 +40,31 @@ func WithTimeout(d time.Duration) Option { return func(h *handler) { h.timeout =
 // store's default limits unless its JSON is mostly escapes.
 func WithBodyLimit(bytes int64) Option { return func(h *handler) { h.bodyLimit = bytes } }
 
+// WithHeartbeat is how often a client that watches hears something when nothing
+// changes. Zero or less: the default, 15 s.
+func WithHeartbeat(d time.Duration) Option { return func(h *handler) { h.heartbeat = d } }
+
+// WithWatchContext ends all watches when ctx ends, which else hold up the Shutdown
+// of an http.Server until the clients go. Other requests it does not touch:
+//
+//	ctx, cancel := context.WithCancel(context.Background())
+//	server := &http.Server{Handler: kvhttp.Handler(store, kvhttp.WithWatchContext(ctx))}
+//	server.RegisterOnShutdown(cancel)
+func WithWatchContext(ctx context.Context) Option { return func(h *handler) { h.watches = ctx } }
+
 type handler struct {
 	store     Store
 	timeout   time.Duration
 	bodyLimit int64
+	heartbeat time.Duration
+	watches   context.Context     // all watches end with it
 	resources map[string]resource // by the first segment of the path
 }
 
 // Handler serves store. It does not close it. The package comment lists the
 // requests.
 func Handler(store Store, opts ...Option) http.Handler {
-	h := &handler{store: store}
+	h := &handler{store: store, watches: context.Background()}
 	for _, opt := range opts {
 		opt(h)
 	}
@@ -55,21 +74,25 @@ func Handler(store Store, opts ...Option) http.Handler {
 	if h.bodyLimit <= 0 {
 		h.bodyLimit = 16 << 20
 	}
+	if h.heartbeat <= 0 {
+		h.heartbeat = 15 * time.Second
+	}
 	h.resources = map[string]resource{
-		"key":     {keyed: methods{"GET": h.getKey, "DELETE": h.deleteKey}, bare: methods{"GET": h.list, "POST": h.setKeys}},
-		"keys":    {keyed: methods{"GET": h.getValue, "POST": h.setValue}, slash: true},
-		"files":   {keyed: methods{"GET": h.getFile, "PUT": h.setFile, "POST": h.setFile, "DELETE": h.deleteKey}},
-		"join":    {bare: methods{"POST": h.join}},
-		"status":  {bare: methods{"GET": h.status}},
-		"healthz": {bare: methods{"GET": h.healthz}},
-		"readyz":  {bare: methods{"GET": h.readyz}},
+		"key":      {keyed: methods{"GET": h.getKey, "DELETE": h.deleteKey}, bare: methods{"GET": h.list, "POST": h.setKeys}},
+		"keys":     {keyed: methods{"GET": h.getValue, "POST": h.setValue}, slash: true},
+		"files":    {keyed: methods{"GET": h.getFile, "PUT": h.setFile, "POST": h.setFile, "DELETE": h.deleteKey}},
+		"watch":    {bare: methods{"GET": h.watch}, stream: true},
+		"join":     {bare: methods{"POST": h.join}},
+		"remove":   {bare: methods{"POST": h.remove}},
+		"transfer": {bare: methods{"POST": h.transfer}},
+		"status":   {bare: methods{"GET": h.status}},
+		"healthz":  {bare: methods{"GET": h.healthz}},
+		"readyz":   {bare: methods{"GET": h.readyz}},
 	}
 	return h
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), h.timeout)
-	defer cancel()
 	if r.ContentLength != 0 {
 		// Set here, not where the body is read: the server itself reads on
 		// when a handler leaves a body alone. A writer that knows no deadlines
@@ -78,7 +101,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Cache-Control", "no-cache") // a shared cache may keep even a 404 otherwise
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if err := h.serve(w, r.WithContext(ctx)); err != nil {
+	if err := h.serve(w, r); err != nil {
 		h.fail(w, r, err)
 	}
 }

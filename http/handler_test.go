@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kvraft/kvraft"
 	kvhttp "github.com/kvraft/kvraft/http"
@@ -47,6 +48,7 @@ func wantETag(t testing.TB, w *httptest.ResponseRecorder, etag string) {
 type problem struct {
 	Type, Title, Detail, Applied string
 	Status                       int
+	From                         uint64
 	Leader                       map[string]string
 }
 
@@ -127,9 +129,11 @@ func TestABodyThatIsNotWhatItShouldBeChangesNothing(t *testing.T) {
 		`{"a":"b"} {"c":"d"}`, `{"a":"b"}x`, "{\"a\":\"\xff\"}", `{"a":"\ud83d"}`, `{"a":"\ud83dx"}`, `{"\ude00":"a"}`,
 		`{"a":"\ud83dxude00"}`, `{"a":"\\\ud83d\ud83d"}`, `{"a":"\ud83d\`, `{"":"a"}`, `{"a":"b",}`}
 	bodies := map[string][]string{
-		"/key":     notStrings,
-		"/keys/k/": append(notStrings, `{}`, `{"Value":"v"}`, `{"value":"v","ttl":"5"}`, `{"value":null}`, `{"value":5}`),
-		"/join":    append(notStrings, `{}`, `{"id":"a"}`, `{"addr":"b:1"}`, `{"id":"a","addr":"b:1","role":"voter"}`, `{"id":"a","addr":7}`),
+		"/key":      notStrings,
+		"/keys/k/":  append(notStrings, `{}`, `{"Value":"v"}`, `{"value":"v","ttl":"5"}`, `{"value":null}`, `{"value":5}`),
+		"/join":     append(notStrings, `{}`, `{"id":"a"}`, `{"addr":"b:1"}`, `{"id":"a","addr":"b:1","role":"voter"}`, `{"id":"a","addr":7}`),
+		"/remove":   append(notStrings, `{}`, `{"addr":"b:1"}`, `{"id":"a","addr":"b:1"}`, `{"id":7}`),
+		"/transfer": append(notStrings[1:], `{}`, `{"addr":"b:1"}`, `{"id":"a","addr":"b:1"}`, `{"id":7}`),
 	}
 	for path, bodies := range bodies {
 		for _, body := range bodies {
@@ -139,8 +143,8 @@ func TestABodyThatIsNotWhatItShouldBeChangesNothing(t *testing.T) {
 				t.Errorf("%s %q: applied %q, want no", path, body, p.Applied)
 			}
 			wantValues(t, store, map[string]string{})
-			if store.joined != nil {
-				t.Errorf("%s %q: joined %q", path, body, store.joined)
+			if store.changed != nil {
+				t.Errorf("%s %q: changed %q", path, body, store.changed)
 			}
 		}
 	}
@@ -211,6 +215,30 @@ func TestAHeadAnswersTheHeadersOfItsGet(t *testing.T) {
 		}
 	}
 }
+
+func TestA503SaysHowLongTheRequestWaited(t *testing.T) {
+	store := newFake()
+	h := kvhttp.Handler(store, kvhttp.WithTimeout(20*time.Millisecond))
+	for _, test := range []struct{ store, client string }{
+		{"kvraft: no leader: context deadline exceeded", "kvraft: no leader: gave up after 20ms"},
+		{"kvraft: no leader: context canceled: context deadline exceeded (a)", "kvraft: no leader: gave up after 20ms (a)"},
+		{"too stale: kvraft: no leader: context deadline exceeded (n2: context deadline exceeded)", "too stale: kvraft: no leader: gave up after 20ms (n2: context deadline exceeded)"},
+	} {
+		store.fail = func(context.Context) error { return saying{kvraft.ErrNoLeader, test.store} }
+		if p := wantProblem(t, call(t, h, "GET", "/key/a", ""), 503); p.Detail != test.client {
+			t.Errorf("%q, want %q", p.Detail, test.client)
+		}
+	}
+}
+
+// saying is an error with a text of its own.
+type saying struct {
+	error
+	text string
+}
+
+func (s saying) Error() string { return s.text }
+func (s saying) Unwrap() error { return s.error }
 
 func TestTheStoresErrorsBecomeStatuses(t *testing.T) {
 	deadline := context.DeadlineExceeded
@@ -337,11 +365,33 @@ func TestTwoHandlersInOneProcessShareNothing(t *testing.T) {
 	wantAnswer(t, call(t, hb, "GET", "/files/f", ""), 200, "of b")
 }
 
-func TestJoinPassesOnWhomToAdmit(t *testing.T) {
+func TestChangesOfTheMembershipArePassedOnAsTheyAre(t *testing.T) {
 	store := newFake()
-	wantAnswer(t, call(t, kvhttp.Handler(store), "POST", "/join", `{"addr":"h:1","id":"n9"}`), 200, "")
-	if !slices.Equal(store.joined, []string{"n9", "h:1"}) {
-		t.Errorf("joined %q", store.joined)
+	h := kvhttp.Handler(store)
+	for _, c := range []struct{ path, body, want string }{
+		{"/join", `{"addr":"h:1","id":"n9"}`, "join n9 h:1"},
+		{"/join?replica", `{"addr":"h:1","id":"n9"}`, "join n9 h:1 {ID: Addr: Role:replica Forwarded:false}"},
+		{"/remove", `{"id":"n9"}`, "remove n9"},
+		{"/remove?force&may_return", `{"id":"n9"}`, "remove n9 {ID: Force:true MayReturn:true IfSilent:false Forwarded:false}"},
+		{"/remove?force=false&may_return=0", `{"id":"n9"}`, "remove n9"},
+		{"/transfer", `{"id":"n9"}`, "transfer n9"},
+		{"/transfer", ``, "transfer "},
+	} {
+		store.changed = nil
+		wantAnswer(t, call(t, h, "POST", c.path, c.body), 200, "")
+		if !slices.Equal(store.changed, []string{c.want}) {
+			t.Errorf("POST %s %s: %q, want %q", c.path, c.body, store.changed, c.want)
+		}
+	}
+}
+
+func TestAQueryThatIsNeitherTrueNorFalseIsRefused(t *testing.T) {
+	store := newFake()
+	h := kvhttp.Handler(store)
+	wantProblem(t, call(t, h, "POST", "/remove?force=yes", `{"id":"n9"}`), 400)
+	wantProblem(t, call(t, h, "POST", "/join?replica=2", `{"id":"n9","addr":"h:1"}`), 400)
+	if store.changed != nil {
+		t.Errorf("changed %q", store.changed)
 	}
 }
 
@@ -369,6 +419,8 @@ func FuzzHandler(f *testing.F) {
 	f.Add("GET", "/key?limit=1", "", `"1"`, "")
 	f.Add("POST", "/join", `{"id":"","addr":null}`, ",", "")
 	f.Add("OPTIONS", "/status", "", "", "")
+	f.Add("GET", "/watch?prefix=%ff&from=1&snapshot", "", "", "")
+	f.Add("HEAD", "/watch?from=+1", "", "", "")
 	views := openStore(f)
 	if _, err := views.Set(f.Context(), "held", []byte("\xfe")); err != nil {
 		f.Fatal(err)
@@ -388,6 +440,7 @@ func FuzzHandler(f *testing.F) {
 		}
 		store := newFake()
 		store.views = views
+		store.events, store.end = []kvraft.Event{{Kind: kvraft.EventSet, Key: "held", Value: []byte("\xfe"), Version: 1}}, kvraft.ErrClosed
 		store.revision = 1
 		store.set("held", []byte("\xfe"))
 		w := httptest.NewRecorder()

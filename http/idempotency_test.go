@@ -174,8 +174,8 @@ func TestReadsAndJoinsIgnoreAnIdempotencyKey(t *testing.T) {
 	h, store := at5()
 	wantAnswer(t, call(t, h, "GET", "/files/f", "", "Idempotency-Key: x"), 200, "old")
 	wantAnswer(t, call(t, h, "POST", "/join", `{"id":"n9","addr":"h:1"}`, "Idempotency-Key: x"), 200, "")
-	if len(store.joined) != 2 {
-		t.Errorf("joined %q", store.joined)
+	if len(store.changed) != 1 {
+		t.Errorf("changed %q", store.changed)
 	}
 }
 

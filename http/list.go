@@ -83,12 +83,12 @@ func parsePage(query url.Values) (p page, err error) {
 	if ok {
 		p.from = max(p.prefix, after+"\x00") // the key that comes next
 	}
-	limit, ok, err := parameter(query, "limit")
+	limit, _, err := parameter(query, "limit")
 	if err != nil {
 		return p, err
 	}
 	p.limit = defaultLimit
-	if ok {
+	if limit != "" {
 		p.limit, err = strconv.Atoi(limit)
 		if err != nil || p.limit < 1 || p.limit > maxLimit {
 			return p, refuse(http.StatusBadRequest, "limit %q: want 1 to %d", limit, maxLimit)

@@ -54,6 +54,7 @@ func TestAListingIsAPageOfTheKeysInOrder(t *testing.T) {
 	}{
 		"prefix=":                       {[]string{a, b, b1, b2, b3, c, e}, false},
 		"prefix=&limit=1":               {[]string{a}, true},
+		"prefix=&after=&limit=":         {[]string{a, b, b1, b2, b3, c, e}, false},
 		"limit=7":                       {[]string{a, b, b1, b2, b3, c, e}, false},
 		"limit=6":                       {[]string{a, b, b1, b2, b3, c}, true},
 		"limit=1&after=c":               {[]string{e}, false},
@@ -147,7 +148,7 @@ func TestAListingEndsWithTheEntryThatMakesItLarge(t *testing.T) {
 
 func TestAListingThatCannotBeIsRefused(t *testing.T) {
 	h := kvhttp.Handler(openStore(t))
-	for _, query := range []string{"limit=", "limit=0", "limit=-1", "limit=1001", "limit=x", "limit=1e2", "limit=99999999999999999999",
+	for _, query := range []string{"limit=0", "limit=-1", "limit=1001", "limit=x", "limit=1e2", "limit=99999999999999999999",
 		"limit=1&limit=1", "prefix=a&prefix=a", "after=a&after=a", "prefix=a&key=", "prefix=a;b", "prefix=%zz", "prefix=&at_least=x"} {
 		wantProblem(t, call(t, h, "GET", "/key?"+query, ""), 400)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -18,6 +19,7 @@ type problem struct {
 	Detail  string `json:"detail"`
 	Applied string `json:"applied,omitempty"` // of a request that would change something: "no" or "unknown"
 	Leader  *node  `json:"leader,omitempty"`
+	From    uint64 `json:"from,omitempty"` // of a watch that has missed something: the lowest that it can begin with
 }
 
 // kinds maps the store's errors; the first that fits counts. The names are those
@@ -36,6 +38,7 @@ var kinds = []struct {
 	{kvraft.ErrRefused, "ErrRefused", http.StatusConflict, "no"},
 	{kvraft.ErrUnreachable, "ErrUnreachable", http.StatusBadGateway, "no"},
 	{kvraft.ErrStale, "ErrStale", http.StatusServiceUnavailable, "no"}, // it may wrap ErrNoLeader
+	{kvraft.ErrCompacted, "ErrCompacted", http.StatusGone, "no"},
 	{kvraft.ErrNoLeader, "ErrNoLeader", http.StatusServiceUnavailable, "no"},
 	{kvraft.ErrClosed, "ErrClosed", http.StatusServiceUnavailable, "no"},
 }
@@ -66,13 +69,15 @@ func plain(status int, detail, applied string) problem {
 	return problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail, Applied: applied}
 }
 
-// fail is the only writer of errors. Nothing has been written before.
-func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if errors.Is(err, errNotModified) {
-		h.begin(w, http.StatusNotModified)
-		return
-	}
+// problem is what the answer to r says of err.
+func (h *handler) problem(r *http.Request, err error) problem {
 	p := describe(err)
+	if p.Status == http.StatusServiceUnavailable && r.Context().Err() == nil { // the deadline was this package's
+		waited := fmt.Sprintf("%v: gave up after %v", kvraft.ErrNoLeader, h.timeout)
+		for _, cause := range []string{"", context.Canceled.Error() + ": "} { // the latter of a watch
+			p.Detail = strings.Replace(p.Detail, fmt.Sprintf("%v: %s%v", kvraft.ErrNoLeader, cause, context.DeadlineExceeded), waited, 1)
+		}
+	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
 		p.Applied = ""
@@ -80,6 +85,20 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if leader := h.store.Status().Leader; leader.ID != "" {
 		p.Leader = &node{leader.ID, leader.Addr}
 	}
+	var compacted *kvraft.CompactedError
+	if errors.As(err, &compacted) {
+		p.From = compacted.Version
+	}
+	return p
+}
+
+// fail is the only writer of errors. Nothing has been written before.
+func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, errNotModified) {
+		h.begin(w, http.StatusNotModified)
+		return
+	}
+	p := h.problem(r, err)
 	var conflict *kvraft.ConflictError
 	if errors.As(err, &conflict) && conflict.Version != 0 {
 		w.Header().Set("ETag", etag(conflict.Version))

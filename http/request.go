@@ -1,6 +1,7 @@
 package kvhttp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +31,8 @@ type resource struct {
 	bare  methods // without a key
 	keyed methods // with a key
 	slash bool    // one trailing slash belongs to the route, not to the key
+
+	stream bool // it may take as long as it likes
 }
 
 // requestError is an error of this package's own: the store has changed nothing.
@@ -52,6 +55,11 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if !found || slash && res.keyed == nil {
 		return refuse(http.StatusNotFound, "there is nothing at this path")
 	}
+	if !res.stream {
+		ctx, cancel := context.WithTimeout(r.Context(), h.timeout)
+		defer cancel()
+		r = r.WithContext(ctx)
+	}
 	req, err := res.parse(r, rest)
 	if err != nil {
 		return err
@@ -61,7 +69,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 		method = http.MethodGet
 	}
 	here := res.keyed
-	if req.key == "" {
+	if req.key == "" && (method != http.MethodDelete || !req.query.Has("key")) { // data of hraftd's may have an empty key
 		here = res.bare
 	}
 	if do := here[method]; do != nil {
@@ -156,11 +164,16 @@ func (h *handler) body(w http.ResponseWriter, r *request) ([]byte, error) {
 	return body, nil
 }
 
-// begin begins every answer. The index is taken here, as late as can be: the
-// later it is, the longer a key that is made of it serves.
+// begin begins every answer but a stream.
 func (h *handler) begin(w http.ResponseWriter, status int) {
-	w.Header().Set("Raft-Index", strconv.FormatUint(h.store.Index(), 10))
+	h.stamp(w)
 	w.WriteHeader(status)
+}
+
+// stamp is called as late as can be: the later the index is taken, the longer a key
+// that is made of it serves.
+func (h *handler) stamp(w http.ResponseWriter) {
+	w.Header().Set("Raft-Index", strconv.FormatUint(h.store.Index(), 10))
 }
 
 // respond answers 200.

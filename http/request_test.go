@@ -57,6 +57,22 @@ func TestAPathNamesItsKey(t *testing.T) {
 	}
 }
 
+// hraftd took it, and never gave it back.
+func TestAnEmptyKeyCanBeDeletedAndNothingElse(t *testing.T) {
+	store := newFake()
+	store.set("", []byte("of hraftd"))
+	h := kvhttp.Handler(store)
+	for _, request := range []string{"GET /files?key=", "PUT /files?key=", "POST /files?key=", "GET /key?key=", "DELETE /files", "DELETE /key/"} {
+		method, target, _ := strings.Cut(request, " ")
+		if w := call(t, h, method, target, "{}"); w.Code != 400 {
+			t.Errorf("%s: %d %s", request, w.Code, w.Body)
+		}
+	}
+	wantValues(t, store, map[string]string{"": "of hraftd"})
+	wantAnswer(t, call(t, h, "DELETE", "/key?key=", ""), 200, "")
+	wantValues(t, store, map[string]string{})
+}
+
 func TestOneTrailingSlashBelongsToTheRouteOfKeys(t *testing.T) {
 	for target, key := range map[string]string{
 		"/keys/a":       "a",
@@ -264,9 +280,13 @@ func TestAStoreThatDoesNotAnswerIsGivenUpInTime(t *testing.T) {
 // both to end.
 func serve(t *testing.T, h http.Handler, client func(net.Conn)) {
 	t.Helper()
+	serveOn(t, &http.Server{Handler: h}, client)
+}
+
+func serveOn(t *testing.T, server *http.Server, client func(net.Conn)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
-		server := &http.Server{Handler: h}
 		l := &oneConn{conn: make(chan net.Conn, 1), closed: make(chan struct{})}
 		l.conn <- far
 		done := make(chan error)

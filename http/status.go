@@ -15,7 +15,9 @@ type node struct {
 
 type member struct {
 	node
-	Voter bool `json:"voter"`
+	Voter    bool             `json:"voter"`
+	Replica  bool             `json:"replica,omitempty"`
+	Progress *kvraft.Progress `json:"progress,omitempty"` // of one that is brought up to date, on itself and on the leader
 }
 
 // status is hraftd's answer, and what it did not tell.
@@ -62,7 +64,11 @@ func (h *handler) status(w http.ResponseWriter, r *request) error {
 	}
 	for _, n := range s.Nodes {
 		as := node{n.ID, n.Addr}
-		answer.Nodes = append(answer.Nodes, member{as, n.Voter})
+		m := member{node: as, Voter: n.Voter, Replica: n.Replica}
+		if p, ok := s.Progress[n.ID]; ok {
+			m.Progress = &p
+		}
+		answer.Nodes = append(answer.Nodes, m)
 		if s.Leader.ID != "" && n.ID != s.Leader.ID {
 			answer.Followers = append(answer.Followers, as)
 		}

@@ -20,7 +20,7 @@ import (
 
 // Cluster is a cluster of stores in one process, on a [Network] and on [Disk]s of
 // its own. Nodes are numbered from 0; node i has the id and the host name "n1",
-// "n2", ... for i = 0, 1, ..., and listens on port 7000.
+// "n2", ... for i = 0, 1, ..., and listens on port 7000. Move gives it another host.
 //
 // The methods that cut, crash and restart are for one goroutine, that of the
 // test; the stores may be used from any. A method that cannot do its work fails
@@ -39,6 +39,10 @@ type Cluster struct {
 // node is one member: what stays of it across restarts, and the process.
 type node struct {
 	id    string
+	host  string
+	moves int
+	gone  bool // removed from the cluster
+	opts  []kvraft.Option
 	dir   string
 	disk  *Disk
 	store *kvraft.Store // nil while it is down
@@ -70,28 +74,35 @@ func New(tb testing.TB, n int, opts ...kvraft.Option) *Cluster {
 	return c
 }
 
-// Add starts one more node, which joins the others, and returns its number when
-// it votes and is ready.
-func (c *Cluster) Add() int {
+// Add starts one more node, with opts beside those of New, which joins the others,
+// and returns its number when it is ready.
+func (c *Cluster) Add(opts ...kvraft.Option) int {
+	c.tb.Helper()
+	i := c.Launch(opts...)
+	c.WaitReady(i)
+	return i
+}
+
+// Launch is Add without waiting for the node to be ready.
+func (c *Cluster) Launch(opts ...kvraft.Option) int {
 	c.tb.Helper()
 	i := len(c.nodes)
 	id := fmt.Sprintf("n%d", i+1)
-	c.nodes = append(c.nodes, &node{id: id, dir: filepath.Join(c.dir, id), disk: NewDisk()})
+	c.nodes = append(c.nodes, &node{id: id, host: id, opts: opts, dir: filepath.Join(c.dir, id), disk: NewDisk()})
 	c.start(i)
-	c.WaitReady(i)
 	return i
 }
 
 func (c *Cluster) start(i int) {
 	c.tb.Helper()
 	n := c.nodes[i]
-	n.alive = &process{host: c.network.Host(n.id)}
+	n.alive = &process{host: c.network.Host(n.host)}
 	opts := append([]kvraft.Option{
 		kvraft.WithID(n.id),
-		kvraft.WithAddr(n.id + ":7000"),
+		kvraft.WithAddr(n.host + ":7000"),
 		kvraft.WithNetwork(n.alive),
 		kvraft.WithLogStore(n.disk.Open()),
-	}, c.opts...)
+	}, append(c.opts[:len(c.opts):len(c.opts)], n.opts...)...)
 	if peers := c.peers(i); len(peers) > 0 { // else it is the first, and founds the cluster
 		opts = append(opts, kvraft.WithJoin(peers...))
 	}
@@ -108,14 +119,15 @@ func (c *Cluster) start(i int) {
 func (c *Cluster) peers(except int) []string {
 	var addrs []string
 	for i, n := range c.nodes {
-		if i != except {
-			addrs = append(addrs, n.id+":7000")
+		if i != except && !n.gone {
+			addrs = append(addrs, n.host+":7000")
 		}
 	}
 	return addrs
 }
 
-// Len returns the number of nodes, those that are down included.
+// Len returns the number of nodes, those that are down and those that were removed
+// included.
 func (c *Cluster) Len() int { return len(c.nodes) }
 
 // Store returns the store of node i, which must be up. A restart replaces it.
@@ -128,8 +140,11 @@ func (c *Cluster) Store(i int) *kvraft.Store {
 }
 
 // Network returns the network, for faults that Cluster has no method for. Hosts
-// go by the nodes' ids.
+// go by the names that Host returns.
 func (c *Cluster) Network() *Network { return c.network }
+
+// Host returns the name of the host that node i is on: its id, unless it has moved.
+func (c *Cluster) Host(i int) string { return c.nodes[i].host }
 
 // Disk returns the disk of node i, for faults in its log store.
 func (c *Cluster) Disk(i int) *Disk { return c.nodes[i].disk }
@@ -174,7 +189,7 @@ func (c *Cluster) WaitLeaderOtherThan(i int) int {
 	return leader
 }
 
-// WaitReady waits until the given nodes vote and are ready.
+// WaitReady waits until the given nodes are ready.
 func (c *Cluster) WaitReady(nodes ...int) {
 	c.tb.Helper()
 	for _, i := range nodes {
@@ -206,21 +221,39 @@ func (c *Cluster) WaitConverged() {
 	})
 }
 
+// patience is how long anything is waited for.
+const patience = 2 * time.Minute
+
 // wait polls; missing says what is missing, and "" that nothing is.
 func (c *Cluster) wait(what string, missing func() string) {
 	c.tb.Helper()
-	const limit, poll = 2 * time.Minute, 2 * time.Millisecond
+	const poll = 2 * time.Millisecond
 	began := time.Now()
 	for {
 		reason := missing()
 		if reason == "" {
 			return
 		}
-		if time.Since(began) > limit {
-			c.tb.Fatalf("waited %v for %s: %s", limit, what, reason)
+		if time.Since(began) > patience {
+			c.tb.Fatalf("waited %v for %s: %s\n%s", patience, what, reason, c.describe())
 		}
 		time.Sleep(poll)
 	}
+}
+
+// describe is what the nodes know, a line for each.
+func (c *Cluster) describe() string {
+	var lines []string
+	for _, n := range c.nodes {
+		switch {
+		case n.gone:
+		case n.store == nil:
+			lines = append(lines, n.id+" is down")
+		default:
+			lines = append(lines, fmt.Sprintf("%s on %s: %+v", n.id, n.host, n.store.Status()))
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // Partition cuts the network into groups of nodes that cannot reach each other,
@@ -229,17 +262,17 @@ func (c *Cluster) Partition(groups ...[]int) {
 	named := make([][]string, len(groups))
 	for g, group := range groups {
 		for _, i := range group {
-			named[g] = append(named[g], c.nodes[i].id)
+			named[g] = append(named[g], c.nodes[i].host)
 		}
 	}
 	c.network.Partition(named...)
 }
 
 // Isolate cuts node i off from all others, until Heal.
-func (c *Cluster) Isolate(i int) { c.network.Isolate(c.nodes[i].id) }
+func (c *Cluster) Isolate(i int) { c.network.Isolate(c.nodes[i].host) }
 
 // Block cuts one way, until Heal: what from sends does not reach to.
-func (c *Cluster) Block(from, to int) { c.network.Block(c.nodes[from].id, c.nodes[to].id) }
+func (c *Cluster) Block(from, to int) { c.network.Block(c.nodes[from].host, c.nodes[to].host) }
 
 // Heal ends every cut and delay of the network.
 func (c *Cluster) Heal() { c.network.Heal() }
@@ -254,7 +287,7 @@ func (c *Cluster) Crash(i int) {
 	store := c.Store(i)
 	n.disk.Crash()
 	n.alive.dead.Store(true)
-	c.network.Reset(n.id)
+	c.network.Reset(n.host)
 	n.store = nil
 	if err := store.Close(); err != nil && !errors.Is(err, ErrCrashed) { // only to clear the process away
 		c.tb.Errorf("clear node %s away: %v", n.id, err)
@@ -282,6 +315,45 @@ func (c *Cluster) Restart(i int) {
 	c.start(i)
 }
 
+// Move gives node i, which must be down, another host to start on.
+func (c *Cluster) Move(i int) {
+	c.tb.Helper()
+	n := c.nodes[i]
+	if c.Up(i) {
+		c.tb.Fatalf("move node %s: it is running", n.id)
+	}
+	n.moves++
+	n.host = fmt.Sprintf("%s-%d", n.id, n.moves)
+}
+
+// Remove takes node i out of the cluster, through another node that is up, and
+// stops it. It belongs to the cluster no more, and no check looks at it.
+func (c *Cluster) Remove(i int) {
+	c.tb.Helper()
+	n := c.nodes[i]
+	through := -1
+	for j, other := range c.nodes {
+		if j != i && other.store != nil {
+			through = j
+		}
+	}
+	if through < 0 {
+		c.tb.Fatalf("remove node %s: no other node is up", n.id)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := c.Store(through).Remove(ctx, n.id); err != nil {
+		c.tb.Fatalf("remove node %s: %v", n.id, err)
+	}
+	n.gone = true
+	if c.Up(i) {
+		c.Stop(i)
+	}
+}
+
+// Removed reports whether node i was removed.
+func (c *Cluster) Removed(i int) bool { return c.nodes[i].gone }
+
 // Wipe empties the disk and the directory of node i, which must be down.
 func (c *Cluster) Wipe(i int) {
 	c.tb.Helper()
@@ -308,6 +380,9 @@ func (c *Cluster) finish() {
 		return // more failures would only hide the first
 	}
 	for i, n := range c.nodes {
+		if n.gone {
+			continue
+		}
 		n.disk.SetFault(nil)
 		if n.store != nil && n.store.Err() != nil { // stopped by a fault of its disk
 			c.Stop(i)
@@ -317,8 +392,10 @@ func (c *Cluster) finish() {
 		}
 	}
 	c.WaitLeader()
-	for i := range c.nodes {
-		c.WaitReady(i)
+	for i, n := range c.nodes {
+		if !n.gone {
+			c.WaitReady(i)
+		}
 	}
 	c.WaitConverged()
 }

@@ -44,7 +44,7 @@ func TestACrashedLeaderIsReplacedAndComesBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Restart(old)
-		c.WaitReady(old)
+		c.WaitConverged()
 		for _, key := range []string{"before", "after"} {
 			if _, err := c.Store(old).Get(ctx, key, kvraft.Stale); err != nil {
 				t.Errorf("%s on the node that came back: %v", key, err)

@@ -1,0 +1,195 @@
+package kvraft
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// grownBolt is a raft.db that had so many entries of 10 kB and has the last ten.
+func grownBolt(t *testing.T, entries uint64) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "raft.db")
+	base, err := openBolt(path, time.Second, hclog.NewNullLogger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := uint64(1); at <= entries; at += 100 {
+		logs := testEntries(at, at+99, 1)
+		for _, l := range logs {
+			l.Data = bytes.Repeat([]byte{byte(l.Index)}, 10_000)
+		}
+		if err := base.StoreLogs(logs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = errors.Join(base.DeleteRange(1, entries-10), base.Set(metadataKey, []byte("the record")), base.Close())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// boltContent is all that a raft.db holds.
+func boltContent(t *testing.T, path string) (logs []raft.Log, record string) {
+	t.Helper()
+	base, err := openBolt(path, time.Second, hclog.NewNullLogger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer base.Close()
+	first, _ := base.FirstIndex()
+	last, _ := base.LastIndex()
+	for index := first; index <= last; index++ {
+		var entry raft.Log
+		if err := base.GetLog(index, &entry); err != nil {
+			t.Fatal(err)
+		}
+		logs = append(logs, entry)
+	}
+	value, err := base.Get(metadataKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return logs, string(value)
+}
+
+func fileSize(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+func TestAFileThatIsMostlyFreeIsCompacted(t *testing.T) {
+	path := grownBolt(t, 1000)
+	logs, record := boltContent(t, path)
+	before := fileSize(t, path)
+	if replaced, err := compactBolt(path, 1<<20, time.Second); !replaced || err != nil {
+		t.Fatal(replaced, err)
+	}
+	if after := fileSize(t, path); after > before/4 {
+		t.Errorf("%d bytes, of %d", after, before)
+	}
+	again, sameRecord := boltContent(t, path)
+	if len(again) != 10 || !reflect.DeepEqual(again, logs) || sameRecord != record {
+		t.Errorf("%d entries and the record %q, of %d and %q", len(again), sameRecord, len(logs), record)
+	}
+	if left, _ := filepath.Glob(path + ".*" + unfinishedSuffix); len(left) > 0 {
+		t.Errorf("%q is left", left)
+	}
+}
+
+func TestAFileThatIsSmallOrFullOrInUseStaysAsItIs(t *testing.T) {
+	mostlyFree := grownBolt(t, 1000)
+	full := filepath.Join(t.TempDir(), "raft.db")
+	base, err := openBolt(full, time.Second, hclog.NewNullLogger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer base.Close()
+	for name, c := range map[string]struct {
+		path string
+		from int64
+		want error
+	}{
+		"small":  {mostlyFree, 1 << 40, nil},
+		"in use": {full, 1, ErrLocked},
+		"absent": {full + "x", 1, os.ErrNotExist},
+	} {
+		before, _ := os.Stat(c.path)
+		if replaced, err := compactBolt(c.path, c.from, time.Millisecond); replaced || !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, %v, want %v", name, replaced, err, c.want)
+		}
+		if after, _ := os.Stat(c.path); before != nil && !os.SameFile(before, after) {
+			t.Errorf("%s: it was replaced", name)
+		}
+	}
+	logs := testEntries(1, 100, 1)
+	for _, l := range logs {
+		l.Data = make([]byte, 100_000)
+	}
+	if err := errors.Join(base.StoreLogs(logs), base.Close()); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := os.Stat(full)
+	if replaced, err := compactBolt(full, 1, time.Second); replaced || err != nil {
+		t.Error(replaced, err)
+	}
+	if after, _ := os.Stat(full); !os.SameFile(before, after) {
+		t.Error("a full one was replaced")
+	}
+}
+
+// A file that was replaced while another process waited for its lock is nobody's: what
+// is written to it is lost, and its content must not replace the other again.
+func TestWhoeverHasWaitedForAReplacedFileIsLockedOut(t *testing.T) {
+	if _, err := os.Stat("/proc/self/fd"); err != nil {
+		t.Skip("needs /proc to see that a file was opened")
+	}
+	for name, open := range map[string]func(path string) error{
+		"to use it": func(path string) error {
+			base, err := newBoltBase(path, time.Minute)
+			if err == nil {
+				err = errors.Join(errors.New("it was opened"), base.Close())
+			}
+			return err
+		},
+		"to verify it": func(path string) error { return verifyBolt(path, time.Minute) },
+		"to compact it": func(path string) error {
+			_, err := compactBolt(path, 1, time.Minute)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := grownBolt(t, 1000)
+			first, err := newBoltBase(path, time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			result := make(chan error)
+			go func() { result <- open(path) }()
+			for opened(t, path) < 2 {
+				time.Sleep(time.Millisecond)
+			}
+			content, err := os.ReadFile(path)
+			if err == nil {
+				err = errors.Join(os.WriteFile(path+"2", content, 0o600), os.Rename(path+"2", path))
+			}
+			other, statErr := os.Stat(path)
+			if err := errors.Join(err, statErr, first.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-result; !errors.Is(err, ErrLocked) {
+				t.Errorf("got %v, want ErrLocked", err)
+			}
+			if now, err := os.Stat(path); err != nil || !os.SameFile(now, other) {
+				t.Errorf("the other file was replaced: %v", err)
+			}
+		})
+	}
+}
+
+// opened counts how often this process has a file open.
+func opened(t *testing.T, path string) (n int) {
+	t.Helper()
+	fds, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if target, err := os.Readlink(fd); err == nil && target == path {
+			n++
+		}
+	}
+	return n
+}

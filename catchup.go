@@ -1,0 +1,303 @@
+package kvraft
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Progress is how far a member is that its leader brings up to date.
+type Progress struct {
+	Index  uint64 `json:"index"`            // the newest log index in its state
+	Behind uint64 `json:"behind"`           // log entries that it lacks
+	Bytes  int64  `json:"bytes"`            // that it lacks: of a snapshot, and of the log
+	Rate   int64  `json:"bytes_per_second"` // that it was sent lately
+}
+
+func (p Progress) String() string {
+	return fmt.Sprintf("%d log entries and %d bytes behind, at %d bytes per second", p.Behind, p.Bytes, p.Rate)
+}
+
+// learners are the members that a leader brings up to date, and what it has told
+// this node if it is one of them.
+type learners struct {
+	mu       sync.Mutex
+	taught   map[raft.ServerID]*lesson // guarded by mu: by this node
+	failures complaint                 // guarded by mu: of lessons
+	told     Progress                  // guarded by mu: this node's own
+	toldAt   time.Time                 // guarded by mu
+	loggedAt time.Time                 // guarded by mu
+}
+
+// lesson is the bringing up of one member, by a goroutine of its own.
+type lesson struct {
+	done     chan struct{}
+	err      error    // valid after done
+	progress Progress // guarded by learners.mu
+}
+
+// tend looks after the members for as long as this node leads: what an earlier
+// leader, or a join whose caller gave up, has left half done is finished.
+func (s *Store) tend(reign *reign) {
+	if s.fsm.awaitTerm(reign.ctx, reign.term) != nil {
+		return
+	}
+	words := complaint{log: s.log}
+	for reign.ctx.Err() == nil {
+		for _, m := range s.configuration().Servers {
+			switch {
+			case s.isRetired(m.ID):
+				words.about("a removal cannot be finished", s.finishRemoval(reign.ctx, m))
+			case m.Suffrage != raft.Voter && !s.isReplica(userID(m.ID)):
+				s.teach(reign, m)
+			}
+		}
+		select {
+		case <-time.After(s.opts.timing.Heartbeat):
+		case <-reign.ctx.Done():
+		}
+	}
+}
+
+// finishRemoval waits, as Remove would have refused, until the others are a majority
+// without the member.
+func (s *Store) finishRemoval(ctx context.Context, m raft.Server) error {
+	unlock, err := s.lockMembership(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	req := removeRequest{ID: userID(m.ID), Force: s.note(retiredNote(m.ID)) == retiredByForce}
+	if err := s.checkRemovable(ctx, s.configuration(), m, req); err != nil {
+		return err
+	}
+	if m.ID == s.server {
+		return s.yield(ctx, "")
+	}
+	return s.expel(ctx, m, req)
+}
+
+// bringUp waits until a member has caught up, and votes unless it is a replica.
+func (s *Store) bringUp(ctx context.Context, reign *reign, server raft.Server) error {
+	l := s.teach(reign, server)
+	select {
+	case <-l.done:
+		return l.err
+	case <-ctx.Done():
+		return fmt.Errorf("it catches up, and is %v: %w", s.progress()[userID(server.ID)], ended(ctx))
+	}
+}
+
+// teach begins to bring a member up, unless that is under way.
+func (s *Store) teach(reign *reign, server raft.Server) *lesson {
+	s.learners.mu.Lock()
+	defer s.learners.mu.Unlock()
+	if l := s.learners.taught[server.ID]; l != nil {
+		return l
+	}
+	l := &lesson{done: make(chan struct{})}
+	if s.learners.taught == nil {
+		s.learners.taught = make(map[raft.ServerID]*lesson)
+	}
+	s.learners.taught[server.ID] = l
+	end := func(err error) {
+		l.err = err
+		delete(s.learners.taught, server.ID)
+		close(l.done)
+	}
+	if !s.spawn(func() {
+		err := s.giveLesson(reign.ctx, l, server)
+		s.learners.mu.Lock()
+		defer s.learners.mu.Unlock()
+		if err != nil && reign.ctx.Err() == nil {
+			s.learners.failures.about("a node cannot be brought up", fmt.Errorf("%s: %w", userID(server.ID), err))
+		}
+		end(err)
+	}) {
+		end(s.whyClosed())
+	}
+	return l
+}
+
+func (s *Store) giveLesson(ctx context.Context, l *lesson, server raft.Server) error {
+	if err := s.catchUp(ctx, l, server); err != nil {
+		return fmt.Errorf("catch up: %w", err)
+	}
+	if err := s.promote(ctx, server); err != nil {
+		return fmt.Errorf("promote: %w", err)
+	}
+	return nil
+}
+
+// catchUp returns when server is as far as the leader was moments ago: after a
+// round that took less than an election timeout (section 4.2.1 of Ongaro's
+// thesis), or ten.
+func (s *Store) catchUp(ctx context.Context, l *lesson, server raft.Server) error {
+	p := &pacer{store: s, server: server, lesson: l, logged: time.Now()}
+	for range 10 {
+		began := time.Now()
+		if err := p.reach(ctx, s.raft.CommitIndex()); err != nil {
+			return err
+		}
+		if time.Since(began) < s.opts.timing.Election {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: it falls behind as fast as it catches up", errUnsent)
+}
+
+// pacer follows a member that catches up.
+type pacer struct {
+	store  *Store
+	server raft.Server
+	lesson *lesson
+	logged time.Time // when progress was logged last
+
+	at      time.Time // of the last look
+	lacking int64     // bytes, then
+	size    int64     // of the log and the snapshot, then
+}
+
+// pace is what a leader asks of a member that catches up.
+type pace struct {
+	Target uint64        `json:"target"` // answer when this log index is in the state,
+	Within time.Duration `json:"within"` // or after that time; 0: that of the call
+	So     Progress      `json:"so"`     // the member's, as its leader sees it
+}
+
+// reach waits until the member's state has reached a log index.
+func (p *pacer) reach(ctx context.Context, target uint64) error {
+	s := p.store
+	to := peer{p.server.ID, string(p.server.Address)}
+	for {
+		payload, err := json.Marshal(pace{target, s.opts.timing.Heartbeat / 2, p.progress()})
+		if err != nil {
+			return err
+		}
+		call, cancel := context.WithTimeout(ctx, s.patience())
+		answer, err := s.peers.call(call, to, callCatchUp, payload)
+		cancel()
+		if err != nil {
+			return err
+		}
+		index, err := decodeUint64(answer)
+		if err != nil {
+			return err
+		}
+		p.note(index)
+		if index >= target {
+			return nil
+		}
+	}
+}
+
+func (p *pacer) progress() Progress {
+	p.store.learners.mu.Lock()
+	defer p.store.learners.mu.Unlock()
+	return p.lesson.progress
+}
+
+// note works out the progress of a member that is at a log index.
+func (p *pacer) note(index uint64) {
+	const logEvery = 10 * time.Second
+	s := p.store
+	lacking, size := s.lacking(p.server.ID, index)
+	now := Progress{Index: index, Bytes: lacking}
+	if last := s.raft.LastIndex(); last > index {
+		now.Behind = last - index
+	}
+	before := p.progress()
+	if seconds := time.Since(p.at).Seconds(); !p.at.IsZero() && seconds > 0 {
+		// What is written meanwhile makes it lack more, and was not sent.
+		sent := max(0, p.lacking-lacking+size-p.size)
+		now.Rate = (before.Rate + int64(float64(sent)/seconds)) / 2
+	}
+	p.at, p.lacking, p.size = time.Now(), lacking, size
+	if time.Since(p.logged) > logEvery {
+		p.logged = p.at
+		s.log.Info("a node catches up", "id", userID(p.server.ID), "progress", now)
+	}
+	s.learners.mu.Lock()
+	defer s.learners.mu.Unlock()
+	p.lesson.progress = now
+}
+
+// lacking is how many bytes a member at a log index lacks: of the newest snapshot,
+// if the log does not reach back to the index, and of the log. size is that of all
+// that could be lacking.
+func (s *Store) lacking(server raft.ServerID, index uint64) (bytes, size int64) {
+	first, last := s.logs.bounds()
+	size = s.logs.bytes()
+	if index+1 >= first {
+		return s.logs.sizeOf(index+1, last), size
+	}
+	list, err := s.snapshots.List()
+	if err != nil || len(list) == 0 { // then raft cannot send one either
+		return size, size
+	}
+	size += list[0].Size
+	return max(0, list[0].Size-s.raftTransport.installs.sentTo(server)) + s.logs.sizeOf(list[0].Index+1, last), size
+}
+
+// serveCatchUp is the member's side.
+func (s *Store) serveCatchUp(ctx context.Context, p pace) (index uint64, err error) {
+	const logEvery = 10 * time.Second
+	l := &s.learners
+	l.mu.Lock()
+	l.told, l.toldAt = p.So, time.Now()
+	log := time.Since(l.loggedAt) > logEvery && p.So.Behind > 0
+	if log {
+		l.loggedAt = l.toldAt
+	}
+	l.mu.Unlock()
+	if log {
+		s.log.Info("catching up", "progress", p.So)
+	}
+	wait, cancel := context.WithTimeout(ctx, cmp.Or(p.Within, maxCall))
+	defer cancel()
+	err = s.fsm.awaitIndex(wait, p.Target)
+	if wait.Err() != nil && ctx.Err() == nil {
+		err = nil
+	}
+	return s.Index(), err
+}
+
+// progress is that of the members that this node brings up, by id, or its own.
+func (s *Store) progress() map[string]Progress {
+	l := &s.learners
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := make(map[string]Progress)
+	for server, lesson := range l.taught {
+		all[userID(server)] = lesson.progress
+	}
+	if l.told.Behind > 0 && time.Since(l.toldAt) < 2*s.opts.timing.Heartbeat {
+		all[s.opts.id] = l.told
+	}
+	return all
+}
+
+// promote gives a member its vote, unless it is a replica.
+func (s *Store) promote(ctx context.Context, server raft.Server) error {
+	unlock, err := s.lockMembership(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for _, m := range s.configuration().Servers {
+		if m.ID != server.ID || s.isRetired(m.ID) {
+			continue
+		}
+		if m.Suffrage == raft.Voter || s.isReplica(userID(m.ID)) { // what it is to be may have changed meanwhile
+			return nil
+		}
+		s.log.Info("promote to voter", "id", userID(m.ID), "addr", m.Address)
+		return s.change(ctx, func() raft.Future { return s.raft.AddVoter(m.ID, m.Address, 0, s.patience()) })
+	}
+	return fmt.Errorf("%w: it was removed meanwhile", errUnsent)
+}

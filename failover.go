@@ -1,0 +1,260 @@
+package kvraft
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// The timeouts of a cluster are long, so that no healthy leader loses its place to
+// a slow disk or a short pause. But the death of a process is no silence: the
+// system closes its connections and refuses new ones. So each follower keeps a
+// connection to its leader, its vigil, on which nothing is said. When it breaks,
+// and the leader's address refuses another, the follower takes the leader for dead.
+// When a majority of the voters do, the one of them whose log reaches furthest
+// stands for election at once, as if the leader had told it to (section 3.10 of
+// Ongaro's thesis): the others then vote although they had a leader a moment ago.
+//
+// This replaces the wait before an election, and nothing of the election itself.
+// It must not cost a healthy leader its place:
+//
+//   - A pause, or a link that is lost, refuses nothing, and goes by the timeout.
+//   - A leader whose vigils break knows it, and at once dials those that kept them:
+//     who has heard from it since, or has any connection from it, does not take it
+//     for dead, whatever its address says.
+//   - What one follower sees is not enough.
+
+// keepVigil watches the leader of a reign, as long as that lasts.
+func (s *Store) keepVigil(r *reign) {
+	const shortest, longest = 5 * time.Millisecond, 500 * time.Millisecond
+	wait, broke, grace := shortest, r.began, time.Duration(0)
+	for r.ctx.Err() == nil {
+		took, kept, err := s.vigil(r)
+		if kept {
+			wait, broke, grace = shortest, time.Now(), took
+		}
+		switch {
+		case err == nil: // in order: it leads no more, and the next one will be heard of
+			wait = longest
+		case !kept:
+			s.takeOver(r, broke, grace)
+		}
+		r.dead.Store(false)
+		select {
+		case <-time.After(wait):
+			wait = min(2*wait, longest)
+		case <-r.ctx.Done():
+		}
+	}
+}
+
+// vigil returns nil when the leader ends it, and an error when it breaks, or when,
+// not kept at all, it cannot begin. It took that long to begin.
+func (s *Store) vigil(r *reign) (took time.Duration, kept bool, err error) {
+	began := time.Now()
+	conn, who, err := s.transport.dial(r.ctx, r.leader.addr, forVigil, r.leader.server)
+	if err != nil {
+		return 0, false, err
+	}
+	defer conn.Close()
+	if !who.Leads {
+		return 0, false, errNotLeader
+	}
+	took = time.Since(began)
+	defer context.AfterFunc(r.ctx, func() { conn.Close() })()
+	var farewell [1]byte
+	_, err = io.ReadFull(conn, farewell[:])
+	return took, true, err
+}
+
+// serveVigil is the leader's side: its end, a byte, comes when this node leads no
+// more.
+func (s *Store) serveVigil(conn net.Conn, h hello) {
+	r := s.reign()
+	broken := make(chan struct{})
+	var listening sync.WaitGroup
+	listening.Go(func() {
+		defer close(broken)
+		_, _ = io.Copy(io.Discard, conn) // however it ends
+	})
+	defer listening.Wait()
+	defer conn.Close()
+	if !r.leads {
+		_, _ = conn.Write([]byte{1}) // if it does not arrive, the follower asks again
+		return
+	}
+	select {
+	case <-r.ctx.Done():
+		_, _ = conn.Write([]byte{1})
+	case <-broken:
+		s.reassure(r, h)
+	}
+}
+
+// reassure dials a follower whose vigil has broken: this leader lives.
+func (s *Store) reassure(r *reign, h hello) {
+	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
+	defer cancel()
+	if conn, _, err := s.transport.dial(ctx, h.At, forRPC, h.From); err == nil {
+		conn.Close()
+	}
+}
+
+// seemsDead reports whether the leader has no connection to this node, has not
+// dialed it as a leader since, and refuses a connection or leads no more.
+func (s *Store) seemsDead(r *reign, since time.Time) bool {
+	if c := s.transport.callsFrom(r.leader.server); c.open > 0 || c.led.After(since) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat/4)
+	defer cancel()
+	conn, who, err := s.transport.dial(ctx, r.leader.addr, forRPC, r.leader.server)
+	if err == nil {
+		conn.Close()
+		return !who.Leads // the process was started anew
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// takeOver stands for election when a majority of the voters take the leader for
+// dead as well, and no other of them is placed better.
+// A leader that lives has the time of a dial, and a little more, to make itself
+// heard.
+func (s *Store) takeOver(r *reign, since time.Time, dial time.Duration) {
+	const poll = 5 * time.Millisecond
+	grace := dial + s.opts.timing.Heartbeat/40
+	turn := s.opts.timing.Heartbeat / 4 // for each of those placed better to try
+	end := time.Now().Add(2 * s.opts.timing.Heartbeat)
+	term := s.raft.CurrentTerm()
+	var agreed time.Time
+	for wait := grace; time.Now().Before(end); wait = poll {
+		select {
+		case <-time.After(wait):
+		case <-r.ctx.Done():
+			return
+		}
+		if !s.seemsDead(r, since) {
+			return
+		}
+		r.dead.Store(true)
+		rank, majority := s.rankAmongWitnesses(r, term)
+		if !majority {
+			continue
+		}
+		if agreed.IsZero() {
+			agreed = time.Now()
+		}
+		if time.Since(agreed) < time.Duration(rank)*turn {
+			continue
+		}
+		if _, leader := s.raft.LeaderWithID(); leader != r.leader.server || s.raft.CurrentTerm() != term {
+			return // raft has heard of another, or voted
+		}
+		s.log.Warn("the leader's process is gone: standing for election", "leader", userID(r.leader.server))
+		if err := s.stand(r.ctx); err != nil {
+			s.log.Warn("stand for election", "error", err)
+		}
+		<-r.ctx.Done() // if it is not elected it goes by the timeout
+		return
+	}
+}
+
+// testimony is what a voter answers when it is asked whether a leader is dead.
+type testimony struct {
+	Dead   bool          `json:"dead"`
+	Term   uint64        `json:"term"`  // of its last log entry
+	Index  uint64        `json:"index"` // likewise
+	Server raft.ServerID `json:"server"`
+}
+
+// before reports whether a voter goes before another: its log reaches further.
+// Between equals the identity decides, so that they do not take each other's votes.
+func (t testimony) before(other testimony) bool {
+	return cmp.Or(cmp.Compare(t.Term, other.Term), cmp.Compare(t.Index, other.Index), cmp.Compare(t.Server, other.Server)) > 0
+}
+
+// allegation is the question.
+type allegation struct {
+	Leader raft.ServerID `json:"leader"`
+	Term   uint64        `json:"term"` // in which it leads
+}
+
+// testify is what this node answers.
+func (s *Store) testify(a allegation) testimony {
+	r := s.reign()
+	term, index := s.lastEntry()
+	return testimony{
+		Dead:   !r.leads && r.leader.server == a.Leader && r.dead.Load() && s.raft.CurrentTerm() == a.Term,
+		Term:   term,
+		Index:  index,
+		Server: s.server,
+	}
+}
+
+// lastEntry is how far this node's log reaches, or the snapshot that replaces it.
+func (s *Store) lastEntry() (term, index uint64) {
+	_, last := s.logs.bounds()
+	var entry raft.Log
+	if last > 0 && s.logs.GetLog(last, &entry) == nil {
+		return entry.Term, last
+	}
+	if list, err := s.snapshots.List(); err == nil && len(list) > 0 {
+		return list[0].Term, list[0].Index
+	}
+	return 0, 0
+}
+
+// rankAmongWitnesses asks the other voters. rank is how many of those that take
+// the leader for dead go before this node.
+func (s *Store) rankAmongWitnesses(r *reign, term uint64) (rank int, majority bool) {
+	config := s.configuration()
+	if !isVoter(config, s.server) {
+		return 0, false
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat/4)
+	defer cancel()
+	question := allegation{r.leader.server, term}
+	mine := s.testify(question)
+	answers := make(chan testimony, len(config.Servers))
+	asked := 0
+	for _, m := range config.Servers {
+		if m.Suffrage != raft.Voter || m.ID == s.server || m.ID == r.leader.server {
+			continue
+		}
+		if s.spawn(func() { answers <- s.askWitness(ctx, m, question) }) {
+			asked++
+		}
+	}
+	dead := 1
+	for range asked {
+		t := <-answers
+		if !t.Dead {
+			continue
+		}
+		dead++
+		if t.before(mine) {
+			rank++
+		}
+	}
+	return rank, mine.Dead && dead > len(voters(config))/2
+}
+
+func (s *Store) askWitness(ctx context.Context, m raft.Server, a allegation) (t testimony) {
+	payload, err := json.Marshal(a)
+	if err != nil {
+		return testimony{}
+	}
+	answer, err := s.peers.call(ctx, peer{m.ID, string(m.Address)}, callWitness, payload)
+	if err != nil || json.Unmarshal(answer, &t) != nil {
+		return testimony{} // no word of it is a no
+	}
+	return t
+}

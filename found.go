@@ -1,0 +1,455 @@
+package kvraft
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// A cluster is founded by one node alone, or by n empty nodes that were all told
+// to expect n (WithBootstrapExpect). Together it goes like this:
+//
+// Each node asks the others what they are. When it has found enough of them, it
+// intends to found a cluster with the first n by identity. When it sees that the
+// rest of that set intends the same, it promises the set, on disk. When it sees
+// that all n have promised, it bootstraps: the same configuration as the others,
+// in a cluster whose id is a hash of the set.
+//
+// Why there are never two: a node promises one set, and until it is bootstrapped
+// takes part in nothing else; and a set that lacks the promise of one of its
+// members is bootstrapped by none. So two sets that are bootstrapped have no node
+// in common. A promise is taken back in one case, when a member of the set
+// belongs to another cluster: it bootstraps no other set, so nobody founds this one,
+// and none has. No clock decides anything.
+
+// founder is a node as it stands in a set of founders.
+type founder struct {
+	Server raft.ServerID `json:"server"`
+	Addr   string        `json:"addr"`
+}
+
+// founding is what a node says of itself to others that found a cluster.
+type founding struct {
+	founder
+	Cluster  string    `json:"cluster"`  // to which it belongs; empty: none yet
+	Expect   int       `json:"expect"`   // how many it waits for; 0: it does not found, but waits to be admitted
+	Set      []founder `json:"set"`      // what it has promised or intends, sorted; empty: it has not found enough nodes
+	Promised bool      `json:"promised"` // it has promised the set
+	Known    []string  `json:"known"`    // addresses at which it has found nodes
+}
+
+// foundingState is what a node knows while it founds.
+type foundingState struct {
+	mu       sync.Mutex
+	intended []founder // guarded by mu
+	joining  bool      // guarded by mu: there is a cluster already, which is asked for admission
+	known    []string  // guarded by mu: sorted
+}
+
+func (f *foundingState) isJoining() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.joining
+}
+
+func (f *foundingState) setJoining(joining bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.joining = joining
+}
+
+// clusterOf is the id of the cluster that a set founds.
+func clusterOf(set []founder) string {
+	encoded, _ := json.Marshal(set) // strings: it cannot fail
+	sum := sha256.Sum256(encoded)
+	return hex.EncodeToString(sum[:8])
+}
+
+func includes(set []founder, server raft.ServerID) bool {
+	return slices.ContainsFunc(set, func(f founder) bool { return f.Server == server })
+}
+
+// expected is how many nodes are to found a cluster; 0: none that this node is
+// among.
+func (s *Store) expected() int {
+	meta := s.logs.meta()
+	if n := max(s.opts.expect, len(meta.Promise)); n > 1 && !meta.isLegacy() {
+		return n
+	}
+	return 0
+}
+
+// founding is what this node says.
+func (s *Store) founding() founding {
+	s.founders.mu.Lock()
+	set, known := s.founders.intended, s.founders.known
+	s.founders.mu.Unlock()
+	meta := s.logs.meta()
+	if meta.Promise != nil {
+		set = meta.Promise
+	}
+	return founding{founder{s.server, s.opts.advertise}, meta.Cluster, s.expected(), set, meta.Promise != nil, known}
+}
+
+func configurationOf(set []founder) (c raft.Configuration) {
+	for _, f := range set {
+		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: f.Server, Address: raft.ServerAddress(f.Addr)})
+	}
+	return c
+}
+
+// foundAlone bootstraps a cluster of one, before raft starts, if that is what this
+// node has promised. A founding that a crash cut off is ended, or begun again:
+// nobody can have voted in it.
+func (s *Store) foundAlone() error {
+	meta := s.logs.meta()
+	last, err := s.logs.LastIndex()
+	if err != nil {
+		return err
+	}
+	switch {
+	case meta.Cluster != "", meta.isLegacy(), last > 0 && meta.Promise == nil:
+		return nil
+	case last > 0: // with others, too: the log comes before the cluster's id
+		return s.recordFounding(meta.Promise)
+	}
+	if err := s.logs.rewriteMeta(func(m *metadata) bool {
+		had := len(m.Raft) > 0
+		m.Raft = nil
+		return had
+	}); err != nil {
+		return fmt.Errorf("begin anew: %w", err)
+	}
+	if len(meta.Promise) != 1 {
+		return nil
+	}
+	err = s.onItsOwn("bootstrap", func() error {
+		return raft.BootstrapCluster(s.raftConfig(), s.logs, s.logs, s.snapshots, s.raftTransport, configurationOf(meta.Promise))
+	})
+	if err != nil {
+		return err
+	}
+	return s.recordFounding(meta.Promise)
+}
+
+// foundTogether goes one step towards a cluster of this node and others. An error
+// says what it waits for.
+func (s *Store) foundTogether() error {
+	others, unheard, err := s.meet()
+	if err != nil {
+		return err
+	}
+	for _, other := range others {
+		if other.Cluster != "" {
+			return s.meetMember(other)
+		}
+	}
+	s.founders.setJoining(false)
+	set, err := s.intend(others)
+	if err != nil {
+		return errors.Join(append([]error{err}, unheard...)...)
+	}
+	if s.logs.meta().Promise == nil {
+		if err := agreed(set, s.server, others, func(f founding) bool { return true }); err != nil {
+			return errors.Join(append([]error{err}, unheard...)...)
+		}
+		if err := s.promise(set); err != nil {
+			return err
+		}
+		s.log.Info("promised to found a cluster", "with", nameAll(set))
+	}
+	if err := agreed(set, s.server, others, func(f founding) bool { return f.Promised }); err != nil {
+		return errors.Join(append([]error{err}, unheard...)...)
+	}
+	return s.found(set)
+}
+
+// promise binds this node to the set, unless it was admitted to a cluster while it
+// looked at others.
+func (s *Store) promise(set []founder) error {
+	admitted := ""
+	err := s.logs.rewriteMeta(func(m *metadata) bool {
+		if admitted = m.Cluster; admitted == "" {
+			m.Promise = set
+		}
+		return admitted == ""
+	})
+	if err == nil && admitted != "" {
+		err = fmt.Errorf("this node was admitted to cluster %s", admitted)
+	}
+	if err != nil {
+		return fmt.Errorf("promise to found a cluster: %w", err)
+	}
+	return nil
+}
+
+// meet asks every address that may be a node's, at once. unheard says which did
+// not answer.
+func (s *Store) meet() (others map[raft.ServerID]founding, unheard []error, err error) {
+	addrs, err := s.memberAddrs()
+	if err != nil {
+		unheard = append(unheard, err)
+	}
+	me := s.founding()
+	addrs = slices.Compact(slices.Sorted(slices.Values(append(addrs, me.Known...))))
+	answers := make([]founding, len(addrs))
+	errs := make([]error, len(addrs))
+	var asking sync.WaitGroup
+	for i, addr := range addrs {
+		asking.Go(func() { answers[i], errs[i] = s.askFounder(addr, me) })
+	}
+	asking.Wait()
+
+	others = make(map[raft.ServerID]founding)
+	var known []string
+	for i, answer := range answers {
+		switch {
+		case errs[i] != nil:
+			unheard = append(unheard, fmt.Errorf("%s: %w", addrs[i], errs[i]))
+		case answer.Server != s.server:
+			others[answer.Server] = answer
+			known = append(append(known, answer.Addr), answer.Known...)
+		}
+		if errs[i] == nil && answer.Cluster == "" && answer.Expect > 0 && answer.Expect != me.Expect {
+			err = fmt.Errorf("%w: node %s expects %d nodes, this one %d: start all with the same WithBootstrapExpect", ErrInvalid, userID(answer.Server), answer.Expect, me.Expect)
+			return nil, nil, err
+		}
+	}
+	s.noteKnown(known)
+	return others, unheard, nil
+}
+
+// noteKnown remembers addresses at which nodes were found.
+func (s *Store) noteKnown(addrs []string) {
+	const most = 64
+	addrs = slices.DeleteFunc(addrs, func(addr string) bool { return addr == s.opts.advertise })
+	addrs = slices.Compact(slices.Sorted(slices.Values(addrs)))
+	s.founders.mu.Lock()
+	defer s.founders.mu.Unlock()
+	s.founders.known = addrs[:min(len(addrs), most)]
+}
+
+// serveFound answers another node, and remembers where it is.
+func (s *Store) serveFound(other founding) founding {
+	me := s.founding()
+	if s.founds() && other.Expect > 0 && checkReachable("address", other.Addr) == nil {
+		s.noteKnown(append(slices.Clone(me.Known), other.Addr))
+	}
+	return me
+}
+
+// askFounder asks the node at addr, and makes sure that it is found where it says.
+func (s *Store) askFounder(addr string, me founding) (answer founding, err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
+	defer cancel()
+	if err := s.ask(ctx, addr, callFound, me, &answer); err != nil || answer.Addr == addr || answer.Server == s.server {
+		return answer, err
+	}
+	var again founding
+	if err := s.ask(ctx, answer.Addr, callFound, me, &again); err != nil {
+		return answer, fmt.Errorf("node %s says that it is reached at %s: %w", userID(answer.Server), answer.Addr, err)
+	}
+	if again.Server != answer.Server {
+		return answer, fmt.Errorf("node %s says that it is reached at %s, where node %s is", userID(answer.Server), answer.Addr, userID(again.Server))
+	}
+	return again, nil
+}
+
+// meetMember goes on when another node belongs to a cluster: that of this node's
+// promise, or one to join.
+func (s *Store) meetMember(other founding) error {
+	promise := s.logs.meta().Promise
+	switch {
+	case promise == nil:
+		s.founders.setJoining(true)
+		return s.askToJoin()
+	case other.Cluster == clusterOf(promise): // so it has seen all the promises
+		return s.found(promise)
+	case !includes(promise, other.Server):
+		return fmt.Errorf("this node has promised to found a cluster with %s, and found a member of cluster %s at %s", nameAll(promise), other.Cluster, other.Addr)
+	}
+	s.log.Warn("a promise to found a cluster is void, as one of its nodes belongs to another cluster", "with", nameAll(promise), "node", other.Server, "cluster", other.Cluster)
+	if err := s.logs.updateMeta(func(m *metadata) { m.Promise = nil }); err != nil {
+		return fmt.Errorf("take a promise back: %w", err)
+	}
+	return s.askToJoin()
+}
+
+// intend chooses the set: what this node has promised; or what another one has
+// promised for this one as well; or the first by identity.
+func (s *Store) intend(others map[raft.ServerID]founding) ([]founder, error) {
+	me := s.founding()
+	if me.Promised {
+		return me.Set, nil
+	}
+	set := s.chooseSet(me, others)
+	if set != nil {
+		if err := checkSet(set); err != nil {
+			return nil, err
+		}
+	}
+	s.founders.mu.Lock()
+	s.founders.intended = set
+	s.founders.mu.Unlock()
+	switch {
+	case set == nil:
+		return nil, fmt.Errorf("found %d of %d nodes", 1+len(others), me.Expect)
+	case !includes(set, s.server):
+		return nil, fmt.Errorf("%s are to found it", nameAll(set))
+	}
+	return set, nil
+}
+
+// chooseSet returns nil when there are too few nodes.
+func (s *Store) chooseSet(me founding, others map[raft.ServerID]founding) (set []founder) {
+	found := []founder{me.founder}
+	for _, other := range others {
+		if other.Expect == me.Expect {
+			found = append(found, other.founder)
+		}
+		if other.Promised && includes(other.Set, s.server) && stillPossible(other.Set, others) && (set == nil || clusterOf(other.Set) < clusterOf(set)) {
+			set = other.Set
+		}
+	}
+	if set != nil || len(found) < me.Expect {
+		return set
+	}
+	slices.SortFunc(found, func(a, b founder) int { return strings.Compare(string(a.Server), string(b.Server)) })
+	return found[:me.Expect]
+}
+
+// stillPossible reports whether no member of a set is seen to have promised another.
+func stillPossible(set []founder, others map[raft.ServerID]founding) bool {
+	return !slices.ContainsFunc(set, func(f founder) bool {
+		other, heard := others[f.Server]
+		return heard && other.Promised && !slices.Equal(other.Set, set)
+	})
+}
+
+// checkSet finds nodes that cannot be in one cluster.
+func checkSet(set []founder) error {
+	for i, a := range set {
+		for _, b := range set[:i] {
+			if userID(a.Server) == userID(b.Server) {
+				return fmt.Errorf("the nodes at %s and %s are both called %s", b.Addr, a.Addr, userID(a.Server))
+			}
+			if a.Addr == b.Addr {
+				return fmt.Errorf("the nodes %s and %s both say that they are reached at %s", userID(b.Server), userID(a.Server), a.Addr)
+			}
+		}
+	}
+	return nil
+}
+
+// agreed returns nil if all of the set but this node have the same set in mind,
+// and as settled as that.
+func agreed(set []founder, me raft.ServerID, others map[raft.ServerID]founding, settled func(founding) bool) error {
+	var doubts []string
+	lost := 0 // nodes of the set that are others now
+	for _, f := range set {
+		other, heard := others[f.Server]
+		switch {
+		case f.Server == me:
+		case !heard && hasID(others, userID(f.Server)):
+			lost++
+			doubts = append(doubts, fmt.Sprintf("another node is called %s now", userID(f.Server)))
+		case !heard:
+			doubts = append(doubts, fmt.Sprintf("%s at %s does not answer", userID(f.Server), f.Addr))
+		case other.Promised && !slices.Equal(other.Set, set):
+			doubts = append(doubts, fmt.Sprintf("%s has promised to found another, with %s", userID(f.Server), nameAll(other.Set)))
+		case !slices.Equal(other.Set, set) || !settled(other):
+			doubts = append(doubts, fmt.Sprintf("%s is not ready", userID(f.Server)))
+		}
+	}
+	switch heard := countHeard(set, others); {
+	case len(doubts) == 0:
+		return nil
+	case lost > 0 && heard+lost+1 == len(set): // all that are left hold nothing: they belong to no cluster
+		doubts = append(doubts, "if it has lost its data directory, empty those of the others too, which hold nothing yet")
+	case lost > 0: // with this node's promise they may have founded it
+		doubts = append(doubts, "start those that do not answer: they may hold data")
+	}
+	return fmt.Errorf("%s are to found it: %s", nameAll(set), strings.Join(doubts, ", "))
+}
+
+func countHeard(set []founder, others map[raft.ServerID]founding) (n int) {
+	for _, f := range set {
+		if _, heard := others[f.Server]; heard {
+			n++
+		}
+	}
+	return n
+}
+
+func hasID(nodes map[raft.ServerID]founding, id string) bool {
+	for server := range nodes {
+		if userID(server) == id {
+			return true
+		}
+	}
+	return false
+}
+
+// nameAll is "n1, n2 and n3".
+func nameAll(set []founder) string {
+	names := make([]string, len(set))
+	for i, f := range set {
+		names[i] = userID(f.Server)
+	}
+	last := len(names) - 1
+	if last < 1 {
+		return strings.Join(names, "")
+	}
+	return strings.Join(names[:last], ", ") + " and " + names[last]
+}
+
+// found bootstraps the cluster of a set that all its members have promised. The
+// log comes first and the cluster's id second: before a node has that, no other
+// reaches its raft.
+func (s *Store) found(set []founder) error {
+	const poll = time.Millisecond
+	if len(s.configuration().Servers) == 0 {
+		// Its future is not waited for: it is never answered if the storage fails
+		// meanwhile, which ends the goroutine that owes the answer.
+		s.raft.BootstrapCluster(configurationOf(set))
+	}
+	for len(s.configuration().Servers) == 0 {
+		select {
+		case <-time.After(poll):
+		case <-s.ctx.Done():
+			return s.whyClosed()
+		}
+	}
+	return s.recordFounding(set)
+}
+
+// recordFounding gives this node the cluster's id. Whoever has promised the set
+// belongs to that cluster or to none.
+func (s *Store) recordFounding(set []founder) error {
+	other := ""
+	err := s.logs.updateMeta(func(m *metadata) {
+		if m.Cluster != "" && m.Cluster != clusterOf(set) {
+			other = m.Cluster
+			return
+		}
+		m.Cluster, m.Promise = clusterOf(set), nil
+	})
+	if err == nil && other != "" {
+		err = fmt.Errorf("%w: this node belongs to cluster %s", ErrRefused, other)
+	}
+	if err != nil {
+		return fmt.Errorf("found a cluster: %w", err)
+	}
+	s.founded.Store(true)
+	s.log.Info("founded the cluster", "cluster", clusterOf(set), "with", nameAll(set))
+	return nil
+}

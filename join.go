@@ -1,0 +1,290 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/hashicorp/raft"
+)
+
+// JoinOption qualifies Join.
+type JoinOption func(*joinRequest)
+
+// Replica makes Join admit a node that stays without a vote: it has the whole
+// state and takes every call, but does not count for the quorum, so that it makes
+// no write slower and no majority harder. It is for reads near their readers. To
+// make it a voter, join it again without Replica; a voter becomes a replica only by
+// being removed, emptied and joined again.
+func Replica(r *joinRequest) { r.Role = roleReplica }
+
+// What a member is meant to be. The cluster takes a note of each replica, which
+// outlives the leader that was asked.
+const (
+	roleVoter   = "voter"
+	roleReplica = "replica"
+)
+
+// joinRequest asks for a node to be made a member.
+type joinRequest struct {
+	ID        string `json:"id"`
+	Addr      string `json:"addr"`      // where the node is reached
+	Role      string `json:"role"`      // empty: what is noted of the id, and else a voter
+	Forwarded bool   `json:"forwarded"` // by a member to its leader, which must not pass it on
+}
+
+// admission is what a leader tells a node that it admits.
+type admission struct {
+	Cluster string        `json:"cluster"`
+	Server  raft.ServerID `json:"server"` // the node that is meant
+}
+
+// Join admits the node id, which must be reachable under the peer address addr,
+// to the cluster, and returns when it votes; with [Replica], when it has caught
+// up. It may be called on any member, and again: joining a member is nothing. The
+// node must be empty and opened with WithJoin, or be a member already that has
+// moved to addr.
+//
+// Errors: ErrUnreachable when nobody answers there, ErrRefused when another node
+// answers, the id belongs to a live member, or the node belongs to another cluster,
+// ErrRemoved when it was removed from this one; ErrInvalid, ErrNoLeader, ErrClosed;
+// ErrUnknown when ctx ended while the node was being admitted, which goes on.
+func (s *Store) Join(ctx context.Context, id, addr string, opts ...JoinOption) error {
+	if err := errors.Join(checkID(id), checkReachable("address", addr)); err != nil {
+		return err
+	}
+	req := joinRequest{ID: id, Addr: addr, Role: roleVoter}
+	for _, opt := range opts {
+		opt(&req)
+	}
+	return s.join(ctx, req)
+}
+
+// errDismissed is what a removed node is told that wants to be a member again.
+var errDismissed = fmt.Errorf("%w; empty its data directory to let it join as a new node", ErrRemoved)
+
+func (s *Store) join(ctx context.Context, req joinRequest) error {
+	return s.changeThroughLeader(ctx, func(ctx context.Context, reign *reign) error {
+		return s.joinThrough(ctx, reign, req)
+	})
+}
+
+func (s *Store) joinThrough(ctx context.Context, reign *reign, req joinRequest) error {
+	if reign.leads {
+		return s.addMember(ctx, reign, req)
+	}
+	req.Forwarded = true
+	return s.tellLeader(ctx, reign, callJoin, req)
+}
+
+// addMember makes a node a member, as the leader. The order is what matters: a
+// node that was not reached never counts for the quorum, and one that has not
+// caught up does not hold it up.
+func (s *Store) addMember(ctx context.Context, reign *reign, req joinRequest) error {
+	server, err := s.addNonvoter(ctx, req)
+	if err != nil {
+		return fmt.Errorf("join node %s at %s: %w", req.ID, req.Addr, err)
+	}
+	if isVoter(s.configuration(), server.ID) {
+		return nil
+	}
+	if err := s.bringUp(ctx, reign, server); err != nil { // it is a member already
+		return fmt.Errorf("join node %s at %s: %w: %v", req.ID, req.Addr, ErrUnknown, err)
+	}
+	return nil
+}
+
+// addNonvoter reaches the node, checks who answers, and sees to it that it is a
+// member at that address.
+func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, error) {
+	unlock, err := s.lockMembership(ctx)
+	if err != nil {
+		return raft.Server{}, err
+	}
+	defer unlock()
+	if err := s.awaitOwnTerm(ctx); err != nil {
+		return raft.Server{}, err
+	}
+	who, err := s.knock(ctx, req.Addr)
+	if err != nil && ctx.Err() != nil { // the leader's time is up, or the caller's: it says nothing of the node
+		return raft.Server{}, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
+	}
+	if err != nil {
+		return raft.Server{}, fmt.Errorf("%w from the leader, %s: %w", ErrUnreachable, s.opts.id, err)
+	}
+	cluster := s.self().cluster
+	switch {
+	case cluster == "": // a moment after hraftd's cluster was taken over
+		return raft.Server{}, fmt.Errorf("%w: the cluster has yet to get its id", errUnsent)
+	case userID(who.Node) != req.ID:
+		return raft.Server{}, fmt.Errorf("%w: the node at %s is %q", ErrRefused, req.Addr, userID(who.Node))
+	case who.Cluster != "" && who.Cluster != cluster:
+		return raft.Server{}, fmt.Errorf("%w: it belongs to another cluster (%s, this one is %s); empty its data directory to move it", ErrRefused, who.Cluster, cluster)
+	case s.isRetired(who.Node):
+		return raft.Server{}, errDismissed
+	case who.Cluster == "" && isBare(who.Node) && s.lists(who.Node): // its new address can wait: it dials the others
+		return raft.Server{}, fmt.Errorf("%w: it has yet to hear which cluster it belongs to", errUnsent)
+	case who.Cluster == "" && isBare(who.Node):
+		return raft.Server{}, fmt.Errorf("%w: it has the data of a cluster of hraftd's in which it has not been started since; empty its data directory", ErrRefused)
+	}
+	server := raft.Server{ID: who.Node, Address: raft.ServerAddress(req.Addr), Suffrage: raft.Nonvoter}
+	return server, s.enter(ctx, server, who, req.Role)
+}
+
+// enter writes server into the configuration, unless it stands there.
+func (s *Store) enter(ctx context.Context, server raft.Server, who welcome, role string) error {
+	config := s.configuration()
+	if role == roleReplica && isVoter(config, server.ID) {
+		return fmt.Errorf("%w: node %s is a voter; to make it a replica, remove it, empty its data directory and join it again", ErrRefused, userID(server.ID))
+	}
+	at := slices.IndexFunc(config.Servers, func(m raft.Server) bool { return m.ID == server.ID })
+	stands := at >= 0 && config.Servers[at].Address == server.Address
+	if at >= 0 && !stands {
+		old := string(config.Servers[at].Address)
+		there, err := s.knock(ctx, old)
+		switch {
+		case err != nil || there.Node != server.ID: // it has moved
+		case there.Process != who.Process:
+			return fmt.Errorf("%w: the node runs at %s already; two nodes run on copies of one data directory, and this one must be emptied", ErrRefused, old)
+		default:
+			stands = true // under another name, by which it is reached as well
+		}
+	}
+	var replaced []raft.Server
+	if !stands {
+		var err error
+		if replaced, err = s.inTheWay(ctx, config, server, who); err != nil {
+			return err
+		}
+	}
+	if who.Cluster == "" {
+		if err := s.admit(ctx, server); err != nil {
+			return err
+		}
+	}
+	// Only now: a node that is refused must not have changed anything for others.
+	if err := s.writeIn(ctx, server, replaced, role, stands); err != nil {
+		return fmt.Errorf("%w: it was begun, and can be asked for again: %v", ErrUnknown, err)
+	}
+	return nil
+}
+
+// writeIn removes those whom the server replaces, and adds it unless it stands in the
+// configuration.
+func (s *Store) writeIn(ctx context.Context, server raft.Server, replaced []raft.Server, role string, stands bool) error {
+	for _, m := range replaced {
+		s.log.Warn("a member came back without its data: it is replaced", "id", userID(m.ID), "old", m.ID, "new", server.ID)
+		if err := s.dismiss(ctx, m, removeRequest{}); err != nil {
+			return fmt.Errorf("remove the old identity: %w", err)
+		}
+	}
+	if err := s.assignRole(server.ID, role); err != nil || stands {
+		return err
+	}
+	s.log.Info("a node joins", "id", userID(server.ID), "addr", server.Address, "identity", server.ID)
+	// For a member this changes the address only; it stays a voter.
+	return s.change(ctx, func() raft.Future { return s.raft.AddNonvoter(server.ID, server.Address, 0, s.patience()) })
+}
+
+// assignRole takes a note of what a node is to be, if that is new.
+func (s *Store) assignRole(server raft.ServerID, role string) error {
+	id := userID(server)
+	switch {
+	case role == roleReplica && !s.isReplica(id):
+		return s.writeNote(replicaNote(id), "1")
+	case role == roleVoter:
+		return s.strike(replicaNote(id))
+	}
+	return nil
+}
+
+// inTheWay returns the identity that the new server replaces, if there is one: a
+// member with its id at its very address, where another identity has just
+// answered. Any other member that stands in the way stays, and is why the server is
+// refused.
+func (s *Store) inTheWay(ctx context.Context, config raft.Configuration, server raft.Server, who welcome) (replaced []raft.Server, err error) {
+	for _, m := range config.Servers {
+		sameID, sameAddr := userID(m.ID) == userID(server.ID), m.Address == server.Address
+		if sameID && !sameAddr { // unless it goes by two names
+			there, err := s.knock(ctx, string(m.Address))
+			sameAddr = err == nil && there.Process == who.Process
+		}
+		switch {
+		case m.ID == server.ID || !sameID && !sameAddr:
+		case sameID && sameAddr && m.ID == s.server: // this leader has moved, and has yet to note it
+			return nil, s.liveElsewhere(m, s.opts.advertise)
+		case sameID && sameAddr:
+			if at := s.transport.addressOf(m.ID, string(m.Address)); at != string(m.Address) {
+				if there, err := s.knock(ctx, at); err == nil && there.Node == m.ID {
+					return nil, s.liveElsewhere(m, at)
+				}
+			}
+			replaced = append(replaced, m)
+		case sameID:
+			return nil, s.idTaken(ctx, m)
+		default:
+			return nil, fmt.Errorf("%w: the address belongs to member %s", ErrRefused, userID(m.ID))
+		}
+	}
+	return replaced, nil
+}
+
+func (s *Store) liveElsewhere(m raft.Server, at string) error {
+	return fmt.Errorf("%w: the id %s is taken by the live member at %s, which has moved away from %s; choose another id", ErrRefused, userID(m.ID), at, m.Address)
+}
+
+func (s *Store) idTaken(ctx context.Context, m raft.Server) error {
+	if who, err := s.knock(ctx, string(m.Address)); err == nil && who.Node == m.ID {
+		return fmt.Errorf("%w: the id %s is taken by the live member at %s; choose another id", ErrRefused, userID(m.ID), m.Address)
+	}
+	return fmt.Errorf("%w: the id %s belongs to a member at %s that does not answer; start the node at that address to replace it, or choose another id",
+		ErrRefused, userID(m.ID), m.Address)
+}
+
+// knock asks who is at an address.
+func (s *Store) knock(ctx context.Context, addr string) (welcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	conn, who, err := s.transport.dial(ctx, addr, forRPC, "")
+	if err != nil {
+		return who, err
+	}
+	return who, conn.Close()
+}
+
+func (s *Store) admit(ctx context.Context, server raft.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout) // no other change can be made meanwhile
+	defer cancel()
+	if err := s.ask(ctx, string(server.Address), callAdmit, admission{s.self().cluster, server.ID}, nil); err != nil {
+		return fmt.Errorf("admit: %w", err)
+	}
+	return nil
+}
+
+// acceptAdmission is the other side of admit: the cluster is on disk before the
+// answer leaves, and from then on only that cluster is heard.
+func (s *Store) acceptAdmission(a admission) error {
+	var refusal error
+	err := s.logs.updateMeta(func(m *metadata) {
+		switch {
+		case a.Cluster == "":
+			refusal = fmt.Errorf("%w: an admission to no cluster", ErrInvalid)
+		case a.Server != m.serverID():
+			refusal = fmt.Errorf("%w: this is node %s, not %s", ErrRefused, m.serverID(), a.Server)
+		case m.Cluster != "" && m.Cluster != a.Cluster:
+			refusal = fmt.Errorf("%w: node %s belongs to cluster %s", ErrRefused, m.ID, m.Cluster)
+		case m.isNameless():
+			refusal = fmt.Errorf("%w: node %s has the data of a cluster of hraftd's", ErrRefused, m.ID)
+		case m.Promise != nil && clusterOf(m.Promise) != a.Cluster:
+			refusal = fmt.Errorf("%w: node %s has promised to found a cluster with %s", ErrRefused, m.ID, nameAll(m.Promise))
+		default:
+			m.Cluster, m.Promise = a.Cluster, nil
+		}
+	})
+	if err != nil || refusal != nil {
+		return errors.Join(err, refusal)
+	}
+	s.log.Info("admitted", "cluster", a.Cluster)
+	return nil
+}

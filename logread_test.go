@@ -1,0 +1,470 @@
+package kvraft
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.etcd.io/bbolt"
+)
+
+// everything is what OpenLog finds in a directory.
+type everything struct {
+	log     *Log
+	entries map[uint64]string // those without damage
+	damage  []string
+}
+
+// readEverything reads dir, and makes sure that nothing there changes.
+func readEverything(t *testing.T, dir string) everything {
+	t.Helper()
+	before := filesIn(t, dir)
+	l, err := OpenLog(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := everything{log: l, entries: map[uint64]string{}}
+	found := func(err error) {
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, ErrDamaged) {
+			t.Errorf("not an ErrDamaged: %v", err)
+		}
+		all.damage = append(all.damage, strings.ReplaceAll(err.Error(), dir, "DIR"))
+	}
+	found(l.Err)
+	for _, s := range l.Snapshots {
+		found(s.Err)
+	}
+	for e, err := range l.Entries(0, math.MaxUint64) {
+		if found(err); err == nil {
+			all.entries[e.Index] = fmt.Sprintf("%d %s %d %08x", e.Term, e.Type, e.Size, e.Checksum)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	after := filesIn(t, dir)
+	if !maps.EqualFunc(before, after, bytes.Equal) {
+		t.Errorf("files were changed: there are %q", slices.Sorted(maps.Keys(after)))
+	}
+	return all
+}
+
+// editBolt changes a raft.db as bbolt does it, so that its structure stays whole.
+func editBolt(t *testing.T, dir string, edit func(conf, logs *bbolt.Bucket) error) {
+	t.Helper()
+	db, err := bbolt.Open(filepath.Join(dir, boltFile), 0o600, boltOptions(time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error { return edit(tx.Bucket([]byte("conf")), tx.Bucket([]byte("logs"))) })
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func logKey(index uint64) []byte { return binary.BigEndian.AppendUint64(nil, index) }
+
+// storeRaw stores an entry past all that kvraft checks.
+func storeRaw(t *testing.T, dir string, entry *raft.Log) {
+	t.Helper()
+	base, err := newBoltBase(filepath.Join(dir, boltFile), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(base.StoreLog(entry), base.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func editRecord(t *testing.T, dir string, edit func(*metadata)) {
+	t.Helper()
+	editBolt(t, dir, func(conf, _ *bbolt.Bucket) error {
+		m, err := decodeMetadata(conf.Get(metadataKey))
+		if err != nil {
+			return err
+		}
+		edit(&m)
+		stored, err := m.encode()
+		if err != nil {
+			return err
+		}
+		return conf.Put(metadataKey, stored)
+	})
+}
+
+// leaf is a page of entries, at an offset of the file.
+type leaf struct {
+	at          int
+	first, last uint64
+}
+
+// leafOf returns the page that has the entry at index.
+func leafOf(t *testing.T, db []byte, index uint64) leaf {
+	t.Helper()
+	c := &boltCheck{file: bytes.NewReader(db), size: int64(len(db))}
+	root, err := c.readMetas()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.checkBuckets(root); err != nil {
+		t.Fatal(err)
+	}
+	used := c.seen
+	c.seen = make([]bool, c.pages)
+	for page, inUse := range used {
+		if !inUse {
+			continue
+		}
+		raw, err := c.readPage(uint64(page))
+		if err != nil || binary.NativeEndian.Uint16(raw[8:]) != boltLeafFlag {
+			continue
+		}
+		elements, err := readElements(raw)
+		if err != nil || len(elements) == 0 || checkLogKey(elements[0]) != nil {
+			continue
+		}
+		l := leaf{page * int(c.pageSize), binary.BigEndian.Uint64(elements[0].key), binary.BigEndian.Uint64(elements[len(elements)-1].key)}
+		if l.first <= index && index <= l.last {
+			return l
+		}
+	}
+	t.Fatalf("entry %d is in no page", index)
+	return leaf{}
+}
+
+// The directory has a snapshot that ends at entry 200 and the entries from 121 on.
+func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
+	whole := t.TempDir()
+	fillTestDir(t, whole, true)
+	files := filesIn(t, whole)
+	all := readEverything(t, whole)
+	count, last := len(all.entries), slices.Max(slices.Collect(maps.Keys(all.entries)))
+	if len(all.damage) > 0 || count < 300 {
+		t.Fatalf("%d entries, %q", count, all.damage)
+	}
+	snapshot := filepath.Join(snapshotsDir, all.log.Snapshots[0].ID)
+	middle, end := leafOf(t, files[boltFile], 300), leafOf(t, files[boltFile], last)
+
+	overwrite := func(name string, at int, with string) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			data := bytes.Clone(files[name])
+			copy(data[at:], with)
+			writeFiles(t, dir, map[string][]byte{name: data})
+		}
+	}
+	remove := func(name string) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	deleteEntries := func(from, to uint64) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			editBolt(t, dir, func(_, logs *bbolt.Bucket) (err error) {
+				for i := from; i <= to; i++ {
+					err = errors.Join(err, logs.Delete(logKey(i)))
+				}
+				return err
+			})
+		}
+	}
+	for what, c := range map[string]struct {
+		damage func(t *testing.T, dir string)
+		want   []string // what is said, in this order
+		lost   int      // entries that are not read, or not without an error
+	}{
+		"an entry's data": {func(t *testing.T, dir string) {
+			editBolt(t, dir, func(_, logs *bbolt.Bucket) error {
+				value := bytes.Clone(logs.Get(logKey(250)))
+				value[bytes.Index(value, []byte("command"))] ^= 1
+				return logs.Put(logKey(250), value)
+			})
+		}, []string{"entry 250 does not match its checksum"}, 1},
+		"an entry's encoding": {func(t *testing.T, dir string) {
+			editBolt(t, dir, func(_, logs *bbolt.Bucket) error { return logs.Put(logKey(250), []byte("\xff\xff")) })
+		}, []string{"read entry 250: "}, 1},
+		"another entry in its place": {func(t *testing.T, dir string) {
+			editBolt(t, dir, func(_, logs *bbolt.Bucket) error {
+				return logs.Put(logKey(250), bytes.Clone(logs.Get(logKey(251))))
+			})
+		}, []string{"entry 251 is stored where entry 250 belongs"}, 1},
+		"no checksum": {func(t *testing.T, dir string) {
+			storeRaw(t, dir, &raft.Log{Index: 250, Term: 3, Data: []byte("x")})
+		}, []string{"entry 250 has no checksum"}, 1},
+		"no checksum, from before the take-over": {func(t *testing.T, dir string) {
+			storeRaw(t, dir, &raft.Log{Index: 250, Term: 3, Data: []byte(`{"op":"set","key":"k","value":"v"}`)})
+			editRecord(t, dir, func(m *metadata) { m.ChecksummedFrom = 251 })
+		}, nil, 0},
+		"no checksum, and nothing that hraftd writes": {func(t *testing.T, dir string) {
+			storeRaw(t, dir, &raft.Log{Index: 250, Term: 3, Data: []byte("x")})
+			editRecord(t, dir, func(m *metadata) { m.ChecksummedFrom = 251 })
+		}, []string{"entry 250: decode log entry of hraftd"}, 1},
+		"a term that goes back": {func(t *testing.T, dir string) {
+			entry := &raft.Log{Index: 250, Term: 2}
+			entry.Extensions = appendChecksum(nil, entry)
+			storeRaw(t, dir, entry)
+		}, []string{"entry 250 is of term 2, between ones of term 3 and the node's term 3"}, 1},
+		"a term that the node has not heard of": {func(t *testing.T, dir string) {
+			editRecord(t, dir, func(m *metadata) { m.Raft["CurrentTerm"][7] = 2 })
+		}, slices.Repeat([]string{"is of term 3, between ones of term"}, count), count},
+		"a hole":         {deleteEntries(250, 252), []string{"entries 250 to 252: missing"}, 3},
+		"an entry less":  {deleteEntries(250, 250), []string{"entry 250: missing"}, 1},
+		"the last ones":  {deleteEntries(last-10, last), []string{fmt.Sprintf("the log ends at entry %d, but entries up to %d were stored", last-11, last)}, 11},
+		"all entries":    {deleteEntries(121, last), []string{fmt.Sprintf("the log ends at entry 0, but entries up to %d were stored", last)}, count},
+		"the first ones": {deleteEntries(121, 205), []string{"the log starts at entry 206, the newest snapshot ends at 200"}, 85},
+		"a page":         {overwrite(boltFile, middle.at, "garbage!"), []string{fmt.Sprintf("entries %d to %d: page %d: ", middle.first, middle.last, middle.at/os.Getpagesize())}, int(middle.last + 1 - middle.first)},
+		"the last page":  {overwrite(boltFile, end.at, "garbage!"), []string{fmt.Sprintf("entries from %d on: page ", end.first)}, int(last + 1 - end.first)},
+		"meta page 0":    {overwrite(boltFile, 0, strings.Repeat("\x00", 512)), []string{"raft.db: kvraft: damaged data: meta page 0: "}, 0},
+		"meta page 1":    {overwrite(boltFile, os.Getpagesize(), strings.Repeat("\x00", 512)), []string{"raft.db: kvraft: damaged data: meta page 1: "}, 0},
+		"garbage":        {overwrite(boltFile, 0, strings.Repeat("garbage!", 4096)), []string{"raft.db: kvraft: damaged data: "}, count},
+		"an empty file":  {func(t *testing.T, dir string) { writeFiles(t, dir, map[string][]byte{boltFile: nil}) }, []string{"raft.db: kvraft: damaged data: the file is empty"}, count},
+		"no raft.db":     {remove(boltFile), []string{"raft.db: kvraft: damaged data: it is missing, but there is DIR/raft.db.mark"}, count},
+		"no raft.db, nor its mark": {func(t *testing.T, dir string) {
+			remove(boltFile)(t, dir)
+			remove(boltFile+markSuffix)(t, dir)
+		}, []string{"raft.db: kvraft: damaged data: it is missing, but there is DIR/snapshots/"}, count},
+		"the record": {func(t *testing.T, dir string) {
+			editBolt(t, dir, func(conf, _ *bbolt.Bucket) error {
+				record := bytes.Clone(conf.Get(metadataKey))
+				record[20] ^= 1
+				return conf.Put(metadataKey, record)
+			})
+		}, []string{"raft.db: kvraft: damaged data: the node's record does not match its checksum"}, 0},
+		"a key that nobody writes": {func(t *testing.T, dir string) {
+			editBolt(t, dir, func(conf, _ *bbolt.Bucket) error { return conf.Put([]byte("zzz"), []byte("x")) })
+		}, []string{`raft.db: kvraft: damaged data: read the node's record: bucket "conf": unknown key "zzz"`}, 0},
+		"a snapshot's state":  {overwrite(filepath.Join(snapshot, snapshotStateFile), 100, "garbage!"), []string{"snapshot DIR/" + snapshot + ": "}, 0},
+		"a snapshot's header": {overwrite(filepath.Join(snapshot, snapshotMetaFile), 0, "garbage!"), []string{"snapshot DIR/" + snapshot + ": meta.json: "}, 0},
+		"another snapshot":    {overwrite(filepath.Join(snapshot, snapshotMetaFile), bytes.Index(files[filepath.Join(snapshot, snapshotMetaFile)], []byte("10.0.0.1")), "10.0.0.2"), []string{"not what was completed here under that name"}, 0},
+		"no snapshot":         {remove(snapshotsDir), []string{"snapshot " + all.log.Snapshots[0].ID + " is missing, but this node completed it"}, 0},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFiles(t, dir, files)
+			c.damage(t, dir)
+			got := readEverything(t, dir)
+			if len(got.damage) != len(c.want) {
+				t.Fatalf("damage %q, want %q", got.damage, c.want)
+			}
+			for i, text := range c.want {
+				if !strings.Contains(got.damage[i], text) {
+					t.Errorf("damage %q, want %q", got.damage[i], text)
+				}
+			}
+			if n := count - len(got.entries); n != c.lost {
+				t.Errorf("%d entries are not read, want %d", n, c.lost)
+			}
+			if _, err := contentsOf(dir); errors.Is(err, ErrDamaged) != (len(c.want) > 0) {
+				t.Errorf("a node that starts: %v", err)
+			}
+		})
+	}
+}
+
+func TestEntriesKeepsToItsBounds(t *testing.T) {
+	dir := t.TempDir()
+	fillTestDir(t, dir, true)
+	editBolt(t, dir, func(_, logs *bbolt.Bucket) error {
+		return errors.Join(logs.Delete(logKey(250)), logs.Delete(logKey(251)), logs.Delete(logKey(252)))
+	})
+	l, err := OpenLog(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for bounds, want := range map[[2]uint64]string{
+		{0, 122}:                         "121 122",
+		{130, 132}:                       "130 131 132",
+		{248, 249}:                       "248 249",
+		{249, 250}:                       "249 250!",
+		{251, 251}:                       "251!",
+		{252, 253}:                       "252! 253",
+		{253, 254}:                       "253 254",
+		{1 << 40, math.MaxUint64}:        "",
+		{math.MaxUint64, math.MaxUint64}: "",
+	} {
+		var got []string
+		for e, err := range l.Entries(bounds[0], bounds[1]) {
+			text := fmt.Sprint(e.Index)
+			if err != nil {
+				text += "!"
+			}
+			got = append(got, text)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%d to %d: %q, want %q", bounds[0], bounds[1], got, want)
+		}
+	}
+	for range l.Entries(0, math.MaxUint64) {
+		break // the caller may stop anywhere
+	}
+}
+
+func TestALogTellsWhatANodeHasDone(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	s, err := Open(dir, WithID("n1"), WithAddr("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := RequestID{name: "mine"}
+	_, err = s.Set(ctx, "color", []byte("green"), IfVersion(0), WithRequestID(id))
+	if err == nil {
+		_, err = s.Batch(ctx, SetOp("a", []byte{0xff}), DeleteOp("b"))
+	}
+	if err == nil {
+		err = s.TakeSnapshot()
+	}
+	if err == nil {
+		err = s.writeNote("replica/n2", "1")
+	}
+	st := s.Status()
+	if err := errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	l, err := OpenLog(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, identity, _ := strings.Cut(string(s.server), "#")
+	want := LogNode{ID: "n1", Identity: identity, Cluster: st.Cluster, Term: st.Term, VotedTerm: st.Term, VotedFor: st.Addr}
+	if l.Err != nil || l.Node != want {
+		t.Errorf("%+v, %v; want %+v", l.Node, l.Err, want)
+	}
+	self := []LogMember{{"n1", identity, st.Addr, true}}
+	if len(l.Snapshots) != 1 {
+		t.Fatalf("%d snapshots", len(l.Snapshots))
+	}
+	head := l.Snapshots[0]
+	if head.Err != nil || head.Cluster != st.Cluster || head.Term != st.Term || head.Revision != 2 || head.Keys != 2 || head.Requests < 2 || head.Size == 0 || !slices.Equal(head.Members, self) {
+		t.Errorf("%+v", head)
+	}
+	var types []string
+	ops := map[string]LogRequest{}
+	for e, err := range l.Entries(0, math.MaxUint64) {
+		if err != nil || e.Unknown != nil || !e.Checksummed {
+			t.Errorf("%+v, %v", e, err)
+		}
+		types = append(types, e.Type)
+		if e.Type == "configuration" && !slices.Equal(e.Members, self) {
+			t.Errorf("%+v", e.Members)
+		}
+		for _, r := range e.Requests {
+			text := ""
+			for _, op := range r.Ops {
+				text += fmt.Sprintf("%s %s %q %d;", op.Kind, op.Key, op.Value, op.Version)
+			}
+			ops[text] = r
+		}
+	}
+	if types[0] != "configuration" || types[1] != "noop" {
+		t.Errorf("%q", types)
+	}
+	for _, want := range []string{`set color "green" 0;check color "" 0;`, `set a "\xff" 0;delete b "" 0;`, `note replica/n2 "1" 0;`} {
+		if r, ok := ops[want]; !ok || r.ID == [16]byte{} {
+			t.Errorf("%s is not there, or has no id: %v", want, ops)
+		}
+	}
+}
+
+func TestALogIsOpenedOnlyWhereAStoppedNodeIs(t *testing.T) {
+	running, file := t.TempDir(), filepath.Join(t.TempDir(), "file")
+	s, err := Open(running, WithAddr("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = OpenLog(running)
+	if !errors.Is(err, ErrLocked) || runtime.GOOS == "linux" && !strings.Contains(err.Error(), fmt.Sprintf("in use by this process (pid %d)", os.Getpid())) {
+		t.Errorf("a running node: %v", err)
+	}
+	empty := t.TempDir()
+	for what, dir := range map[string]string{"empty": empty, "absent": filepath.Join(empty, "absent")} {
+		if _, err := OpenLog(dir); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if len(filesIn(t, empty)) > 0 {
+		t.Error("something was made")
+	}
+	if _, err := OpenLog(file); err == nil || !strings.Contains(err.Error(), "not a directory") {
+		t.Errorf("a file: %v", err)
+	}
+}
+
+func TestANodeDoesNotStartWhileItsLogIsLookedAt(t *testing.T) {
+	dir := t.TempDir()
+	fillTestDir(t, dir, true)
+	l, err := OpenLog(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, WithAddr("127.0.0.1:0")); !errors.Is(err, ErrLocked) {
+		t.Errorf("err = %v, want ErrLocked", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := contentsOf(dir); err != nil {
+		t.Error(err)
+	}
+}
+
+// What hraftd has left is read before it is taken over; what it cannot have written is
+// named.
+func TestALogOfHraftdsIsRead(t *testing.T) {
+	dir := t.TempDir()
+	base, err := newBoltBase(filepath.Join(dir, boltFile), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(base.SetUint64(termKey, 2), base.StoreLogs([]*raft.Log{
+		{Index: 1, Term: 1, Data: []byte(`{"op":"set","key":"user1","value":"batman"}`)},
+		{Index: 2, Term: 2, Data: []byte("?what")},
+	}), base.Close())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := OpenLog(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if l.Err != nil || l.Node != (LogNode{Term: 2}) {
+		t.Errorf("node %+v, err = %v", l.Node, l.Err)
+	}
+	for e, err := range l.Entries(1, math.MaxUint64) {
+		switch {
+		case e.Checksummed || e.Type != "command":
+			t.Errorf("%+v", e)
+		case e.Index == 1:
+			if op := e.Requests[0].Ops[0]; err != nil || op.Kind != "set" || op.Key != "user1" || string(op.Value) != "batman" {
+				t.Errorf("%+v, %v", e, err)
+			}
+		case !errors.Is(err, ErrDamaged) || e.Unknown == nil:
+			t.Errorf("%+v, %v", e, err)
+		}
+	}
+}

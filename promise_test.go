@@ -1,0 +1,79 @@
+package kvraft
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/hashicorp/raft"
+)
+
+// A node that has promised a set intends no other, whomever it meets.
+func TestAPromiseIsKept(t *testing.T) {
+	s := newTestServer(t)
+	s.opts.expect = 2
+	promised := []founder{{"b#2", "b:1"}, {"c#3", "c:1"}}
+	others := map[raft.ServerID]founding{
+		"a#1": {founder: founder{"a#1", "a:1"}, Expect: 2, Promised: true, Set: []founder{{"a#1", "a:1"}, {"b#2", "b:1"}}},
+		"c#3": {founder: founder{"c#3", "c:1"}, Expect: 2},
+	}
+	for _, c := range []struct {
+		promise, want []founder
+	}{
+		{nil, others["a#1"].Set}, // what another has promised for this node comes before what it would choose
+		{promised, promised},
+	} {
+		if err := s.logs.updateMeta(func(m *metadata) { m.Cluster, m.Promise = "", c.promise }); err != nil {
+			t.Fatal(err)
+		}
+		set, err := s.intend(others)
+		if err != nil || !slices.Equal(set, c.want) {
+			t.Errorf("with the promise %v: intends %v, %v, want %v", c.promise, set, err, c.want)
+		}
+	}
+	if err := s.acceptAdmission(admission{"another cluster", "b#2"}); err == nil {
+		t.Error("it let itself be admitted elsewhere")
+	}
+	if err := s.acceptAdmission(admission{clusterOf(promised), "b#2"}); err != nil || s.logs.meta().Promise != nil {
+		t.Errorf("an admission to the cluster that it promised: %v", err)
+	}
+}
+
+// What a member of the set has become decides about a promise.
+func TestAPromiseIsVoidOnceAMemberBelongsElsewhere(t *testing.T) {
+	s := newTestServer(t)
+	promised := []founder{{"b#2", "b:1"}, {"c#3", "c:1"}}
+	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster, m.Promise = "", promised }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.meetMember(founding{founder: founder{"x#9", "x:1"}, Cluster: "elsewhere"}); err == nil || s.logs.meta().Promise == nil {
+		t.Errorf("a stranger's cluster: %v, promise %v", err, s.logs.meta().Promise)
+	}
+	if err := s.meetMember(founding{founder: founder{"c#3", "c:1"}, Cluster: "elsewhere"}); err == nil || s.logs.meta().Promise != nil {
+		t.Errorf("a member's cluster: %v, promise %v", err, s.logs.meta().Promise)
+	}
+}
+
+// A set one of whose members has promised another will never be founded.
+func TestASetThatIsImpossibleIsNotIntended(t *testing.T) {
+	s := newTestServer(t)
+	s.opts.expect = 3
+	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "" }); err != nil {
+		t.Fatal(err)
+	}
+	a, b, c, d := founder{"a#1", "a:1"}, founder{"b#2", "b:1"}, founder{"c#3", "c:1"}, founder{"d#4", "d:1"}
+	of := func(f founder, promise ...founder) founding {
+		return founding{founder: f, Expect: 3, Set: promise, Promised: promise != nil}
+	}
+	set, err := s.intend(map[raft.ServerID]founding{
+		a.Server: of(a, a, b, c),
+		d.Server: of(d, b, c, d),
+		c.Server: of(c, b, c, d), // it has decided
+	})
+	if err != nil || !slices.Equal(set, []founder{b, c, d}) {
+		t.Errorf("intends %v, %v", set, err)
+	}
+	set, err = s.intend(map[raft.ServerID]founding{a.Server: of(a, a, b, c), d.Server: of(d, b, d, c), c.Server: of(c, a, b, c)})
+	if err != nil || !slices.Equal(set, []founder{a, b, c}) {
+		t.Errorf("the other way round: intends %v, %v", set, err)
+	}
+}

@@ -1,0 +1,205 @@
+package kvraft
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/raft"
+)
+
+// Recovery is what a node holds that is made the beginning of a new cluster.
+type Recovery struct {
+	ID      string // of the node
+	Addr    string // under which it will be the only member
+	Cluster string // the id of the new cluster; empty: there is none yet, see Examine
+	Old     string // the id of the cluster that it belonged to; empty: taken over from hraftd, and without one
+	Members []Node // of that, as far as the node knew, itself among them
+
+	Committed uint64 // log index up to which everything was certainly committed
+	Index     uint64 // of the node's newest log entry
+	Term      uint64 // likewise
+	Revision  uint64 // of the state with everything up to Index
+	Keys      int    // likewise
+}
+
+// String says what may be lost, in sentences.
+func (r Recovery) String() string {
+	var others []string
+	for _, m := range r.Members {
+		if m.ID != r.ID {
+			others = append(others, fmt.Sprintf("%s (%s)", m.ID, m.Addr))
+		}
+	}
+	return fmt.Sprintf(`Node %s of cluster %s holds %d keys, at version %d; its log ends at index %d, term %d.
+What other members acknowledged after that is lost: this node never had it.
+What its log has after index %d is kept, also writes that nobody has acknowledged.
+The other members, %s, cannot come back as they are: empty their directories and let them join.`,
+		r.ID, cmp.Or(r.Old, "of hraftd's"), r.Keys, r.Revision, r.Index, r.Term, r.Committed, strings.Join(others, ", "))
+}
+
+// Recover makes the stopped node in dir the only member of a new cluster, with the
+// data that it has. It is for when a majority of the voters is lost for good, and
+// for nothing else: what other members acknowledged and this node had not yet
+// received is lost. Of several survivors choose the one whose log ends at the
+// highest term, and among those at the highest index; [Examine] tells.
+//
+// The cluster gets a new id, so that a member of the old one that comes back after
+// all cannot be mistaken for one of the new. To bring such nodes in, empty their
+// directories and let them join.
+//
+// Of the options count WithLogStore and WithLogger, and WithAdvertise for the
+// address of the node; the default is the one it had. Errors: ErrLocked when a node
+// has the raft.db in the directory open (that a LogStore of one's own is not in use is
+// for its owner to see to), ErrDamaged, and ErrInvalid when there is no node's data
+// or it belongs to no cluster. After an error it can be called again.
+func Recover(dir string, opts ...Option) (Recovery, error) {
+	return atRest(dir, opts, func(s *Store, r Recovery) (Recovery, error) {
+		r.Cluster = mint()
+		// First of all it is no member of the old cluster any more.
+		if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = r.Cluster }); err != nil {
+			return r, err
+		}
+		config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: s.server, Address: raft.ServerAddress(r.Addr)}}}
+		_, nowhere := raft.NewInmemTransport("")
+		state := &recovering{s.newFSM(func() string { return "" }), r.Cluster, s.server}
+		err := s.onItsOwn("set the new configuration", func() error {
+			return raft.RecoverCluster(s.raftConfig(), state, s.logs, s.logs, s.snapshots, nowhere, config)
+		})
+		return r, err
+	})
+}
+
+// Examine tells what Recover would start from, and changes nothing.
+func Examine(dir string, opts ...Option) (Recovery, error) {
+	return atRest(dir, opts, func(_ *Store, r Recovery) (Recovery, error) { return r, nil })
+}
+
+// recovering restores the old cluster's snapshot and takes the new one's. What the
+// old cluster had noted of the node, that it was removed or has no vote, ends.
+type recovering struct {
+	*fsm
+	cluster string
+	node    raft.ServerID
+}
+
+func (r *recovering) Snapshot() (raft.FSMSnapshot, error) {
+	r.fsm.cluster = func() string { return r.cluster }
+	r.fsm.state.Strike(retiredNote(r.node))
+	r.fsm.state.Strike(replicaNote(userID(r.node)))
+	r.fsm.state.Strike(nameNote)
+	now := *r.fsm.now.Load()
+	now.view = r.fsm.state.View()
+	r.fsm.publish(&now)
+	return r.fsm.Snapshot()
+}
+
+// atRest opens the storage of a node that does not run, and closes it.
+func atRest(dir string, opts []Option, f func(*Store, Recovery) (Recovery, error)) (r Recovery, err error) {
+	o, err := newOptions(dir, opts)
+	if err != nil {
+		return r, err
+	}
+	o.atRest = true
+	if o.inMemory {
+		return r, fmt.Errorf("%w: a node in memory leaves nothing to recover", ErrInvalid)
+	}
+	if _, err := os.Stat(filepath.Join(dir, boltFile)); o.logStore == nil && errors.Is(err, fs.ErrNotExist) {
+		return r, fmt.Errorf("%w: %s holds no node's data", ErrInvalid, dir)
+	}
+	s := newStore(o)
+	defer s.cancel(ErrClosed)
+	var undo []func() error
+	defer func() {
+		for i := len(undo) - 1; i >= 0; i-- {
+			err = errors.Join(err, undo[i]())
+		}
+		if err != nil {
+			err = fmt.Errorf("recover %s: %w", dir, err)
+		}
+	}()
+	if err := s.openStorage(&undo); err != nil {
+		return r, err
+	}
+	if r, err = s.takeStock(); err != nil {
+		return r, err
+	}
+	return f(s, r)
+}
+
+// takeStock reads all that the node has.
+func (s *Store) takeStock() (r Recovery, err error) {
+	meta := s.logs.meta()
+	if meta.Cluster == "" && !meta.isLegacy() {
+		return r, fmt.Errorf("%w: node %s belongs to no cluster", ErrInvalid, meta.ID)
+	}
+	s.server = meta.serverID()
+	state := s.newFSM(func() string { return "" })
+	config, err := s.replay(state)
+	if err != nil {
+		return r, err
+	}
+	view := state.now.Load().view
+	r = Recovery{ID: meta.ID, Old: meta.Cluster, Committed: meta.Snapshot.Index, Revision: view.Revision(), Keys: view.Len()}
+	r.Term, r.Index = s.lastEntry()
+	r.Addr = s.opts.advertise
+	for _, m := range config.Servers {
+		if m.ID == s.server {
+			orDefault(&r.Addr, string(m.Address))
+		}
+		r.Members = append(r.Members, Node{ID: userID(m.ID), Addr: string(m.Address), Voter: m.Suffrage == raft.Voter})
+	}
+	removed := view.Note(retiredNote(s.server)) != ""
+	if len(r.Members) == 1 && r.Members[0].ID == r.ID && !removed {
+		return r, fmt.Errorf("%w: node %s is the only member of cluster %s already: start it", ErrInvalid, r.ID, r.Old)
+	}
+	if r.Addr == "" {
+		return r, fmt.Errorf("%w: node %s was no member of its cluster, as far as it knew: name its address with WithAdvertise", ErrInvalid, meta.ID)
+	}
+	slices.SortFunc(r.Members, func(a, b Node) int { return strings.Compare(a.ID, b.ID) })
+	return r, nil
+}
+
+// replay brings a state to the end of the log, whether committed or not, and
+// returns the newest configuration.
+func (s *Store) replay(state *fsm) (config raft.Configuration, err error) {
+	first, last := s.logs.bounds()
+	list, err := s.snapshots.List()
+	if err != nil {
+		return config, err
+	}
+	if len(list) > 0 {
+		meta, content, err := s.snapshots.Open(list[0].ID)
+		if err != nil {
+			return config, err
+		}
+		if err := state.Restore(content); err != nil {
+			return config, err
+		}
+		config, first = meta.Configuration, max(first, meta.Index+1)
+	}
+	for index := first; index <= last && last > 0; index++ {
+		var entry raft.Log
+		if err := s.logs.GetLog(index, &entry); err != nil {
+			return config, err
+		}
+		if entry.Type == raft.LogConfiguration {
+			config = raft.DecodeConfiguration(entry.Data) // it has been compared with its checksum
+		}
+		if state.Apply(&entry); state.failed != nil {
+			return config, state.failed
+		}
+	}
+	return config, nil
+}
+
+// newFSM is a state machine that no raft drives.
+func (s *Store) newFSM(cluster func() string) *fsm {
+	return newFSM(s.ctx, math.MaxInt64, 0, cluster, s.stopForFault)
+}

@@ -1,0 +1,220 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/raft"
+)
+
+// RemoveOption qualifies Remove.
+type RemoveOption func(*removeRequest)
+
+// Force makes Remove go on although it takes the majority away from the voters
+// that answer, and with it every write and linearizable read until others answer.
+func Force(r *removeRequest) { r.Force = true }
+
+// MayReturn makes Remove a leave: the node is a member no more, but may be admitted
+// again with the data that it has. It asks for that when it is opened with the
+// addresses of members, and as long as it runs unless it has removed itself.
+func MayReturn(r *removeRequest) { r.MayReturn = true }
+
+// IfSilent makes Remove refuse a node that answers the leader. It is for programs
+// that remove what they take for dead.
+func IfSilent(r *removeRequest) { r.IfSilent = true }
+
+// removeRequest asks for a node to be made no member any more.
+type removeRequest struct {
+	ID        string `json:"id"`
+	Force     bool   `json:"force"`
+	MayReturn bool   `json:"may_return"`
+	IfSilent  bool   `json:"if_silent"`
+	Forwarded bool   `json:"forwarded"` // by a member to its leader, which must not pass it on
+}
+
+// Remove takes the node id out of the cluster, whether it runs or not, and returns
+// when that is committed. It may be called on any member, for any member: a leader
+// hands leadership over first. Unless [MayReturn] is given, the node can not join
+// again with the data that it has, and stops when it finds out: see ErrRemoved. To
+// remove again what was removed is nothing.
+//
+// Errors: ErrRefused for the only voter, for one that answers if [IfSilent] is
+// given, and when those that answer would be no majority of the voters that remain,
+// unless [Force] is given; ErrNotFound when no member has the id; ErrInvalid,
+// ErrNoLeader, ErrClosed; ErrUnknown when ctx ended while the node was being
+// removed.
+func (s *Store) Remove(ctx context.Context, id string, opts ...RemoveOption) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	req := removeRequest{ID: id}
+	for _, opt := range opts {
+		opt(&req)
+	}
+	leaves := id == s.opts.id && req.MayReturn && s.leaving.CompareAndSwap(false, true)
+	err := s.removeFor(ctx, req)
+	if err != nil && leaves {
+		s.leaving.Store(false)
+	}
+	return err
+}
+
+func (s *Store) removeFor(ctx context.Context, req removeRequest) error {
+	begun := false
+	return s.changeThroughLeader(ctx, func(ctx context.Context, reign *reign) error {
+		err := s.removeThrough(ctx, reign, req)
+		if begun && errors.Is(err, ErrNotFound) {
+			return nil // an earlier attempt has removed it
+		}
+		begun = begun || err != nil && !errors.Is(err, errUnsent)
+		return err
+	})
+}
+
+func (s *Store) removeThrough(ctx context.Context, reign *reign, req removeRequest) error {
+	if reign.leads {
+		if err := s.removeMember(ctx, req); err != nil {
+			return fmt.Errorf("remove node %s: %w", req.ID, err)
+		}
+		return nil
+	}
+	req.Forwarded = true
+	return s.tellLeader(ctx, reign, callRemove, req)
+}
+
+// removeMember removes a member, as the leader.
+func (s *Store) removeMember(ctx context.Context, req removeRequest) error {
+	unlock, err := s.lockMembership(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := s.awaitOwnTerm(ctx); err != nil {
+		return err
+	}
+	config := s.configuration()
+	at := slices.IndexFunc(config.Servers, func(m raft.Server) bool { return userID(m.ID) == req.ID })
+	if at < 0 {
+		return s.removeAgain(req)
+	}
+	m := config.Servers[at]
+	if err := s.checkRemovable(ctx, config, m, req); err != nil {
+		return err
+	}
+	if m.ID == s.server { // the next leader does it
+		if err := s.yield(ctx, ""); err != nil {
+			return fmt.Errorf("%w: %v", errUnsent, err) // of the removal
+		}
+		return errNotLeader
+	}
+	if req.MayReturn {
+		return s.letGo(ctx, m)
+	}
+	return s.expel(ctx, m, req)
+}
+
+// removeAgain is for the id of a node that is no member any more. There is something
+// to do when one has left that was to return, and now is not.
+func (s *Store) removeAgain(req removeRequest) error {
+	left, removed := s.former(req.ID, leftNote), s.former(req.ID, retiredNote)
+	switch {
+	case len(left) == 0 && len(removed) == 0:
+		return fmt.Errorf("%w: no member is called %q", ErrNotFound, req.ID)
+	case req.MayReturn:
+		return nil
+	}
+	for _, server := range left {
+		if err := s.writeNote(retiredNote(server), retired); err != nil {
+			return err
+		}
+		if err := s.strike(leftNote(server)); err != nil {
+			return err
+		}
+	}
+	return s.strike(replicaNote(req.ID))
+}
+
+// former are the identities under an id of which there is a note.
+func (s *Store) former(id string, note func(raft.ServerID) string) (servers []raft.ServerID) {
+	s.fsm.now.Load().view.Notes(func(name, _ string) bool {
+		if server, ok := strings.CutPrefix(name, note("")); ok && userID(raft.ServerID(server)) == id {
+			servers = append(servers, raft.ServerID(server))
+		}
+		return true
+	})
+	return servers
+}
+
+// strike makes a note undone, if there is one.
+func (s *Store) strike(name string) error {
+	if s.note(name) == "" {
+		return nil
+	}
+	return s.writeNote(name, "")
+}
+
+// letGo removes a member that may return. What it is to be then stays noted.
+func (s *Store) letGo(ctx context.Context, m raft.Server) error {
+	if s.note(leftNote(m.ID)) == "" {
+		if err := s.writeNote(leftNote(m.ID), "1"); err != nil {
+			return err
+		}
+	}
+	return s.change(ctx, func() raft.Future { return s.raft.RemoveServer(m.ID, 0, s.patience()) })
+}
+
+// expel removes a member for good, with what was noted of it.
+func (s *Store) expel(ctx context.Context, m raft.Server, req removeRequest) error {
+	if err := s.dismiss(ctx, m, req); err != nil {
+		return err
+	}
+	if err := errors.Join(s.strike(leftNote(m.ID)), s.strike(replicaNote(userID(m.ID)))); err != nil {
+		return fmt.Errorf("%w: it is removed: %v", ErrUnknown, err)
+	}
+	return nil
+}
+
+func (s *Store) checkRemovable(ctx context.Context, config raft.Configuration, m raft.Server, req removeRequest) error {
+	if req.IfSilent && len(s.silent(ctx, []raft.Server{m})) == 0 {
+		return fmt.Errorf("%w: it answers at %s", ErrRefused, m.Address)
+	}
+	if m.Suffrage != raft.Voter {
+		return nil
+	}
+	rest := slices.DeleteFunc(voters(config), func(o raft.Server) bool { return o.ID == m.ID })
+	if len(rest) == 0 {
+		return fmt.Errorf("%w: it is the only voter, and the cluster would be gone with it", ErrRefused)
+	}
+	if req.Force {
+		return nil
+	}
+	silent := s.silent(ctx, rest)
+	if alive := len(rest) - len(silent); alive <= len(rest)/2 {
+		return fmt.Errorf("%w: of the %d voters that would remain %d answer, which is no majority: bring others back first, or force it; silent are %s",
+			ErrRefused, len(rest), alive, strings.Join(silent, ", "))
+	}
+	return nil
+}
+
+// dismiss removes an identity for good. The note comes first: a leader that dies
+// in between leaves its successor word of what is to be done, and from then on
+// nobody can say that nothing was changed.
+func (s *Store) dismiss(ctx context.Context, m raft.Server, req removeRequest) error {
+	if !s.isRetired(m.ID) {
+		how := retired
+		if req.Force {
+			how = retiredByForce
+		}
+		if err := s.writeNote(retiredNote(m.ID), how); err != nil {
+			return err
+		}
+	}
+	err := s.change(ctx, func() raft.Future { return s.raft.RemoveServer(m.ID, 0, s.patience()) })
+	if err != nil {
+		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, err)
+	}
+	return nil
+}

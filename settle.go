@@ -1,0 +1,392 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// settle sees to this node's place in a cluster for as long as the store runs. It
+// founds a cluster with others, asks to be admitted, announces a new address, and
+// finds out what is wrong when there is no leader. What stands in the way is the
+// court's trouble.
+func (s *Store) settle() {
+	const shortest, longest, longestFounding = 50 * time.Millisecond, 5 * time.Second, time.Second
+	wait, settled := shortest, false
+	words := complaint{log: s.log}
+	for trouble := s.checkIn(); ; trouble = s.seekPlace() {
+		if errors.Is(trouble, ErrRemoved) {
+			s.log.Error("the node stops", "reason", errDismissed)
+			s.end(errDismissed)
+			return
+		}
+		if trouble != nil {
+			trouble = oneLine{trouble}
+		}
+		s.setTrouble(trouble)
+		s.forgetStrangers()
+		words.about(s.standing(), trouble)
+		wasSettled := settled
+		settled = trouble == nil && s.self().cluster != "" && s.isSettled() && s.reign().leader != peer{}
+		switch {
+		case settled && !wasSettled:
+			s.log.Info("member of the cluster", "cluster", s.self().cluster, "id", s.opts.id, "addr", s.opts.advertise)
+			s.warnOfStrangers()
+			wait = s.opts.timing.Heartbeat
+		case settled:
+			wait = s.opts.timing.Heartbeat
+		case trouble == nil:
+			wait = shortest
+		case s.founds():
+			wait = min(2*wait, longestFounding)
+		default:
+			wait = min(2*wait, longest)
+		}
+		select {
+		case <-time.After(wait):
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// forgetStrangers lets go of what is kept for nodes that are no members any more.
+func (s *Store) forgetStrangers() {
+	members := map[raft.ServerID]bool{s.reign().leader.server: true} // of which this node may not have heard
+	for _, m := range s.configuration().Servers {
+		members[m.ID] = true
+	}
+	s.peers.keepOnly(members)
+	s.transport.keepOnly(members)
+	s.raftTransport.installs.keepOnly(members)
+}
+
+// checkIn asks the members for its place whatever this node's own configuration
+// says, which may be old: it may have been removed while it was down. That nobody
+// answers yet is no trouble.
+func (s *Store) checkIn() error {
+	if s.self().cluster != "" && s.isSettled() {
+		if err := s.askToJoin(); errors.Is(err, ErrRemoved) {
+			return err
+		}
+	}
+	return s.seekPlace()
+}
+
+// complaint logs trouble when it has changed, but not in a stream.
+type complaint struct {
+	log  hclog.Logger
+	last string
+	at   time.Time
+}
+
+func (c *complaint) about(what string, trouble error) {
+	const pause = 5 * time.Second
+	switch {
+	case trouble == nil:
+		c.last = ""
+	case trouble.Error() != c.last && (c.last == "" || time.Since(c.at) > pause):
+		c.last, c.at = trouble.Error(), time.Now()
+		c.log.Warn(what, "reason", c.last)
+	}
+}
+
+// oneLine is an error that may be several, as one sentence.
+type oneLine struct{ error }
+
+func (e oneLine) Error() string { return strings.ReplaceAll(e.error.Error(), "\n", "; ") }
+func (e oneLine) Unwrap() error { return e.error }
+
+// standing is what a node with trouble is doing, as the beginning of a sentence.
+func (s *Store) standing() string {
+	switch {
+	case s.founds() && !s.founders.isJoining():
+		return "waiting to found a cluster"
+	case s.state() == Joining:
+		return "waiting to be admitted"
+	case s.reign().leader == peer{}:
+		return "no leader"
+	}
+	return "waiting to be known at this address"
+}
+
+// founds reports whether this node is to found a cluster with others, or has
+// promised to.
+func (s *Store) founds() bool { return s.self().cluster == "" && s.expected() > 1 }
+
+// seekPlace goes one step, and returns what kept it from reaching its aim.
+func (s *Store) seekPlace() error {
+	switch {
+	case s.leaving.Load():
+		return nil
+	case s.founds():
+		return s.foundTogether()
+	case s.logs.meta().isNameless():
+		return s.seekLeader()
+	case !s.isSettled():
+		err := s.askToJoin()
+		switch {
+		case err == nil:
+			at := s.configuredAt()
+			s.agreed.Store(&at)
+		case errors.Is(err, ErrUnknown) && s.isCatchingUp():
+			return nil
+		}
+		return err
+	case s.isLeaderless():
+		return s.findTrouble()
+	}
+	return nil
+}
+
+// isSettled reports whether this node is what it is meant to be, a voter, or a replica
+// that does not vote, under its present address or one with which the leader has
+// agreed: another name of the same.
+func (s *Store) isSettled() bool {
+	at, agreed := s.configuredAt(), s.agreed.Load()
+	if at == "" || at != s.opts.advertise && (agreed == nil || at != *agreed) {
+		return false
+	}
+	return isVoter(s.configuration(), s.server) || s.isReplica(s.opts.id)
+}
+
+// configuredAt is the address that the configuration has for this node; empty: it is
+// no member.
+func (s *Store) configuredAt() string {
+	for _, m := range s.configuration().Servers {
+		if m.ID == s.server {
+			return string(m.Address)
+		}
+	}
+	return ""
+}
+
+// isCatchingUp reports whether this node's leader brings it up to date.
+func (s *Store) isCatchingUp() bool {
+	_, is := s.progress()[s.opts.id]
+	return is
+}
+
+// isLeaderless reports whether there has been no leader for longer than an
+// election takes.
+func (s *Store) isLeaderless() bool {
+	r := s.reign()
+	return r.leader == peer{} && time.Since(r.began) > 2*s.opts.timing.Election
+}
+
+// findTrouble says why a member that has no leader has none.
+func (s *Store) findTrouble() error {
+	all := voters(s.configuration())
+	silent := s.silent(s.ctx, all)
+	switch {
+	case s.reign().leader != peer{}:
+		return nil
+	case len(silent) > (len(all)-1)/2:
+		return fmt.Errorf("%d of %d voters do not answer: %s", len(silent), len(all), strings.Join(silent, ", "))
+	}
+	// They can elect one. If they have, it knows why this node does not hear it.
+	err := s.askToJoin()
+	if errors.Is(err, ErrRefused) || errors.Is(err, ErrUnreachable) {
+		return err
+	}
+	return nil
+}
+
+// silent knocks on other nodes, all at once, and says of which there was no answer,
+// and why.
+func (s *Store) silent(ctx context.Context, nodes []raft.Server) (which []string) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
+	defer cancel()
+	var mu sync.Mutex // guards which
+	var knocking sync.WaitGroup
+	for _, m := range nodes {
+		if m.ID == s.server {
+			continue
+		}
+		knocking.Go(func() {
+			conn, _, err := s.transport.dial(ctx, string(m.Address), forRPC, m.ID)
+			if err == nil {
+				conn.Close()
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			which = append(which, fmt.Sprintf("%s at %s (%v)", userID(m.ID), m.Address, err))
+		})
+	}
+	knocking.Wait()
+	slices.Sort(which)
+	return which
+}
+
+func (s *Store) ownJoinRequest() joinRequest {
+	r := joinRequest{ID: s.opts.id, Addr: s.opts.advertise}
+	if s.opts.replica && !isVoter(s.configuration(), s.server) {
+		r.Role = roleReplica
+	}
+	return r
+}
+
+// askToJoin goes through the members until one has seen to it. A leader that has
+// moved is its own member.
+func (s *Store) askToJoin() error {
+	if s.reign().leads {
+		return s.join(s.ctx, s.ownJoinRequest())
+	}
+	addrs, err := s.memberAddrs()
+	var errs []error
+	if err != nil {
+		errs = append(errs, err)
+	}
+	for _, addr := range addrs {
+		err := s.askMember(addr)
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, errItself) { // a list of members may name this node too
+			continue
+		}
+		errs = append(errs, err)
+		if errors.Is(err, ErrRefused) || errors.Is(err, ErrUnreachable) {
+			break // the leader has spoken
+		}
+	}
+	if len(errs) == 0 {
+		return s.nobodyToAsk()
+	}
+	return errors.Join(errs...)
+}
+
+// nobodyToAsk says what a node waits for that knows no other. To empty its directory
+// is for one that has never been in a cluster: it may be the only copy.
+func (s *Store) nobodyToAsk() error {
+	switch {
+	case s.isMember() && len(s.members()) == 1:
+		return fmt.Errorf("the only member announces its new address, %s, when it leads", s.opts.advertise)
+	case s.isMember() || s.self().cluster != "":
+		return errors.New("there is no other node to ask; start this one with the addresses of members")
+	}
+	return errors.New("there is no other node to ask; start this one with the addresses of members, or empty its directory to found a cluster")
+}
+
+// memberAddrs returns the addresses of members that are known, also with an error.
+func (s *Store) memberAddrs() ([]string, error) {
+	addrs, err := s.givenAddrs()
+	for _, m := range s.configuration().Servers {
+		if m.ID != s.server {
+			addrs = append(addrs, string(m.Address))
+		}
+	}
+	slices.Sort(addrs)
+	return slices.Compact(addrs), err
+}
+
+// givenAddrs are those of the options, looked up anew each time.
+func (s *Store) givenAddrs() (addrs []string, err error) {
+	given := s.opts.join
+	if s.opts.joinFunc != nil {
+		found, findErr := s.opts.joinFunc(s.ctx)
+		if findErr != nil {
+			err = fmt.Errorf("look for members: %w", findErr)
+		}
+		given = append(slices.Clone(given), found...)
+	}
+	for _, addr := range given {
+		resolved, resolveErr := s.resolve(addr)
+		err = errors.Join(err, resolveErr)
+		addrs = append(addrs, resolved...)
+	}
+	return addrs, err
+}
+
+// dnsPrefix marks a name that stands for all the addresses it has.
+const dnsPrefix = "dns://"
+
+// resolve returns the addresses that a name in DNS has now, or addr itself.
+func (s *Store) resolve(addr string) ([]string, error) {
+	name, ok := strings.CutPrefix(addr, dnsPrefix)
+	if !ok {
+		return []string{addr}, nil
+	}
+	host, port, err := net.SplitHostPort(name)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
+	defer cancel()
+	hosts, err := s.opts.lookupHost(ctx, host)
+	if err != nil {
+		return nil, fmt.Errorf("look %s up: %w", host, err)
+	}
+	for i, h := range hosts {
+		hosts[i] = net.JoinHostPort(h, port)
+	}
+	return hosts, nil
+}
+
+var errItself = errors.New("kvraft: it is this node itself")
+
+// askMember asks one member, which brings it before its leader. The leader may be lost
+// meanwhile and another know better: who is brought up for longer asks again.
+func (s *Store) askMember(addr string) error {
+	const patience = 10 * time.Second
+	ctx, cancel := context.WithTimeout(s.ctx, patience)
+	defer cancel()
+	who, err := s.knock(ctx, addr)
+	mine := s.self().cluster
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", addr, err)
+	case who.Node == s.server:
+		return errItself
+	case who.Cluster == "":
+		return s.askStranded(ctx, addr)
+	case mine != "" && who.Cluster != mine:
+		return fmt.Errorf("%s: node %s is of cluster %s, this one of %s", addr, userID(who.Node), who.Cluster, mine)
+	}
+	if err := s.ask(ctx, addr, callJoin, s.ownJoinRequest(), nil); err != nil {
+		return fmt.Errorf("%s: %w", addr, err)
+	}
+	return nil
+}
+
+// askStranded says what a node waits for that belongs to no cluster either.
+func (s *Store) askStranded(ctx context.Context, addr string) error {
+	var other founding
+	if err := s.ask(ctx, addr, callFound, s.founding(), &other); err != nil {
+		return fmt.Errorf("%s: %w", addr, err)
+	}
+	if isBare(other.Server) {
+		return fmt.Errorf("%s: node %s, taken over from hraftd, has yet to hear of a leader", addr, userID(other.Server))
+	}
+	if other.Expect > 1 {
+		return fmt.Errorf("%s: node %s waits for %d nodes to found a cluster; to be one of them, this one must expect as many", addr, userID(other.Server), other.Expect)
+	}
+	return fmt.Errorf("%s: node %s waits to be admitted itself", addr, userID(other.Server))
+}
+
+// warnOfStrangers says that addresses to join at, of no more use to a node that has
+// its place, lead to another cluster.
+func (s *Store) warnOfStrangers() {
+	addrs, _ := s.givenAddrs() // nobody is known to be a stranger whose address is not
+	slices.Sort(addrs)
+	var strange []string
+	for _, addr := range slices.Compact(addrs) {
+		who, err := s.knock(s.ctx, addr)
+		if err == nil && who.Cluster != "" && who.Cluster != s.self().cluster {
+			strange = append(strange, fmt.Sprintf("%s at %s (cluster %s)", userID(who.Node), addr, who.Cluster))
+		}
+	}
+	if len(strange) > 0 {
+		s.log.Warn("a node to join belongs to another cluster; this node stays in its own unless its data directory is emptied",
+			"cluster", s.self().cluster, "others", strings.Join(strange, ", "))
+	}
+}

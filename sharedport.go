@@ -1,0 +1,136 @@
+package kvraft
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	maxWaiting  = 4096            // connections that nobody has accepted, as in the queue of a system
+	longestWait = 5 * time.Second // for each of them
+)
+
+// others is the listener for the connections that open otherwise than with a
+// handshake. Each waits in the goroutine that has accepted it from the network.
+type others struct {
+	shared bool         // or else they are refused
+	peers  net.Listener // where they come from
+	conns  chan net.Conn
+	places chan struct{}   // a token for each connection that waits
+	ended  <-chan struct{} // closed with the transport
+	once   sync.Once
+	closed chan struct{}
+}
+
+func newOthers(shared bool, peers net.Listener, ended <-chan struct{}) *others {
+	return &others{
+		shared: shared,
+		peers:  peers,
+		conns:  make(chan net.Conn),
+		places: make(chan struct{}, maxWaiting),
+		ended:  ended,
+		closed: make(chan struct{}),
+	}
+}
+
+// OtherConns returns the listener that hands out, under [WithSharedPort], the
+// connections to the peer address that do not open with kvraft's handshake:
+//
+//	http.Serve(store.OtherConns(), kvhttp.Handler(store))
+//
+// It is the same at each call, and hands out connections made since Open: 4096 wait
+// to be accepted, each for up to 5 s; what is too many or too long is closed. What
+// was accepted is its new owner's to close, and outlives the store. Accept returns
+// net.ErrClosed after Close, which has these connections refused from then on and is
+// nothing to the store, and when the store stops. Without WithSharedPort it returns
+// ErrInvalid.
+func (s *Store) OtherConns() net.Listener { return s.transport.others }
+
+func (o *others) Addr() net.Addr { return o.peers.Addr() }
+
+func (o *others) Close() error {
+	o.once.Do(func() { close(o.closed) })
+	return nil
+}
+
+func (o *others) Accept() (net.Conn, error) {
+	if !o.shared {
+		return nil, fmt.Errorf("%w: the store was opened without WithSharedPort", ErrInvalid)
+	}
+	if o.isClosed() { // whatever waits
+		return nil, net.ErrClosed
+	}
+	select {
+	case conn := <-o.conns:
+		return conn, nil
+	case <-o.closed:
+	case <-o.ended:
+	}
+	return nil, net.ErrClosed
+}
+
+func (o *others) isClosed() bool {
+	select {
+	case <-o.closed:
+		return true
+	case <-o.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// hand waits until conn is accepted. The error says why it was not.
+func (o *others) hand(conn net.Conn) error {
+	select {
+	case o.places <- struct{}{}:
+		defer func() { <-o.places }()
+	default:
+		return errors.New("not a kvraft peer, and too many others wait to be accepted")
+	}
+	timer := time.NewTimer(longestWait)
+	defer timer.Stop()
+	select {
+	case o.conns <- conn:
+		return nil
+	case <-timer.C:
+		return errors.New("not a kvraft peer, and nobody accepts others")
+	case <-o.closed:
+	case <-o.ended:
+	}
+	return errors.New("not a kvraft peer, and the listener for others is closed")
+}
+
+// otherConn is a connection with what was read of it put back.
+type otherConn struct {
+	net.Conn
+	mu     sync.Mutex
+	unread []byte // guarded by mu
+}
+
+func (c *otherConn) Read(b []byte) (int, error) {
+	if n := c.readAgain(b); n > 0 {
+		return n, nil
+	}
+	return c.Conn.Read(b)
+}
+
+func (c *otherConn) readAgain(b []byte) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := copy(b, c.unread)
+	c.unread = c.unread[n:]
+	return n
+}
+
+// CloseWrite is what net/http ends an answer with that the client may still be
+// sending to.
+func (c *otherConn) CloseWrite() error {
+	if conn, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return conn.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}

@@ -1,0 +1,233 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// transferRequest asks the leader to hand leadership over.
+type transferRequest struct {
+	To        string `json:"to"`        // the id of a voter; empty: any
+	Forwarded bool   `json:"forwarded"` // by a member to its leader, which must not pass it on
+}
+
+// TransferLeadership makes the voter id the leader, or with an empty id any other
+// voter than the present leader, and returns when it leads. It may be called on
+// any member. Writes wait meanwhile, some milliseconds, and none fails for it. If
+// id leads already it does nothing.
+//
+// Errors: ErrNotFound when no member has the id, ErrRefused when it does not vote
+// or there is no other voter, ErrUnreachable when it does not answer; ErrNoLeader,
+// ErrInvalid, ErrClosed; ErrUnknown when ctx ended before it was known to lead.
+func (s *Store) TransferLeadership(ctx context.Context, id string) error {
+	if id != "" {
+		if err := checkID(id); err != nil {
+			return err
+		}
+	}
+	var old peer // the leader that was asked, and may have handed over
+	return s.changeThroughLeader(ctx, func(_ context.Context, reign *reign) error {
+		if leader := reign.leader; userID(leader.server) == id || id == "" && old != (peer{}) && leader != old {
+			return nil
+		}
+		// Its answer counts although its reign ends.
+		asking, cancel := context.WithTimeout(ctx, s.patience())
+		defer cancel()
+		err := s.transferThrough(asking, reign, transferRequest{To: id})
+		if !errors.Is(err, errUnsent) {
+			old = reign.leader
+		}
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: leadership was handed over, and the next leader is not known yet", ErrUnknown)
+	})
+}
+
+func (s *Store) transferThrough(ctx context.Context, reign *reign, req transferRequest) error {
+	if reign.leads {
+		return s.transferAsLeader(ctx, req)
+	}
+	req.Forwarded = true
+	return s.tellLeader(ctx, reign, callTransfer, req)
+}
+
+func (s *Store) transferAsLeader(ctx context.Context, req transferRequest) error {
+	unlock, err := s.lockMembership(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := s.leaderTerm(); err != nil {
+		return err
+	}
+	config := s.configuration()
+	to := raft.ServerID("")
+	if req.To != "" {
+		at := slices.IndexFunc(config.Servers, func(m raft.Server) bool { return userID(m.ID) == req.To })
+		switch {
+		case at < 0:
+			return fmt.Errorf("hand leadership over: %w: no member is called %q", ErrNotFound, req.To)
+		case config.Servers[at].Suffrage != raft.Voter:
+			return fmt.Errorf("hand leadership over: %w: node %s does not vote", ErrRefused, req.To)
+		case config.Servers[at].ID == s.server:
+			return nil
+		}
+		if silent := s.silent(ctx, config.Servers[at:at+1]); len(silent) > 0 {
+			return fmt.Errorf("hand leadership over: %w: %s", ErrUnreachable, silent[0])
+		}
+		to = config.Servers[at].ID
+	}
+	if !s.hasOtherVoter() {
+		return fmt.Errorf("hand leadership over: %w: there is no other voter", ErrRefused)
+	}
+	return s.yield(ctx, to)
+}
+
+// yield hands leadership over while the store runs: to one voter, or to any. What
+// is written meanwhile waits, and then goes to the next leader.
+func (s *Store) yield(ctx context.Context, to raft.ServerID) error {
+	near, cancel := context.WithTimeout(ctx, s.opts.timing.Election)
+	defer cancel()
+	if _, err := s.findHeir(near, to); err != nil { // or writes would wait for it in vain
+		return fmt.Errorf("hand leadership over: %w: %w", errUnsent, err)
+	}
+	release, ok := s.futures.hold(ctx, s.opts.timing.Election)
+	if !ok {
+		return fmt.Errorf("hand leadership over: %w: what is under way does not end", errUnsent)
+	}
+	defer release()
+	return s.handOver(ctx, to)
+}
+
+// handOver gives leadership to another voter, which has the whole log, and
+// returns when this node no longer leads. Nothing may be appended meanwhile: its
+// caller has drained the futures.
+//
+// raft's own LeadershipTransfer is not used. When the leader loses its place in
+// the middle of one, a flag stays behind by which raft, leader again later,
+// refuses every write for good (hashicorp/raft issue 696).
+func (s *Store) handOver(ctx context.Context, to raft.ServerID) error {
+	reign := s.reign()
+	if !reign.leads || !s.hasOtherVoter() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Election)
+	defer cancel()
+	defer context.AfterFunc(reign.ctx, cancel)()
+	heir, err := s.findHeir(ctx, to)
+	if err != nil {
+		return fmt.Errorf("hand leadership over: %w: %w", errUnsent, err)
+	}
+	asked := make(chan error, 1)
+	if !s.spawn(func() { asked <- s.timeoutNow(heir) }) { // it may take longer than anybody is to wait
+		return s.whyClosed()
+	}
+	select {
+	case err := <-asked:
+		if err != nil {
+			return fmt.Errorf("hand leadership over to %s: %w", userID(heir.server), err)
+		}
+		<-ctx.Done()
+	case <-ctx.Done():
+	}
+	if reign.ctx.Err() == nil {
+		return fmt.Errorf("hand leadership over: %s did not take it", userID(heir.server))
+	}
+	return nil
+}
+
+// electSelf makes a node that is the only voter stand for election at once: there
+// is nobody to wait for.
+func (s *Store) electSelf() {
+	config := s.configuration()
+	if len(voters(config)) != 1 || !isVoter(config, s.server) {
+		return
+	}
+	if err := s.stand(s.ctx); err != nil {
+		s.log.Info("the only voter waits for its election timeout", "error", err)
+	}
+}
+
+// timeoutNow makes a voter stand for election at once (section 3.10 of Ongaro's
+// thesis).
+func (s *Store) timeoutNow(to peer) error {
+	return s.raftTransport.TimeoutNow(to.server, raft.ServerAddress(to.addr), s.timeoutNowRequest(), new(raft.TimeoutNowResponse))
+}
+
+// stand is timeoutNow for this node, without the network.
+func (s *Store) stand(ctx context.Context) error {
+	answer := make(chan raft.RPCResponse, 1)
+	select {
+	case s.raftTransport.rpcs <- raft.RPC{Command: s.timeoutNowRequest(), RespChan: answer}:
+	case <-ctx.Done():
+		return ended(ctx)
+	}
+	select {
+	case response := <-answer:
+		return response.Error
+	case <-ctx.Done():
+		return ended(ctx)
+	}
+}
+
+func (s *Store) timeoutNowRequest() *raft.TimeoutNowRequest {
+	return &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.server), Addr: []byte(s.opts.advertise),
+	}}
+}
+
+// findHeir waits for a voter, or for that very one, to have every entry of this
+// node's log.
+func (s *Store) findHeir(ctx context.Context, to raft.ServerID) (peer, error) {
+	const poll = 5 * time.Millisecond
+	end := s.raft.LastIndex() // of what is there now: the log may grow meanwhile
+	for {
+		if heir, ok := s.upToDateVoter(ctx, to, end); ok {
+			return heir, nil
+		}
+		select {
+		case <-time.After(poll):
+		case <-ctx.Done():
+			return peer{}, errors.New("no voter to hand it to has the whole log")
+		}
+	}
+}
+
+func (s *Store) upToDateVoter(ctx context.Context, to raft.ServerID, end uint64) (peer, bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	found := make(chan peer, len(s.configuration().Servers))
+	var asked sync.WaitGroup
+	for _, server := range s.configuration().Servers {
+		if server.Suffrage != raft.Voter || server.ID == s.server || to != "" && server.ID != to {
+			continue
+		}
+		asked.Go(func() {
+			voter := peer{server.ID, string(server.Address)}
+			if last, err := s.lastIndexOf(ctx, voter); err == nil && last >= end {
+				found <- voter
+				cancel() // the others need not answer
+			}
+		})
+	}
+	asked.Wait()
+	cancel()
+	select {
+	case heir := <-found:
+		return heir, true
+	default:
+		return peer{}, false
+	}
+}
+
+func (s *Store) hasOtherVoter() bool {
+	return slices.ContainsFunc(s.configuration().Servers, func(m raft.Server) bool {
+		return m.Suffrage == raft.Voter && m.ID != s.server
+	})
+}
