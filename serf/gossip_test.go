@@ -1,0 +1,228 @@
+package serf_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kvraft/kvraft"
+	"github.com/kvraft/kvraft/serf"
+)
+
+// ports counts those that freeAddr has given.
+var ports atomic.Uint32
+
+// freeAddr returns a loopback address of which the port is free for TCP and UDP,
+// below those that the system gives to outgoing connections.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10000+300*(os.Getpid()%10)+int(ports.Add(1)%300))
+		tcp, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		udp, err := net.ListenPacket("udp", addr)
+		tcp.Close()
+		if err == nil {
+			udp.Close()
+			return addr
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
+}
+
+// eventually polls; missing says what is missing, and "" that nothing is.
+func eventually(t *testing.T, what string, missing func() string) {
+	t.Helper()
+	const limit = time.Minute
+	end := time.After(limit)
+	for reason := missing(); reason != ""; reason = missing() {
+		select {
+		case <-end:
+			t.Fatalf("waited %v for %s: %s", limit, what, reason)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// node is a store and its gossip.
+type node struct {
+	*kvraft.Store
+	gossip *serf.Gossip
+}
+
+// start starts a node that knows one gossip address; healing takes a second.
+func start(t *testing.T, id, dir, addr, known string) node {
+	t.Helper()
+	gossip, err := serf.Start(serf.Config{Addr: addr, Join: []string{known}, HealAfter: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := kvraft.Open(dir, kvraft.WithID(id), kvraft.WithAddr("127.0.0.1:0"),
+		kvraft.WithBootstrapExpect(3), kvraft.WithJoinFunc(gossip.Find))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gossip.Attach(store)
+	n := node{store, gossip}
+	t.Cleanup(func() { n.stop(t) })
+	return n
+}
+
+func (n node) stop(t *testing.T) {
+	t.Helper()
+	if err := errors.Join(n.Store.Close(), n.gossip.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+func ids(nodes []kvraft.Node) string {
+	var ids []string
+	for _, n := range nodes {
+		ids = append(ids, n.ID)
+	}
+	return strings.Join(ids, " ")
+}
+
+// The nodes know one gossip address among them, and each other by that. One is
+// stopped in order, and stays a member.
+func TestNodesFindEachOtherByGossipAndOneThatStopsInOrderStaysAMember(t *testing.T) {
+	known := freeAddr(t)
+	var nodes []node
+	for i := range 3 {
+		addr := known
+		if i > 0 {
+			addr = freeAddr(t)
+		}
+		nodes = append(nodes, start(t, fmt.Sprint("n", i+1), t.TempDir(), addr, known))
+	}
+	for _, n := range nodes {
+		eventually(t, "a cluster", func() string { return n.Status().Reason })
+		if got := ids(n.Status().Nodes); got != "n1 n2 n3" {
+			t.Errorf("members %s", got)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := nodes[0].Set(ctx, "key", []byte("value")); err != nil {
+		t.Fatal(err)
+	}
+	nodes[2].stop(t)
+	eventually(t, "the gossip to know that it left", func() string {
+		peers, err := nodes[0].gossip.Find(ctx)
+		if err != nil || len(peers) != 1 {
+			return fmt.Sprint(peers, err)
+		}
+		return ""
+	})
+	if got, err := nodes[0].Nodes(ctx); err != nil || ids(got) != "n1 n2 n3" {
+		t.Errorf("members %s, %v", ids(got), err)
+	}
+}
+
+func TestWithoutAnybodyElseFindSaysSo(t *testing.T) {
+	gossip, err := serf.Start(serf.Config{Addr: freeAddr(t), Join: []string{freeAddr(t)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gossip.Close()
+	eventually(t, "the reason", func() string {
+		_, err := gossip.Find(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "no other node") || !strings.Contains(err.Error(), "connection refused") {
+			return fmt.Sprint(err)
+		}
+		return ""
+	})
+}
+
+func TestAWrongConfigurationIsReportedAllAtOnce(t *testing.T) {
+	_, err := serf.Start(serf.Config{Addr: "nowhere", Join: []string{"127.0.0.1:1", "127.0.0.1"}, Advertise: "127.0.0.1:0", Key: make([]byte, 7)})
+	for _, word := range []string{"Addr", "Join", "Advertise", "Key"} {
+		if err == nil || !strings.Contains(err.Error(), word) {
+			t.Errorf("it does not name %s: %v", word, err)
+		}
+	}
+	busy, err := net.Listen("tcp", freeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	if _, err := serf.Start(serf.Config{Addr: busy.Addr().String()}); err == nil || !strings.Contains(err.Error(), busy.Addr().String()) {
+		t.Errorf("an address in use: %v", err)
+	}
+}
+
+// The address that all know is that of a node which starts again: they meet anew.
+func TestTheGossipReunitesAfterTheKnownNodeWasAway(t *testing.T) {
+	known, other := freeAddr(t), freeAddr(t)
+	open := func(addr string) *serf.Gossip {
+		gossip, err := serf.Start(serf.Config{Addr: addr, Join: []string{known}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { gossip.Close() })
+		return gossip
+	}
+	met := func(a, b *serf.Gossip) {
+		t.Helper()
+		for _, g := range []*serf.Gossip{a, b} {
+			eventually(t, "them to meet", func() string {
+				if n := g.Alive(); n != 2 {
+					return fmt.Sprint(n, " are alive")
+				}
+				return ""
+			})
+		}
+	}
+	first, second := open(known), open(other)
+	met(first, second)
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	met(open(known), second)
+}
+
+// The addresses to join at accept and never answer, as processes do that hang.
+func TestACloseWaitsForOneAttemptToJoinAtMost(t *testing.T) {
+	const patience = 3 * time.Second // for one of them
+	var addrs []string
+	accepted := make(chan struct{}, 100)
+	for range 10 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ln.Close() })
+		go func() {
+			for {
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				t.Cleanup(func() { conn.Close() })
+				accepted <- struct{}{}
+			}
+		}()
+		addrs = append(addrs, ln.Addr().String())
+	}
+	g, err := serf.Start(serf.Config{Addr: freeAddr(t), Join: addrs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-accepted
+	began := time.Now()
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 10*patience/2 { // all of them would be ten times that
+		t.Errorf("it took %v", took)
+	}
+}

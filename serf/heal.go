@@ -1,0 +1,78 @@
+package serf
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/serf/serf"
+
+	"github.com/kvraft/kvraft"
+)
+
+// heal removes members that have failed for long enough, while this node leads.
+func (g *Gossip) heal(store Store) {
+	failed := map[string]time.Time{} // by id: since when, as this node has seen it
+	for {
+		note(failed, store.Status(), g.serf.Members(), time.Now())
+		for id, since := range failed {
+			if time.Since(since) >= g.config.HealAfter && store.Status().State == kvraft.Leading {
+				g.remove(store, id)
+			}
+		}
+		select {
+		case <-time.After(interval):
+		case <-g.ctx.Done():
+			return
+		}
+	}
+}
+
+// note brings failed up to date: the members of the cluster of which the newest
+// process that the gossip knows has failed.
+func note(failed map[string]time.Time, st kvraft.Status, gossip []serf.Member, now time.Time) {
+	newest := map[string]serf.Member{}
+	for _, m := range gossip {
+		if other := m.Tags[tagCluster]; other != "" && other != st.Cluster {
+			continue // it may have the same id
+		}
+		if known, ok := newest[m.Tags[tagID]]; !ok || began(m) > began(known) {
+			newest[m.Tags[tagID]] = m
+		}
+	}
+	gone := map[string]bool{}
+	for _, n := range st.Nodes {
+		m, known := newest[n.ID]
+		gone[n.ID] = known && n.ID != st.ID && m.Status == serf.StatusFailed
+	}
+	for id := range failed {
+		if !gone[id] {
+			delete(failed, id)
+		}
+	}
+	for id, isGone := range gone {
+		if _, known := failed[id]; isGone && !known {
+			failed[id] = now
+		}
+	}
+}
+
+// began is when a process began, by the clock of its machine: only those of one node
+// are compared.
+func began(m serf.Member) int64 {
+	since, _ := strconv.ParseInt(m.Tags[tagSince], 10, 64) // one that does not tell is the oldest
+	return since
+}
+
+func (g *Gossip) remove(store Store, id string) {
+	ctx, cancel := context.WithTimeout(g.ctx, 10*time.Second)
+	defer cancel()
+	switch err := store.Remove(ctx, id, kvraft.MayReturn, kvraft.IfSilent); {
+	case err == nil:
+		g.log.Warn("a node that has failed is removed from the cluster until it comes back", "id", id)
+	case errors.Is(err, kvraft.ErrNotFound): // somebody was faster
+	default:
+		g.log.Warn("a node that has failed cannot be removed from the cluster", "id", id, "error", err)
+	}
+}

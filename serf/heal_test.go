@@ -1,0 +1,71 @@
+package serf
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/serf/serf"
+
+	"github.com/kvraft/kvraft"
+)
+
+func process(id, cluster string, status serf.MemberStatus, since ...string) serf.Member {
+	tags := map[string]string{tagID: id, tagCluster: cluster}
+	if len(since) > 0 {
+		tags[tagSince] = since[0]
+	}
+	return serf.Member{Status: status, Tags: tags}
+}
+
+func TestOnlyMembersOfWhichNoProcessIsLeftHaveFailed(t *testing.T) {
+	st := kvraft.Status{Node: kvraft.Node{ID: "me"}, Cluster: "c", Nodes: []kvraft.Node{{ID: "me"}, {ID: "a"}, {ID: "b"}}}
+	for name, c := range map[string]struct {
+		gossip []serf.Member
+		want   []string
+	}{
+		"nobody is known":                  {nil, nil},
+		"all are alive":                    {[]serf.Member{process("a", "c", serf.StatusAlive), process("b", "c", serf.StatusAlive)}, nil},
+		"one has failed":                   {[]serf.Member{process("a", "c", serf.StatusFailed), process("b", "c", serf.StatusAlive)}, []string{"a"}},
+		"one has left":                     {[]serf.Member{process("a", "c", serf.StatusLeft)}, nil},
+		"one is leaving":                   {[]serf.Member{process("a", "c", serf.StatusLeaving)}, nil},
+		"one was started again":            {[]serf.Member{process("a", "c", serf.StatusFailed, "1"), process("a", "", serf.StatusAlive, "2")}, nil},
+		"one that failed, came back, left": {[]serf.Member{process("a", "c", serf.StatusLeft, "2"), process("a", "c", serf.StatusFailed, "1")}, nil},
+		"one that left, came back, failed": {[]serf.Member{process("a", "c", serf.StatusLeft, "1"), process("a", "c", serf.StatusFailed, "2")}, []string{"a"}},
+		"it is of another cluster":         {[]serf.Member{process("a", "x", serf.StatusFailed)}, nil},
+		"it failed, and has a namesake":    {[]serf.Member{process("a", "c", serf.StatusFailed, "1"), process("a", "x", serf.StatusAlive, "2")}, []string{"a"}},
+		"it is no member":                  {[]serf.Member{process("z", "c", serf.StatusFailed), process("", "c", serf.StatusFailed)}, nil},
+		"an earlier process of this node":  {[]serf.Member{process("me", "c", serf.StatusFailed)}, nil},
+	} {
+		failed := map[string]time.Time{}
+		note(failed, st, c.gossip, time.Now())
+		var got []string
+		for id := range failed {
+			got = append(got, id)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+func TestTheTimeOfAFailureIsThatOfItsBeginning(t *testing.T) {
+	st := kvraft.Status{Cluster: "c", Nodes: []kvraft.Node{{ID: "a"}}}
+	failed := map[string]time.Time{}
+	begin := time.Now()
+	down, up := []serf.Member{process("a", "c", serf.StatusFailed)}, []serf.Member{process("a", "c", serf.StatusAlive)}
+	note(failed, st, down, begin)
+	note(failed, st, down, begin.Add(time.Minute))
+	if since := failed["a"]; since != begin {
+		t.Errorf("failed since %v, want %v", since, begin)
+	}
+	note(failed, st, up, begin.Add(2*time.Minute))
+	note(failed, st, down, begin.Add(3*time.Minute))
+	if since := failed["a"]; since != begin.Add(3*time.Minute) {
+		t.Errorf("after it was back: failed since %v", since)
+	}
+	note(failed, kvraft.Status{Cluster: "c"}, down, begin.Add(4*time.Minute)) // it is no member any more
+	if len(failed) != 0 {
+		t.Errorf("failed: %v", failed)
+	}
+}
