@@ -103,7 +103,7 @@ func TestStoppingTheLeaderFailsNoCallOnTheOtherNodes(t *testing.T) {
 		return
 	}
 	_, after, _ := strings.Cut(leader.output.String(), "shutting down")
-	if !strings.Contains(after, "leads=false") {
+	if !strings.Contains(after, "state=follower") {
 		t.Errorf("the leader did not hand over:\n%s", after)
 	}
 	findLeader(t, others)
@@ -131,6 +131,8 @@ func TestANodeThatJoinsNobodyWaitsAndSaysSo(t *testing.T) {
 
 	member.start(t)
 	waitReady(t, member, joiner)
+	joiner.waitOutput("kvd: node joiner was admitted to cluster ")
+	joiner.waitOutput("kvd: try: curl -XPOST " + joiner.haddr)
 	if err := set(joiner, "k", "v"); err != nil {
 		t.Error(err)
 	}
@@ -139,6 +141,19 @@ func TestANodeThatJoinsNobodyWaitsAndSaysSo(t *testing.T) {
 	}
 	if n := strings.Count(joiner.output.String(), "connection refused"); n != 1 {
 		t.Errorf("it said %d times that nobody answers; once is enough", n)
+	}
+}
+
+func TestANodeSaysHowItCameIntoItsCluster(t *testing.T) {
+	nodes := startNodes(t, 2)
+	nodes[0].waitOutput("kvd: node node0 founded cluster ")
+	nodes[1].waitOutput("kvd: node node1 was admitted to cluster ")
+	nodes[1].kill()
+	nodes[1].start(t)
+	nodes[1].waitOutput("kvd: node node1 goes on with the data of cluster ")
+	waitReady(t, nodes[1])
+	if strings.Contains(nodes[1].output.String(), "admitted") {
+		t.Errorf("it was a member before:\n%s", nodes[1].output)
 	}
 }
 

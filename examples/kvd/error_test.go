@@ -1,9 +1,11 @@
 package main_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,14 +27,21 @@ func expectExit(t *testing.T, code int, args []string, texts ...string) {
 
 func TestAWrongCommandLineIsExplained(t *testing.T) {
 	dir := t.TempDir()
-	expectExit(t, 1, nil, "No Raft storage directory specified", "Usage: kvd [flags] DIR", "-haddr")
+	expectExit(t, 1, nil, "No Raft storage directory specified", "Usage: kvd [flags] DIR: name a directory", "kvd -h lists the flags")
 	expectExit(t, 1, []string{"-id", "node0"}, "No Raft storage directory specified")
-	expectExit(t, 2, []string{"-nonsense", dir}, "-nonsense", "Usage:")
+	expectExit(t, 2, []string{"-nonsense", dir}, "-nonsense", "kvd -h lists the flags")
 	expectExit(t, 2, []string{dir, "-id", "node0"}, "after the flags", `"-id"`)
 	expectExit(t, 2, []string{"-haddr", ":1", "-client", ":2", dir}, `invalid value ":2" for flag -client`, `":1"`)
 	expectExit(t, 2, []string{"-bind", ":1", "-raddr", ":2", dir}, `invalid value ":2" for flag -raddr`)
 	expectExit(t, 2, []string{"-node", "a", "-id", "b", dir}, `invalid value "b" for flag -id`)
 	expectExit(t, 2, []string{"-join", "localhost", dir}, `"localhost"`, "host:port")
+	expectExit(t, 2, []string{"-haddr", "11000", dir}, "-haddr 11000: want host:port")
+	expectExit(t, 2, []string{"-raddr", "12000", dir}, "-raddr 12000: want host:port")
+	expectExit(t, 2, []string{"-bootstrap-expect", "0", dir}, "-bootstrap-expect 0")
+	expectExit(t, 2, []string{"-bootstrap-expect", "3", dir}, "needs -join or -serf-join")
+	expectExit(t, 2, []string{"-serf-join", "localhost:1", dir}, "-serf-join needs -serf")
+	expectExit(t, 2, []string{"-replica", dir}, "a replica cannot found a cluster")
+	expectExit(t, 1, []string{"-haddr", freeAddr(t), "-raddr", freeAddr(t), "-serf", "localhost", dir}, "-serf localhost")
 	expectExit(t, 0, []string{"-h"}, "Usage:")
 }
 
@@ -41,8 +50,8 @@ func TestAnAddressInUseIsNamedWithItsFlag(t *testing.T) {
 	n.start(t)
 	waitReady(t, n)
 	dir, free := t.TempDir(), freeAddr(t)
-	expectExit(t, 1, []string{"-haddr", n.haddr, "-raddr", free, dir}, "kvd: -haddr "+n.haddr, "address already in use")
-	expectExit(t, 1, []string{"-haddr", free, "-raddr", n.raddr, dir}, "kvd: -raddr "+n.raddr, "address already in use")
+	expectExit(t, 1, []string{"-haddr", n.haddr, "-raddr", free, dir}, "kvd: -haddr "+n.haddr, "address already in use; name another with -haddr")
+	expectExit(t, 1, []string{"-haddr", free, "-raddr", n.raddr, dir}, "kvd: -raddr "+n.raddr, "address already in use; name another with -raddr")
 }
 
 func TestADirectoryThatIsInUseOrAnotherNodesIsRefused(t *testing.T) {
@@ -51,7 +60,7 @@ func TestADirectoryThatIsInUseOrAnotherNodesIsRefused(t *testing.T) {
 	waitReady(t, n)
 	again := *n
 	again.haddr, again.raddr = freeAddr(t), freeAddr(t)
-	expectExit(t, 1, again.args(), n.dir, "in use by another process")
+	expectExit(t, 1, again.args(), n.dir, "in use by ", holder(n))
 
 	n.signal(syscall.SIGTERM)
 	if code := n.exitCode(); code != 0 {
@@ -116,4 +125,12 @@ func TestANodeWhoseDiskFailsSaysSoAndEnds(t *testing.T) {
 	}
 	n.waitOutput("kvd: kvraft: store closed: ")
 	n.waitOutput("file too large")
+}
+
+// holder is how an error names the process of n.
+func holder(n *node) string {
+	if runtime.GOOS != "linux" {
+		return "another process"
+	}
+	return fmt.Sprintf("pid %d (%s", n.cmd.Process.Pid, kvd)
 }

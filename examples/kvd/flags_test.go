@@ -4,6 +4,7 @@ import (
 	"io"
 	"slices"
 	"testing"
+	"time"
 )
 
 func TestFlagsHaveTheirDefaults(t *testing.T) {
@@ -11,7 +12,8 @@ func TestFlagsHaveTheirDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.dir != "dir" || c.haddr.value != "localhost:11000" || c.raddr.value != "localhost:12000" || c.id.given || c.join != nil || c.inMem || c.verbose {
+	if c.dir != "dir" || c.haddr.value != "localhost:11000" || c.raddr.value != "localhost:12000" || c.id.given || c.join != nil || c.inMem || c.verbose ||
+		c.expect != 1 || c.replica || c.leave || c.mirror != "" || c.gossip.addr != "" || c.gossip.join != nil || c.gossip.after != 10*time.Minute {
 		t.Errorf("%+v", c)
 	}
 }
@@ -33,16 +35,37 @@ func TestEveryFlagHasItsOtherNames(t *testing.T) {
 }
 
 func TestJoinTakesSeveralAddressesAndCompletesThem(t *testing.T) {
-	c, err := parseFlags([]string{"-join", ":11000,host:1, 0.0.0.0:2", "-join", "[::]:3,[::1]:4", "dir"}, io.Discard)
+	c, err := parseFlags([]string{"-join", ":11000,host:1, 0.0.0.0:2", "-join", "[::]:3,[::1]:4", "-join", "dns://kvd:5", "dir"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (addrs{"localhost:11000", "host:1", "localhost:2", "localhost:3", "[::1]:4"}); !slices.Equal(c.join, want) {
+	if want := (addrs{"localhost:11000", "host:1", "localhost:2", "localhost:3", "[::1]:4", "dns://kvd:5"}); !slices.Equal(c.join, want) {
 		t.Errorf("have %q, want %q", c.join, want)
 	}
-	for _, bad := range []string{"", "host", "host:", ":1,", "http://host:1"} {
+	for _, bad := range []string{"", "host", "host:", ":1,", "http://host:1", "dns://:1", "dns://kvd"} {
 		if _, err := parseFlags([]string{"-join", bad, "dir"}, io.Discard); err == nil {
 			t.Errorf("-join %q: no error", bad)
+		}
+	}
+}
+
+func TestTheSameAddressIsOnePort(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{
+		{"localhost:4001", "localhost:4001", true},
+		{":4001", ":4001", true},
+		{"no-such-host.invalid:4001", "no-such-host.invalid:4001", true}, // listening tells what is wrong with it
+		{"localhost:4001", "127.0.0.1:4001", true},
+		{"[::1]:4001", "[0:0::1]:4001", true},
+		{"localhost:4001", "localhost:4002", false},
+		{"127.0.0.1:4001", "127.0.0.2:4001", false},
+		{"localhost:0", "localhost:0", false},
+		{"localhost:4001", "no-such-host.invalid:4001", false},
+	} {
+		if got := same(c.a, c.b); got != c.want {
+			t.Errorf("%s and %s: %v", c.a, c.b, got)
 		}
 	}
 }

@@ -1,8 +1,8 @@
 // Command kvd is one node of a replicated key-value store: package kvraft with
 // its HTTP API, flags and signals.
 //
-// Standard output says, in three lines, what the node is, where it listens, and
-// a command to try. Everything else goes to standard error. The exit code is 0
+// Standard output says what the node is, where it listens, and, as soon as it is in a
+// cluster, a command to try. Everything else goes to standard error. The exit code is 0
 // after SIGINT or SIGTERM, 2 for a wrong command line, and 1 for any other error
 // (a missing DIR among them).
 package main
@@ -16,6 +16,9 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,11 +29,15 @@ import (
 )
 
 func main() {
+	commands := map[string]func(args []string) (code int){"health": checkHealth, "log": printLog, "recover": recoverNode}
+	if len(os.Args) > 1 && commands[os.Args[1]] != nil {
+		os.Exit(commands[os.Args[1]](os.Args[2:]))
+	}
 	c, err := parseFlags(os.Args[1:], os.Stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return
-	case errors.Is(err, errNoDir):
+	case errors.Is(err, errNoDir), errors.As(err, new(notFlags)):
 		os.Exit(1)
 	case err != nil:
 		os.Exit(2)
@@ -45,45 +52,82 @@ func main() {
 func run(c config) error {
 	log := newLogger(c.verbose)
 	ctx := untilSignal(log)
+	if err := checkMirror(c); err != nil {
+		return err
+	}
 	clients, err := listen("-haddr", c.haddr.value)
 	if err != nil {
 		return err
 	}
 	defer clients.Close() // the server closes it too, once it serves
-	store, err := openStore(c, log)
+	talk, err := startGossip(c.gossip, log)
 	if err != nil {
 		return err
+	}
+	first := c.inMem || isNew(c.dir)
+	store, err := openStore(c, clients, talk, log)
+	if err != nil {
+		return errors.Join(err, talk.Close())
+	}
+	if c.onePort {
+		clients = store.OtherConns()
+	}
+	talk.attach(store)
+	err = startMirror(c, store, log)
+	if err == nil {
+		err = c.remember(store.Status().ID)
+	}
+	if err != nil {
+		return errors.Join(err, store.Close(), talk.Close())
 	}
 	server := newServer(store, log)
 	failed := make(chan error, 2)
 	go func() { failed <- server.Serve(clients) }()
+	st := store.Status()
+	waits := st.Cluster == "" && st.State == kvraft.Joining
+	announce(c, st, first, clients.Addr())
 	go func() {
-		if _, err := store.WaitLeader(ctx); errors.Is(err, kvraft.ErrRefused) {
+		_, err := store.WaitLeader(ctx)
+		switch {
+		case errors.Is(err, kvraft.ErrRefused):
 			failed <- fmt.Errorf("not admitted: %w", err)
+		case err == nil && waits:
+			welcome(store.Status(), clients.Addr())
 		}
 	}()
-	announce(c, store.Status(), clients.Addr())
 
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
 	case <-store.Done():
-		err = store.Err()
 	}
-	return errors.Join(err, stop(server, store, log))
+	if why := store.Err(); why != nil { // which may have ended the one port as well
+		err = why
+	}
+	err = errors.Join(err, stop(server, log))
+	leave(c, store, log)
+	return errors.Join(err, store.Close(), talk.Close())
 }
 
-func openStore(c config, log hclog.Logger) (*kvraft.Store, error) {
-	peers, err := listen("-raddr", c.raddr.value)
-	if err != nil {
-		return nil, err
+func openStore(c config, clients net.Listener, talk talk, log hclog.Logger) (*kvraft.Store, error) {
+	opts := []kvraft.Option{kvraft.WithAddr(c.raddr.value), kvraft.WithLogger(log)}
+	if c.onePort {
+		opts = append(opts, kvraft.WithListener(clients), kvraft.WithSharedPort())
+	} else {
+		peers, err := listen("-raddr", c.raddr.value)
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, kvraft.WithListener(peers))
 	}
-	opts := []kvraft.Option{kvraft.WithListener(peers), kvraft.WithAddr(c.raddr.value), kvraft.WithLogger(log)}
 	if c.id.given {
 		opts = append(opts, kvraft.WithID(c.id.value))
 	}
-	if len(c.join) > 0 {
-		opts = append(opts, kvraft.WithJoinFunc(findMembers(c.join)))
+	if c.joins() {
+		opts = append(opts, kvraft.WithJoinFunc(talk.orAsk(c.join)), kvraft.WithBootstrapExpect(c.expect))
+	}
+	if c.replica {
+		opts = append(opts, kvraft.WithReplica())
 	}
 	if c.inMem {
 		opts = append(opts, kvraft.WithInMemory())
@@ -92,17 +136,39 @@ func openStore(c config, log hclog.Logger) (*kvraft.Store, error) {
 }
 
 func newServer(store *kvraft.Store, log hclog.Logger) *http.Server {
-	return &http.Server{
-		Handler:           http.NewCrossOriginProtection().Handler(kvhttp.Handler(store)), // web pages reach loopback too
+	watches, endWatches := context.WithCancel(context.Background())
+	handler := kvhttp.Handler(store, kvhttp.WithWatchContext(watches))
+	server := &http.Server{
+		Handler:           http.NewCrossOriginProtection().Handler(handler), // web pages reach loopback too
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn}),
 	}
+	server.RegisterOnShutdown(endWatches)
+	return server
 }
 
-// stop lets the requests in flight finish, for a while, and closes the store.
-func stop(server *http.Server, store *kvraft.Store, log hclog.Logger) error {
+// leave takes this node out of the cluster if it is to leave, and the others can do
+// without it.
+func leave(c config, store *kvraft.Store, log hclog.Logger) {
+	if !c.leave || store.Err() != nil || store.Status().State == kvraft.Joining {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	switch err := store.Remove(ctx, store.Status().ID, kvraft.MayReturn); {
+	case err == nil:
+		log.Info("left the cluster")
+	case errors.Is(err, kvraft.ErrUnknown):
+		log.Warn("this node may have left the cluster, or not", "reason", err)
+	default:
+		log.Warn("this node stays a member", "reason", err)
+	}
+}
+
+// stop lets the requests in flight finish, for a while.
+func stop(server *http.Server, log hclog.Logger) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	err := server.Shutdown(ctx)
@@ -110,11 +176,14 @@ func stop(server *http.Server, store *kvraft.Store, log hclog.Logger) error {
 		log.Warn("some requests do not end; they are cut off")
 		err = server.Close()
 	}
-	return errors.Join(err, store.Close())
+	return err
 }
 
 func listen(flag, addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s %s: %w; name another with %[1]s", flag, addr, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", flag, addr, err)
 	}
@@ -122,16 +191,22 @@ func listen(flag, addr string) (net.Listener, error) {
 }
 
 // untilSignal returns a context that ends with the first SIGINT or SIGTERM. The
-// second ends the process.
+// second ends the process, unless it is the same that was sent to the group as well.
 func untilSignal(log hclog.Logger) context.Context {
+	const echo = 200 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	go func() {
-		log.Info("shutting down", "signal", <-signals)
+		first, at := <-signals, time.Now()
+		log.Info("shutting down", "signal", first)
 		cancel()
-		log.Warn("exiting at once", "signal", <-signals)
-		os.Exit(1)
+		for next := range signals {
+			if next != first || time.Since(at) > echo {
+				log.Warn("exiting at once", "signal", next)
+				os.Exit(1)
+			}
+		}
 	}()
 	return ctx
 }
@@ -145,27 +220,76 @@ func newLogger(verbose bool) hclog.Logger {
 	return quiet{hclog.New(&hclog.LoggerOptions{Level: hclog.Info, IndependentLevels: true})}
 }
 
+// quiet lets only warnings through of what has a name, and of raft, which warns of
+// what is in order, only errors; and of each kind of error one in a minute.
 type quiet struct{ hclog.Logger }
 
 func (q quiet) Named(name string) hclog.Logger {
 	l := q.Logger.Named(name)
 	l.SetLevel(hclog.Warn)
-	return l
+	if strings.HasPrefix(name, "raft") {
+		l.SetLevel(hclog.Error)
+	}
+	return &rare{Logger: l, last: map[string]time.Time{}}
 }
 
-// announce prints the first lines: who and where this node is, and what to try.
-func announce(c config, st kvraft.Status, clients net.Addr) {
-	standing := "is back in cluster " + st.Cluster
-	switch {
-	case st.Cluster == "" && len(c.join) == 0:
-		standing = "waits to be admitted to a cluster; -join names its members"
-	case st.Cluster == "":
-		standing = "waits to be admitted to the cluster of " + c.join.String()
-	case st.Founded:
-		standing = "founded cluster " + st.Cluster
+// rare logs an error once in a while, however often it is met.
+type rare struct {
+	hclog.Logger
+	mu   sync.Mutex
+	last map[string]time.Time // guarded by mu: by message
+}
+
+func (r *rare) Error(msg string, args ...any) {
+	r.mu.Lock()
+	rest := time.Since(r.last[msg])
+	if rest > time.Minute {
+		r.last[msg] = time.Now()
 	}
-	host, port, _ := net.SplitHostPort(clients.String()) // of a TCP listener: it has both
+	r.mu.Unlock()
+	if rest > time.Minute {
+		r.Logger.Error(msg, args...)
+	}
+}
+
+// announce prints the first lines: who and where this node is, and what to try. The
+// first start of a node in a cluster was its admission.
+func announce(c config, st kvraft.Status, first bool, clients net.Addr) {
+	standing := "goes on with the data of cluster " + st.Cluster // which may have removed it meanwhile
+	switch {
+	case st.Cluster == "" && st.State != kvraft.Joining:
+		standing = "goes on with the data of hraftd"
+	case st.Cluster == "" && !c.joins():
+		standing = "waits to be admitted to a cluster; -join names its members"
+	case st.Cluster == "" && c.expect > 1:
+		standing = fmt.Sprintf("waits for %d nodes to found a cluster", c.expect)
+	case st.Cluster == "":
+		standing = "waits to be admitted to the cluster of " + strings.Join(slices.Concat(c.join, c.gossip.join), ",")
+	case st.Founded || first:
+		standing = entrance(st)
+	}
 	fmt.Printf("kvd: node %s %s\n", st.ID, standing)
 	fmt.Printf("kvd: listening: HTTP on %s, peers reach it at %s\n", clients, st.Addr)
+	if st.Cluster != "" || st.State != kvraft.Joining {
+		hint(clients)
+	}
+}
+
+// welcome prints that a node which has waited is in a cluster.
+func welcome(st kvraft.Status, clients net.Addr) {
+	fmt.Printf("kvd: node %s %s\n", st.ID, entrance(st))
+	hint(clients)
+}
+
+// entrance is how this start has brought the node into its cluster.
+func entrance(st kvraft.Status) string {
+	if st.Founded {
+		return "founded cluster " + st.Cluster
+	}
+	return "was admitted to cluster " + st.Cluster
+}
+
+func hint(clients net.Addr) {
+	host, port, _ := net.SplitHostPort(clients.String()) // of a TCP listener: it has both
 	fmt.Printf("kvd: try: curl -XPOST %s/key -d '{\"foo\": \"bar\"}'\n", net.JoinHostPort(orLocalhost(host), port))
 }

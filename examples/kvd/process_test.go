@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -43,7 +43,7 @@ const limit = 30 * time.Second
 
 // process is one run of kvd.
 type process struct {
-	t      *testing.T
+	t      testing.TB
 	cmd    *exec.Cmd
 	output *output
 	exited chan struct{}
@@ -68,10 +68,23 @@ func (o *output) String() string {
 }
 
 // startCommand starts a process that is killed when the test ends.
-func startCommand(t *testing.T, name string, args ...string) *process {
+func startCommand(t testing.TB, name string, args ...string) *process {
 	t.Helper()
+	p := newProcess(t, name, args...)
+	p.launch()
+	return p
+}
+
+// newProcess is one that has yet to be launched.
+func newProcess(t testing.TB, name string, args ...string) *process {
 	p := &process{t: t, cmd: exec.Command(name, args...), output: new(output), exited: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
+	return p
+}
+
+func (p *process) launch() {
+	t := p.t
+	t.Helper()
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -82,10 +95,9 @@ func startCommand(t *testing.T, name string, args ...string) *process {
 	t.Cleanup(func() {
 		p.kill()
 		if t.Failed() {
-			t.Logf("%s %s:\n%s", filepath.Base(name), strings.Join(args, " "), tail(p.output.String()))
+			t.Logf("%s:\n%s", strings.Join(p.cmd.Args, " "), tail(p.output.String()))
 		}
 	})
-	return p
 }
 
 func tail(s string) string {
@@ -130,7 +142,7 @@ func (p *process) waitOutput(text string) {
 }
 
 // eventually polls; missing says what is missing, and "" that nothing is.
-func eventually(t *testing.T, what string, missing func() string) {
+func eventually(t testing.TB, what string, missing func() string) {
 	t.Helper()
 	end := time.After(limit)
 	for reason := missing(); reason != ""; reason = missing() {
@@ -149,7 +161,7 @@ type node struct {
 	flags                 []string // beside the addresses and the id
 }
 
-func newNode(t *testing.T, id string, flags ...string) *node {
+func newNode(t testing.TB, id string, flags ...string) *node {
 	t.Helper()
 	return &node{id: id, haddr: freeAddr(t), raddr: freeAddr(t), dir: filepath.Join(t.TempDir(), id), flags: flags}
 }
@@ -158,19 +170,23 @@ func (n *node) args() []string {
 	return slices.Concat([]string{"-id", n.id, "-haddr", n.haddr, "-raddr", n.raddr}, n.flags, []string{n.dir})
 }
 
-func (n *node) start(t *testing.T) {
+func (n *node) start(t testing.TB) {
 	t.Helper()
 	n.process = startCommand(t, kvd, n.args()...)
 }
 
 func (n *node) url(path string) string { return "http://" + n.haddr + path }
 
+// ports counts those that freeAddr has given.
+var ports atomic.Uint32
+
 // freeAddr returns an address below the ports that the system gives to outgoing
-// connections, so that it stays free until a node listens on it, and again.
-func freeAddr(t *testing.T) string {
+// connections, so that it stays free until a node listens on it, and again: each of
+// 1000 in turn, and not those of another run beside this one.
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 13000+rand.IntN(19000))
+		addr := fmt.Sprintf("127.0.0.1:%d", 13000+1000*(os.Getpid()%19)+int(ports.Add(1)%1000))
 		if ln, err := net.Listen("tcp", addr); err == nil {
 			ln.Close()
 			return addr
@@ -181,7 +197,7 @@ func freeAddr(t *testing.T) string {
 }
 
 // startNodes starts n nodes that join the first, and waits until all are ready.
-func startNodes(t *testing.T, n int) []*node {
+func startNodes(t testing.TB, n int) []*node {
 	t.Helper()
 	var nodes []*node
 	for i := range n {
@@ -196,7 +212,7 @@ func startNodes(t *testing.T, n int) []*node {
 	return nodes
 }
 
-func waitReady(t *testing.T, nodes ...*node) {
+func waitReady(t testing.TB, nodes ...*node) {
 	t.Helper()
 	for _, n := range nodes {
 		eventually(t, n.id+" to be ready", func() string {
@@ -286,7 +302,7 @@ func statusOf(n *node) (st status, err error) {
 }
 
 // findLeader waits until the nodes agree on a leader among them.
-func findLeader(t *testing.T, nodes []*node) *node {
+func findLeader(t testing.TB, nodes []*node) *node {
 	t.Helper()
 	var leader *node
 	eventually(t, "a leader", func() string {
@@ -315,7 +331,7 @@ func findLeader(t *testing.T, nodes []*node) *node {
 
 // waitSameState waits until all nodes are at the same log index, and compares
 // their states there.
-func waitSameState(t *testing.T, nodes []*node) {
+func waitSameState(t testing.TB, nodes []*node) {
 	t.Helper()
 	eventually(t, "equal log indexes", func() string {
 		var first status

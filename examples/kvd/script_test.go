@@ -18,21 +18,26 @@ import (
 // these tests are not parallel.
 func runScript(t *testing.T, path string) {
 	t.Helper()
-	for _, tool := range []string{"bash", "curl"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("KVRAFT_TEST_TOOLS") == "required" { // CI sees to it that they are there
-				t.Fatalf("needs %s", tool)
-			}
-			t.Skipf("needs %s", tool)
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	needTools(t, "bash", "curl")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	script := exec.CommandContext(ctx, "bash", "testdata/run.sh", kvd, path)
 	script.Cancel = func() error { return script.Process.Signal(syscall.SIGTERM) } // it ends its nodes
 	script.WaitDelay = limit
 	if out, err := script.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func needTools(t *testing.T, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			if os.Getenv("KVRAFT_TEST_TOOLS") == "required" { // CI sees to it that they are there
+				t.Fatalf("needs %s", tool)
+			}
+			t.Skipf("needs %s", tool)
+		}
 	}
 }
 
@@ -46,12 +51,12 @@ func TestTheCommandLinesOfREADMEWork(t *testing.T) {
 	runScript(t, scriptOf(t, "README.md"))
 }
 
-// The three hosts of CLUSTERING.md are three addresses of the loopback interface.
+// The hosts of CLUSTERING.md are addresses of the loopback interface.
 func TestTheCommandLinesOfCLUSTERINGWork(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("needs 127.0.0.2 and 127.0.0.3, which only Linux has without more ado")
+		t.Skip("needs 127.0.0.2 and others, which only Linux has without more ado")
 	}
-	runScript(t, scriptOf(t, "CLUSTERING.md", "host1", "127.0.0.1", "host2", "127.0.0.2", "host3", "127.0.0.3"))
+	runScript(t, scriptOf(t, "CLUSTERING.md", "host1", "127.0.0.1", "host2", "127.0.0.2", "host3", "127.0.0.3", "host4", "127.0.0.4"))
 }
 
 var (

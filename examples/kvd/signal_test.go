@@ -3,15 +3,26 @@ package main_test
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
 func TestAStopLetsRequestsInFlightFinish(t *testing.T) {
+	stopInFlight(t, newNode(t, "node0"))
+}
+
+func TestAStopLetsRequestsInFlightOnTheOnePortFinish(t *testing.T) {
 	n := newNode(t, "node0")
+	n.raddr = n.haddr
+	stopInFlight(t, n)
+}
+
+func stopInFlight(t *testing.T, n *node) {
 	n.start(t)
 	waitReady(t, n)
 	finish, done := halfPost(t, n)
@@ -33,6 +44,31 @@ func TestAStopLetsRequestsInFlightFinish(t *testing.T) {
 	waitReady(t, n)
 	if err := check(n, "half", "done"); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAStopEndsTheWatches(t *testing.T) {
+	n := newNode(t, "node0")
+	n.start(t)
+	waitReady(t, n)
+	resp, err := client.Get(n.url("/watch"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewReader(resp.Body)
+	if line, err := lines.ReadString('\n'); err != nil || line != "id: 0\n" {
+		t.Fatalf("the watch begins with %q, %v", line, err)
+	}
+	n.signal(syscall.SIGTERM)
+	if code := n.exitCode(); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	if rest, err := io.ReadAll(lines); err != nil || !strings.Contains(string(rest), "shutting down") {
+		t.Errorf("the watch ends with %q, %v", rest, err)
+	}
+	if strings.Contains(n.output.String(), "cut off") {
+		t.Error("the watch held the stop up")
 	}
 }
 

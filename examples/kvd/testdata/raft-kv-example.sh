@@ -24,6 +24,8 @@ expect '{"value":"missed"}'
 restart "$old"
 eventually find_leader
 [[ $leader != "$old" ]] || fail "the old leader came back as the leader"
+eventually grep -q "state=follower leader=node[123]" "${old//:/_}.log"
+grep -q "state=leader leader=node[123]" "${leader//:/_}.log" || fail "the leader does not say so"
 eventually sees "$old" other-key missed
 curl "http://$old/keys/other-key"
 expect '{"value":"missed"}'

@@ -4,7 +4,7 @@
 # Runs a script of command lines as people type them against real processes of
 # the binary KVD. HOME, GOPATH, /tmp/ and the working directory are temporary.
 # A line that starts with kvd or $GOPATH/bin/kvd starts a node in the background
-# and waits until it is ready; a curl line leaves its answer for expect. Only
+# and waits until it is ready; kvd -prompt is typed what follows as <<<; a curl line leaves its answer for expect. Only
 # processes that were started here are ended, by pid, also on failure.
 set -euo pipefail
 
@@ -17,10 +17,11 @@ mkdir -p "$HOME" "$GOPATH/bin" "$work/tmp"
 ln -s "$binary" "$GOPATH/bin/kvd"
 cd "$work"
 
-limit=20           # seconds that anything waited for may take
+limit=60           # seconds that anything waited for may take
 declare -A pid     # of the nodes that run, by HTTP address
 declare -A command # of every node that was started, by HTTP address
 declare -A http    # HTTP address, by peer address as it was given
+waiting=()         # HTTP addresses of nodes that wait for others to found a cluster with
 out='' code=''     # body and status of the last curl
 
 finish() {
@@ -63,6 +64,13 @@ flag() {
 	echo "$value"
 }
 
+# remembered NAME DIR DEFAULT is the value of a flag that was not given.
+remembered() {
+	local value=$3
+	if [[ -e $2/kvd.json ]]; then value=$(sed -nE "s/^ *\"$1\": \"(.*)\",?\$/\1/p" "$2/kvd.json"); fi
+	echo "$value"
+}
+
 is_taken() { (exec 3<>"/dev/tcp/${1%:*}/${1##*:}") 2>/dev/null; }
 
 is_ready() {
@@ -72,25 +80,42 @@ is_ready() {
 
 # start KVD ARGUMENT... starts a node and waits until it is ready.
 start() {
-	local haddr raddr
-	haddr=$(flag 'haddr|client' localhost:11000 "$@")
-	raddr=$(flag 'raddr|bind' localhost:12000 "$@")
+	local haddr=localhost:11000 raddr=localhost:12000 typed=()
+	if [[ " $* " == *' -prompt '* && ! -e ${!#} ]]; then
+		mapfile -t typed
+		haddr=${typed[0]:-localhost}:${typed[1]:-4001}
+		raddr=$haddr
+	fi
+	haddr=$(flag 'haddr|client' "$(remembered haddr "${!#}" "$haddr")" "$@")
+	raddr=$(flag 'raddr|bind' "$(remembered raddr "${!#}" "$raddr")" "$@")
 	if [[ -n ${pid[$haddr]:-} ]]; then wait "${pid[$haddr]}" 2>/dev/null || true; fi # the script killed it itself
 	local addr
 	for addr in "$haddr" "$raddr"; do
 		if is_taken "$addr"; then fail "$addr is taken by another program, and this script needs it"; fi
 	done
-	"$@" >>"$work/${haddr//:/_}.log" 2>&1 &
+	"$@" < <(printf '%s\n' "${typed[@]}") >>"$work/${haddr//:/_}.log" 2>&1 &
 	pid[$haddr]=$!
 	command[$haddr]=$(printf '%q ' "$@")
 	http[${raddr/#localhost/127.0.0.1}]=$haddr
 	http[:${raddr##*:}]=$haddr
-	eventually is_ready "$haddr"
+	if [[ " $* " == *' -bootstrap-expect '* ]]; then
+		waiting+=("$haddr") # until the others are started, too
+	else
+		eventually is_ready "$haddr"
+	fi
+}
+
+# await_founded waits for the nodes that were started together.
+await_founded() {
+	local addr
+	for addr in "${waiting[@]}"; do eventually is_ready "$addr"; done
+	waiting=()
 }
 
 # stop SIGNAL HTTP_ADDRESS ends a node; its exit code must be what the signal
 # calls for.
 stop() {
+	await_founded
 	local status=0 want=0
 	kill "-$1" "${pid[$2]}"
 	wait "${pid[$2]}" 2>/dev/null || status=$?
@@ -99,9 +124,20 @@ stop() {
 	[[ $status == "$want" ]] || fail "the node at $2 ended with $status after signal $1, not with $want"
 }
 
+# expect_end STATUS HTTP_ADDRESS waits for a node to end by itself.
+expect_end() {
+	local status=0
+	wait "${pid[$2]}" || status=$?
+	unset "pid[$2]"
+	[[ $status == "$1" ]] || fail "the node at $2 ended with $status, not with $1"
+}
+
 restart() { eval "start ${command[$1]}"; }
 
-curl() { fetch -sS "$@" || fail "curl $*"; }
+curl() {
+	await_founded
+	fetch -sS "$@" || fail "curl $*"
+}
 
 fetch() {
 	out=$(command curl -m 20 -w '\n%{http_code}' "$@") || return 1
@@ -153,6 +189,6 @@ survive_the_leader() {
 	expect '{"user3":"alfred"}'
 }
 
-sed -E -e "s#/tmp/#$work/tmp/#g" -e '/^(\$GOPATH\/bin\/)?kvd /{ s#^#start #; s# &$##; }' "$script" >"$work/script"
+sed -E -e "s#/tmp/#$work/tmp/#g" -e '/^(\$GOPATH\/bin\/)?kvd (log|recover) /b' -e '/^(\$GOPATH\/bin\/)?kvd /{ s#^#start #; s# &$##; }' "$script" >"$work/script"
 # shellcheck source=/dev/null
 source "$work/script"

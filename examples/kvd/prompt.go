@@ -1,0 +1,109 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// isNew reports whether no node has been started in dir.
+func isNew(dir string) bool {
+	for _, name := range []string{memoryFile, "raft.db"} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// ask asks on out what a new node is to be, and sets the flags to the answers.
+func ask(in io.Reader, out io.Writer, flags *flag.FlagSet, dir string) error {
+	q := questions{bufio.NewScanner(in), out, dir}
+	host, err := q.until("Enter hostname: [localhost] ", "localhost", checkHost)
+	if err != nil {
+		return err
+	}
+	port, err := q.until("Enter port: [4001] ", "4001", checkPort)
+	if err != nil {
+		return err
+	}
+	addr := net.JoinHostPort(host, port)
+	fmt.Fprintf(out, "Name: %s\n\nThis node is new. Name a member of the cluster that it shall join, or press\nEnter to found one.\n",
+		cmp.Or(flags.Lookup("id").Value.String(), addr))
+	join, err := q.until("Join to (host:port)> ", "", func(answer string) error {
+		if answer == addr {
+			return errors.New("that is this node itself")
+		}
+		return checkJoin(answer)
+	})
+	if err != nil {
+		return err
+	}
+	err = errors.Join(flags.Set("haddr", addr), flags.Set("raddr", addr))
+	if join != "" {
+		err = errors.Join(err, flags.Set("join", join))
+	}
+	return err
+}
+
+// questions are asked on a terminal or of a pipe.
+type questions struct {
+	answers *bufio.Scanner
+	out     io.Writer
+	dir     string
+}
+
+// until repeats a question until check takes the answer. An empty one is fallback.
+func (q questions) until(question, fallback string, check func(string) error) (string, error) {
+	for {
+		fmt.Fprint(q.out, question)
+		if !q.answers.Scan() {
+			fmt.Fprintln(q.out)
+			err := cmp.Or(q.answers.Err(), io.EOF)
+			return "", fmt.Errorf("-prompt: no answer to %q: %w; nothing was written to %s", strings.TrimSpace(question), err, q.dir)
+		}
+		answer := cmp.Or(strings.TrimSpace(q.answers.Text()), fallback)
+		err := check(answer)
+		if err == nil {
+			return answer, nil
+		}
+		fmt.Fprintln(q.out, err)
+	}
+}
+
+// hostname does not end in a number: that would be a port, or a damaged IP address.
+var hostname = regexp.MustCompile(`^([\pL\pN_-]+\.)*[\pN_-]*\pL[\pL\pN_-]*$`)
+
+func checkHost(host string) error {
+	ip := net.ParseIP(host)
+	switch {
+	case ip != nil && ip.IsUnspecified():
+		return fmt.Errorf("%s: want an address by which the others reach this node", host)
+	case ip == nil && !hostname.MatchString(host):
+		return fmt.Errorf("%q: want a host name or an IP address, without a port", host)
+	}
+	return nil
+}
+
+func checkPort(port string) error {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("%q: want a number from 1 to 65535", port)
+	}
+	return nil
+}
+
+func checkJoin(list string) error {
+	if list == "" {
+		return nil
+	}
+	return new(addrs).Set(list)
+}
