@@ -1,10 +1,10 @@
-.PHONY: test race fuzz ci mutants soak
+.PHONY: test race fuzz ci bench bench-compare mutants soak image run stop
 
 test:
 	go test ./...
 
 race:
-	go test -race ./...
+	go test -race -timeout 30m ./...
 
 # Every fuzz target for FUZZTIME each.
 FUZZTIME ?= 30s
@@ -14,6 +14,18 @@ fuzz:
 ci:
 	bash .ci/run
 
+# The benchmarks of the packages, for benchstat: make -s bench BENCH=Get >new. The
+# module in bench/ compares with other systems instead.
+BENCH ?= .
+COUNT ?= 6
+benchargs = -run '^$$' -bench '$(BENCH)' -benchmem . ./internal/... ./kvrafttest
+bench:
+	go test -count $(COUNT) $(benchargs)
+
+# What has changed since a revision: make bench-compare REF=main BENCH=Get
+bench-compare:
+	./scripts/benchcompare.sh '$(REF)' $(COUNT) $(benchargs)
+
 # Breaks the code in known ways; a mutant that no test catches fails the command.
 mutants:
 	./scripts/mutants.sh
@@ -22,5 +34,10 @@ mutants:
 # processes, and every fuzz target.
 SCALE ?= 20
 soak:
-	KVRAFT_SCALE=$(SCALE) go test -count=1 -timeout 4h -run 'Linearizable|Increment|Counter' . ./examples/kvd
+	KVRAFT_SCALE=$(SCALE) go test -count=1 -timeout 4h -run 'Linearizable|Increment|Counter|Founding|MoreNodes' . ./examples/kvd
 	./scripts/fuzz.sh 4m
+
+# Three nodes in containers, with HTTP on 127.0.0.1:4001 to 4003, or the ports in
+# KVD_PORT1 to KVD_PORT3. stop removes the containers and leaves the data.
+image run stop:
+	./scripts/docker.sh $@
