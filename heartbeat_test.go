@@ -69,4 +69,5 @@ func raftPeer(t *testing.T, me self) raftTransport {
 var openSieve = sieve{
 	redundant: func(*raft.InstallSnapshotRequest) (bool, error) { return false, nil },
 	asVoter:   func(candidate []byte) []byte { return candidate },
+	stored:    func(uint64) error { return nil },
 }

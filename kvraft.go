@@ -151,7 +151,7 @@ func (s *Store) open() (err error) {
 	s.transport.knows, s.transport.samples = s.knowsNameless, s.logs.samples
 	context.AfterFunc(s.ctx, s.transport.cut)
 	s.peers = &peers{transport: s.transport, idle: make(map[peer][]net.Conn)}
-	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter})
+	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored})
 	undo = append(undo, func() error { err := s.raftTransport.Close(); s.transport.close(); return err })
 
 	if err := s.foundAlone(); err != nil {
@@ -160,6 +160,8 @@ func (s *Store) open() (err error) {
 	if s.raft, err = s.newRaft(); err != nil {
 		return err
 	}
+	needsOthers := s.needsOthers
+	s.logs.needsOthers.Store(&needsOthers)
 	s.start()
 	return nil
 }
@@ -474,6 +476,7 @@ func (s *Store) clearAway(stopped raft.Future) error {
 	s.mu.Unlock()
 	s.work.Wait()
 	s.transport.close()
+	s.logs.letGo()
 	if s.logs.failure() == nil {
 		err = errors.Join(err, s.logs.raiseTail())
 	}

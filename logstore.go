@@ -77,6 +77,11 @@ type logStore struct {
 	severed uint64
 	// record is what is stored; the one behind the pointer never changes.
 	record atomic.Pointer[metadata]
+	// needsOthers tells, on raft's main goroutine, whether this node leads and needs
+	// others to commit an entry; nil: raft has yet to start.
+	needsOthers atomic.Pointer[func() bool]
+	// behind is the latest write for which raft did not wait; nil: there was none.
+	behind atomic.Pointer[writeBehind]
 	// turn is held by the one that rewrites the record. It is a channel, as
 	// it is held while the disk writes.
 	turn chan struct{}
@@ -243,18 +248,29 @@ func (l *logStore) StoreLog(entry *raft.Log) error {
 }
 
 // StoreLogs stores entries that follow the last one, each with its checksum.
-// One that brings a checksum, from a leader, must match it.
+// One that brings a checksum, from a leader, must match it. A leader goes on while
+// they are being stored; see writeBehind.
 func (l *logStore) StoreLogs(entries []*raft.Log) error {
+	if err := l.awaitAll(); err != nil {
+		return err
+	}
 	sealed, err := l.seal(entries)
 	if err != nil {
 		return l.stop(fmt.Errorf("%s: store entries: %w", l.name, err))
 	}
-	err = l.write("store entries", func() error { return l.base.StoreLogs(sealed) })
-	if err != nil {
+	if l.maySend(sealed) {
+		l.storeBehind(sealed)
+		return nil
+	}
+	if err := l.store(sealed); err != nil {
 		return err
 	}
 	l.append(sealed...)
 	return nil
+}
+
+func (l *logStore) store(sealed []*raft.Log) error {
+	return l.write("store entries", func() error { return l.base.StoreLogs(sealed) })
 }
 
 // seal returns copies of the entries with checksums: raft's own are shared
@@ -299,7 +315,7 @@ func (l *logStore) seal(entries []*raft.Log) ([]*raft.Log, error) {
 //     with it, or is continued by it: alignWith tells these apart. Ascending,
 //     it could start above the snapshot, as damage would.
 func (l *logStore) DeleteRange(from, to uint64) error {
-	if err := l.failure(); err != nil {
+	if err := l.awaitStored(to); err != nil {
 		return err
 	}
 	first, last := l.bounds()

@@ -476,3 +476,149 @@ func TestALogThatDoesNotFitTheSnapshot(t *testing.T) {
 		})
 	}
 }
+
+// openLeadersLog opens a log with entries 1 to 10 as a leader of several voters has it.
+func openLeadersLog(t *testing.T, disk *faultStore, opt logStoreOptions) *logStore {
+	t.Helper()
+	l, err := openLogStore(disk, opt)
+	if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
+		t.Fatal(err)
+	}
+	yes := func() bool { return true }
+	l.needsOthers.Store(&yes)
+	return l
+}
+
+// takes returns how long f takes.
+func takes(t *testing.T, f func() error) time.Duration {
+	t.Helper()
+	began := time.Now()
+	if err := f(); err != nil {
+		t.Error(err)
+	}
+	return time.Since(began)
+}
+
+const slowly = time.Second
+
+func slowDisk(do func()) error { time.Sleep(slowly); do(); return nil }
+
+func TestALeadersEntriesCanBeReadWhileTheyAreStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newScriptedDisk(t)
+		l := openLeadersLog(t, disk, logStoreOptions{fail: failTest(t)})
+		disk.failAt(1, slowDisk)
+		if took := takes(t, func() error { return l.StoreLogs(testEntries(11, 12, 1)) }); took != 0 {
+			t.Errorf("the leader waits %v for its disk", took)
+		}
+		var entry raft.Log
+		if err := l.GetLog(12, &entry); err != nil || entry.Index != 12 {
+			t.Errorf("entry 12: %+v, %v", entry, err)
+		}
+		if took := takes(t, func() error { return l.awaitStored(10) }); took != 0 {
+			t.Errorf("a wait of %v for an entry that is stored", took)
+		}
+		if took := takes(t, func() error { return l.awaitStored(11) }); took != slowly {
+			t.Errorf("entries are stored after %v, and were awaited for %v", slowly, took)
+		}
+		if _, err := openLogStore(disk.rebooted(), logStoreOptions{fail: failTest(t)}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestWhatChangesTheLogWaitsForEntriesThatAreBeingStored(t *testing.T) {
+	for name, change := range map[string]func(*logStore) error{
+		"more entries": func(l *logStore) error { return l.StoreLogs(testEntries(13, 14, 1)) },
+		"deletion":     func(l *logStore) error { return l.DeleteRange(12, 12) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				disk := newScriptedDisk(t)
+				l := openLeadersLog(t, disk, logStoreOptions{fail: failTest(t)})
+				disk.failAt(1, slowDisk)
+				if err := l.StoreLogs(testEntries(11, 12, 1)); err != nil {
+					t.Fatal(err)
+				}
+				if took := takes(t, func() error { return change(l) }); took < slowly {
+					t.Errorf("it waited %v of %v", took, slowly)
+				}
+				l.letGo()
+			})
+		})
+	}
+}
+
+func TestTheRecordDoesNotCountOnEntriesThatAreBeingStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newScriptedDisk(t)
+		l := openLeadersLog(t, disk, logStoreOptions{fail: failTest(t)})
+		disk.failAt(1, slowDisk)
+		err := l.StoreLogs(testEntries(11, 12, 1))
+		synctest.Wait() // the disk has the entries before it
+		if err := errors.Join(err, l.updateMeta(func(m *metadata) { m.Cluster = "c" })); err != nil {
+			t.Fatal(err)
+		}
+		crashed, err := openLogStore(disk.rebooted(), logStoreOptions{fail: failTest(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, last := crashed.bounds(); last != 10 {
+			t.Errorf("the log ends at %d", last)
+		}
+		if err := errors.Join(l.awaitAll(), l.raiseTail()); err != nil {
+			t.Fatal(err)
+		}
+		if err := disk.DeleteRange(12, 12); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := openLogStore(disk.rebooted(), logStoreOptions{fail: failTest(t)}); !errors.Is(err, ErrDamaged) {
+			t.Errorf("a log that has lost its last entry opens: %v", err)
+		}
+	})
+}
+
+func TestALeaderWaitsForItsDiskWhereItMust(t *testing.T) {
+	configuration := testEntries(11, 11, 1)
+	configuration[0].Type = raft.LogConfiguration
+	for name, c := range map[string]struct {
+		entries []*raft.Log
+		cache   int64
+	}{
+		"a change of the configuration":       {configuration, 0},
+		"entries that do not fit into memory": {testEntries(11, 12, 1), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				disk := newScriptedDisk(t)
+				l := openLeadersLog(t, disk, logStoreOptions{cacheBytes: c.cache, fail: failTest(t)})
+				disk.failAt(1, slowDisk)
+				if took := takes(t, func() error { return l.StoreLogs(c.entries) }); took != slowly {
+					t.Errorf("it waited %v of %v", took, slowly)
+				}
+			})
+		})
+	}
+}
+
+func TestEntriesThatCannotBeStoredBehindStopTheStore(t *testing.T) {
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				disk, told := newScriptedDisk(t), &failures{}
+				l := openLeadersLog(t, disk, logStoreOptions{fail: told.tell})
+				disk.failAt(1, fault)
+				if err := l.StoreLogs(testEntries(11, 12, 1)); err != nil {
+					t.Fatal(err)
+				}
+				err := l.awaitStored(12)
+				if errs := told.told(); len(errs) != 1 || err != errs[0] {
+					t.Errorf("awaited: %v, told %v", err, errs)
+				}
+				if again := l.StoreLogs(testEntries(13, 13, 1)); again != err {
+					t.Errorf("the next write: %v", again)
+				}
+			})
+		})
+	}
+}

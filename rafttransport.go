@@ -148,7 +148,7 @@ type peerAddr string
 func (a peerAddr) Network() string { return "kvraft" }
 func (a peerAddr) String() string  { return string(a) }
 
-// raftTransport is raft's network transport with six changes.
+// raftTransport is raft's network transport with seven changes.
 //
 // Each message names the node that is meant, not only its address.
 //
@@ -167,6 +167,9 @@ func (a peerAddr) String() string  { return string(a) }
 // and as many as it takes would be 32 MiB where each is a group of writes: too much
 // for the time that it gives an answer.
 //
+// raft hears that a follower has an entry only when this node has it on disk too; see
+// writeBehind.
+//
 // A snapshot that brings nothing new is not installed (section 7 of the Raft
 // paper, rule 6). raft looks at its term alone: a message that was sent twice, and
 // arrives for the second time when the follower has gone on, would take back the
@@ -182,6 +185,7 @@ type raftTransport struct {
 	*raft.NetworkTransport
 	rpcs     chan raft.RPC
 	installs *installs
+	stored   func(index uint64) error // of sieve
 }
 
 // sieve is what a transport asks its node of messages before raft sees them.
@@ -191,10 +195,13 @@ type sieve struct {
 	// asVoter is the id of a candidate, or if raft would refuse that for a member
 	// without a vote, one that it takes for a voter's. It looks at it for that alone.
 	asVoter func(candidate []byte) []byte
+	// stored waits until the node's own log has the entry at index on disk, before raft
+	// hears that a follower's has.
+	stored func(index uint64) error
 }
 
 func newRaftTransport(t *transport, timeout time.Duration, log hclog.Logger, by sieve) raftTransport {
-	rt := raftTransport{rpcs: make(chan raft.RPC), installs: newInstalls(log)}
+	rt := raftTransport{rpcs: make(chan raft.RPC), installs: newInstalls(log), stored: by.stored}
 	rt.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:          raftStream{t, make(chan struct{})},
 		MaxPool:         3,
@@ -262,7 +269,11 @@ func (t raftTransport) AppendEntriesPipeline(id raft.ServerID, addr raft.ServerA
 
 func (t raftTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	req.Entries = withinBytes(req.Entries, 1<<20)
-	return t.NetworkTransport.AppendEntries(id, meant(id, addr), req, resp)
+	err := t.NetworkTransport.AppendEntries(id, meant(id, addr), req, resp)
+	if err != nil || len(req.Entries) == 0 { // the latter acknowledges nothing
+		return err
+	}
+	return t.stored(req.Entries[len(req.Entries)-1].Index)
 }
 
 // withinBytes returns the first of the entries, one at least, that together have

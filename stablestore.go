@@ -89,7 +89,7 @@ func (l *logStore) rewriteMeta(change func(*metadata) bool) error {
 		return l.failure()
 	}
 	next.Format = metadataFormat
-	_, next.Tail = l.bounds()
+	next.Tail = l.stored()
 	stored, err := next.encode()
 	if err != nil {
 		return err
@@ -110,10 +110,7 @@ func (l *logStore) lowerTail(index uint64) error {
 // raiseTail records how far the log reaches, for a start that can then tell
 // whether all of it is still there. For a clean stop, when raft has ended.
 func (l *logStore) raiseTail() error {
-	return l.rewriteMeta(func(m *metadata) bool {
-		_, last := l.bounds()
-		return m.Tail < last
-	})
+	return l.rewriteMeta(func(m *metadata) bool { return m.Tail < l.stored() })
 }
 
 // Set stores one of raft's values. It does not return if that fails: raft

@@ -51,9 +51,9 @@ func (s *State) isLegacy() bool {
 func (s *State) endLegacy() {
 	s.revision = legacyRevision + 1
 	s.base = s.revision
-	items := *btree.NewMap[string, Item](degree)
-	s.items.Scan(func(key string, it Item) bool {
-		items.Load(key, Item{Value: it.Value, Version: s.revision})
+	items := *btree.NewMap[string, *Item](degree)
+	s.items.Scan(func(key string, it *Item) bool {
+		items.Load(key, &Item{Value: it.Value, Version: s.revision})
 		return true
 	})
 	s.items = items

@@ -38,7 +38,7 @@ func (l *Loader) Add(key string, it Item) error {
 	if it.Version == 0 || it.Version > s.revision {
 		return fmt.Errorf("key %q has version %d at revision %d", key, it.Version, s.revision)
 	}
-	s.items.Load(key, it)
+	s.items.Load(key, &it)
 	s.bytes += size(key, it)
 	l.lastKey = key
 	return nil

@@ -25,7 +25,7 @@ type State struct {
 	// the copy new owner ids, and whatever writes to a node first replaces one of another owner by a copy of its own, so a
 	// node that a copy can reach is never written again. Get, Ascend and Scan write nothing. Copy itself writes the
 	// original's owner id, and so belongs to the goroutine that writes.
-	items btree.Map[string, Item]
+	items btree.Map[string, *Item]
 
 	// notes is what the cluster remembers of itself. A View shares the map: it is replaced, never written to. It is small,
 	// and changes when the membership does.
@@ -56,7 +56,7 @@ func New() *State {
 const degree = 16
 
 func newState(window, chunk int) *State {
-	return &State{items: *btree.NewMap[string, Item](degree), recent: newRecent(window, chunk)}
+	return &State{items: *btree.NewMap[string, *Item](degree), recent: newRecent(window, chunk)}
 }
 
 // Apply applies the log entry at index and returns the result of each of its requests, in order. Indexes of successive calls
@@ -105,8 +105,8 @@ func (s *State) execute(ops []command.Op) command.Result {
 		if ops[i].Kind != command.Check {
 			continue
 		}
-		if it, _ := s.items.Get(ops[i].Key); it.Version != ops[i].Version {
-			return command.Result{Code: command.Conflict, Version: it.Version}
+		if v := s.version(ops[i].Key); v != ops[i].Version {
+			return command.Result{Code: command.Conflict, Version: v}
 		}
 	}
 	before, next := len(s.changes), s.revision+1
@@ -127,10 +127,17 @@ func (s *State) execute(ops []command.Op) command.Result {
 	return command.Result{Code: command.OK, Version: s.revision}
 }
 
+func (s *State) version(key string) uint64 {
+	if it, ok := s.items.Get(key); ok {
+		return it.Version
+	}
+	return 0
+}
+
 func (s *State) set(key string, it Item) {
-	old, replaced := s.items.Set(key, it)
+	old, replaced := s.items.Set(key, &it)
 	if replaced {
-		s.bytes -= size(key, old)
+		s.bytes -= size(key, *old)
 	}
 	s.bytes += size(key, it)
 	s.changes = append(s.changes, Change{Key: key, Item: it, created: !replaced})
@@ -142,7 +149,7 @@ func (s *State) delete(key string, version uint64) {
 		return
 	}
 	old, _ := s.items.Delete(key)
-	s.bytes -= size(key, old)
+	s.bytes -= size(key, *old)
 	s.changes = append(s.changes, Change{Key: key, Item: Item{Version: version}, Deleted: true})
 }
 

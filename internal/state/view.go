@@ -13,7 +13,7 @@ import (
 // View is the state at one moment. It does not change, and any goroutine may read it. What it returns belongs to the state:
 // a caller that writes to a value takes a copy first.
 type View struct {
-	items    *btree.Map[string, Item]
+	items    *btree.Map[string, *Item]
 	notes    map[string]string
 	bytes    int64
 	revision uint64
@@ -38,13 +38,17 @@ func (s *State) View() View {
 
 // Get returns what key holds, and whether it is there.
 func (v View) Get(key string) (Item, bool) {
-	return v.items.Get(key)
+	it, ok := v.items.Get(key)
+	if !ok {
+		return Item{}, false
+	}
+	return *it, true
 }
 
 // Ascend yields the keys from the first that is not less than from, in ascending order of their bytes, until yield returns
 // false.
 func (v View) Ascend(from string, yield func(key string, it Item) bool) {
-	v.items.Ascend(from, yield)
+	v.items.Ascend(from, func(key string, it *Item) bool { return yield(key, *it) })
 }
 
 // Note returns what was written down under name; empty: nothing.

@@ -1,0 +1,92 @@
+package kvraft
+
+import (
+	"math"
+
+	"github.com/hashicorp/raft"
+)
+
+// A leader and its followers write an entry to their disks at the same time (section
+// 10.2.1 of Ongaro's thesis). raft sends an entry only when StoreLogs has returned, so
+// that on a leader it returns while the disk still writes.
+//
+// raft then counts the leader among those that have the entry. That is not true yet,
+// but nothing comes of it: raft hears no follower's acknowledgement of an entry before
+// the leader has it on disk too (raftTransport.AppendEntries), and without one nothing
+// is committed, but where the leader is a majority by itself. There it waits.
+type writeBehind struct {
+	from  uint64        // index of the first entry that is being written
+	ended chan struct{} // closed when all of them are stored, or the store has failed
+}
+
+// needsOthers is for logStore.
+func (s *Store) needsOthers() bool {
+	return s.raft.State() == raft.Leader && len(voters(s.configuration())) > 1
+}
+
+// maySend tells whether the entries may be sent before they are stored. A change of the
+// configuration may not: it can be what makes a leader a majority by itself. What does
+// not fit into memory may not either, as it is sent from there.
+func (l *logStore) maySend(entries []*raft.Log) bool {
+	needsOthers := l.needsOthers.Load()
+	if needsOthers == nil || !(*needsOthers)() {
+		return false
+	}
+	var bytes int64
+	for _, entry := range entries {
+		if entry.Type == raft.LogConfiguration {
+			return false
+		}
+		bytes += int64(entrySize(entry))
+	}
+	return bytes <= l.limit
+}
+
+// storeBehind stores the entries while its caller goes on. One such write is under way
+// at a time, and whatever else changes the log or the record waits for it.
+func (l *logStore) storeBehind(sealed []*raft.Log) {
+	w := &writeBehind{from: sealed[0].Index, ended: make(chan struct{})}
+	l.behind.Store(w) // before anyone sees the entries
+	l.append(sealed...)
+	go func() {
+		defer close(w.ended)
+		_ = l.store(sealed) // an error has stopped the node
+	}()
+}
+
+// awaitStored waits until the entry at index is stored, and all before it. Its error is
+// what stopped the store.
+func (l *logStore) awaitStored(index uint64) error {
+	if w := l.behind.Load(); w != nil && w.from <= index {
+		select {
+		case <-w.ended:
+		case <-l.failed:
+		}
+	}
+	return l.failure()
+}
+
+// awaitAll is awaitStored for all entries.
+func (l *logStore) awaitAll() error { return l.awaitStored(math.MaxUint64) }
+
+// letGo waits until nothing uses base any more, however long that takes.
+func (l *logStore) letGo() {
+	if w := l.behind.Load(); w != nil {
+		<-w.ended
+	}
+}
+
+// stored is how far the log reaches on the disk.
+func (l *logStore) stored() uint64 {
+	_, last := l.bounds()
+	w := l.behind.Load()
+	if w == nil {
+		return last
+	}
+	select {
+	case <-w.ended:
+		return last
+	default:
+		return min(last, w.from-1)
+	}
+}
