@@ -44,6 +44,7 @@ func newTestServer(t testing.TB) *Store {
 	s.ctx, s.cancel = context.WithCancelCause(t.Context())
 	s.fsm = newFSM(s.ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
 	s.rounds = rounds{run: s.confirm, spawn: s.spawn}
+	s.asking = rounds{run: s.askLeader, spawn: s.spawn}
 	s.writes = newWrites(s.send, s.spawn)
 	context.AfterFunc(s.ctx, func() { s.writes.abandon(s.whyClosed()) })
 	s.court.reign = newTestReign(s, peer{}, false)

@@ -347,3 +347,30 @@ func TestAJoinThatIsRefusedReplacesNobody(t *testing.T) {
 		expel(t, c, s)
 	})
 }
+
+func TestNodesThatHaveHadTheSameAddressDoNotShareAVote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		first := c.WaitLeader()
+		second, voter := c.Store((first+1)%3), c.Store((first+2)%3)
+		term := voter.Raft().CurrentTerm() + 1
+		vote := func(s *kvraft.Store, lastIndex, lastTerm uint64) bool {
+			const addr = "10.0.0.1:7000" // of both, one after the other
+			var resp raft.RequestVoteResponse
+			err := s.Transport().RequestVote(voter.ServerID(), raft.ServerAddress(voter.Status().Addr), &raft.RequestVoteRequest{
+				RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.ServerID()), Addr: s.Transport().EncodePeer(s.ServerID(), addr)},
+				Term:      term, LastLogIndex: lastIndex, LastLogTerm: lastTerm, LeadershipTransfer: true,
+			}, &resp)
+			if err != nil {
+				t.Error(err)
+			}
+			return resp.Granted
+		}
+		if !vote(c.Store(first), 1<<40, term-1) {
+			t.Fatal("the first has no vote")
+		}
+		if vote(second, 0, 0) {
+			t.Error("a node with an empty log has the vote of the one that had its address before")
+		}
+	})
+}

@@ -41,7 +41,9 @@ type Store struct {
 	court     court
 	founders  foundingState
 	learners  learners
-	rounds    rounds
+	rounds    rounds       // of a leader
+	asking    rounds       // of a follower, each a question to the leader
+	readers   atomic.Int32 // linearizable Gets that wait on this node as a follower
 	questions questions
 	proof     atomic.Pointer[freshness]
 	ids       *idSource
@@ -104,6 +106,7 @@ func newStore(o options) *Store {
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.rounds = rounds{run: s.confirm, spawn: s.spawn}
+	s.asking = rounds{run: s.askLeader, spawn: s.spawn}
 	s.writes = newWrites(s.send, s.spawn)
 	context.AfterFunc(s.ctx, func() { s.writes.abandon(s.whyClosed()) })
 	s.questions.out = make(map[raft.ServerID]int)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -156,6 +157,27 @@ func TestANewLeaderServesWhatItsPredecessorAcknowledged(t *testing.T) {
 
 // A follower may have applied what the leader has yet to apply. If a reader saw
 // it there, a later read on the leader must not miss it.
+func TestManyReadersOfAFollowerSeeWhatWasAcknowledgedBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		follower := (leader + 1) % 3
+		for n := range 20 {
+			version := mustSet(t, c.Store(leader), "key", fmt.Sprint(n))
+			var readers sync.WaitGroup
+			for range 16 {
+				readers.Go(func() {
+					entry, err := c.Store(follower).Get(t.Context(), "key")
+					if err != nil || entry.Version != version {
+						t.Errorf("read version %d, %v after version %d was acknowledged", entry.Version, err, version)
+					}
+				})
+			}
+			readers.Wait()
+		}
+	})
+}
+
 func TestALeaderThatAppliesLateServesNothingOlderThanAFollower(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := kvrafttest.New(t, 3)

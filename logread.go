@@ -194,7 +194,7 @@ func (l *Log) readRecord(conf boltElement) error {
 	}
 	l.Node = LogNode{
 		ID: m.ID, Identity: m.Identity, Cluster: m.Cluster,
-		Term: m.number("CurrentTerm"), VotedTerm: m.number("LastVoteTerm"), VotedFor: string(m.Raft["LastVoteCand"]),
+		Term: m.number("CurrentTerm"), VotedTerm: m.number("LastVoteTerm"), VotedFor: string(raftTransport{}.DecodePeer(m.Raft["LastVoteCand"])),
 	}
 	return damage
 }

@@ -1,6 +1,7 @@
 package kvraft
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -148,9 +149,13 @@ type peerAddr string
 func (a peerAddr) Network() string { return "kvraft" }
 func (a peerAddr) String() string  { return string(a) }
 
-// raftTransport is raft's network transport with seven changes.
+// raftTransport is raft's network transport with eight changes.
 //
 // Each message names the node that is meant, not only its address.
+//
+// Where raft writes the address of a node into a message it is the node's id and the
+// address. raft remembers by it whom it has voted for, and repeats that vote: two nodes
+// that have had the same address could both win a term.
 //
 // Heartbeats take raft's main path. On the fast path they change the term under
 // the feet of the main goroutine, and a deposed leader can stamp entries with a
@@ -261,6 +266,14 @@ func (raftTransport) SetHeartbeatHandler(func(raft.RPC)) {}
 // meant is the address that raftStream.Dial takes apart.
 func meant(id raft.ServerID, addr raft.ServerAddress) raft.ServerAddress {
 	return raft.ServerAddress(id) + "@" + addr
+}
+
+func (raftTransport) EncodePeer(id raft.ServerID, addr raft.ServerAddress) []byte {
+	return []byte(meant(id, addr))
+}
+
+func (raftTransport) DecodePeer(encoded []byte) raft.ServerAddress {
+	return raft.ServerAddress(encoded[bytes.LastIndexByte(encoded, '@')+1:])
 }
 
 func (t raftTransport) AppendEntriesPipeline(id raft.ServerID, addr raft.ServerAddress) (raft.AppendPipeline, error) {

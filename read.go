@@ -91,7 +91,7 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 		if reign.leads {
 			entry, err = s.readAsLeader(ctx, key, o.level)
 		} else {
-			entry, err = s.forwardGet(ctx, reign.leader, key, o.level)
+			entry, err = s.readAsFollower(ctx, reign.leader, key, o.level)
 		}
 		return err
 	})
@@ -107,6 +107,27 @@ func (s *Store) holds(key string) bool {
 // readAsLeader answers from this node's state.
 func (s *Store) readAsLeader(ctx context.Context, key string, l level) (Entry, error) {
 	if _, err := s.readIndexAsLeader(ctx, l); err != nil {
+		return Entry{}, err
+	}
+	return s.fsm.now.Load().get(key)
+}
+
+// fewReaders of a follower, or one, ask the leader for their entries. When there are
+// more they share a question, for a log index, and read here. It is one message in
+// place of many, but they wait until this node has what the leader had then, which the
+// leader tells it with the next entries or after up to twice Timing.Commit.
+const fewReaders = 2
+
+func (s *Store) readAsFollower(ctx context.Context, leader peer, key string, l level) (Entry, error) {
+	defer s.readers.Add(-1)
+	if s.readers.Add(1) <= fewReaders || l != linearizable {
+		return s.forwardGet(ctx, leader, key, l)
+	}
+	index, err := s.asking.join(ctx)
+	if err != nil {
+		return Entry{}, err
+	}
+	if err := s.fsm.awaitIndex(ctx, index); err != nil {
 		return Entry{}, err
 	}
 	return s.fsm.now.Load().get(key)
@@ -136,8 +157,28 @@ func (s *Store) readIndex(ctx context.Context, l level) (index uint64, err error
 		if reign.leads {
 			index, err = s.readIndexAsLeader(ctx, l)
 		} else {
-			index, err = s.forwardReadIndex(ctx, reign.leader, l)
+			index, err = s.readIndexAsFollower(ctx, reign.leader, l)
 		}
+		return err
+	})
+	return index, err
+}
+
+func (s *Store) readIndexAsFollower(ctx context.Context, leader peer, l level) (uint64, error) {
+	if l == linearizable {
+		return s.asking.join(ctx)
+	}
+	return s.forwardReadIndex(ctx, leader, l)
+}
+
+// askLeader is a round of asking.
+func (s *Store) askLeader() (index uint64, err error) {
+	now := s.reign()
+	if now.leads || now.leader == (peer{}) {
+		return 0, errNoLeaderKnown // whoever takes part asks again
+	}
+	err = s.readUnder(s.ctx, now, func(ctx context.Context, now *reign) (err error) {
+		index, err = s.forwardReadIndex(ctx, now.leader, linearizable)
 		return err
 	})
 	return index, err

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -309,6 +311,45 @@ func TestAStalenessThatCanBeProvenIs(t *testing.T) {
 		time.AfterFunc(200*time.Millisecond, func() { s.fsm.Apply(setEntry(5, 1, "k", "v")) })
 		if _, err := s.Get(t.Context(), "k", MaxStaleness(2*time.Second)); err != nil {
 			t.Errorf("a round would have proven it: %v", err)
+		}
+	})
+}
+
+func TestManyReadersOfAFollowerShareAQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const readers = 50
+		var entries, indexes, answered atomic.Int32
+		s := newTestFollower(t, answering(func(m method, _ time.Duration, payload []byte) []byte {
+			time.Sleep(time.Millisecond) // virtual
+			if m == callGet {
+				entries.Add(1)
+				return entryFrame(5, "green")
+			}
+			indexes.Add(1)
+			return answerFrame(0, string(binary.BigEndian.AppendUint64(nil, 5)))
+		}))
+		var running sync.WaitGroup
+		for range readers {
+			running.Go(func() {
+				entry, err := s.Get(t.Context(), "color")
+				if err != nil || string(entry.Value) != "green" {
+					t.Errorf("got %+v, %v", entry, err)
+				}
+				answered.Add(1)
+			})
+		}
+		time.Sleep(time.Second) // virtual
+		synctest.Wait()
+		if n := answered.Load(); n != fewReaders {
+			t.Errorf("%d have an answer before the follower has what the leader had, want the %d who asked for their entries", n, fewReaders)
+		}
+		s.fsm.Apply(setEntry(5, 5, "color", "green"))
+		running.Wait()
+		if e, i := entries.Load(), indexes.Load(); e != fewReaders || i > 2 {
+			t.Errorf("%d readers asked for %d entries and %d indexes, want %d and at most 2", readers, e, i, fewReaders)
+		}
+		if left := s.readers.Load(); left != 0 {
+			t.Errorf("%d readers are still counted", left)
 		}
 	})
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// rounds batches the readers of a leader. One round is under way at a time; a
+// rounds batches readers, those of a leader or of a follower. One round is under way at a time; a
 // reader that arrives meanwhile waits for the next one, since the questions of
 // the present one may have been answered before the read began.
 type rounds struct {
