@@ -90,6 +90,7 @@ func (e *CompactedError) Is(target error) bool { return target == ErrCompacted }
 var (
 	errUnsent        = errors.New("kvraft: not applied")
 	errNotLeader     = fmt.Errorf("%w: this node is not the leader", errUnsent)
+	errQueueFull     = fmt.Errorf("%w: the writes before it fill this node's queue of %d MiB", errUnsent, queueBytes>>20)
 	errNoLeaderKnown = fmt.Errorf("%w: no leader is known", errUnsent)
 )
 

@@ -20,6 +20,7 @@ require (
 require (
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/hashicorp/serf v0.10.1
+	golang.org/x/sync v0.22.0
 	golang.org/x/sys v0.47.0
 )
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/kvraft/kvraft/internal/command"
 )
@@ -21,6 +22,9 @@ const (
 	groupBytes    = 512 << 10 // a group ends at so many bytes, or with one larger request
 	groupRequests = 4096
 	groupsAtOnce  = 2 // the second only if it is full, or the first is one large request
+
+	// queueBytes of requests wait or are on their way, or one larger request.
+	queueBytes = 64 << 20
 )
 
 // group is requests that go together. They are encoded: a caller may give its write
@@ -43,8 +47,9 @@ func (g *group) full() bool { return g.bytes >= groupBytes || len(g.requests) >=
 // one request in one of them, and waits for it.
 type writes struct {
 	send  func(entry []byte) ([]command.Result, error)
-	spawn func(func()) bool // starts a goroutine that Close waits for; false: too late
-	onWay *inflight         // groups that are sent
+	spawn func(func()) bool   // starts a goroutine that Close waits for; false: too late
+	onWay *inflight           // groups that are sent
+	room  *semaphore.Weighted // bytes of queueBytes
 
 	mu      sync.Mutex
 	waiting []*group            // guarded by mu: the last one gathers, those before it are full
@@ -54,7 +59,21 @@ type writes struct {
 }
 
 func newWrites(send func([]byte) ([]command.Result, error), spawn func(func()) bool) writes {
-	return writes{send: send, spawn: spawn, onWay: newInflight(), taken: make(map[*group]struct{})}
+	return writes{send: send, spawn: spawn, onWay: newInflight(), room: semaphore.NewWeighted(queueBytes), taken: make(map[*group]struct{})}
+}
+
+// makeRoom waits until a request fits into the queue, in the order of the callers.
+func (w *writes) makeRoom(ctx context.Context, ops []command.Op) (release func(), err error) {
+	const overhead = 64 // of an operation, about
+	size := int64(0)
+	for _, op := range ops {
+		size += int64(len(op.Key) + len(op.Value) + overhead)
+	}
+	size = min(size, queueBytes)
+	if !w.room.TryAcquire(size) && w.room.Acquire(ctx, size) != nil {
+		return nil, noLeader(ctx, errQueueFull)
+	}
+	return func() { w.room.Release(size) }, nil
 }
 
 // enqueue sends the request with the next group. errUnsent: it was not applied.

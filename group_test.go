@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -61,6 +62,47 @@ func waiting(t *testing.T, s *Store, sizes ...int) (all [][]byte) {
 		all = append(all, encoded)
 	}
 	return all
+}
+
+func TestAWriteThatDoesNotFitIntoTheQueueWaitsForThoseBeforeIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		write := func(ctx context.Context, bytes int) error {
+			_, err := s.Set(ctx, "k", make([]byte, bytes))
+			return err
+		}
+		s.opts.limits.ValueBytes, s.opts.limits.BatchBytes = queueBytes, queueBytes+1
+		hold(s)
+		first, giveUp := context.WithCancel(t.Context())
+		outcome := make(chan error, 2)
+		go func() { outcome <- write(first, queueBytes) }() // larger than the queue with its key: it goes alone
+		synctest.Wait()
+
+		soon, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := write(soon, 1); !errors.Is(err, ErrNoLeader) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "queue") {
+			t.Errorf("with a full queue: %v, want ErrNoLeader because of the queue", err)
+		}
+		second, giveUpToo := context.WithCancel(t.Context())
+		go func() { outcome <- write(second, 1) }()
+		synctest.Wait()
+		waiting := func() (groups int) {
+			s.writes.mu.Lock()
+			defer s.writes.mu.Unlock()
+			return len(s.writes.waiting)
+		}
+		if groups := waiting(); groups != 1 {
+			t.Errorf("%d groups wait to be sent, want that of the first alone", groups)
+		}
+		giveUp()
+		<-outcome
+		synctest.Wait()
+		if groups := waiting(); groups != 2 { // what is given up keeps its place
+			t.Errorf("%d groups wait to be sent, want that of the second too", groups)
+		}
+		giveUpToo()
+		<-outcome
+	})
 }
 
 func TestAGroupIsWhatWaitsUpToItsSize(t *testing.T) {

@@ -64,6 +64,7 @@ func IfVersion(version uint64) WriteOption {
 // Set stores value under key and returns the key's new version. It may be called
 // on any node. When it returns nil the write is on the disks of a majority and
 // in the state of the leader. The store keeps no reference to value after it.
+// Up to 64 MiB of writes can be under way on a node; a further one waits for room.
 //
 // Errors: ErrInvalid, ErrTooLarge, ErrConflict, ErrNoLeader and ErrClosed mean
 // that nothing was written; ErrUnknown that it may have been or may still be.
@@ -170,6 +171,11 @@ func (l Limits) checkKey(key string) error {
 // submit sends the request until its outcome is known or ctx ends. repeated: an
 // earlier call may have brought a copy of it into the log.
 func (s *Store) submit(ctx context.Context, request command.Request, repeated bool) (command.Result, error) {
+	release, err := s.writes.makeRoom(ctx, request.Ops)
+	if err != nil {
+		return command.Result{}, err
+	}
+	defer release()
 	var last error
 	maybe := false // an attempt of this call may be in the log
 	encoded := command.AppendRequest(nil, &request)

@@ -127,6 +127,7 @@ func (s *State) execute(ops []command.Op) command.Result {
 	return command.Result{Code: command.OK, Version: s.revision}
 }
 
+// version is that of key; 0: it is not there.
 func (s *State) version(key string) uint64 {
 	if it, ok := s.items.Get(key); ok {
 		return it.Version
