@@ -13,7 +13,8 @@
 //
 // A node needs the gossip address of one other node that is up. [Gossip.Find]
 // returns the peer addresses of all nodes that the gossip knows to be alive, for
-// kvraft.WithJoinFunc.
+// kvraft.WithJoinFunc. Gossip that has split reunites within a minute of the network,
+// if nodes on one side have the address of one on the other in Config.Join.
 //
 // # Healing
 //

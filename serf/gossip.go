@@ -29,7 +29,8 @@ type Config struct {
 	// and for a wildcard a private address of this machine.
 	Advertise string
 	// Join are gossip addresses of other nodes, of which one that is up is
-	// enough. They are tried until one answers, this node's own among them or not.
+	// enough, this node's own among them or not. Those at which nobody is known to
+	// be alive are tried again now and then, so that gossip that was split reunites.
 	Join []string
 	// Key encrypts and authenticates the gossip: 16, 24 or 32 bytes, the same on
 	// all nodes. Default: none.
@@ -78,8 +79,10 @@ const (
 	tagSince   = "since"   // when its process began, in nanoseconds by its own clock
 )
 
-// interval is how often things are looked at that nobody is told of.
-const interval = time.Second
+const (
+	interval = time.Second      // how often things are looked at that nobody is told of
+	rarely   = 30 * time.Second // the longest pause between attempts that have yet to succeed
+)
 
 // Start begins to gossip. Errors are those of the configuration, all at once, and of
 // the network.
@@ -164,28 +167,32 @@ func splitAddr(addr string) (ip string, port int, err error) {
 	return resolved.IP.String(), resolved.Port, nil
 }
 
-// join tries the addresses to join at until somebody has answered, and whenever
-// this node is alone again.
+// join tries the addresses to join at, as long as one of them is not that of a process
+// known to be alive: gossip that has split knows nothing of its other part, and would
+// stay as it is. Every second while this node is alone, and more and more rarely then.
 func (g *Gossip) join() {
 	if len(g.config.Join) == 0 {
 		return
 	}
-	for {
+	for pause := interval; ; pause = min(2*pause, rarely) {
+		err := g.tryAll()
 		if len(g.alive()) < 2 {
-			err := g.tryAll()
-			g.mu.Lock()
-			g.joinErr = err
-			g.mu.Unlock()
+			pause = interval
+		} else {
+			err = nil
 		}
+		g.mu.Lock()
+		g.joinErr = err
+		g.mu.Unlock()
 		select {
-		case <-time.After(interval):
+		case <-time.After(pause):
 		case <-g.ctx.Done():
 			return
 		}
 	}
 }
 
-// tryAll goes through the addresses until somebody is found. One at a time, since
+// tryAll goes through the addresses at which nobody is known. One at a time, since
 // Close waits for the one that is tried.
 func (g *Gossip) tryAll() error {
 	var errs []error
@@ -193,13 +200,27 @@ func (g *Gossip) tryAll() error {
 		if g.ctx.Err() != nil {
 			return g.ctx.Err()
 		}
-		_, err := g.serf.Join([]string{addr}, true)
-		if len(g.alive()) > 1 {
-			return nil
+		if alive := g.alive(); len(alive) > 1 && g.isOf(alive, addr) {
+			continue
 		}
+		_, err := g.serf.Join([]string{addr}, true)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// isOf tells whether everything that addr means is an address of one of the members.
+func (g *Gossip) isOf(members []serf.Member, addr string) bool {
+	host, port, _ := net.SplitHostPort(addr) // checked by Start
+	ips, err := net.DefaultResolver.LookupHost(g.ctx, host)
+	for _, ip := range ips {
+		if !slices.ContainsFunc(members, func(m serf.Member) bool {
+			return m.Addr.Equal(net.ParseIP(ip)) && strconv.Itoa(int(m.Port)) == port
+		}) {
+			return false
+		}
+	}
+	return err == nil
 }
 
 // Find returns the peer addresses of the other nodes that are alive, for

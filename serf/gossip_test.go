@@ -160,34 +160,48 @@ func TestAWrongConfigurationIsReportedAllAtOnce(t *testing.T) {
 	}
 }
 
+// gossipOnly starts gossip without a store.
+func gossipOnly(t *testing.T, addr string, known ...string) *serf.Gossip {
+	t.Helper()
+	gossip, err := serf.Start(serf.Config{Addr: addr, Join: known})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { gossip.Close() })
+	return gossip
+}
+
+// waitMet waits until each of them knows that all of them are alive.
+func waitMet(t *testing.T, all ...*serf.Gossip) {
+	t.Helper()
+	for _, g := range all {
+		eventually(t, "them to meet", func() string {
+			if n := g.Alive(); n != len(all) {
+				return fmt.Sprint(n, " are alive")
+			}
+			return ""
+		})
+	}
+}
+
 // The address that all know is that of a node which starts again: they meet anew.
 func TestTheGossipReunitesAfterTheKnownNodeWasAway(t *testing.T) {
 	known, other := freeAddr(t), freeAddr(t)
-	open := func(addr string) *serf.Gossip {
-		gossip, err := serf.Start(serf.Config{Addr: addr, Join: []string{known}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { gossip.Close() })
-		return gossip
-	}
-	met := func(a, b *serf.Gossip) {
-		t.Helper()
-		for _, g := range []*serf.Gossip{a, b} {
-			eventually(t, "them to meet", func() string {
-				if n := g.Alive(); n != 2 {
-					return fmt.Sprint(n, " are alive")
-				}
-				return ""
-			})
-		}
-	}
-	first, second := open(known), open(other)
-	met(first, second)
+	first, second := gossipOnly(t, known, known), gossipOnly(t, other, known)
+	waitMet(t, first, second)
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	met(open(known), second)
+	waitMet(t, gossipOnly(t, known, known), second)
+}
+
+// Two find each other while the other two are not there, and those each other by
+// themselves.
+func TestGossipThatHasBegunInTwoHalvesReunites(t *testing.T) {
+	a, b, c, d := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
+	inC, inD := gossipOnly(t, c, a, b, c, d), gossipOnly(t, d, a, b, c, d)
+	waitMet(t, inC, inD)
+	waitMet(t, gossipOnly(t, a, b), gossipOnly(t, b, a), inC, inD)
 }
 
 // The addresses to join at accept and never answer, as processes do that hang.
