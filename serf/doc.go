@@ -26,8 +26,9 @@
 // So five nodes bear the loss of three, if one is healed around before the next is
 // lost. Three become two, which bear no loss until the third is back.
 //
-// A node that is closed in order has not failed, and stays a member. Nor is a node
-// touched that has never taken part in the gossip.
+// A node whose store has stopped by itself, as its disk failed, has failed although its
+// process may go on. One that is closed in order has not, and stays a member. Nor is a
+// node touched that has never taken part in the gossip.
 //
 // The gossip decides nothing by itself: who votes and what is written is raft's
 // alone, and the worst that wrong gossip does is to have a member removed that

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -48,6 +49,7 @@ type Config struct {
 // Store is what a Gossip uses of a [kvraft.Store].
 type Store interface {
 	Status() kvraft.Status
+	Err() error
 	Remove(ctx context.Context, id string, opts ...kvraft.RemoveOption) error
 }
 
@@ -77,6 +79,7 @@ const (
 	tagPeer    = "peer"    // its peer address
 	tagCluster = "cluster" // the id of its cluster; empty: none yet
 	tagSince   = "since"   // when its process began, in nanoseconds by its own clock
+	tagStopped = "stopped" // not empty: its store has stopped by itself
 )
 
 const (
@@ -262,13 +265,11 @@ func (g *Gossip) Attach(store Store) {
 
 // tell keeps the tags true.
 func (g *Gossip) tell(store Store) {
-	var told kvraft.Status
+	var told map[string]string
 	for {
-		now := store.Status()
-		if now.ID != told.ID || now.Addr != told.Addr || now.Cluster != told.Cluster {
-			err := g.serf.SetTags(map[string]string{tagID: now.ID, tagPeer: now.Addr, tagCluster: now.Cluster, tagSince: g.config.since})
-			if err == nil {
-				told = now
+		if tags := g.tags(store); !maps.Equal(tags, told) {
+			if err := g.serf.SetTags(tags); err == nil {
+				told = tags
 			} else {
 				g.log.Warn("tell the others of this node", "error", err)
 			}
@@ -279,6 +280,22 @@ func (g *Gossip) tell(store Store) {
 			return
 		}
 	}
+}
+
+func (g *Gossip) tags(store Store) map[string]string {
+	st := store.Status()
+	tags := map[string]string{tagID: st.ID, tagPeer: st.Addr, tagCluster: st.Cluster, tagSince: g.config.since}
+	if hasFailed(store) {
+		tags[tagStopped] = "by itself"
+	}
+	return tags
+}
+
+// hasFailed tells whether the store has stopped by itself, as a member. The error of one
+// that was closed is ErrClosed and nothing else.
+func hasFailed(store Store) bool {
+	err := store.Err()
+	return err != nil && err != kvraft.ErrClosed && !errors.Is(err, kvraft.ErrRemoved)
 }
 
 // follow reports failures as soon as the gossip knows of them.
@@ -301,7 +318,11 @@ func (g *Gossip) report(event serf.MemberEvent) {
 		case serf.EventMemberFailed:
 			g.log.Warn("a node has failed", "id", m.Tags[tagID], "peer", m.Tags[tagPeer], "removed in", g.config.HealAfter)
 		case serf.EventMemberJoin, serf.EventMemberUpdate:
-			if m.Tags[tagID] != "" && m.Name != g.config.name { // else it will tell
+			switch {
+			case m.Tags[tagID] == "" || m.Name == g.config.name: // it will tell; it is this one
+			case m.Tags[tagStopped] != "":
+				g.log.Warn("a node has stopped by itself", "id", m.Tags[tagID], "peer", m.Tags[tagPeer], "removed in", g.config.HealAfter)
+			default:
 				g.log.Info("a node is there", "id", m.Tags[tagID], "peer", m.Tags[tagPeer], "cluster", m.Tags[tagCluster])
 			}
 		case serf.EventMemberLeave:
@@ -310,11 +331,16 @@ func (g *Gossip) report(event serf.MemberEvent) {
 	}
 }
 
-// Close tells the others that this node leaves in order, and stops. A second Close
-// waits for the first and returns nil.
+// Close tells the others that this node leaves in order, unless its store has stopped
+// by itself, and stops. A second Close waits for the first and returns nil.
 func (g *Gossip) Close() (err error) {
 	g.once.Do(func() {
-		err = g.serf.Leave()
+		g.mu.Lock()
+		store := g.store
+		g.mu.Unlock()
+		if store == nil || !hasFailed(store) {
+			err = g.serf.Leave()
+		}
 		g.cancel()
 		err = errors.Join(err, g.serf.Shutdown())
 		g.work.Wait()

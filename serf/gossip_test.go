@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kvraft/kvraft"
+	"github.com/kvraft/kvraft/kvrafttest"
 	"github.com/kvraft/kvraft/serf"
 )
 
@@ -60,14 +61,14 @@ type node struct {
 }
 
 // start starts a node that knows one gossip address; healing takes a second.
-func start(t *testing.T, id, dir, addr, known string) node {
+func start(t *testing.T, id, dir, addr, known string, opts ...kvraft.Option) node {
 	t.Helper()
 	gossip, err := serf.Start(serf.Config{Addr: addr, Join: []string{known}, HealAfter: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := kvraft.Open(dir, kvraft.WithID(id), kvraft.WithAddr("127.0.0.1:0"),
-		kvraft.WithBootstrapExpect(3), kvraft.WithJoinFunc(gossip.Find))
+	store, err := kvraft.Open(dir, append(opts, kvraft.WithID(id), kvraft.WithAddr("127.0.0.1:0"),
+		kvraft.WithBootstrapExpect(3), kvraft.WithJoinFunc(gossip.Find))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +126,37 @@ func TestNodesFindEachOtherByGossipAndOneThatStopsInOrderStaysAMember(t *testing
 	})
 	if got, err := nodes[0].Nodes(ctx); err != nil || ids(got) != "n1 n2 n3" {
 		t.Errorf("members %s, %v", ids(got), err)
+	}
+}
+
+// A disk fails. The program goes on, or closes what has ended; the process itself does
+// not fail.
+func TestANodeWhoseStoreHasStoppedByItselfIsHealedAround(t *testing.T) {
+	for name, end := range map[string]func(node){
+		"the program goes on":     func(node) {},
+		"the program closes both": func(n node) { n.stop(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			known, disk := freeAddr(t), kvrafttest.NewDisk()
+			n1 := start(t, "n1", t.TempDir(), known, known)
+			start(t, "n2", t.TempDir(), freeAddr(t), known)
+			n3 := start(t, "n3", t.TempDir(), freeAddr(t), known, kvraft.WithLogStore(disk.Open()))
+			for _, n := range []node{n1, n3} {
+				eventually(t, "a cluster", func() string { return n.Status().Reason })
+			}
+			disk.SetFault(func(kvrafttest.Operation) error { return errors.New("the disk is broken") })
+			if _, err := n1.Set(t.Context(), "key", []byte("value")); err != nil {
+				t.Fatal(err)
+			}
+			<-n3.Done()
+			end(n3)
+			eventually(t, "the others to heal", func() string {
+				if got := ids(n1.Status().Nodes); got != "n1 n2" {
+					return "the members are " + got
+				}
+				return ""
+			})
+		})
 	}
 }
 

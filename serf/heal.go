@@ -30,7 +30,7 @@ func (g *Gossip) heal(store Store) {
 }
 
 // note brings failed up to date: the members of the cluster of which the newest
-// process that the gossip knows has failed.
+// process that the gossip knows has failed, or says that its store has.
 func note(failed map[string]time.Time, st kvraft.Status, gossip []serf.Member, now time.Time) {
 	newest := map[string]serf.Member{}
 	for _, m := range gossip {
@@ -44,7 +44,7 @@ func note(failed map[string]time.Time, st kvraft.Status, gossip []serf.Member, n
 	gone := map[string]bool{}
 	for _, n := range st.Nodes {
 		m, known := newest[n.ID]
-		gone[n.ID] = known && n.ID != st.ID && m.Status == serf.StatusFailed
+		gone[n.ID] = known && n.ID != st.ID && (m.Status == serf.StatusFailed || m.Tags[tagStopped] != "")
 	}
 	for id := range failed {
 		if !gone[id] {

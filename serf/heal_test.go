@@ -1,6 +1,8 @@
 package serf
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -18,6 +20,11 @@ func process(id, cluster string, status serf.MemberStatus, since ...string) serf
 	return serf.Member{Status: status, Tags: tags}
 }
 
+func stopped(m serf.Member) serf.Member {
+	m.Tags[tagStopped] = "by itself"
+	return m
+}
+
 func TestOnlyMembersOfWhichNoProcessIsLeftHaveFailed(t *testing.T) {
 	st := kvraft.Status{Node: kvraft.Node{ID: "me"}, Cluster: "c", Nodes: []kvraft.Node{{ID: "me"}, {ID: "a"}, {ID: "b"}}}
 	for name, c := range map[string]struct {
@@ -32,6 +39,8 @@ func TestOnlyMembersOfWhichNoProcessIsLeftHaveFailed(t *testing.T) {
 		"one was started again":            {[]serf.Member{process("a", "c", serf.StatusFailed, "1"), process("a", "", serf.StatusAlive, "2")}, nil},
 		"one that failed, came back, left": {[]serf.Member{process("a", "c", serf.StatusLeft, "2"), process("a", "c", serf.StatusFailed, "1")}, nil},
 		"one that left, came back, failed": {[]serf.Member{process("a", "c", serf.StatusLeft, "1"), process("a", "c", serf.StatusFailed, "2")}, []string{"a"}},
+		"the store of one has stopped":     {[]serf.Member{stopped(process("a", "c", serf.StatusAlive))}, []string{"a"}},
+		"one was opened again":             {[]serf.Member{stopped(process("a", "c", serf.StatusAlive, "1")), process("a", "c", serf.StatusAlive, "2")}, nil},
 		"it is of another cluster":         {[]serf.Member{process("a", "x", serf.StatusFailed)}, nil},
 		"it failed, and has a namesake":    {[]serf.Member{process("a", "c", serf.StatusFailed, "1"), process("a", "x", serf.StatusAlive, "2")}, []string{"a"}},
 		"it is no member":                  {[]serf.Member{process("z", "c", serf.StatusFailed), process("", "c", serf.StatusFailed)}, nil},
@@ -45,6 +54,33 @@ func TestOnlyMembersOfWhichNoProcessIsLeftHaveFailed(t *testing.T) {
 		}
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// fake is a Store by its fields.
+type fake struct {
+	status kvraft.Status
+	err    error
+	remove func(id string) error
+}
+
+func (f *fake) Status() kvraft.Status { return f.status }
+func (f *fake) Err() error            { return f.err }
+
+func (f *fake) Remove(_ context.Context, id string, _ ...kvraft.RemoveOption) error {
+	return f.remove(id)
+}
+
+func TestAStoreThatWasClosedOrRemovedHasNotFailed(t *testing.T) {
+	for err, want := range map[error]bool{
+		nil:              false,
+		kvraft.ErrClosed: false,
+		fmt.Errorf("%w: %w", kvraft.ErrClosed, kvraft.ErrRemoved): false,
+		fmt.Errorf("%w: %w", kvraft.ErrClosed, kvraft.ErrDamaged): true,
+	} {
+		if got := hasFailed(&fake{err: err}); got != want {
+			t.Errorf("%v: %v, want %v", err, got, want)
 		}
 	}
 }
