@@ -259,7 +259,7 @@ func (g *Gossip) Attach(store Store) {
 	g.mu.Unlock()
 	g.work.Go(func() { g.tell(store) })
 	if g.config.HealAfter > 0 {
-		g.work.Go(func() { g.heal(store) })
+		g.work.Go(func() { g.heal(store, g.serf.Members) })
 	}
 }
 

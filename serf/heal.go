@@ -11,14 +11,25 @@ import (
 	"github.com/kvraft/kvraft"
 )
 
+// failure is that of a member, as this node has seen it.
+type failure struct {
+	since time.Time
+
+	// Of the removal that did not succeed yet: the latest error, when the next
+	// attempt is due, and the pause before that.
+	err   string
+	next  time.Time
+	pause time.Duration
+}
+
 // heal removes members that have failed for long enough, while this node leads.
-func (g *Gossip) heal(store Store) {
-	failed := map[string]time.Time{} // by id: since when, as this node has seen it
+func (g *Gossip) heal(store Store, gossip func() []serf.Member) {
+	failed := map[string]*failure{} // by id
 	for {
-		note(failed, store.Status(), g.serf.Members(), time.Now())
-		for id, since := range failed {
-			if time.Since(since) >= g.config.HealAfter && store.Status().State == kvraft.Leading {
-				g.remove(store, id)
+		note(failed, store.Status(), gossip(), time.Now())
+		for id, f := range failed {
+			if time.Since(f.since) >= g.config.HealAfter && !time.Now().Before(f.next) && store.Status().State == kvraft.Leading {
+				g.remove(store, id, f)
 			}
 		}
 		select {
@@ -31,7 +42,7 @@ func (g *Gossip) heal(store Store) {
 
 // note brings failed up to date: the members of the cluster of which the newest
 // process that the gossip knows has failed, or says that its store has.
-func note(failed map[string]time.Time, st kvraft.Status, gossip []serf.Member, now time.Time) {
+func note(failed map[string]*failure, st kvraft.Status, gossip []serf.Member, now time.Time) {
 	newest := map[string]serf.Member{}
 	for _, m := range gossip {
 		if other := m.Tags[tagCluster]; other != "" && other != st.Cluster {
@@ -53,7 +64,7 @@ func note(failed map[string]time.Time, st kvraft.Status, gossip []serf.Member, n
 	}
 	for id, isGone := range gone {
 		if _, known := failed[id]; isGone && !known {
-			failed[id] = now
+			failed[id] = &failure{since: now}
 		}
 	}
 }
@@ -65,7 +76,9 @@ func began(m serf.Member) int64 {
 	return since
 }
 
-func (g *Gossip) remove(store Store, id string) {
+// remove tries to. A member can be refused for ever, as it answers although its gossip
+// does not: that is logged when the reason changes, and tried more and more rarely.
+func (g *Gossip) remove(store Store, id string, f *failure) {
 	ctx, cancel := context.WithTimeout(g.ctx, 10*time.Second)
 	defer cancel()
 	switch err := store.Remove(ctx, id, kvraft.MayReturn, kvraft.IfSilent); {
@@ -73,6 +86,11 @@ func (g *Gossip) remove(store Store, id string) {
 		g.log.Warn("a node that has failed is removed from the cluster until it comes back", "id", id)
 	case errors.Is(err, kvraft.ErrNotFound): // somebody was faster
 	default:
-		g.log.Warn("a node that has failed cannot be removed from the cluster", "id", id, "error", err)
+		if err.Error() != f.err {
+			g.log.Warn("a node that has failed cannot be removed from the cluster", "id", id, "error", err)
+		}
+		f.err = err.Error()
+		f.pause = min(max(2*f.pause, interval), rarely)
+		f.next = time.Now().Add(f.pause)
 	}
 }
