@@ -63,6 +63,14 @@ type node struct {
 // start starts a node that knows one gossip address; healing takes a second.
 func start(t *testing.T, id, dir, addr, known string, opts ...kvraft.Option) node {
 	t.Helper()
+	n := startApart(t, id, dir, addr, known, opts...)
+	n.gossip.Attach(n.Store)
+	return n
+}
+
+// startApart is start without Attach.
+func startApart(t *testing.T, id, dir, addr, known string, opts ...kvraft.Option) node {
+	t.Helper()
 	gossip, err := serf.Start(serf.Config{Addr: addr, Join: []string{known}, HealAfter: time.Second})
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +80,6 @@ func start(t *testing.T, id, dir, addr, known string, opts ...kvraft.Option) nod
 	if err != nil {
 		t.Fatal(err)
 	}
-	gossip.Attach(store)
 	n := node{store, gossip}
 	t.Cleanup(func() { n.stop(t) })
 	return n
@@ -158,6 +165,53 @@ func TestANodeWhoseStoreHasStoppedByItselfIsHealedAround(t *testing.T) {
 			})
 		})
 	}
+}
+
+// slandered is a store of which the gossip says that it has stopped.
+type slandered struct{ *kvraft.Store }
+
+func (slandered) Err() error { return errors.New("hearsay") }
+
+// overheard is a store that passes on what becomes of removals.
+type overheard struct {
+	*kvraft.Store
+	outcomes chan<- error
+}
+
+func (s overheard) Remove(ctx context.Context, id string, opts ...kvraft.RemoveOption) error {
+	err := s.Store.Remove(ctx, id, opts...)
+	s.outcomes <- err
+	return err
+}
+
+func TestAMemberThatAnswersIsNotRemovedWhateverTheGossipSays(t *testing.T) {
+	known, outcomes := freeAddr(t), make(chan error, 100)
+	n1 := startApart(t, "n1", t.TempDir(), known, known)
+	n2 := startApart(t, "n2", t.TempDir(), freeAddr(t), known)
+	n3 := startApart(t, "n3", t.TempDir(), freeAddr(t), known)
+	n1.gossip.Attach(overheard{n1.Store, outcomes})
+	n2.gossip.Attach(overheard{n2.Store, outcomes})
+	n3.gossip.Attach(slandered{n3.Store})
+	for _, n := range []node{n1, n2, n3} {
+		eventually(t, "a cluster", func() string { return n.Status().Reason })
+	}
+	if n3.Status().State == kvraft.Leading {
+		if err := n3.TransferLeadership(t.Context(), "n1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-outcomes; !errors.Is(err, kvraft.ErrRefused) || !strings.Contains(err.Error(), "it answers") {
+		t.Errorf("removed while it answers: %v", err)
+	}
+	if err := n3.Store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the others to heal", func() string {
+		if got := ids(n1.Status().Nodes); got != "n1 n2" {
+			return "the members are " + got
+		}
+		return ""
+	})
 }
 
 func TestWithoutAnybodyElseFindSaysSo(t *testing.T) {
