@@ -5,8 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"maps"
 	"net"
 	"slices"
@@ -39,7 +37,8 @@ type Config struct {
 	// HealAfter is how long a member must have been failed before it is removed
 	// from the cluster. Default 10 minutes; negative: it never is.
 	HealAfter time.Duration
-	// Logger is where the node logs. Default: nowhere.
+	// Logger is where the node logs. What serf warns of again and again is logged
+	// once in a minute, unless the level is Debug. Default: nowhere.
 	Logger hclog.Logger
 
 	name  string // of this process, in the gossip
@@ -105,10 +104,7 @@ func Start(c Config) (*Gossip, error) {
 		g.log = hclog.NewNullLogger()
 	}
 	sc.EventCh = g.events
-	sc.Logger = log.New(io.Discard, "", 0)
-	if c.Logger != nil {
-		sc.Logger = c.Logger.Named("serf").StandardLogger(&hclog.StandardLoggerOptions{InferLevels: true})
-	}
+	sc.Logger = newLog(c.Logger)
 	sc.MemberlistConfig.Logger = sc.Logger
 	if g.serf, err = serf.Create(sc); err != nil {
 		return nil, fmt.Errorf("gossip on %s: %w", c.Addr, err)

@@ -1,15 +1,19 @@
 package serf_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 
 	"github.com/kvraft/kvraft"
 	"github.com/kvraft/kvraft/kvrafttest"
@@ -324,5 +328,38 @@ func TestACloseWaitsForOneAttemptToJoinAtMost(t *testing.T) {
 	}
 	if took := time.Since(began); took > 10*patience/2 { // all of them would be ten times that
 		t.Errorf("it took %v", took)
+	}
+}
+
+// The address behind the one that has a wrong name tells when both were tried.
+func TestAWarningOfTheGossipIsLoggedOnceHoweverOftenItIsMet(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	var out bytes.Buffer
+	var mu sync.Mutex // guards out
+	gossip, err := serf.Start(serf.Config{Addr: freeAddr(t), Join: []string{"not a name:1", "not one either:1", ln.Addr().String()},
+		Logger: hclog.New(&hclog.LoggerOptions{Output: &out, Mutex: &mu})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		conn, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	if err := gossip.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, name := range []string{"not a name", "not one either"} {
+		if n := strings.Count(out.String(), "Failed to resolve "+name); n != 1 {
+			t.Errorf("%s was logged %d times:\n%s", name, n, &out)
+		}
 	}
 }
