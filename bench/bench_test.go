@@ -134,8 +134,14 @@ func TestGoalsAreHeldAgainstMedians(t *testing.T) {
 	}
 }
 
-func TestEveryGoalIsAboutWhatAShortRunMeasures(t *testing.T) {
-	measured := map[string]bool{fsmSnapshot(million): true, withoutSnapshot(million): true, duringSnapshot(million): true, memoryPerKey: true, groupMemory: true}
+func TestEveryGoalIsAboutWhatIsMeasured(t *testing.T) {
+	measured := map[string]bool{
+		fsmSnapshot(million): true, withoutSnapshot(million): true, duringSnapshot(million): true, memoryPerKey: true, groupMemory: true,
+		leaderKilled: true, leaderClosed: true,
+	}
+	for _, l := range costLoadsOf(kvraftDefault) {
+		measured[l.String()+overKeys(fewestKeys)], measured[l.String()+overKeys(million)] = true, true
+	}
 	for _, v := range headlineVisits() {
 		for _, l := range v.loads {
 			measured[l.String()+v.system.name] = true

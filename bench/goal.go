@@ -12,12 +12,16 @@ type goal struct {
 	bound float64 // of the quotient of the medians, if there is an over
 }
 
+// flat is how much of the speed over few keys is to be left over many.
+const flat = 0.8
+
 // goals are what kvraft is built to reach; keys is what they say of a million.
 func goals(keys int) []goal {
 	const kv = kvraftName
 	w1, w256, w1024 := writes(1, 100).String(), writes(256, 100).String(), writes(1024, 100).String()
 	r1, r256 := reads(linearizable, leader, 1).String(), reads(linearizable, leader, 256).String()
 	f1, s256 := reads(linearizable, follower, 1).String(), reads(stale, leader, 256).String()
+	few, many := overKeys(fewestKeys), overKeys(keys)
 	return []goal{
 		{"writes, 256 writers, 100 B, in process", name{w256, kv, rate}, name{w256, etcd.name, rate}, true, 3.5},
 		{"writes, 256 writers, 100 B, in process", name{w256, kv, rate}, name{w256, nats.name, rate}, true, 1.3},
@@ -29,6 +33,11 @@ func goals(keys int) []goal {
 		{"stale reads, 256 readers", name{s256, kv, rate}, name{s256, etcd.name, rate}, true, 10},
 		{"HTTP POST /key, 256 connections", name{post(256).String(), kv, rate}, name{post(256).String(), ungrouped.name, rate}, true, 2.5},
 		{"HTTP GET /key/{key}, 256 connections", name{get(256).String(), kv, rate}, name{get(256).String(), empty.name, rate}, true, 0.8},
+		{"writes, 256 writers" + many, name{w256 + many, kv, rate}, name{w256 + few, kv, rate}, true, flat},
+		{"linearizable reads on the leader, 256 readers" + many, name{r256 + many, kv, rate}, name{r256 + few, kv, rate}, true, flat},
+		{"stale reads, 256 readers" + many, name{s256 + many, kv, rate}, name{s256 + few, kv, rate}, true, flat},
+		{"leader killed, kvd processes, median pause", name{leaderKilled, kvdInTest, took}, name{}, false, 0.1},
+		{"leader stopped in order, kvd processes, median pause", name{leaderClosed, kvdInTest, took}, name{}, false, 0.015},
 		{fsmSnapshot(keys), name{fsmSnapshot(keys), kv, took}, name{}, false, 1e-3},
 		{"writers' p99.9 while a snapshot is persisted" + overKeys(keys), name{duringSnapshot(keys), kv, p999}, name{withoutSnapshot(keys), kv, p999}, false, 1.5},
 		{memoryPerKey, name{memoryPerKey, kv, memory}, name{}, false, 300},
