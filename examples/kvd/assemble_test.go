@@ -112,6 +112,33 @@ func TestThreeNodesWithOneCommandLineFoundACluster(t *testing.T) {
 	}
 }
 
+// Two more addresses accept connections and never answer, as those of a host that is
+// overloaded, or behind a firewall.
+func TestThreeNodesDoNotWaitForAddressesThatNeverAnswer(t *testing.T) {
+	nodes := alike(t, 3)
+	for range 2 {
+		ln, err := net.Listen("tcp", freeAddr(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		for _, n := range nodes {
+			n.flags[3] = ln.Addr().String() + "," + n.flags[3]
+		}
+	}
+	began := time.Now()
+	for _, n := range nodes {
+		n.start(t)
+	}
+	waitReady(t, nodes...)
+	took := time.Since(began)
+	t.Logf("ready after %v", took)
+	if took > limit/3 {
+		t.Error("that is too long")
+	}
+	waitOneCluster(t, nodes)
+}
+
 func TestAFoundingSurvivesTheDeathOfANodeInItsMiddle(t *testing.T) {
 	for victim := range 3 {
 		t.Run(fmt.Sprint(victim), func(t *testing.T) {

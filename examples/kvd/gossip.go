@@ -37,14 +37,13 @@ func (t talk) attach(store *kvraft.Store) {
 }
 
 // orAsk looks for members by gossip as well as by asking.
-func (t talk) orAsk(join addrs) func(context.Context) ([]string, error) {
-	ask := findMembers(join)
+func (t talk) orAsk(f finder) func(context.Context) ([]string, error) {
 	if t.Gossip == nil {
-		return ask
+		return f.find
 	}
 	return func(ctx context.Context) ([]string, error) {
 		found, err := t.Find(ctx)
-		asked, askErr := ask(ctx)
+		asked, askErr := f.find(ctx)
 		return append(found, asked...), errors.Join(err, askErr)
 	}
 }

@@ -51,8 +51,7 @@ func askReady(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // and no proxy
-	resp, err := client.Do(req)
+	resp, err := newClient().Do(req)
 	if err != nil {
 		return plainly(err)
 	}

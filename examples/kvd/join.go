@@ -8,31 +8,114 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
-// findMembers looks members up for kvraft.WithJoinFunc: it asks those whose HTTP
-// addresses are known for the peer addresses of all that they know.
-func findMembers(join addrs) func(context.Context) ([]string, error) {
-	// A transport of its own: no proxy belongs between nodes.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
-	return func(ctx context.Context) ([]string, error) {
-		var found []string
-		var errs []error
-		members, err := resolve(ctx, join)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		for _, member := range members {
-			peers, err := peersOf(ctx, client, member)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("ask %s, by HTTP: %w", member, err))
+// finder finds members for kvraft.WithJoinFunc: it asks those whose HTTP addresses are
+// known for the peer addresses of all that they know.
+type finder struct {
+	join   addrs
+	id     string // of this node; empty: not known
+	expect int    // how many nodes are to found a cluster
+}
+
+// How long an answer may take; and where enough is known, how much longer than others.
+const patience, grace = 2 * time.Second, 100 * time.Millisecond
+
+// newClient has a transport of its own: no proxy belongs between nodes.
+func newClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+}
+
+// heard is what came of an address to join.
+type heard struct {
+	id     string   // of the node there
+	peers  []string // the peer addresses that it knows
+	member bool     // of a cluster
+	err    error
+}
+
+// find asks everybody at the same time. Who answers late or never holds it up only
+// while too little is known.
+func (f finder) find(ctx context.Context) (found []string, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var errs []error
+	var enough <-chan time.Time
+	others := map[string]bool{}
+	answers := f.askAll(ctx)
+	for {
+		select {
+		case h, more := <-answers:
+			if !more {
+				return found, inOrder(errs)
 			}
-			found = append(found, peers...)
+			if h.err != nil {
+				errs = append(errs, h.err)
+				continue
+			}
+			found = append(found, h.peers...)
+			if h.id == f.id {
+				continue
+			}
+			others[h.id] = true
+			if enough == nil && (h.member || f.isAll(others)) {
+				enough = time.After(grace)
+			}
+		case <-enough:
+			return found, inOrder(errs)
 		}
-		return found, errors.Join(errs...)
 	}
+}
+
+// isAll reports whether others, among them maybe this node where it does not know its
+// id, are all that found a cluster with it.
+func (f finder) isAll(others map[string]bool) bool {
+	want := f.expect - 1
+	if f.id == "" {
+		want = f.expect
+	}
+	return f.expect > 1 && len(others) >= want
+}
+
+// inOrder joins errors so that the same ones have the same text.
+func inOrder(errs []error) error {
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
+}
+
+// askAll closes answers when it has asked everybody. It goes on until then, or until
+// ctx ends.
+func (f finder) askAll(ctx context.Context) <-chan heard {
+	answers, client := make(chan heard), newClient()
+	asking, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer within %v", patience))
+	var running sync.WaitGroup
+	tell := func(h heard) {
+		select {
+		case answers <- h:
+		case <-ctx.Done():
+		}
+	}
+	for _, addr := range f.join {
+		running.Go(func() {
+			members, err := resolve(asking, addr)
+			if err != nil {
+				tell(heard{err: err})
+			}
+			for _, member := range members {
+				running.Go(func() { tell(hear(asking, client, member)) })
+			}
+		})
+	}
+	go func() {
+		running.Wait()
+		cancel()
+		close(answers)
+	}()
+	return answers
 }
 
 // plainly leaves out what is known or changes from one attempt to the next: the URL
@@ -48,55 +131,65 @@ func plainly(err error) error {
 	return err
 }
 
-// resolve replaces names in DNS by the addresses that they have now, as far as it
-// can, also with an error.
-func resolve(ctx context.Context, addrs []string) (resolved []string, err error) {
-	for _, addr := range addrs {
-		name, ok := strings.CutPrefix(addr, dnsPrefix)
-		if !ok {
-			resolved = append(resolved, addr)
-			continue
-		}
-		host, port, _ := net.SplitHostPort(name) // the flag was checked
-		ips, lookupErr := net.DefaultResolver.LookupHost(ctx, host)
-		err = errors.Join(err, lookupErr)
-		for _, ip := range ips {
-			resolved = append(resolved, net.JoinHostPort(ip, port))
-		}
+// resolve returns the addresses that a name in DNS has now, or addr itself.
+func resolve(ctx context.Context, addr string) (resolved []string, err error) {
+	name, ok := strings.CutPrefix(addr, dnsPrefix)
+	if !ok {
+		return []string{addr}, nil
+	}
+	host, port, _ := net.SplitHostPort(name) // the flag was checked
+	ips, err := net.DefaultResolver.LookupHost(ctx, host)
+	if ctx.Err() != nil {
+		err = fmt.Errorf("look %s up: %w", host, context.Cause(ctx))
+	}
+	for _, ip := range ips {
+		resolved = append(resolved, net.JoinHostPort(ip, port))
 	}
 	return resolved, err
 }
 
-// peersOf returns the peer addresses that a member's status lists.
-func peersOf(ctx context.Context, client *http.Client, member string) ([]string, error) {
+// hear asks a node for its status.
+func hear(ctx context.Context, client *http.Client, member string) heard {
+	h, err := askStatus(ctx, client, member)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		h.err = fmt.Errorf("ask %s, by HTTP: %w", member, err)
+	}
+	return h
+}
+
+func askStatus(ctx context.Context, client *http.Client, member string) (h heard, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+member+"/status", nil)
 	if err != nil {
-		return nil, err
+		return h, err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, plainly(err)
+		return h, plainly(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("GET /status: %s; is that the HTTP address of a node?", resp.Status)
+		return h, fmt.Errorf("GET /status: %s; is that the HTTP address of a node?", resp.Status)
 	}
-	type node struct{ Address string }
+	type node struct{ ID, Address string }
 	var status struct {
 		Me, Leader       node
 		Followers, Nodes []node
+		Cluster          string
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&status); err != nil {
-		return nil, fmt.Errorf("GET /status: %w; is that the HTTP address of a node?", err)
+		return h, fmt.Errorf("GET /status: %w; is that the HTTP address of a node?", err)
 	}
-	var peers []string
+	h.id, h.member = status.Me.ID, status.Cluster != ""
 	for _, n := range append(append(status.Followers, status.Nodes...), status.Me, status.Leader) {
 		if n.Address != "" {
-			peers = append(peers, n.Address)
+			h.peers = append(h.peers, n.Address)
 		}
 	}
-	if len(peers) == 0 {
-		return nil, errors.New("GET /status: it names no peer address")
+	if len(h.peers) == 0 {
+		return h, errors.New("GET /status: it names no peer address")
 	}
-	return peers, nil
+	return h, nil
 }

@@ -124,7 +124,7 @@ func openStore(c config, clients net.Listener, talk talk, log hclog.Logger) (*kv
 		opts = append(opts, kvraft.WithID(c.id.value))
 	}
 	if c.joins() {
-		opts = append(opts, kvraft.WithJoinFunc(talk.orAsk(c.join)), kvraft.WithBootstrapExpect(c.expect))
+		opts = append(opts, kvraft.WithJoinFunc(talk.orAsk(finder{c.join, c.id.value, c.expect})), kvraft.WithBootstrapExpect(c.expect))
 	}
 	if c.replica {
 		opts = append(opts, kvraft.WithReplica())
