@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"strings"
 
@@ -72,12 +71,6 @@ func plain(status int, detail, applied string) problem {
 // problem is what the answer to r says of err.
 func (h *handler) problem(r *http.Request, err error) problem {
 	p := describe(err)
-	if p.Status == http.StatusServiceUnavailable && r.Context().Err() == nil { // the deadline was this package's
-		waited := fmt.Sprintf("%v: gave up after %v", kvraft.ErrNoLeader, h.timeout)
-		for _, cause := range []string{"", context.Canceled.Error() + ": "} { // the latter of a watch
-			p.Detail = strings.Replace(p.Detail, fmt.Sprintf("%v: %s%v", kvraft.ErrNoLeader, cause, context.DeadlineExceeded), waited, 1)
-		}
-	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
 		p.Applied = ""

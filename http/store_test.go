@@ -12,10 +12,10 @@ import (
 )
 
 // openStore opens a real store, alone and in memory.
-func openStore(t testing.TB) *kvraft.Store {
+func openStore(t testing.TB, opts ...kvraft.Option) *kvraft.Store {
 	t.Helper()
-	store, err := kvraft.Open("", kvraft.WithInMemory(), kvraft.WithAddr("127.0.0.1:0"),
-		kvraft.WithTiming(kvraft.Timing{Heartbeat: 100 * time.Millisecond}))
+	store, err := kvraft.Open("", append(opts, kvraft.WithInMemory(), kvraft.WithAddr("127.0.0.1:0"),
+		kvraft.WithTiming(kvraft.Timing{Heartbeat: 100 * time.Millisecond}))...)
 	if err != nil {
 		t.Fatal(err)
 	}
