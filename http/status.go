@@ -73,7 +73,11 @@ func (h *handler) status(w http.ResponseWriter, r *request) error {
 			answer.Followers = append(answer.Followers, as)
 		}
 	}
-	if r.URL.Query().Has("hash") {
+	hash, err := asked(r, "hash")
+	if err != nil {
+		return err
+	}
+	if hash {
 		index, sum := h.store.Hash()
 		answer.Hash, answer.HashIndex = hex.EncodeToString(sum[:]), index
 	}

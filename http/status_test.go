@@ -42,6 +42,10 @@ func TestStatusHashesTheStateOnRequest(t *testing.T) {
 	if want := `"hash":"ab` + strings.Repeat("00", 31) + `","hash_index":19}`; !strings.HasSuffix(strings.TrimSpace(body), want) {
 		t.Errorf("got %s, want it to end in %s", body, want)
 	}
+	if body := call(t, kvhttp.Handler(newFake()), "GET", "/status?hash=false", "").Body.String(); strings.Contains(body, `"hash"`) {
+		t.Error(body)
+	}
+	wantProblem(t, call(t, kvhttp.Handler(newFake()), "GET", "/status?hash=perhaps", ""), 400)
 }
 
 func TestWithoutALeaderNobodyIsAFollower(t *testing.T) {

@@ -77,7 +77,10 @@ func parseWatch(r *request) (prefix string, opts []kvraft.WatchOption, err error
 		return "", nil, err
 	}
 	resumes := from != ""
-	snapshot := query.Has("snapshot")
+	snapshot, err := asked(r, "snapshot")
+	if err != nil {
+		return "", nil, err
+	}
 	if snapshot && resumes {
 		return "", nil, refuse(http.StatusBadRequest, "from and snapshot exclude each other")
 	}

@@ -84,6 +84,9 @@ func TestAWatchBeginsWhereItIsAskedTo(t *testing.T) {
 		{"?from=17", "", "", []kvraft.WatchOption{kvraft.After(17)}},
 		{"?prefix=a&from=0", "", "a", []kvraft.WatchOption{kvraft.After(0)}},
 		{"?snapshot", "", "", []kvraft.WatchOption{kvraft.SnapshotFirst}},
+		{"?snapshot=true", "", "", []kvraft.WatchOption{kvraft.SnapshotFirst}},
+		{"?snapshot=false", "", "", nil},
+		{"?from=17&snapshot=0", "", "", []kvraft.WatchOption{kvraft.After(17)}},
 		{"?from=17", "19", "", []kvraft.WatchOption{kvraft.After(19)}},
 		{"?from=old", "19", "", []kvraft.WatchOption{kvraft.After(19)}},
 		{"?snapshot", "19", "", []kvraft.WatchOption{kvraft.After(19)}},
@@ -102,7 +105,7 @@ func TestAWatchBeginsWhereItIsAskedTo(t *testing.T) {
 func TestAWatchThatCannotBeginIsAProblem(t *testing.T) {
 	store := newFake()
 	h := kvhttp.Handler(store, kvhttp.WithTimeout(time.Millisecond))
-	for _, query := range []string{"?from=x", "?from=-1", `?from="1"`, "?from=1&from=1", "?prefix=a&prefix=b", "?from=1&snapshot", "?prefix=%x", "?a;b"} {
+	for _, query := range []string{"?from=x", "?from=-1", `?from="1"`, "?from=1&from=1", "?prefix=a&prefix=b", "?from=1&snapshot", "?snapshot=perhaps", "?prefix=%x", "?a;b"} {
 		wantProblem(t, call(t, h, "GET", "/watch"+query, ""), 400)
 	}
 	wantProblem(t, call(t, h, "GET", "/watch", "", "Last-Event-ID: x"), 400)
