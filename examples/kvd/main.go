@@ -75,7 +75,7 @@ func run(c config) error {
 	talk.attach(store)
 	err = startMirror(c, store, log)
 	if err == nil {
-		err = c.remember(store.Status().ID)
+		err = c.remember(store.Status(), log)
 	}
 	if err != nil {
 		return errors.Join(err, store.Close(), talk.Close())

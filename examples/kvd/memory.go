@@ -12,6 +12,10 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/kvraft/kvraft"
 )
 
 // memoryFile in DIR holds what the node was started with, so that kvd DIR alone
@@ -73,8 +77,8 @@ func (m memory) recall(dir string, flags *flag.FlagSet) error {
 	return nil
 }
 
-// remember makes DIR remember the flags of a node that has been opened, as id.
-func (c config) remember(id string) error {
+// remember makes DIR remember the flags of a node that has been opened.
+func (c config) remember(st kvraft.Status, log hclog.Logger) error {
 	if c.inMem {
 		return nil
 	}
@@ -84,7 +88,11 @@ func (c config) remember(id string) error {
 			m[name] = value
 		}
 	}
-	m["id"] = id
+	m["id"] = st.ID
+	if c.replica && st.Voter {
+		log.Warn("-replica has no effect, and is forgotten: this node is a voter; to make it a replica, remove it, empty its directory and let it join again")
+		m["replica"] = "false"
+	}
 	return m.write(c.dir)
 }
 

@@ -110,6 +110,23 @@ func TestFlagsOverrideWhatIsRememberedFromThenOn(t *testing.T) {
 	n.waitOutput("peers reach it at " + n.raddr)
 }
 
+func TestAVoterIsNotMadeAReplicaByAFlag(t *testing.T) {
+	nodes := startNodes(t, 3)
+	n := nodes[1]
+	n.stop(t)
+	n.restart(t, "-replica")
+	n.waitOutput("-replica has no effect")
+	if m := membersOf(t, n).Nodes[1]; m.ID != n.id || !m.Voter || m.Replica {
+		t.Errorf("%+v", m)
+	}
+	wantMemory(t, n, map[string]string{"replica": "false"})
+	n.stop(t)
+	n.restart(t, "-bootstrap-expect", "3")
+	if strings.Contains(n.output.String(), "-replica") {
+		t.Error("it still speaks of -replica")
+	}
+}
+
 // What a start that fails was told is not remembered.
 func TestAStartThatFailsLeavesWhatIsRemembered(t *testing.T) {
 	other := newNode(t, "other")
