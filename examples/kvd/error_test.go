@@ -37,6 +37,8 @@ func TestAWrongCommandLineIsExplained(t *testing.T) {
 	expectExit(t, 2, []string{"-join", "localhost", dir}, `"localhost"`, "host:port")
 	expectExit(t, 2, []string{"-haddr", "11000", dir}, "-haddr 11000: want host:port")
 	expectExit(t, 2, []string{"-raddr", "12000", dir}, "-raddr 12000: want host:port")
+	expectExit(t, 2, []string{"-haddr", "localhost:99999", dir}, "-haddr localhost:99999: want host:port")
+	expectExit(t, 2, []string{"-join", "localhost:99999", dir}, `"localhost:99999": want host:port, with a port from 1 to 65535`)
 	expectExit(t, 2, []string{"-bootstrap-expect", "0", dir}, "-bootstrap-expect 0")
 	expectExit(t, 2, []string{"-bootstrap-expect", "3", dir}, "needs -join or -serf-join")
 	expectExit(t, 2, []string{"-serf-join", "localhost:1", dir}, "-serf-join needs -serf")

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -199,9 +200,20 @@ func parseDir(fs *flag.FlagSet, usage string, args []string) (dir string, code i
 	return fs.Arg(0), 0
 }
 
+// isAddr reports whether addr can be listened on.
 func isAddr(addr string) bool {
 	_, port, err := net.SplitHostPort(addr)
-	return err == nil && port != ""
+	if err != nil || port == "" {
+		return false
+	}
+	_, err = net.LookupPort("tcp", port) // it may have a name
+	return err == nil
+}
+
+// isPort reports whether port is a number that can be dialed.
+func isPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0 && port[0] != '0' // ports are compared as text
 }
 
 // same reports whether two addresses are one, in whatever spelling. Port 0 is another
@@ -245,8 +257,8 @@ func (a *addrs) Set(list string) error {
 	for addr := range strings.SplitSeq(list, ",") {
 		name, isName := strings.CutPrefix(strings.TrimSpace(addr), dnsPrefix)
 		host, port, err := net.SplitHostPort(name)
-		if err != nil || port == "" || isName && host == "" {
-			return fmt.Errorf("%q: want host:port", addr)
+		if err != nil || !isPort(port) || isName && host == "" {
+			return fmt.Errorf("%q: want host:port, with a port from 1 to 65535", addr)
 		}
 		addr = net.JoinHostPort(orLocalhost(host), port)
 		if isName {

@@ -42,7 +42,8 @@ func TestJoinTakesSeveralAddressesAndCompletesThem(t *testing.T) {
 	if want := (addrs{"localhost:11000", "host:1", "localhost:2", "localhost:3", "[::1]:4", "dns://kvd:5"}); !slices.Equal(c.join, want) {
 		t.Errorf("have %q, want %q", c.join, want)
 	}
-	for _, bad := range []string{"", "host", "host:", ":1,", "http://host:1", "dns://:1", "dns://kvd"} {
+	for _, bad := range []string{"", "host", "host:", ":1,", "http://host:1", "dns://:1", "dns://kvd",
+		"host:0", "host:99999", "host:080", "host:-1", "host:http", "dns://kvd:0"} {
 		if _, err := parseFlags([]string{"-join", bad, "dir"}, io.Discard); err == nil {
 			t.Errorf("-join %q: no error", bad)
 		}

@@ -11,7 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
+	"slices"
 	"strings"
 )
 
@@ -39,12 +39,7 @@ func ask(in io.Reader, out io.Writer, flags *flag.FlagSet, dir string) error {
 	addr := net.JoinHostPort(host, port)
 	fmt.Fprintf(out, "Name: %s\n\nThis node is new. Name a member of the cluster that it shall join, or press\nEnter to found one.\n",
 		cmp.Or(flags.Lookup("id").Value.String(), addr))
-	join, err := q.until("Join to (host:port)> ", "", func(answer string) error {
-		if answer == addr {
-			return errors.New("that is this node itself")
-		}
-		return checkJoin(answer)
-	})
+	join, err := q.until("Join to (host:port)> ", "", func(answer string) error { return checkJoin(answer, addr) })
 	if err != nil {
 		return err
 	}
@@ -95,15 +90,23 @@ func checkHost(host string) error {
 }
 
 func checkPort(port string) error {
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+	if !isPort(port) {
 		return fmt.Errorf("%q: want a number from 1 to 65535", port)
 	}
 	return nil
 }
 
-func checkJoin(list string) error {
+// checkJoin wants a list of others than self, which may be among them.
+func checkJoin(list, self string) error {
 	if list == "" {
 		return nil
 	}
-	return new(addrs).Set(list)
+	var join addrs
+	if err := join.Set(list); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(join, func(addr string) bool { return !same(addr, self) }) {
+		return errors.New("that is this node itself")
+	}
+	return nil
 }

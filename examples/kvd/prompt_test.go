@@ -39,6 +39,7 @@ func TestAnswersSayWhatTheNodeIs(t *testing.T) {
 		{"host1.example.com\n80\nhost2:80,:81, dns://all:82", "host1.example.com:80", "host2:80,localhost:81,dns://all:82"},
 		{"10.0.0.1\n65535\n10.0.0.2:1\n", "10.0.0.1:65535", "10.0.0.2:1"},
 		{"::1\n1\n[::2]:1\n", "[::1]:1", "[::2]:1"},
+		{"\n\n:4001,:4002\n", "localhost:4001", "localhost:4001,localhost:4002"}, // itself among others
 		{"münchen_2\n\n\n", "münchen_2:4001", ""},
 	} {
 		have, said, err := answer(t, t.TempDir(), c.answers)
@@ -58,13 +59,18 @@ func TestNonsenseIsToldAndAskedAgain(t *testing.T) {
 			t.Errorf("host name %q: %v\n%s", nonsense, err, said)
 		}
 	}
-	for _, nonsense := range []string{"abc", "0", "-1", "65536", "+4001", "4001x", ":4001", "99999999999999999999", "4 001"} {
+	for _, nonsense := range []string{"abc", "0", "-1", "65536", "+4001", "04001", "4001x", ":4001", "99999999999999999999", "4 001"} {
 		c, said, err := answer(t, t.TempDir(), "\n"+nonsense+"\n4009\n\n")
 		if err != nil || !strings.Contains(said, `"`+nonsense+`": want a number from 1 to 65535`) || strings.Count(said, askPort) != 2 || c.haddr.value != "localhost:4009" {
 			t.Errorf("port %q: %v\n%s", nonsense, err, said)
 		}
 	}
-	for nonsense, says := range map[string]string{"localhost": "want host:port", "4001": "want host:port", "host:1,": "want host:port", "http://host:1": "want host:port", "localhost:4001": "that is this node itself"} {
+	for nonsense, says := range map[string]string{
+		"localhost": "want host:port", "4001": "want host:port", "host:1,": "want host:port", "http://host:1": "want host:port",
+		":0": "want host:port", "127.0.0.1:0": "want host:port", "host:99999": "want host:port", "host:080": "want host:port",
+		"localhost:4001": "that is this node itself", ":4001": "that is this node itself", "127.0.0.1:4001": "that is this node itself",
+		"127.0.0.1:4001,localhost:4001": "that is this node itself",
+	} {
 		c, said, err := answer(t, t.TempDir(), "\n\n"+nonsense+"\nhost:9\n")
 		if err != nil || !strings.Contains(said, says) || strings.Count(said, askJoin) != 2 || c.join.String() != "host:9" {
 			t.Errorf("join %q: %v\n%s", nonsense, err, said)
