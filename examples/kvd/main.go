@@ -55,7 +55,7 @@ func run(c config) error {
 	if err := checkMirror(c); err != nil {
 		return err
 	}
-	clients, err := listen("-haddr", c.haddr.value)
+	clients, err := c.listen("-haddr", c.haddr.value)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func openStore(c config, clients net.Listener, talk talk, log hclog.Logger) (*kv
 	if c.onePort {
 		opts = append(opts, kvraft.WithListener(clients), kvraft.WithSharedPort())
 	} else {
-		peers, err := listen("-raddr", c.raddr.value)
+		peers, err := c.listen("-raddr", c.raddr.value)
 		if err != nil {
 			return nil, err
 		}
@@ -179,15 +179,22 @@ func stop(server *http.Server, log hclog.Logger) error {
 	return err
 }
 
-func listen(flag, addr string) (net.Listener, error) {
+func (c config) listen(flag, addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s %s: %w; name another with %[1]s", flag, addr, err)
+	if err == nil {
+		return ln, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", flag, addr, err)
+	hint := ""
+	switch {
+	case !errors.Is(err, syscall.EADDRINUSE):
+	case !c.prompt:
+		hint = "; name another with " + flag
+	case isNew(c.dir):
+		hint = "; start again and answer another port"
+	default:
+		hint = "; name another with " + flag + ", without -prompt"
 	}
-	return ln, nil
+	return nil, fmt.Errorf("%s %s: %w%s", flag, addr, err, hint)
 }
 
 // untilSignal returns a context that ends with the first SIGINT or SIGTERM. The

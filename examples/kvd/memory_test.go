@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -291,6 +292,19 @@ func TestTheQuestionsCanBeAnsweredThroughAPipe(t *testing.T) {
 	run("no-such-host.invalid\n" + port + "\n\n")
 	newStill(1)
 	n.waitOutput("kvd: -haddr no-such-host.invalid:" + port)
+	take := func() net.Listener {
+		t.Helper()
+		ln, err := net.Listen("tcp", n.haddr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ln
+	}
+	taken := take()
+	run("\n" + port + "\n\n")
+	newStill(1)
+	n.waitOutput("address already in use; start again and answer another port")
+	taken.Close()
 	run("\n"+port+"\n\n", "-bootstrap-expect", "3")
 	newStill(2)
 	for _, flags := range [][]string{{"-haddr", "localhost:1"}, {"-bind", "localhost:1"}, {"-join", "localhost:1"}, {"-inmem"}} {
@@ -303,5 +317,8 @@ func TestTheQuestionsCanBeAnsweredThroughAPipe(t *testing.T) {
 	n.waitOutput("Name: node0\n")
 	wantMemory(t, n, map[string]string{"id": "node0", "haddr": n.haddr, "raddr": n.haddr})
 	n.stop(t)
+	taken = take()
+	expectExit(t, 1, []string{"-prompt", n.dir}, "address already in use; name another with -haddr, without -prompt")
+	taken.Close()
 	n.restart(t)
 }
