@@ -43,8 +43,13 @@ func TestAWrongCommandLineIsExplained(t *testing.T) {
 	expectExit(t, 2, []string{"-bootstrap-expect", "3", dir}, "needs -join or -serf-join")
 	expectExit(t, 2, []string{"-serf-join", "localhost:1", dir}, "-serf-join needs -serf")
 	expectExit(t, 2, []string{"-replica", dir}, "a replica cannot found a cluster")
-	expectExit(t, 1, []string{"-haddr", freeAddr(t), "-raddr", freeAddr(t), "-serf", "localhost", dir}, "-serf localhost")
-	expectExit(t, 0, []string{"-h"}, "Usage:")
+	expectExit(t, 2, []string{"-bootstrap-expect", "33", "-join", "localhost:1", dir}, "-bootstrap-expect 33: want 1 to 32")
+	for _, addr := range []string{"localhost", "nonsense", "127.0.0.1:99999", "localhost:0", ":"} {
+		expectExit(t, 2, []string{"-serf", addr, dir}, "-serf "+addr+": want host:port, with a port from 1 to 65535")
+	}
+	expectExit(t, 2, []string{"-serf-heal", "5s", dir}, "-serf-heal needs -serf")
+	expectExit(t, 1, []string{"-haddr", freeAddr(t), "-raddr", freeAddr(t), "-serf", "nowhere.invalid:1", dir}, "-serf nowhere.invalid:1")
+	expectExit(t, 0, []string{"-h"}, "Usage:", "0: the default", "32 at most")
 }
 
 func TestAnAddressInUseIsNamedWithItsFlag(t *testing.T) {

@@ -72,7 +72,11 @@ type gossip struct {
 	addr  string
 	join  addrs
 	after time.Duration
+	heals bool // after was given on the command line
 }
+
+// maxExpect is the limit of kvraft.WithBootstrapExpect.
+const maxExpect = 32
 
 // notFlags is what is wrong with DIR or with an answer, and not with the command line.
 type notFlags struct{ error }
@@ -93,12 +97,12 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	fs.Var(&c.haddr, "client", "the same as -haddr")
 	fs.Var(&c.raddr, "bind", "the same as -raddr")
 	fs.Var(&c.join, "join", "HTTP `addresses` of members to ask for admission, host:port[,host:port...]; dns://name:port is all that the name has")
-	fs.IntVar(&c.expect, "bootstrap-expect", 1, "found a cluster when `n` empty nodes have found each other; needs -join or -serf-join, and the same n on all of them")
+	fs.IntVar(&c.expect, "bootstrap-expect", 1, "found a cluster when `n` empty nodes, 32 at most, have found each other; needs -join or -serf-join, and the same n on all of them")
 	fs.BoolVar(&c.replica, "replica", false, "join without a vote: for reads, and not counted for the majority")
 	fs.BoolVar(&c.leave, "leave-on-exit", false, "leave the cluster when stopped in order; a later start joins it again")
 	fs.StringVar(&c.gossip.addr, "serf", "", "`address` to gossip on, by which nodes find each other and failed ones are removed until they come back")
 	fs.Var(&c.gossip.join, "serf-join", "gossip `addresses` of other nodes, of which one that is up is enough, host:port[,host:port...]")
-	fs.DurationVar(&c.gossip.after, "serf-heal", 10*time.Minute, "remove a member that has been failed for this `time`, such as 90s or 10m; negative: never")
+	fs.DurationVar(&c.gossip.after, "serf-heal", 10*time.Minute, "remove a member that has been failed for this `time`, such as 90s or 10m; 0: the default; negative: never")
 	fs.StringVar(&c.mirror, "mirror", "", "keep every key as a file under this `directory`, which is the mirror's own; a/b is a file in a directory, and names that cannot be are escaped with %")
 	fs.BoolVar(&c.inMem, "inmem", false, "keep everything in memory; DIR is not used and may be left out")
 	fs.BoolVar(&c.prompt, "prompt", false, "where DIR is new, ask for the host name and the one port of the node, and whom to join")
@@ -136,6 +140,7 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 
 // checkArgs judges what does not depend on what DIR remembers.
 func (c *config) checkArgs() error {
+	c.flags.Visit(func(f *flag.Flag) { c.gossip.heals = c.gossip.heals || f.Name == "serf-heal" })
 	switch {
 	case c.flags.NArg() > 1:
 		return fmt.Errorf("one directory is expected, after the flags; do not know what to do with %q", c.flags.Args()[1:])
@@ -170,8 +175,12 @@ func (c *config) check() (err error) {
 		err = fmt.Errorf("-raddr %s: want host:port", c.raddr.value)
 	case c.gossip.addr == "" && len(c.gossip.join) > 0:
 		err = errors.New("-serf-join needs -serf")
-	case c.expect < 1:
-		err = fmt.Errorf("-bootstrap-expect %d: want 1 or more", c.expect)
+	case c.gossip.addr == "" && c.gossip.heals:
+		err = errors.New("-serf-heal needs -serf")
+	case c.gossip.addr != "" && !isDialable(c.gossip.addr):
+		err = fmt.Errorf("-serf %s: want host:port, with a port from 1 to 65535", c.gossip.addr)
+	case c.expect < 1 || c.expect > maxExpect:
+		err = fmt.Errorf("-bootstrap-expect %d: want 1 to %d", c.expect, maxExpect)
 	case c.expect > 1 && !c.joins():
 		err = fmt.Errorf("-bootstrap-expect %d needs -join or -serf-join, to find the others", c.expect)
 	case c.replica && (c.expect > 1 || !c.joins()):
@@ -208,6 +217,12 @@ func isAddr(addr string) bool {
 	}
 	_, err = net.LookupPort("tcp", port) // it may have a name
 	return err == nil
+}
+
+// isDialable reports whether addr has a port that can be dialed.
+func isDialable(addr string) bool {
+	_, port, err := net.SplitHostPort(addr)
+	return err == nil && isPort(port)
 }
 
 // isPort reports whether port is a number that can be dialed.

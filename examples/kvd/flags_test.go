@@ -1,10 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/kvraft/kvraft"
 )
 
 func TestFlagsHaveTheirDefaults(t *testing.T) {
@@ -46,6 +49,22 @@ func TestJoinTakesSeveralAddressesAndCompletesThem(t *testing.T) {
 		"host:0", "host:99999", "host:080", "host:-1", "host:http", "dns://kvd:0"} {
 		if _, err := parseFlags([]string{"-join", bad, "dir"}, io.Discard); err == nil {
 			t.Errorf("-join %q: no error", bad)
+		}
+	}
+}
+
+func TestAsManyAreExpectedAsPackageKvraftTakes(t *testing.T) {
+	for n, ok := range map[string]bool{fmt.Sprint(maxExpect): true, fmt.Sprint(maxExpect + 1): false} {
+		c, err := parseFlags([]string{"-inmem", "-bootstrap-expect", n, "-join", "localhost:1"}, io.Discard)
+		if (err == nil) != ok {
+			t.Errorf("-bootstrap-expect %s: %v", n, err)
+		}
+		store, err := kvraft.Open("", kvraft.WithInMemory(), kvraft.WithAddr("127.0.0.1:0"), kvraft.WithJoin("127.0.0.1:1"), kvraft.WithBootstrapExpect(c.expect))
+		if (err == nil) != ok {
+			t.Errorf("WithBootstrapExpect(%s): %v", n, err)
+		}
+		if err == nil {
+			store.Close()
 		}
 	}
 }

@@ -99,6 +99,8 @@ func TestFlagsOverrideWhatIsRememberedFromThenOn(t *testing.T) {
 	n.start(t)
 	waitReady(t, n)
 	n.stop(t)
+	n.restart(t, "-serf-heal", "1h")
+	n.stop(t)
 	old := *n
 	n.haddr, n.raddr = freeAddr(t), freeAddr(t)
 	n.restart(t, "-client", n.haddr, "-bind", n.raddr, "-leave-on-exit=false", "-serf", "")
@@ -142,7 +144,7 @@ func TestAStartThatFailsLeavesWhatIsRemembered(t *testing.T) {
 		t.Helper()
 		fails(1, "-haddr", other.haddr)
 		fails(1, "-haddr", freeAddr(t), "-raddr", other.raddr)
-		fails(1, "-serf", "nowhere", "-haddr", freeAddr(t), "-raddr", freeAddr(t))
+		fails(1, "-serf", "nowhere.invalid:1", "-haddr", freeAddr(t), "-raddr", freeAddr(t))
 		fails(2, "-raddr", "nowhere")
 		fails(2, "-replica", "-leave-on-exit", "-nonsense")
 		fails(2, "-bootstrap-expect", "0")
@@ -250,7 +252,9 @@ func TestARecoveredNodeRemembersItsNewAddress(t *testing.T) {
 	remembered := readFile(t, memoryOf(survivor))
 	addr := freeAddr(t)
 	expectExit(t, 0, []string{"recover", "-n", "-raddr", addr, survivor.dir}, "Nothing was changed")
-	expectExit(t, 1, []string{"recover", "-raddr", "nowhere", survivor.dir}, "want host:port")
+	expectExit(t, 2, []string{"recover", "-raddr", "nowhere", survivor.dir}, "want host:port")
+	expectExit(t, 2, []string{"recover", "-raddr", "localhost:99999", survivor.dir}, "want host:port")
+	expectExit(t, 1, []string{"recover", "-raddr", ":1", survivor.dir}, "want a host")
 	if now := readFile(t, memoryOf(survivor)); !bytes.Equal(now, remembered) {
 		t.Errorf("it remembers %s, and before\n%s", now, remembered)
 	}

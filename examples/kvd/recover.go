@@ -32,6 +32,10 @@ func recoverNode(args []string) int {
 	}
 	var opts []kvraft.Option
 	if *addr != "" {
+		if !isDialable(*addr) {
+			fmt.Fprintf(os.Stderr, "-raddr %s: want host:port, with a port from 1 to 65535; kvd recover -h tells more\n", *addr)
+			return 2
+		}
 		if _, err := readMemory(fs.Arg(0)); err != nil { // while nothing is changed
 			fmt.Fprintln(os.Stderr, "kvd:", err)
 			return 1
