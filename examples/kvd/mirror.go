@@ -66,13 +66,15 @@ func checkMirror(c config) error {
 		marked, err = m.isMarked()
 	}
 	if err == nil && !marked {
-		err = errors.Join(m.write(newName, nil), m.root.Remove(newName))
+		if err = m.write(newName, nil); err == nil {
+			err = m.root.Remove(newName)
+		}
 	}
 	switch {
-	case errors.Is(err, errNoMirror):
-		return fmt.Errorf("-mirror %s: %w", c.mirror, err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("-mirror %s: %w; name a directory that this user may write to", c.mirror, err)
+	case errors.Is(err, errNoMirror):
+		return fmt.Errorf("-mirror %s: %w", c.mirror, err)
 	}
 	return nil
 }
@@ -96,9 +98,15 @@ func checkApart(c config) error {
 	if c.inMem {
 		return nil
 	}
-	data, dataErr := resolved(c.dir)
-	dir, err := resolved(c.mirror)
-	if err := errors.Join(err, dataErr); err != nil {
+	data, err := resolved(c.dir)
+	dir := ""
+	if err == nil {
+		dir, err = resolved(c.mirror)
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return err
+	case err != nil:
 		return fmt.Errorf("%w: %w", errNoMirror, err)
 	}
 	if within(dir, data) || within(data, dir) {

@@ -140,3 +140,41 @@ func TestAMirrorWhereOtherFilesAreIsRefused(t *testing.T) {
 		t.Errorf("the file that was there is %q, %v", content, err)
 	}
 }
+
+// Root may write everywhere, and so kvd runs as somebody else for it.
+func TestAMirrorThatTheUserMayNotWriteToIsRefused(t *testing.T) {
+	n := newNode(t, "node0")
+	base := t.TempDir()
+	n.dir = filepath.Join(base, "data")
+	const nobody = 65534
+	if os.Getuid() == 0 {
+		for _, dir := range []string{filepath.Dir(kvd), filepath.Dir(base), base} {
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	dir := filepath.Join(base, "mirror")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []os.FileMode{0o000, 0o555} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		for _, mirror := range []string{dir, filepath.Join(dir, "new")} {
+			n.process = newProcess(t, kvd, "-haddr", n.haddr, "-raddr", n.raddr, "-mirror", mirror, n.dir)
+			if os.Getuid() == 0 {
+				n.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+			}
+			n.launch()
+			if code := n.exitCode(); code != 1 {
+				t.Errorf("%v %s: exit code %d, want 1", mode, mirror, code)
+			}
+			out := n.output.String()
+			if strings.Count(out, "\n") != 1 || !strings.HasPrefix(out, "kvd: -mirror "+mirror+": ") || !strings.HasSuffix(out, "permission denied; name a directory that this user may write to\n") {
+				t.Errorf("%v %s: %s", mode, mirror, out)
+			}
+		}
+	}
+}
