@@ -98,10 +98,10 @@ func checkApart(c config) error {
 	if c.inMem {
 		return nil
 	}
-	data, err := resolved(c.dir)
+	data, err := resolved(c.dir, maxLinks)
 	dir := ""
 	if err == nil {
-		dir, err = resolved(c.mirror)
+		dir, err = resolved(c.mirror, maxLinks)
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -115,8 +115,12 @@ func checkApart(c config) error {
 	return nil
 }
 
-// resolved is dir without symbolic links, as far as it exists.
-func resolved(dir string) (string, error) {
+// maxLinks is how many links that lead nowhere are followed.
+const maxLinks = 40
+
+// resolved is dir without symbolic links, as far as it exists; and beyond that by where
+// links lead that lead nowhere yet.
+func resolved(dir string, links int) (string, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return "", err
@@ -125,8 +129,21 @@ func resolved(dir string) (string, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return real, err
 	}
-	parent, err := resolved(filepath.Dir(abs))
-	return filepath.Join(parent, filepath.Base(abs)), err
+	parent, err := resolved(filepath.Dir(abs), links)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(parent, filepath.Base(abs))
+	target, err := os.Readlink(path)
+	switch {
+	case err != nil:
+		return path, nil
+	case links == 0:
+		return "", fmt.Errorf("%s: %w", dir, syscall.ELOOP)
+	case !filepath.IsAbs(target):
+		target = filepath.Join(parent, target)
+	}
+	return resolved(target, links-1)
 }
 
 func within(dir, other string) bool {

@@ -264,6 +264,30 @@ func TestAMirrorAndTheDataAreApart(t *testing.T) {
 	}
 }
 
+// The data directory is yet to be made.
+func TestAMirrorByALinkThatLeadsToTheDataLaterIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	for link, target := range map[string]string{
+		"absolute": data, "relative": "data", "chain": "relative", "below": "data/below", "elsewhere": "other", "loop": "absent/../loop",
+	} {
+		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for mirror, apart := range map[string]bool{
+		"absolute": false, "relative": false, "chain": false, "below": false, "relative/new": false, "loop": false, "elsewhere": true, "elsewhere/new": true,
+	} {
+		err := checkApart(config{mirror: filepath.Join(dir, mirror), dir: data})
+		if (err == nil) != apart || err != nil && !errors.Is(err, errNoMirror) {
+			t.Errorf("%s: %v", mirror, err)
+		}
+	}
+	if err := checkApart(config{mirror: data, dir: filepath.Join(dir, "chain")}); !errors.Is(err, errNoMirror) {
+		t.Errorf("the data by a link: %v", err)
+	}
+}
+
 // logged is what a mirror logs.
 type logged struct {
 	mu  sync.Mutex
