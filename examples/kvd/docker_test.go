@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +55,29 @@ func TestTheCommandLinesOfRaftKVExampleWorkInContainers(t *testing.T) {
 		t.Fatal(err)
 	}
 	runScript(t, script)
+}
+
+func TestTheContainersOfREADMEAreThoseOfTheScript(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile("testdata/raft-kv-example-docker.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := regexp.MustCompile(`(?m)^    ((?:curl|docker) .*)$`).FindAllSubmatch(readme, -1)
+	if len(lines) == 0 {
+		t.Fatal("there is none")
+	}
+	rest := string(script)
+	for _, line := range lines {
+		_, after, found := strings.Cut(rest, "\n"+string(line[1])+"\n")
+		if !found {
+			t.Fatalf("not in the script, or in another order: %s", line[1])
+		}
+		rest = "\n" + after
+	}
 }
 
 // needEngine skips where no Docker engine runs. It returns the command for compose.

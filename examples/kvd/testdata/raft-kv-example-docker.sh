@@ -36,7 +36,12 @@ expect ''
 eventually says raftexample_node_1_1 'state=leader leader=node_1'
 eventually says raftexample_node_2_1 'state=follower leader=node_1'
 
+# Of README.md, up to the start of that container again.
+curl 127.0.0.1:4001/keys/color/ -d '{"value": "green"}'
+expect '{"value":"green"}'
 docker stop raftexample_node_1_1
+curl 127.0.0.1:4002/keys/color/
+expect '{"value":"green"}'
 eventually leads 4002 node_[23]
 eventually leads 4003 node_[23]
 curl 'http://127.0.0.1:4002/keys/other-key/' -d '{"value": "missed"}'
