@@ -26,6 +26,7 @@ func TestTheDirectoryOfAStoppedHraftdIsServed(t *testing.T) {
 			n.process = startCommand(t, kvd, args...)
 			n.waitOutput(announced)
 			waitReady(t, n)
+			n.waitOutput("kvd: try: curl -XPOST " + n.haddr)
 			if _, body, err := get(n.url("/key/user1")); err != nil || strings.TrimSpace(body) != `{"user1":"batman"}` {
 				t.Errorf("%s, %v", body, err)
 			}
@@ -37,6 +38,16 @@ func TestTheDirectoryOfAStoppedHraftdIsServed(t *testing.T) {
 				t.Errorf("exit code %d", code)
 			}
 		}
+	}
+}
+
+func TestANodeOfHraftdsThatCannotAnswerYetNamesNoCommandToTry(t *testing.T) {
+	n := newNode(t, "node2") // of three
+	leftBy(t, n.id, n.dir)
+	n.start(t)
+	n.waitOutput("2 of 3 voters do not answer")
+	if strings.Contains(n.output.String(), "kvd: try: ") {
+		t.Error("it names one")
 	}
 }
 

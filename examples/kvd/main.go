@@ -84,15 +84,17 @@ func run(c config) error {
 	failed := make(chan error, 2)
 	go func() { failed <- server.Serve(clients) }()
 	st := store.Status()
-	waits := st.Cluster == "" && st.State == kvraft.Joining
 	announce(c, st, first, clients.Addr())
 	go func() {
 		_, err := store.WaitLeader(ctx)
 		switch {
 		case errors.Is(err, kvraft.ErrRefused):
 			failed <- fmt.Errorf("not admitted: %w", err)
-		case err == nil && waits:
-			welcome(store.Status(), clients.Addr())
+		case err == nil && st.Cluster == "":
+			if st.State == kvraft.Joining {
+				fmt.Printf("kvd: node %s %s\n", st.ID, entrance(store.Status()))
+			}
+			hint(clients.Addr())
 		}
 	}()
 
@@ -277,15 +279,9 @@ func announce(c config, st kvraft.Status, first bool, clients net.Addr) {
 	}
 	fmt.Printf("kvd: node %s %s\n", st.ID, standing)
 	fmt.Printf("kvd: listening: HTTP on %s, peers reach it at %s\n", clients, st.Addr)
-	if st.Cluster != "" || st.State != kvraft.Joining {
+	if st.Cluster != "" {
 		hint(clients)
 	}
-}
-
-// welcome prints that a node which has waited is in a cluster.
-func welcome(st kvraft.Status, clients net.Addr) {
-	fmt.Printf("kvd: node %s %s\n", st.ID, entrance(st))
-	hint(clients)
 }
 
 // entrance is how this start has brought the node into its cluster.
