@@ -65,6 +65,16 @@ func waitOneCluster(t testing.TB, nodes []*node) {
 	}
 }
 
+// startTogether starts nodes that found a cluster together, and waits until they have.
+func startTogether(t testing.TB, nodes []*node) []*node {
+	t.Helper()
+	for _, n := range nodes {
+		n.start(t)
+	}
+	waitOneCluster(t, nodes)
+	return nodes
+}
+
 // membership is the part of GET /status about the members.
 type membership struct {
 	Cluster string
@@ -166,11 +176,7 @@ func TestTheAddressesOfANameInDNSAreJoined(t *testing.T) {
 }
 
 func TestAClusterOfFiveBearsTheLossOfTwo(t *testing.T) {
-	nodes := alike(t, 5)
-	for _, n := range nodes {
-		n.start(t)
-	}
-	waitOneCluster(t, nodes)
+	nodes := startTogether(t, alike(t, 5))
 	leader := findLeader(t, nodes)
 	other := nodes[(slices.Index(nodes, leader)+1)%5]
 	leader.kill()
@@ -190,11 +196,7 @@ func TestAClusterOfFiveBearsTheLossOfTwo(t *testing.T) {
 // Each node is stopped and started again while clients write on the two others: no
 // call fails there.
 func TestARollingRestartFailsNoCallOnTheOthers(t *testing.T) {
-	nodes := alike(t, 3)
-	for _, n := range nodes {
-		n.start(t)
-	}
-	waitOneCluster(t, nodes)
+	nodes := startTogether(t, alike(t, 3))
 	for round, stopped := range nodes {
 		others := without(stopped, nodes)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -222,11 +224,7 @@ func TestARollingRestartFailsNoCallOnTheOthers(t *testing.T) {
 }
 
 func TestANodeThatLostItsDataIsReplacedByTheSameCommandLine(t *testing.T) {
-	nodes := alike(t, 3)
-	for _, n := range nodes {
-		n.start(t)
-	}
-	waitOneCluster(t, nodes)
+	nodes := startTogether(t, alike(t, 3))
 	for _, n := range nodes {
 		n.kill()
 		if err := os.RemoveAll(n.dir); err != nil {
@@ -239,11 +237,7 @@ func TestANodeThatLostItsDataIsReplacedByTheSameCommandLine(t *testing.T) {
 }
 
 func TestANodeMayComeBackOnOtherPorts(t *testing.T) {
-	nodes := alike(t, 3)
-	for _, n := range nodes {
-		n.start(t)
-	}
-	waitOneCluster(t, nodes)
+	nodes := startTogether(t, alike(t, 3))
 	for _, n := range nodes {
 		n.signal(syscall.SIGTERM)
 		n.exitCode()
@@ -354,11 +348,7 @@ func TestARemovedNodeEndsAndIsNotLetInAgain(t *testing.T) {
 }
 
 func TestANodeLeavesOnExitAndJoinsAgain(t *testing.T) {
-	nodes := alike(t, 3, "-leave-on-exit")
-	for _, n := range nodes {
-		n.start(t)
-	}
-	waitOneCluster(t, nodes)
+	nodes := startTogether(t, alike(t, 3, "-leave-on-exit"))
 	for range 2 {
 		leaving := findLeader(t, nodes)
 		rest := without(leaving, nodes)

@@ -21,11 +21,7 @@ import (
 func BenchmarkFailover(b *testing.B) {
 	for name, signal := range map[string]syscall.Signal{"kill -9": syscall.SIGKILL, "stop": syscall.SIGTERM} {
 		b.Run(name, func(b *testing.B) {
-			nodes := alike(b, 3)
-			for _, n := range nodes {
-				n.start(b)
-			}
-			waitOneCluster(b, nodes)
+			nodes := startTogether(b, alike(b, 3))
 			var pauses []time.Duration
 			failed := 0
 			for b.Loop() {
@@ -106,11 +102,7 @@ func (w *writing) stop() (longest time.Duration, failed int) {
 
 // A leader that is killed costs the other nodes' clients a pause and no failed call.
 func TestTheDeathOfTheLeaderFailsNoCallOnTheOtherNodes(t *testing.T) {
-	nodes := alike(t, 3)
-	for _, n := range nodes {
-		n.start(t)
-	}
-	waitOneCluster(t, nodes)
+	nodes := startTogether(t, alike(t, 3))
 	var said strings.Builder // by all that were not killed
 	for range 3 {
 		leader := findLeader(t, nodes)

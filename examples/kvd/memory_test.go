@@ -56,10 +56,7 @@ func TestTheDirectoryAloneStartsANodeAsItWas(t *testing.T) {
 	nodes := alike(t, 3)
 	gossip, others := freeAddr(t), freeAddr(t)+","+freeAddr(t)
 	nodes[1].flags = append(nodes[1].flags, "-serf", gossip, "-serf-join", others, "-serf-heal", "1h")
-	for _, n := range nodes {
-		n.start(t)
-	}
-	waitOneCluster(t, nodes)
+	startTogether(t, nodes)
 	replica := newNode(t, "replica", "-join", nodes[0].haddr+","+nodes[1].haddr, "-replica", "-leave-on-exit")
 	replica.start(t)
 	waitReady(t, replica)
@@ -240,11 +237,7 @@ func TestANodeInMemoryRemembersNothing(t *testing.T) {
 }
 
 func TestARecoveredNodeRemembersItsNewAddress(t *testing.T) {
-	nodes := onOnePort(t, 3)
-	for _, n := range nodes {
-		n.start(t)
-	}
-	waitOneCluster(t, nodes)
+	nodes := startTogether(t, onOnePort(t, 3))
 	for _, n := range nodes {
 		n.kill()
 	}

@@ -50,10 +50,7 @@ func pester(t *testing.T, nodes []*node) (stop func()) {
 func TestAClusterWhoseNodesHaveOnePortBearsTheLossOfItsLeader(t *testing.T) {
 	nodes := onOnePort(t, 3)
 	defer pester(t, nodes)()
-	for _, n := range nodes {
-		n.start(t)
-	}
-	waitOneCluster(t, nodes)
+	startTogether(t, nodes)
 	for round := range 3 {
 		leader := findLeader(t, nodes)
 		leader.kill()
@@ -85,11 +82,7 @@ func TestOnePortMayBeSpelledInTwoWays(t *testing.T) {
 
 // It does not say that its port is closed, which the end of the store does.
 func TestANodeWithOnePortThatIsRemovedSaysSo(t *testing.T) {
-	nodes := onOnePort(t, 2)
-	for _, n := range nodes {
-		n.start(t)
-	}
-	waitOneCluster(t, nodes)
+	nodes := startTogether(t, onOnePort(t, 2))
 	if code, body, err := post(nodes[0].url("/remove"), `{"id": "node1"}`); err != nil || code != 200 {
 		t.Fatalf("POST /remove: %d %s, %v", code, body, err)
 	}
