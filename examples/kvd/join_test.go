@@ -48,7 +48,7 @@ func TestAddressesThatDoNotAnswerHoldUpOnlyWhoKnowsTooLittle(t *testing.T) {
 	}{
 		{"a member", finder{id: "n0"}, []string{member}, "n1 n2", true},
 		{"a member, for one of three", finder{id: "n0", expect: 3}, []string{member}, "n1 n2", true},
-		{"three of three", finder{id: "n0", expect: 3}, []string{waiting(t, "n0"), waiting(t, "n1"), waiting(t, "n2")}, "n0 n1 n2", true},
+		{"three of three, maybe itself", finder{expect: 3}, []string{waiting(t, "n0"), waiting(t, "n1"), waiting(t, "n2")}, "n0 n1 n2", true},
 		{"the two others of three", finder{id: "n0", expect: 3}, []string{waiting(t, "n1"), waiting(t, "n2")}, "n1 n2", true},
 		{"two of three", finder{id: "n0", expect: 3}, []string{waiting(t, "n0"), waiting(t, "n1")}, "n0 n1", false},
 		{"two of three, maybe itself", finder{expect: 3}, []string{waiting(t, "n0"), waiting(t, "n1")}, "n0 n1", false},
