@@ -139,7 +139,7 @@ func resolve(ctx context.Context, addr string) (resolved []string, err error) {
 	}
 	host, port, _ := net.SplitHostPort(name) // the flag was checked
 	ips, err := net.DefaultResolver.LookupHost(ctx, host)
-	if ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("look %s up: %w", host, context.Cause(ctx))
 	}
 	for _, ip := range ips {
