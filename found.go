@@ -44,7 +44,7 @@ type founding struct {
 	Expect   int       `json:"expect"`   // how many it waits for; 0: it does not found, but waits to be admitted
 	Set      []founder `json:"set"`      // what it has promised or intends, sorted; empty: it has not found enough nodes
 	Promised bool      `json:"promised"` // it has promised the set
-	Known    []string  `json:"known"`    // addresses at which it has found nodes
+	Known    []string  `json:"known"`    // addresses at which it has found nodes, the latest first
 }
 
 // foundingState is what a node knows while it founds.
@@ -52,7 +52,7 @@ type foundingState struct {
 	mu       sync.Mutex
 	intended []founder // guarded by mu
 	joining  bool      // guarded by mu: there is a cluster already, which is asked for admission
-	known    []string  // guarded by mu: sorted
+	known    []string  // guarded by mu: the latest first
 }
 
 func (f *foundingState) isJoining() bool {
@@ -200,7 +200,6 @@ func (s *Store) meet() (others map[raft.ServerID]founding, unheard []error, err 
 		unheard = append(unheard, err)
 	}
 	me := s.founding()
-	addrs = slices.Compact(slices.Sorted(slices.Values(append(addrs, me.Known...))))
 	answers := make([]founding, len(addrs))
 	errs := make([]error, len(addrs))
 	var asking sync.WaitGroup
@@ -210,39 +209,43 @@ func (s *Store) meet() (others map[raft.ServerID]founding, unheard []error, err 
 	asking.Wait()
 
 	others = make(map[raft.ServerID]founding)
-	var known []string
+	var found, heardOf []string
 	for i, answer := range answers {
 		switch {
 		case errs[i] != nil:
 			unheard = append(unheard, fmt.Errorf("%s: %w", addrs[i], errs[i]))
 		case answer.Server != s.server:
 			others[answer.Server] = answer
-			known = append(append(known, answer.Addr), answer.Known...)
+			found, heardOf = append(found, answer.Addr), append(heardOf, answer.Known...)
 		}
 		if errs[i] == nil && answer.Cluster == "" && answer.Expect > 0 && answer.Expect != me.Expect {
 			err = fmt.Errorf("%w: node %s expects %d nodes, this one %d: start all with the same WithBootstrapExpect", ErrInvalid, userID(answer.Server), answer.Expect, me.Expect)
 			return nil, nil, err
 		}
 	}
-	s.noteKnown(known)
+	s.noteKnown(append(found, heardOf...))
 	return others, unheard, nil
 }
 
-// noteKnown remembers addresses at which nodes were found.
+// noteKnown remembers addresses at which nodes were found, also while they are silent.
 func (s *Store) noteKnown(addrs []string) {
 	const most = 64
-	addrs = slices.DeleteFunc(addrs, func(addr string) bool { return addr == s.opts.advertise })
-	addrs = slices.Compact(slices.Sorted(slices.Values(addrs)))
 	s.founders.mu.Lock()
 	defer s.founders.mu.Unlock()
-	s.founders.known = addrs[:min(len(addrs), most)]
+	var known []string
+	for _, addr := range append(addrs, s.founders.known...) {
+		if addr != s.opts.advertise && len(known) < most && !slices.Contains(known, addr) {
+			known = append(known, addr)
+		}
+	}
+	s.founders.known = known
 }
 
 // serveFound answers another node, and remembers where it is.
 func (s *Store) serveFound(other founding) founding {
 	me := s.founding()
 	if s.founds() && other.Expect > 0 && checkReachable("address", other.Addr) == nil {
-		s.noteKnown(append(slices.Clone(me.Known), other.Addr))
+		s.noteKnown([]string{other.Addr})
 	}
 	return me
 }

@@ -457,3 +457,59 @@ func TestAFounderThatMissedTheFoundingWaitsForThoseThatMayHoldData(t *testing.T)
 		wantValue(t, all[2].store, "key", "acknowledged")
 	})
 }
+
+// It was down while the others founded, and then the only one died whose address it was
+// given: the two that are left are a majority.
+func TestAFounderThatMissedTheFoundingAsksAllWithWhomItPromised(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := kvrafttest.NewNetwork()
+		all := seeds(t, network, 3)
+		network.Isolate("hang") // it makes each round of the third take 5 s
+		all[2].opts = []kvraft.Option{kvraft.WithBootstrapExpect(3), kvraft.WithJoin("n1:7000", "hang:7000")}
+		for _, s := range all {
+			s.up(t)
+		}
+		eventually(t, "two have founded", func() bool {
+			return all[0].store.Status().Cluster != "" && all[1].store.Status().Cluster != ""
+		})
+		if !all[2].store.Promised() {
+			t.Fatal("the third has founded as well: the test shows nothing")
+		}
+		all[2].crash(t)
+		mustSet(t, all[0].store, "key", "acknowledged")
+		all[0].crash(t)
+		all[2].up(t)
+		for _, s := range all[1:] {
+			eventually(t, s.id+" is ready", ready(s.store))
+		}
+		wantValue(t, all[2].store, "key", "acknowledged")
+		all[0].up(t)
+		wantOneCluster(t, all)
+	})
+}
+
+// The only one died whose address it was given. It has found the others meanwhile.
+func TestANodeJoinsThroughWhoeverItFoundWhileItWaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := kvrafttest.NewNetwork()
+		all := seeds(t, network, 3)
+		network.Isolate("hang") // it makes each round of the fourth take 5 s
+		late := &seed{machine: newMachine(t, network), id: "n4", opts: []kvraft.Option{kvraft.WithBootstrapExpect(3), kvraft.WithJoin("n1:7000", "hang:7000")}}
+		defer late.stop(t)
+		for _, s := range append(all, late) {
+			s.up(t)
+		}
+		eventually(t, "the others have founded", func() bool {
+			return !slices.ContainsFunc(all, func(s *seed) bool { return s.store.Status().Cluster == "" })
+		})
+		time.Sleep(8 * time.Second) // it has met them once
+		if late.store.Status().Cluster != "" {
+			t.Fatal("it has joined already: the test shows nothing")
+		}
+		all[0].crash(t)
+		eventually(t, "it is ready", ready(late.store))
+		if ids := memberIDs(t, late.store); ids != "n1 n2 n3 n4" {
+			t.Errorf("members %s", ids)
+		}
+	})
+}

@@ -1,6 +1,7 @@
 package kvraft
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -75,5 +76,22 @@ func TestASetThatIsImpossibleIsNotIntended(t *testing.T) {
 	set, err = s.intend(map[raft.ServerID]founding{a.Server: of(a, a, b, c), d.Server: of(d, b, d, c), c.Server: of(c, a, b, c)})
 	if err != nil || !slices.Equal(set, []founder{a, b, c}) {
 		t.Errorf("the other way round: intends %v, %v", set, err)
+	}
+}
+
+// A node that is silent for a while is asked again where it was, and told of to others.
+func TestWhereANodeWasFoundIsNotForgotten(t *testing.T) {
+	s := newTestServer(t)
+	s.opts.advertise = "b:1"
+	s.noteKnown([]string{"a:1", "b:1", "a:1"})
+	s.noteKnown(nil)
+	if known := s.founding().Known; !slices.Equal(known, []string{"a:1"}) {
+		t.Errorf("it knows %v", known)
+	}
+	for n := range 100 { // what there is room for are the latest
+		s.noteKnown([]string{fmt.Sprint("c:", n)})
+	}
+	if known := s.founding().Known; len(known) != 64 || known[0] != "c:99" || known[63] != "c:36" {
+		t.Errorf("it knows %v", known)
 	}
 }

@@ -277,9 +277,15 @@ func (s *Store) nobodyToAsk() error {
 	return errors.New("there is no other node to ask; start this one with the addresses of members, or empty its directory to found a cluster")
 }
 
-// memberAddrs returns the addresses of members that are known, also with an error.
+// memberAddrs returns the addresses at which members may be, also with an error.
 func (s *Store) memberAddrs() ([]string, error) {
 	addrs, err := s.givenAddrs()
+	if s.self().cluster == "" {
+		addrs = append(addrs, s.founding().Known...)
+		for _, f := range s.logs.meta().Promise {
+			addrs = append(addrs, f.Addr)
+		}
+	}
 	for _, m := range s.configuration().Servers {
 		if m.ID != s.server {
 			addrs = append(addrs, string(m.Address))
