@@ -232,6 +232,53 @@ func TestALearnerThatBecomesAReplicaIsNotPromoted(t *testing.T) {
 	})
 }
 
+// It goes on announcing itself as a replica, by its own command line.
+func TestAReplicaThatIsMadeAVoterWhileItCatchesUpVotes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		for n := range 64 {
+			mustSet(t, c.Store(0), fmt.Sprint("key-", n), strings.Repeat("v", 256<<10))
+		}
+		leader := c.WaitLeader()
+		for i := range 3 {
+			c.Network().SetDelay(c.Host(i), "x", 50*time.Millisecond)
+		}
+		s := on(t, c.Network(), "x", "x", kvraft.WithJoin("n1:7000"), kvraft.WithReplica())
+		eventually(t, "it catches up", func() bool { return len(c.Store(leader).Status().Progress) > 0 })
+		if err := c.Store(leader).Join(within(t, 5*time.Minute), "x", "x:7000"); err != nil {
+			t.Error(err)
+		}
+		nodes, err := c.Store(leader).Nodes(within(t, time.Minute))
+		if want := (kvraft.Node{ID: "x", Addr: "x:7000", Voter: true}); err != nil || len(nodes) != 4 || nodes[3] != want {
+			t.Errorf("nodes %v, %v", nodes, err)
+		}
+		eventually(t, "it is ready", ready(s))
+		expel(t, c, s)
+	})
+}
+
+// Another call makes the node a replica again before the first could give it a vote.
+func TestAJoinReturnsOnlyWhenTheNodeIsWhatItWasAskedToBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		s := on(t, c.Network(), "x", "x", kvraft.WithJoin("n1:7000"), kvraft.WithReplica())
+		eventually(t, "it is ready", ready(s))
+		asReplica := make(chan error, 1)
+		go func() { asReplica <- c.Store(leader).Join(within(t, time.Minute), "x", "x:7000", kvraft.Replica) }()
+		if err := c.Store(leader).Join(within(t, time.Minute), "x", "x:7000"); err != nil {
+			t.Error(err)
+		}
+		if x := c.Store(leader).Status().Nodes[3]; !x.Voter {
+			t.Errorf("it was joined as a voter, and is %+v", x)
+		}
+		if err := <-asReplica; err != nil && !errors.Is(err, kvraft.ErrRefused) { // a voter is not made a replica
+			t.Error(err)
+		}
+		expel(t, c, s)
+	})
+}
+
 func TestAJoinerGoesToTheNextLeaderWhenTheFirstIsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := kvrafttest.New(t, 3)

@@ -31,6 +31,7 @@ type joinRequest struct {
 	ID        string `json:"id"`
 	Addr      string `json:"addr"`      // where the node is reached
 	Role      string `json:"role"`      // empty: what is noted of the id, and else a voter
+	Itself    bool   `json:"itself"`    // by the node itself: its Role counts when it is admitted, and no more once it is a member
 	Forwarded bool   `json:"forwarded"` // by a member to its leader, which must not pass it on
 }
 
@@ -89,7 +90,11 @@ func (s *Store) addMember(ctx context.Context, reign *reign, req joinRequest) er
 	if isVoter(s.configuration(), server.ID) {
 		return nil
 	}
-	if err := s.bringUp(ctx, reign, server); err != nil { // it is a member already
+	err = s.bringUp(ctx, reign, server)
+	if err == nil && req.Role == roleVoter && !isVoter(s.configuration(), server.ID) {
+		err = errors.New("another call has made it a replica meanwhile")
+	}
+	if err != nil { // it is a member already
 		return fmt.Errorf("join node %s at %s: %w: %v", req.ID, req.Addr, ErrUnknown, err)
 	}
 	return nil
@@ -129,6 +134,9 @@ func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, 
 		return raft.Server{}, fmt.Errorf("%w: it has the data of a cluster of hraftd's in which it has not been started since; empty its data directory", ErrRefused)
 	}
 	server := raft.Server{ID: who.Node, Address: raft.ServerAddress(req.Addr), Suffrage: raft.Nonvoter}
+	if req.Itself && s.lists(server.ID) { // the cluster knows better what it is to be
+		req.Role = ""
+	}
 	return server, s.enter(ctx, server, who, req.Role)
 }
 

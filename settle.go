@@ -228,8 +228,8 @@ func (s *Store) silent(ctx context.Context, nodes []raft.Server) (which []string
 }
 
 func (s *Store) ownJoinRequest() joinRequest {
-	r := joinRequest{ID: s.opts.id, Addr: s.opts.advertise}
-	if s.opts.replica && !isVoter(s.configuration(), s.server) {
+	r := joinRequest{ID: s.opts.id, Addr: s.opts.advertise, Itself: true}
+	if s.opts.replica {
 		r.Role = roleReplica
 	}
 	return r
