@@ -32,6 +32,7 @@ type joinRequest struct {
 	Addr      string `json:"addr"`      // where the node is reached
 	Role      string `json:"role"`      // empty: what is noted of the id, and else a voter
 	Itself    bool   `json:"itself"`    // by the node itself: its Role counts when it is admitted, and no more once it is a member
+	Away      bool   `json:"away"`      // by a node that has left: it is not admitted, and learns whether it is a member again
 	Forwarded bool   `json:"forwarded"` // by a member to its leader, which must not pass it on
 }
 
@@ -87,7 +88,7 @@ func (s *Store) addMember(ctx context.Context, reign *reign, req joinRequest) er
 	if err != nil {
 		return fmt.Errorf("join node %s at %s: %w", req.ID, req.Addr, err)
 	}
-	if isVoter(s.configuration(), server.ID) {
+	if req.Away || isVoter(s.configuration(), server.ID) {
 		return nil
 	}
 	err = s.bringUp(ctx, reign, server)
@@ -128,6 +129,8 @@ func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, 
 		return raft.Server{}, fmt.Errorf("%w: it belongs to another cluster (%s, this one is %s); empty its data directory to move it", ErrRefused, who.Cluster, cluster)
 	case s.isRetired(who.Node):
 		return raft.Server{}, errDismissed
+	case req.Away && !s.lists(who.Node):
+		return raft.Server{}, fmt.Errorf("%w: it has left", ErrRefused)
 	case who.Cluster == "" && isBare(who.Node) && s.lists(who.Node): // its new address can wait: it dials the others
 		return raft.Server{}, fmt.Errorf("%w: it has yet to hear which cluster it belongs to", errUnsent)
 	case who.Cluster == "" && isBare(who.Node):

@@ -26,7 +26,8 @@ type Store struct {
 	server raft.ServerID
 
 	founded atomic.Bool            // by this start
-	leaving atomic.Bool            // this node has removed itself, and does not ask to be admitted again
+	leaving atomic.Int32           // how many calls are under way by which this node leaves the cluster
+	left    atomic.Bool            // it has, and does not ask to be admitted again
 	agreed  atomic.Pointer[string] // see isSettled
 
 	logs          *logStore

@@ -54,10 +54,19 @@ func (s *Store) Remove(ctx context.Context, id string, opts ...RemoveOption) err
 	for _, opt := range opts {
 		opt(&req)
 	}
-	leaves := id == s.opts.id && req.MayReturn && s.leaving.CompareAndSwap(false, true)
+	if id == s.opts.id && req.MayReturn {
+		return s.leave(ctx, req)
+	}
+	return s.removeFor(ctx, req)
+}
+
+// leave removes this node, which does not ask to be admitted meanwhile or afterwards.
+func (s *Store) leave(ctx context.Context, req removeRequest) error {
+	s.leaving.Add(1)
+	defer s.leaving.Add(-1)
 	err := s.removeFor(ctx, req)
-	if err != nil && leaves {
-		s.leaving.Store(false)
+	if err == nil {
+		s.left.Store(true)
 	}
 	return err
 }

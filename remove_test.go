@@ -413,6 +413,108 @@ func TestANodeThatHasLeftCanBeRemovedForGood(t *testing.T) {
 	})
 }
 
+// leaver is a node that has removed itself and goes on running, and what it logs.
+func leaver(t *testing.T, c *kvrafttest.Cluster) (*kvraft.Store, *syncBuffer) {
+	t.Helper()
+	var log syncBuffer
+	s := on(t, c.Network(), "x", "x", kvraft.WithJoin("n1:7000", "n2:7000", "n3:7000"), kvraft.WithLogger(log.logger()))
+	eventually(t, "x is ready", ready(s))
+	if err := s.Remove(within(t, time.Minute), "x", kvraft.MayReturn); err != nil {
+		t.Fatal(err)
+	}
+	return s, &log
+}
+
+const hasLeft = "it has left the cluster: start it again, or join it through a member"
+
+func TestANodeThatHasLeftSaysSoAndStaysAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		s, log := leaver(t, c)
+		for range 10 {
+			if st := s.Status(); st.Reason != hasLeft || st.State != kvraft.Joining || st.Ready {
+				t.Errorf("status %+v", st)
+			}
+			if ids := memberIDs(t, c.Store(0)); ids != "n1 n2 n3" {
+				t.Errorf("members %s", ids)
+			}
+			time.Sleep(time.Minute)
+		}
+		if n := strings.Count(log.String(), hasLeft); n != 1 {
+			t.Errorf("%d lines tell that it has left, want 1:\n%s", n, log)
+		}
+		closeStore(t, s)
+	})
+}
+
+func TestANodeThatHasLeftFindsOutThatItIsRemovedForGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		s, _ := leaver(t, c)
+		time.Sleep(time.Minute)
+		if err := c.Store(0).Remove(within(t, time.Minute), "x"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it stops", func() bool { return s.Err() != nil })
+		if !errors.Is(s.Err(), kvraft.ErrRemoved) {
+			t.Errorf("it stops for %v", s.Err())
+		}
+		closeStore(t, s)
+	})
+}
+
+// It says what is wrong and finds out that it is removed, as any member.
+func TestANodeThatHasLeftAndWasJoinedAgainIsAMemberAsAnyOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		s, _ := leaver(t, c)
+		time.Sleep(time.Minute)
+		if err := c.Store(0).Join(within(t, time.Minute), "x", "x:7000"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it is ready", ready(s))
+		c.Network().Isolate("x")
+		wantReason(t, s, "no leader", "3 of 4 voters do not answer")
+		c.Heal()
+		eventually(t, "it is ready again", ready(s))
+		if err := c.Store(0).Remove(within(t, time.Minute), "x", kvraft.MayReturn); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it comes back", func() bool { return memberIDs(t, c.Store(0)) == "n1 n2 n3 x" && s.Status().Ready })
+		if err := c.Store(0).Remove(within(t, time.Minute), "x"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it stops", func() bool { return errors.Is(s.Err(), kvraft.ErrRemoved) })
+		closeStore(t, s)
+	})
+}
+
+// While it is caught up it can be no voter yet, and is a member.
+func TestANodeThatHasLeftAndMissedALotIsBroughtUpWhenItIsJoinedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		s, _ := leaver(t, c)
+		for n := range 64 {
+			mustSet(t, c.Store(0), fmt.Sprint("key-", n), strings.Repeat("v", 256<<10))
+		}
+		for i := range 3 {
+			c.Network().SetDelay(c.Host(i), "x", 50*time.Millisecond)
+		}
+		joined := make(chan error, 1)
+		go func() { joined <- c.Store(0).Join(within(t, 5*time.Minute), "x", "x:7000") }()
+		wantReason(t, s, "catching up with the leader")
+		time.Sleep(6 * time.Second) // it asks every 5 s
+		if st := s.Status(); st.Ready || strings.Contains(st.Reason, "left") {
+			t.Errorf("status %+v", st)
+		}
+		if err := <-joined; err != nil {
+			t.Error(err)
+		}
+		eventually(t, "it is ready", ready(s))
+		expel(t, c, s)
+	})
+}
+
 func TestAReplicaThatReturnsIsOneStill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := kvrafttest.New(t, 3)

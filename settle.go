@@ -110,6 +110,8 @@ func (s *Store) standing() string {
 	switch {
 	case s.founds() && !s.founders.isJoining():
 		return "waiting to found a cluster"
+	case s.left.Load():
+		return "no member"
 	case s.state() == Joining:
 		return "waiting to be admitted"
 	case s.reign().leader == peer{}:
@@ -125,8 +127,10 @@ func (s *Store) founds() bool { return s.self().cluster == "" && s.expected() > 
 // seekPlace goes one step, and returns what kept it from reaching its aim.
 func (s *Store) seekPlace() error {
 	switch {
-	case s.leaving.Load():
+	case s.leaving.Load() > 0:
 		return nil
+	case s.left.Load():
+		return s.stayAway()
 	case s.founds():
 		return s.foundTogether()
 	case s.logs.meta().isNameless():
@@ -145,6 +149,21 @@ func (s *Store) seekPlace() error {
 		return s.findTrouble()
 	}
 	return nil
+}
+
+var errLeft = errors.New("it has left the cluster: start it again, or join it through a member")
+
+// stayAway is for a node that has left. It finds out whether somebody has joined it
+// again, or removed it for good.
+func (s *Store) stayAway() error {
+	switch err := s.askToJoin(); {
+	case err == nil:
+		s.left.Store(false)
+		return nil
+	case errors.Is(err, ErrRemoved):
+		return err
+	}
+	return errLeft
 }
 
 // isSettled reports whether this node is what it is meant to be, a voter, or a replica
@@ -228,7 +247,7 @@ func (s *Store) silent(ctx context.Context, nodes []raft.Server) (which []string
 }
 
 func (s *Store) ownJoinRequest() joinRequest {
-	r := joinRequest{ID: s.opts.id, Addr: s.opts.advertise, Itself: true}
+	r := joinRequest{ID: s.opts.id, Addr: s.opts.advertise, Itself: true, Away: s.left.Load()}
 	if s.opts.replica {
 		r.Role = roleReplica
 	}

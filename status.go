@@ -20,7 +20,7 @@ type State string
 
 // The states of a node.
 const (
-	Joining   State = "joining"   // no member: waiting to be admitted to a cluster, or to found one
+	Joining   State = "joining"   // no member: waiting to be admitted to a cluster, or to found one; or it has left
 	Follower  State = "follower"  // following a leader, or waiting for one
 	Candidate State = "candidate" // standing for election
 	Leading   State = "leader"    // the leader of its term
@@ -121,6 +121,8 @@ func (s *Store) notReady(st Status, now *applied) string {
 			st.Cluster, stranger.Cluster, stranger.To)
 	case !st.Voter && st.Progress[st.ID].Behind > 0:
 		return "catching up with the leader" + behind(st.Progress[st.ID])
+	case s.left.Load():
+		return errLeft.Error()
 	case trouble != nil:
 		return s.standing() + ": " + trouble.Error()
 	case st.State == Joining:
