@@ -72,15 +72,18 @@ func (s *Store) leave(ctx context.Context, req removeRequest) error {
 }
 
 func (s *Store) removeFor(ctx context.Context, req removeRequest) error {
-	begun := false
-	return s.changeThroughLeader(ctx, func(ctx context.Context, reign *reign) error {
+	var absent error // also when an earlier attempt is in doubt: had it removed anybody, there would be a note
+	err := s.changeThroughLeader(ctx, func(ctx context.Context, reign *reign) error {
 		err := s.removeThrough(ctx, reign, req)
-		if begun && errors.Is(err, ErrNotFound) {
-			return nil // an earlier attempt has removed it
+		if errors.Is(err, ErrNotFound) {
+			absent, err = err, nil
 		}
-		begun = begun || err != nil && !errors.Is(err, errUnsent)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	return absent
 }
 
 func (s *Store) removeThrough(ctx context.Context, reign *reign, req removeRequest) error {

@@ -157,6 +157,48 @@ func TestARemovalOfAStrangerIsNotFoundAndASecondOneIsNothing(t *testing.T) {
 	})
 }
 
+// The connection to the leader breaks in the middle: whether the first attempt had effect
+// is not known, and the second tells.
+func TestARemovalOfAStrangerIsNotFoundOverABrokenConnectionEither(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		asked := c.Store((leader + 1) % 3)
+		mustSet(t, asked, "key", "value") // leaves an open connection
+		c.Network().Sever(c.Host(leader), c.Host((leader+1)%3))
+		if err := asked.Remove(within(t, time.Minute), "n9"); !errors.Is(err, kvraft.ErrNotFound) || errors.Is(err, kvraft.ErrUnknown) {
+			t.Errorf("remove: %v", err)
+		}
+	})
+}
+
+// Its leader dies at some moment of the removal: whoever asked is not told that there
+// is no such node, but that it is removed.
+func TestARemovalThatTheNextLeaderFinishesSucceeds(t *testing.T) {
+	for how, opts := range map[string][]kvraft.RemoveOption{"for good": nil, "it may return": {kvraft.MayReturn}} {
+		for delay := range 12 {
+			synctest.Test(t, func(t *testing.T) {
+				c := kvrafttest.New(t, 4)
+				leader := c.WaitLeader()
+				asked, doomed := (leader+1)%4, (leader+2)%4
+				c.Stop(doomed)
+				removed := make(chan error, 1)
+				go func() {
+					removed <- c.Store(asked).Remove(within(t, time.Minute), fmt.Sprint("n", doomed+1), opts...)
+				}()
+				time.Sleep(time.Duration(delay) * 500 * time.Microsecond)
+				c.Crash(leader)
+				time.Sleep(5 * time.Second)
+				c.Restart(leader)
+				if err := <-removed; err != nil {
+					t.Errorf("%s, the leader dies after %d half milliseconds: %v", how, delay, err)
+				}
+				c.Remove(doomed)
+			})
+		}
+	}
+}
+
 // removable is a member that a test stops and starts itself.
 func removable(t *testing.T, c *kvrafttest.Cluster) (machine, *kvraft.Store) {
 	m := newMachine(t, c.Network())
