@@ -76,7 +76,11 @@ func Recover(dir string, opts ...Option) (Recovery, error) {
 	})
 }
 
-// Examine tells what Recover would start from, and changes nothing.
+// Examine tells what Recover would start from. All that the node has acknowledged stays
+// as it is, but as at every start its directory is tidied: what was left unfinished, and
+// a log that a snapshot has replaced, is removed, a raft.db that is mostly free is
+// compacted, and what only helps to find damage is brought up to date. [OpenLog]
+// changes nothing at all. Errors are those of Recover.
 func Examine(dir string, opts ...Option) (Recovery, error) {
 	return atRest(dir, opts, func(_ *Store, r Recovery) (Recovery, error) { return r, nil })
 }

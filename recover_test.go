@@ -3,6 +3,7 @@ package kvraft_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -174,6 +175,57 @@ func TestARecoveryOfWhatCannotBeRecoveredIsRefused(t *testing.T) {
 		t.Errorf("a directory was made: %v", err)
 	}
 	wantValue(t, s, "key", "value")
+}
+
+// It tidies, as every start does, and no more.
+func TestAnExaminationLeavesWhatTheNodeHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, dir := kvrafttest.NewNetwork(), t.TempDir()
+		s := open(t, dir, kvraft.WithID("n1"), kvraft.WithAddr("n1:7000"), kvraft.WithNetwork(network.Host("n1")))
+		other := on(t, network, "n2", "n2", kvraft.WithJoin("n1:7000"))
+		eventually(t, "there are two", ready(other))
+		mustSet(t, s, "key", "before")
+		if err := s.CompactAll(); err != nil {
+			t.Fatal(err)
+		}
+		mustSet(t, s, "key", "after")
+		closeStore(t, other)
+		closeStore(t, s)
+		unfinished := filepath.Join(dir, "snapshots", "2-9-1.tmp")
+		if err := errors.Join(os.Remove(filepath.Join(dir, "raft.db.mark")), os.Mkdir(unfinished, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		before := dump(t, dir)
+		for range 2 {
+			if r, err := kvraft.Examine(dir); err != nil || r.Keys != 1 || len(r.Members) != 2 {
+				t.Errorf("%+v, %v", r, err)
+			}
+			if after := dump(t, dir); after != before {
+				t.Errorf("it had\n%s\nand has\n%s", before, after)
+			}
+		}
+		if _, err := os.Stat(unfinished); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("an unfinished snapshot is left: %v", err)
+		}
+	})
+}
+
+// dump is all that a stopped node has on disk.
+func dump(t *testing.T, dir string) string {
+	t.Helper()
+	l, err := kvraft.OpenLog(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if l.Err != nil || len(l.Snapshots) == 0 {
+		t.Errorf("%d snapshots, %v", len(l.Snapshots), l.Err)
+	}
+	text := fmt.Sprintf("%+v\n%+v\n", l.Node, l.Snapshots)
+	for e, err := range l.Entries(0, math.MaxUint64) {
+		text += fmt.Sprintf("%+v %v\n", e, err)
+	}
+	return text
 }
 
 // What the old cluster had noted of the survivor ends with it: neither its removal,
