@@ -9,9 +9,11 @@ import (
 	"io"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/hashicorp/raft"
 
@@ -226,6 +228,43 @@ func TestTheStateIsPublishedBeforeAnybodyIsWoken(t *testing.T) {
 	<-applied
 	cancel()
 	for range seen { // until it is closed
+	}
+}
+
+// A view is kept for as long as its owner likes, and so is the snapshot of a watcher
+// that is slow: they must not keep what was overwritten before.
+func TestAViewKeepsNoHistory(t *testing.T) {
+	for name, keep := range map[string]func(s *Store, meanwhile func()){
+		"a view": func(s *Store, meanwhile func()) {
+			view, err := s.View(t.Context(), Stale)
+			meanwhile()
+			if entry, _ := view.Get("key"); err != nil || len(entry.Value) != 1 {
+				t.Errorf("it has %v, %v", entry, err)
+			}
+		},
+		"a watch": func(s *Store, meanwhile func()) {
+			for range s.Watch(t.Context(), "", SnapshotFirst) {
+				meanwhile()
+				break
+			}
+		},
+	} {
+		s := newTestServer(t)
+		s.fsm.Apply(setEntry(1, 1, "key", string(make([]byte, 1<<10))))
+		item, _ := s.fsm.now.Load().view.Get("key")
+		value := weak.Make(&item.Value[0])
+		s.fsm.Apply(setEntry(2, 1, "key", "v"))
+		keep(s, func() {
+			if runtime.GC(); value.Value() == nil {
+				t.Errorf("%s: the history has not kept it: the test shows nothing", name)
+			}
+			for index := uint64(3); index < 20; index++ {
+				s.fsm.Apply(setEntry(index, 1, "key", string(make([]byte, 1<<17)))) // the history is 1 MiB
+			}
+			if runtime.GC(); value.Value() != nil {
+				t.Errorf("%s keeps a value that was overwritten before", name)
+			}
+		})
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 
 // View is the whole store at one version. It never changes, holds no lock, and
 // costs the store nothing but the memory of what is overwritten while it is kept.
-type View struct{ at *applied }
+type View struct{ at state.View } // not *applied, which holds the history of its moment
 
 // View returns the store at one moment, by default linearizable: not older than
 // any write that had completed before the call. All waiting and failing is here;
@@ -25,12 +25,12 @@ func (s *Store) View(ctx context.Context, opts ...ReadOption) (*View, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &View{now}, nil
+		return &View{now.view}, nil
 	}
 	if err := s.freshen(ctx, o.level); err != nil {
 		return nil, err
 	}
-	return &View{s.fsm.now.Load()}, nil
+	return &View{s.fsm.now.Load().view}, nil
 }
 
 // freshen waits until this node's state is as fresh as the leader's.
@@ -47,14 +47,14 @@ func (s *Store) freshen(ctx context.Context, l level) error {
 }
 
 // Version returns the version of the newest write in the view.
-func (v *View) Version() uint64 { return v.at.view.Revision() }
+func (v *View) Version() uint64 { return v.at.Revision() }
 
 // Len returns how many keys there are.
-func (v *View) Len() int { return v.at.view.Len() }
+func (v *View) Len() int { return v.at.Len() }
 
 // Get returns the entry of a key, and whether it is there.
 func (v *View) Get(key string) (Entry, bool) {
-	item, ok := v.at.view.Get(key)
+	item, ok := v.at.Get(key)
 	if !ok {
 		return Entry{}, false
 	}
@@ -77,7 +77,7 @@ func (v *View) Range(from, to string) iter.Seq[Entry] {
 
 func (v *View) while(from string, in func(key string) bool) iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
-		v.at.view.Ascend(from, func(key string, item state.Item) bool {
+		v.at.Ascend(from, func(key string, item state.Item) bool {
 			return in(key) && yield(entry(key, item))
 		})
 	}

@@ -162,7 +162,7 @@ func (w *watch) begin(yield func(Event) bool) error {
 
 // snapshot yields what is there.
 func (w *watch) snapshot(yield func(Event) bool) error {
-	view := &View{w.store.fsm.now.Load()}
+	view := &View{w.store.fsm.now.Load().view}
 	for e := range view.Prefix(w.prefix) {
 		if err := w.ended(); err != nil {
 			return err
