@@ -145,7 +145,8 @@ func TestAJoinShowsItsProgress(t *testing.T) {
 	for _, by := range []string{"log", "snapshot"} {
 		t.Run(by, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := kvrafttest.New(t, 3)
+				var members, its syncBuffer
+				c := kvrafttest.New(t, 3, kvraft.WithLogger(members.logger()))
 				const keys, size = 64, 256 << 10 // 16 MiB
 				for n := range keys {
 					mustSet(t, c.Store(0), fmt.Sprint("key-", n), strings.Repeat("v", size))
@@ -161,7 +162,7 @@ func TestAJoinShowsItsProgress(t *testing.T) {
 				for i := range 3 { // 64 KiB on their way for 50 ms: 1.3 MB/s
 					c.Network().SetDelay(c.Host(i), "x", 50*time.Millisecond)
 				}
-				s := on(t, c.Network(), "x", "x", kvraft.WithJoin("n1:7000"))
+				s := on(t, c.Network(), "x", "x", kvraft.WithJoin("n1:7000"), kvraft.WithLogger(its.logger()))
 				var seen, told []kvraft.Progress
 				eventually(t, "it is ready", func() bool {
 					if p, ok := c.Store(leader).Status().Progress["x"]; ok && p.Bytes > 0 && p.Rate > 0 {
@@ -183,6 +184,11 @@ func TestAJoinShowsItsProgress(t *testing.T) {
 					first, last := list[0], list[len(list)-1]
 					if first.Bytes > keys*size*5/4 || first.Bytes < keys*size/2 || last.Bytes > first.Bytes/2 {
 						t.Errorf("%s: from %v to %v", who, first, last)
+					}
+				}
+				for line, log := range map[string]*syncBuffer{`a node catches up: id=x progress="`: &members, `catching up: progress="`: &its} {
+					if _, after, ok := strings.Cut(log.String(), line); !ok || !strings.Contains(strings.SplitN(after, "\n", 2)[0], "bytes behind, at ") {
+						t.Errorf("a log does not say %q and how far it is:\n%.2000s", line, log)
 					}
 				}
 				var rate int64
