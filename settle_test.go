@@ -15,8 +15,8 @@ import (
 	"github.com/kvraft/kvraft/kvrafttest"
 )
 
-// named is a network on which a name stands for several hosts, as that of a
-// headless service in Kubernetes does.
+// named is a network with names for its hosts, of which one may stand for several, as
+// that of a headless service in Kubernetes does.
 type named struct {
 	*kvrafttest.Host
 	dns *dns
@@ -25,7 +25,6 @@ type named struct {
 type dns struct {
 	mu    sync.Mutex
 	names map[string][]string // guarded by mu
-	asked int                 // guarded by mu
 }
 
 func (d *dns) set(name string, hosts ...string) {
@@ -37,11 +36,20 @@ func (d *dns) set(name string, hosts ...string) {
 func (n named) LookupHost(_ context.Context, host string) ([]string, error) {
 	n.dns.mu.Lock()
 	defer n.dns.mu.Unlock()
-	n.dns.asked++
 	if hosts := n.dns.names[host]; len(hosts) > 0 {
 		return append([]string(nil), hosts...), nil
 	}
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+}
+
+// Dial is what a net.Dialer does with a name.
+func (n named) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	if host, port, err := net.SplitHostPort(addr); err == nil {
+		if hosts, err := n.LookupHost(ctx, host); err == nil {
+			addr = net.JoinHostPort(hosts[0], port)
+		}
+	}
+	return n.Host.Dial(ctx, addr)
 }
 
 func TestANameInDNSStandsForAllItsAddressesEachTimeItIsAsked(t *testing.T) {
@@ -68,6 +76,34 @@ func TestANameInDNSStandsForAllItsAddressesEachTimeItIsAsked(t *testing.T) {
 		if ids := memberIDs(t, first); ids != "a b c" {
 			t.Errorf("members %s", ids)
 		}
+	})
+}
+
+// A container that is started again may have another IP and the same name.
+func TestAMemberIsFoundWhereverItsNameLeadsNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, service := kvrafttest.NewNetwork(), &dns{names: map[string][]string{}}
+		machines := map[string]machine{"a": newMachine(t, network), "b": newMachine(t, network)}
+		start := func(id, ip string) *kvraft.Store {
+			service.set(id, ip)
+			return machines[id].start(t, id, ip, kvraft.WithAdvertise(id+":7000"), kvraft.WithNetwork(named{network.Host(ip), service}),
+				kvraft.WithBootstrapExpect(2), kvraft.WithJoin("a:7000", "b:7000"))
+		}
+		a, b := start("a", "10.0.0.1"), start("b", "10.0.0.2")
+		for n := range 4 {
+			eventually(t, "a is ready", ready(a))
+			eventually(t, "b is ready", ready(b))
+			mustSet(t, a, "key", fmt.Sprint(n)) // it takes both
+			wantValue(t, b, "key", fmt.Sprint(n))
+			if nodes := a.Status().Nodes; len(nodes) != 2 || nodes[1].Addr != "b:7000" {
+				t.Errorf("members %v", nodes)
+			}
+			closeStore(t, b)
+			network.Isolate(fmt.Sprint("10.0.0.", 2+n)) // nobody answers there any more, not even that nobody listens
+			b = start("b", fmt.Sprint("10.0.0.", 3+n))
+		}
+		closeStore(t, b)
+		closeStore(t, a)
 	})
 }
 
