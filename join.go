@@ -129,15 +129,16 @@ func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, 
 		return raft.Server{}, fmt.Errorf("%w: it belongs to another cluster (%s, this one is %s); empty its data directory to move it", ErrRefused, who.Cluster, cluster)
 	case s.isRetired(who.Node):
 		return raft.Server{}, errDismissed
-	case req.Away && !s.lists(who.Node):
-		return raft.Server{}, fmt.Errorf("%w: it has left", ErrRefused)
 	case who.Cluster == "" && isBare(who.Node) && s.lists(who.Node): // its new address can wait: it dials the others
 		return raft.Server{}, fmt.Errorf("%w: it has yet to hear which cluster it belongs to", errUnsent)
 	case who.Cluster == "" && isBare(who.Node):
 		return raft.Server{}, fmt.Errorf("%w: it has the data of a cluster of hraftd's in which it has not been started since; empty its data directory", ErrRefused)
 	}
 	server := raft.Server{ID: who.Node, Address: raft.ServerAddress(req.Addr), Suffrage: raft.Nonvoter}
-	if req.Itself && s.lists(server.ID) { // the cluster knows better what it is to be
+	switch listed := s.lists(server.ID); {
+	case req.Away && !listed:
+		return raft.Server{}, fmt.Errorf("%w: it has left", ErrRefused)
+	case req.Itself && listed: // the cluster knows better what it is to be
 		req.Role = ""
 	}
 	return server, s.enter(ctx, server, who, req.Role)
