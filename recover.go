@@ -1,7 +1,6 @@
 package kvraft
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -37,11 +36,15 @@ func (r Recovery) String() string {
 			others = append(others, fmt.Sprintf("%s (%s)", m.ID, m.Addr))
 		}
 	}
-	return fmt.Sprintf(`Node %s of cluster %s holds %d keys, at version %d; its log ends at index %d, term %d.
+	cluster := "hraftd's cluster"
+	if r.Old != "" {
+		cluster = "cluster " + r.Old
+	}
+	return fmt.Sprintf(`Node %s of %s holds %d keys, at version %d; its log ends at index %d, term %d.
 What other members acknowledged after that is lost: this node never had it.
 What its log has after index %d is kept, also writes that nobody has acknowledged.
 The other members, %s, cannot come back as they are: empty their directories and let them join.`,
-		r.ID, cmp.Or(r.Old, "of hraftd's"), r.Keys, r.Revision, r.Index, r.Term, r.Committed, strings.Join(others, ", "))
+		r.ID, cluster, r.Keys, r.Revision, r.Index, r.Term, r.Committed, strings.Join(others, ", "))
 }
 
 // Recover makes the stopped node in dir the only member of a new cluster, with the
