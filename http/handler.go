@@ -2,6 +2,7 @@ package kvhttp
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"net/http"
 	"time"
@@ -55,6 +56,7 @@ func WithWatchContext(ctx context.Context) Option { return func(h *handler) { h.
 type handler struct {
 	store     Store
 	timeout   time.Duration
+	gaveUp    error // why a context ends after timeout; the store's errors tell it
 	bodyLimit int64
 	heartbeat time.Duration
 	watches   context.Context     // all watches end with it
@@ -71,6 +73,7 @@ func Handler(store Store, opts ...Option) http.Handler {
 	if h.timeout <= 0 {
 		h.timeout = 10 * time.Second
 	}
+	h.gaveUp = fmt.Errorf("gave up after %v", h.timeout)
 	if h.bodyLimit <= 0 {
 		h.bodyLimit = 16 << 20
 	}

@@ -56,7 +56,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 		return refuse(http.StatusNotFound, "there is nothing at this path")
 	}
 	if !res.stream {
-		ctx, cancel := context.WithTimeoutCause(r.Context(), h.timeout, h.gaveUp())
+		ctx, cancel := context.WithTimeoutCause(r.Context(), h.timeout, h.gaveUp)
 		defer cancel()
 		r = r.WithContext(ctx)
 	}
@@ -86,10 +86,6 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	return refuse(http.StatusMethodNotAllowed, "this path takes %s", allowed)
 }
-
-// gaveUp is why the context of a request ends when its time is over. The store's errors
-// tell it.
-func (h *handler) gaveUp() error { return fmt.Errorf("gave up after %v", h.timeout) }
 
 func (res resource) parse(r *http.Request, rest string) (*request, error) {
 	if res.keyed == nil {

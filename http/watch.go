@@ -36,7 +36,7 @@ func (h *handler) watch(w http.ResponseWriter, r *request) error {
 	ctx, end := context.WithCancelCause(r.Context())
 	defer end(nil)
 	defer context.AfterFunc(h.watches, func() { end(errWatchesEnd) })()
-	late := time.AfterFunc(h.timeout, func() { end(h.gaveUp()) })
+	late := time.AfterFunc(h.timeout, func() { end(h.gaveUp) })
 	defer late.Stop()
 
 	s := &stream{h, w, r, http.NewResponseController(w)}
