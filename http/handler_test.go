@@ -359,7 +359,7 @@ func TestChangesOfTheMembershipArePassedOnAsTheyAre(t *testing.T) {
 	h := kvhttp.Handler(store)
 	for _, c := range []struct{ path, body, want string }{
 		{"/join", `{"addr":"h:1","id":"n9"}`, "join n9 h:1"},
-		{"/join?replica", `{"addr":"h:1","id":"n9"}`, "join n9 h:1 {ID: Addr: Role:replica Forwarded:false}"},
+		{"/join?replica", `{"addr":"h:1","id":"n9"}`, "join n9 h:1 " + given([]kvraft.JoinOption{kvraft.Replica})[0]},
 		{"/remove", `{"id":"n9"}`, "remove n9"},
 		{"/remove?force&may_return", `{"id":"n9"}`, "remove n9 {ID: Force:true MayReturn:true IfSilent:false Forwarded:false}"},
 		{"/remove?force=false&may_return=0", `{"id":"n9"}`, "remove n9"},

@@ -13,8 +13,9 @@ const recoverUsage = `Usage: kvd recover [-n] [-raddr ADDRESS] DIR
 Makes the node in DIR, which must be stopped, the only member of a new cluster,
 with the data that it has. It is for when a majority of the members is lost for
 good: what others acknowledged and this node had not yet received is lost. With -n
-it says what that is about, and changes nothing: of several survivors choose the
-one whose log ends at the highest term, and among those at the highest index.
+it says what that is about, and leaves the cluster and the data as they are: of
+several survivors choose the one whose log ends at the highest term, and among those
+at the highest index.
 
 Afterwards start the node as always; it remembers a new address. Empty the
 directories of the others, and let them join it.
@@ -24,7 +25,7 @@ directories of the others, and let them join it.
 // recoverNode returns the exit code.
 func recoverNode(args []string) int {
 	fs := flag.NewFlagSet("kvd recover", flag.ContinueOnError)
-	dry := fs.Bool("n", false, "change nothing")
+	dry := fs.Bool("n", false, "say what it is about and leave everything as it is")
 	addr := fs.String("raddr", "", "`address` under which others will reach the node (default: the one it had)")
 	dir, code := parseDir(fs, recoverUsage, args)
 	if dir == "" {
