@@ -37,6 +37,7 @@ func scale(t *testing.T, n int) int {
 // crash, lose their disks, are slow or hand leadership over. What the clients saw
 // must be linearizable, and at the end all replicas must be equal.
 func TestHistoriesAreLinearizableUnderFaults(t *testing.T) {
+	t.Parallel()
 	const clusters, faultsEach = 10, 50 // 500 cuts, and other faults during half of them
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("KVRAFT_SEED"); text != "" {

@@ -257,6 +257,7 @@ func usedBytes(db []byte) int {
 }
 
 func TestAFlippedBitIsReportedOrHarmless(t *testing.T) {
+	t.Parallel()
 	trial := newDamageTrial(t, true)
 	rng := rand.New(rand.NewPCG(7, 8))
 	for name, data := range trial.files {
@@ -284,6 +285,7 @@ func TestAFlippedBitIsReportedOrHarmless(t *testing.T) {
 // each page, to nothing and in each of its bits, in a node that crashed: its record does not know how
 // far the log reached.
 func TestAPageCannotLoseItsElementsToAFlippedBit(t *testing.T) {
+	t.Parallel()
 	trial := newDamageTrial(t, false)
 	db, page := trial.files["raft.db"], os.Getpagesize()
 	for at := 10; at < usedBytes(db); at += page {
@@ -299,6 +301,7 @@ func TestAPageCannotLoseItsElementsToAFlippedBit(t *testing.T) {
 }
 
 func TestATruncatedFileIsReportedOrHarmless(t *testing.T) {
+	t.Parallel()
 	trial := newDamageTrial(t, true)
 	rng := rand.New(rand.NewPCG(9, 10))
 	for name, data := range trial.files {

@@ -127,6 +127,7 @@ func TestNodesThatAreTooFewWait(t *testing.T) {
 // addresses are among those they are given, and the network is cut: there is one
 // cluster, as soon as all are up and connected.
 func TestAFoundingSurvivesCrashesAndCuts(t *testing.T) {
+	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
 	for range scale(t, 200) {
 		synctest.Test(t, func(t *testing.T) {
@@ -170,6 +171,7 @@ func TestAFoundingSurvivesCrashesAndCuts(t *testing.T) {
 // A storage error at each step of the founding of one of them: when its disk is
 // well again and it starts anew, the founding goes on.
 func TestAFoundingSurvivesADiskThatFails(t *testing.T) {
+	t.Parallel()
 	for k := range 40 {
 		synctest.Test(t, func(t *testing.T) {
 			all := seeds(t, kvrafttest.NewNetwork(), 3)
@@ -253,6 +255,7 @@ func TestAWipedMajorityDoesNotFoundAnew(t *testing.T) {
 }
 
 func TestMoreNodesThanAreExpectedMakeOneClusterToo(t *testing.T) {
+	t.Parallel()
 	random := rand.New(rand.NewPCG(3, 4))
 	for range scale(t, 50) {
 		synctest.Test(t, func(t *testing.T) {

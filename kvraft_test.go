@@ -270,6 +270,7 @@ func TestWithoutAMajorityACallEndsWithItsContext(t *testing.T) {
 // A counter that many writers increment at once, on all nodes, while leaders
 // crash: each acknowledged increment counts exactly once.
 func TestAcknowledgedIncrementsCountOnceOverCrashes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := kvrafttest.New(t, 3)
 		ctx, stop := context.WithCancel(t.Context())

@@ -26,6 +26,7 @@ import (
 // have two leaders; there must be one cluster; and at the end all replicas must be
 // equal.
 func TestHistoriesAreLinearizableWhileTheMembershipChanges(t *testing.T) {
+	t.Parallel()
 	const clusters, changesEach = 10, 30
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("KVRAFT_SEED"); text != "" {

@@ -459,6 +459,7 @@ func (f *follower) run(ctx context.Context, store *atomic.Pointer[kvraft.Store])
 // Watchers on every node, while the network is cut and nodes crash, lose their disks
 // and get snapshots, see every version once, in order, and all of them the same.
 func TestWatchersOnAllNodesSeeTheSameUnderFaults(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	compacted, compared := 0, 0

@@ -50,7 +50,9 @@ func (k keysConfig) run(ctx context.Context) error {
 	b := &bench{dir: k.Dir, say: func(string, ...any) {}}
 	s := allSystems[slices.IndexFunc(allSystems, func(s system) bool { return s.name == k.System })]
 	if s.name == kvraftName { // how much of the log a snapshot leaves in memory goes by the moment
-		s = kvraftWith(func(int) []kvraft.Option { return []kvraft.Option{kvraft.WithSnapshots(kvraft.Snapshots{EveryBytes: 1 << 50})} })
+		s = kvraftWith(func(int) []kvraft.Option {
+			return []kvraft.Option{kvraft.WithSnapshots(kvraft.Snapshots{EveryBytes: 1 << 50})}
+		})
 	}
 	keys := newKeys(k.Keys)
 	rnd := rand.New(rand.NewPCG(1, 2))

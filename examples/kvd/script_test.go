@@ -18,6 +18,9 @@ import (
 // these tests are not parallel.
 func runScript(t *testing.T, path string) {
 	t.Helper()
+	if raced {
+		t.Skip("scripts take minutes, and run little of kvd that other tests do not")
+	}
 	needTools(t, "bash", "curl")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
