@@ -14,7 +14,8 @@ require (
 	go.etcd.io/bbolt v1.4.3
 )
 
-// For the packages kvraft/serf and kvraft/kvrafttest and for kvd's tests alone.
+// For the packages kvraft/serf and kvraft/kvrafttest and for kvd's tests alone, but for
+// x/sync/semaphore.
 // serf stays at v0.10.1, and memberlist at v0.5.1: those after it import the
 // package of go-metrics that is gone, or need a newer Go than everything else here.
 require (

@@ -88,7 +88,11 @@ func (s *Store) addMember(ctx context.Context, reign *reign, req joinRequest) er
 	if err != nil {
 		return fmt.Errorf("join node %s at %s: %w", req.ID, req.Addr, err)
 	}
-	if req.Away || isVoter(s.configuration(), server.ID) {
+	switch {
+	case req.Away: // it hears so from a leader that a majority confirms
+		_, err := s.rounds.join(ctx)
+		return err
+	case isVoter(s.configuration(), server.ID):
 		return nil
 	}
 	err = s.bringUp(ctx, reign, server)

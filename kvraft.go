@@ -361,7 +361,7 @@ func (s *Store) takeSnapshots() {
 // many entries as fit into TrailingBytes.
 func (s *Store) takeSnapshot() error {
 	config := s.raft.ReloadableConfig()
-	config.TrailingLogs = s.logs.trailingWithin(s.opts.snapshots.TrailingBytes)
+	config.TrailingLogs = max(s.logs.trailingWithin(s.opts.snapshots.TrailingBytes), 1) // or an entry that is just being appended could go
 	if err := s.raft.ReloadConfig(config); err != nil {
 		return fmt.Errorf("take a snapshot: %w", err)
 	}

@@ -23,7 +23,8 @@ var ErrDamaged = errors.New("kvraft: damaged data")
 //
 // A write must be on stable storage when its call returns, and must be visible
 // to reads from then on; StoreLogs must take effect as a whole or not at all.
-// Reads may come from several goroutines at once, also beside a write. kvraft
+// Reads and writes may come from several goroutines at once, but StoreLogs never beside
+// another, nor beside a DeleteRange of entries that it stores. kvraft
 // hands over logs without gaps, and never touches a store again after it
 // returned an error other than [raft.ErrLogNotFound], or, from Get, one with
 // the text "not found". An absent key may also read as an empty value. Byte

@@ -115,7 +115,8 @@ func (s *Store) readAsLeader(ctx context.Context, key string, l level) (Entry, e
 // fewReaders of a follower, or one, ask the leader for their entries. When there are
 // more they share a question, for a log index, and read here. It is one message in
 // place of many, but they wait until this node has what the leader had then, which the
-// leader tells it with the next entries or after up to twice Timing.Commit.
+// leader tells it with the next entries or after up to twice Timing.Commit. On a node
+// that lags behind by more they ask for their entries after all.
 const fewReaders = 2
 
 func (s *Store) readAsFollower(ctx context.Context, leader peer, key string, l level) (Entry, error) {
@@ -127,8 +128,12 @@ func (s *Store) readAsFollower(ctx context.Context, leader peer, key string, l l
 	if err != nil {
 		return Entry{}, err
 	}
-	if err := s.fsm.awaitIndex(ctx, index); err != nil {
-		return Entry{}, err
+	if s.Index() < index {
+		soon, cancel := context.WithTimeout(ctx, 4*s.opts.timing.Commit)
+		defer cancel()
+		if s.fsm.awaitIndex(soon, index) != nil {
+			return s.forwardGet(ctx, leader, key, l)
+		}
 	}
 	return s.fsm.now.Load().get(key)
 }

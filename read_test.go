@@ -315,33 +315,45 @@ func TestAStalenessThatCanBeProvenIs(t *testing.T) {
 	})
 }
 
+// newReadFollower is a test follower whose leader takes a millisecond to answer, with
+// log index 5 and the value green. It counts what the leader was asked for.
+func newReadFollower(t *testing.T) (s *Store, entries, indexes *atomic.Int32) {
+	entries, indexes = new(atomic.Int32), new(atomic.Int32)
+	s = newTestFollower(t, answering(func(m method, _ time.Duration, payload []byte) []byte {
+		time.Sleep(time.Millisecond) // virtual
+		if m == callGet {
+			entries.Add(1)
+			return entryFrame(5, "green")
+		}
+		indexes.Add(1)
+		return answerFrame(0, string(binary.BigEndian.AppendUint64(nil, 5)))
+	}))
+	s.opts.timing.Commit = 10 * time.Millisecond
+	return s, entries, indexes
+}
+
+// readGreen lets so many readers read at the same time, and returns them.
+func readGreen(t *testing.T, s *Store, readers int) *sync.WaitGroup {
+	running := new(sync.WaitGroup)
+	for range readers {
+		running.Go(func() {
+			if entry, err := s.Get(t.Context(), "color"); err != nil || string(entry.Value) != "green" {
+				t.Errorf("got %+v, %v", entry, err)
+			}
+		})
+	}
+	return running
+}
+
 func TestManyReadersOfAFollowerShareAQuestion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const readers = 50
-		var entries, indexes, answered atomic.Int32
-		s := newTestFollower(t, answering(func(m method, _ time.Duration, payload []byte) []byte {
-			time.Sleep(time.Millisecond) // virtual
-			if m == callGet {
-				entries.Add(1)
-				return entryFrame(5, "green")
-			}
-			indexes.Add(1)
-			return answerFrame(0, string(binary.BigEndian.AppendUint64(nil, 5)))
-		}))
-		var running sync.WaitGroup
-		for range readers {
-			running.Go(func() {
-				entry, err := s.Get(t.Context(), "color")
-				if err != nil || string(entry.Value) != "green" {
-					t.Errorf("got %+v, %v", entry, err)
-				}
-				answered.Add(1)
-			})
-		}
-		time.Sleep(time.Second) // virtual
+		s, entries, indexes := newReadFollower(t)
+		running := readGreen(t, s, readers)
+		time.Sleep(20 * time.Millisecond) // virtual
 		synctest.Wait()
-		if n := answered.Load(); n != fewReaders {
-			t.Errorf("%d have an answer before the follower has what the leader had, want the %d who asked for their entries", n, fewReaders)
+		if left := s.readers.Load(); left != readers-fewReaders {
+			t.Errorf("%d wait until the follower has what the leader had, want %d", left, readers-fewReaders)
 		}
 		s.fsm.Apply(setEntry(5, 5, "color", "green"))
 		running.Wait()
@@ -350,6 +362,17 @@ func TestManyReadersOfAFollowerShareAQuestion(t *testing.T) {
 		}
 		if left := s.readers.Load(); left != 0 {
 			t.Errorf("%d readers are still counted", left)
+		}
+	})
+}
+
+func TestReadersOfAFollowerThatLagsFarBehindHaveTheLeadersAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, _ := newReadFollower(t)
+		began := time.Now()
+		readGreen(t, s, 50).Wait()
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("they waited for %v", took)
 		}
 	})
 }

@@ -247,7 +247,7 @@ func (s *Store) silent(ctx context.Context, nodes []raft.Server) (which []string
 }
 
 func (s *Store) ownJoinRequest() joinRequest {
-	r := joinRequest{ID: s.opts.id, Addr: s.opts.advertise, Itself: true, Away: s.left.Load()}
+	r := joinRequest{ID: s.opts.id, Addr: s.opts.advertise, Itself: true, Away: s.leaving.Load() > 0 || s.left.Load()}
 	if s.opts.replica {
 		r.Role = roleReplica
 	}

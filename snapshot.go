@@ -297,9 +297,10 @@ func (s *snapshotReader) bytes() []byte {
 }
 
 // hasSnapshot reports whether this node has all that a snapshot brings: its state
-// is past it, or its log holds the last entry of it. raft must know that too: when it
-// completes a snapshot of its own just after it has installed one, it takes the end of
-// its own for that of the log, and only the same snapshot again sets it right.
+// is past it, or its log holds the last entry of it. Where the state ends with it, raft
+// must know that too: when it completes a snapshot of its own just after it has installed
+// one, it takes the end of its own for that of the log, and only the same snapshot again
+// sets it right.
 func (s *Store) hasSnapshot(req *raft.InstallSnapshotRequest) (bool, error) {
 	term := s.raft.CurrentTerm()
 	if req.Term < term {
@@ -307,7 +308,8 @@ func (s *Store) hasSnapshot(req *raft.InstallSnapshotRequest) (bool, error) {
 	}
 	var last raft.Log
 	found := s.logs.GetLog(req.LastLogIndex, &last) == nil && last.Term == req.LastLogTerm
-	if !found && (s.Index() < req.LastLogIndex || s.raft.LastIndex() < req.LastLogIndex) {
+	at := s.Index()
+	if !found && (at < req.LastLogIndex || at == req.LastLogIndex && s.raft.LastIndex() < at) {
 		return false, nil
 	}
 	if req.Term > term {

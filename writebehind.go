@@ -43,7 +43,8 @@ func (l *logStore) maySend(entries []*raft.Log) bool {
 }
 
 // storeBehind stores the entries while its caller goes on. One such write is under way
-// at a time, and whatever else changes the log or the record waits for it.
+// at a time, and whatever else changes the end of the log waits for it. The record does
+// not, and does not count on these entries.
 func (l *logStore) storeBehind(sealed []*raft.Log) {
 	w := &writeBehind{from: sealed[0].Index, ended: make(chan struct{})}
 	l.behind.Store(w) // before anyone sees the entries
