@@ -96,7 +96,7 @@ func (c *Cluster) Launch(opts ...kvraft.Option) int {
 func (c *Cluster) start(i int) {
 	c.tb.Helper()
 	n := c.nodes[i]
-	n.alive = &process{host: c.network.Host(n.host)}
+	n.alive = &process{host: c.network.Host(n.host), buried: make(chan struct{})}
 	opts := append([]kvraft.Option{
 		kvraft.WithID(n.id),
 		kvraft.WithAddr(n.host + ":7000"),
@@ -288,6 +288,7 @@ func (c *Cluster) Crash(i int) {
 	n.disk.Crash()
 	n.alive.dead.Store(true)
 	c.network.Reset(n.host)
+	close(n.alive.buried)
 	n.store = nil
 	if err := store.Close(); err != nil && !errors.Is(err, ErrCrashed) { // only to clear the process away
 		c.tb.Errorf("clear node %s away: %v", n.id, err)
@@ -441,8 +442,9 @@ func goroutines(label string) string {
 
 // process is one life of a node on its host. When it is dead it reaches nobody.
 type process struct {
-	host *Host
-	dead atomic.Bool
+	host   *Host
+	dead   atomic.Bool
+	buried chan struct{} // closed when its connections are reset: nobody hears any more that it is dead
 }
 
 var errDead = &net.OpError{Op: "dial", Net: "kvrafttest", Err: syscall.ENETDOWN}
@@ -450,12 +452,17 @@ var errDead = &net.OpError{Op: "dial", Net: "kvrafttest", Err: syscall.ENETDOWN}
 func (p *process) Listen(addr string) (net.Listener, error) { return p.host.Listen(addr) }
 
 func (p *process) Dial(ctx context.Context, addr string) (net.Conn, error) {
-	if p.dead.Load() {
-		return nil, errDead
+	var conn net.Conn
+	var err error
+	if !p.dead.Load() {
+		conn, err = p.host.Dial(ctx, addr)
 	}
-	conn, err := p.host.Dial(ctx, addr)
-	if err == nil && p.dead.Load() {
+	if !p.dead.Load() {
+		return conn, err
+	}
+	<-p.buried
+	if conn != nil {
 		return nil, errors.Join(errDead, conn.Close())
 	}
-	return conn, err
+	return nil, errDead
 }
