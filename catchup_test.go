@@ -39,7 +39,7 @@ func TestAReplicaServesAndDoesNotVote(t *testing.T) {
 			func() { c.Crash(replica) },
 			func() { c.Crash(replica); c.Wipe(replica) },
 		}
-		if !raced { // see movesAlive
+		if !kvraft.Raced { // see movesAlive
 			changes = append(changes, func() { c.Crash(replica); c.Move(replica) })
 		}
 		for _, change := range changes {

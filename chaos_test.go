@@ -27,7 +27,7 @@ func scale(t *testing.T, n int) int {
 		}
 		return max(1, int(float64(n)*factor))
 	}
-	if testing.Short() || raced {
+	if testing.Short() || kvraft.Raced {
 		return n / 10
 	}
 	return n

@@ -6,6 +6,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+// Raced tells whether the race detector is on.
+const Raced = raced
+
 // HandOver gives leadership to another voter, whatever is under way.
 func (s *Store) HandOver() error { return s.handOver(context.Background(), "") }
 

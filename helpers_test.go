@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
+
+	"github.com/kvraft/kvraft"
 )
 
 // syncBuffer is what several stores log to.
@@ -61,7 +63,7 @@ func serveHTTP(ln net.Listener) (done <-chan struct{}) {
 // comes of it, but a race.
 func movesAlive(t *testing.T) {
 	t.Helper()
-	if raced {
+	if kvraft.Raced {
 		t.Skip("raft races with itself over the id of a member that moves")
 	}
 }

@@ -294,7 +294,11 @@ func TestAcknowledgedIncrementsCountOnceOverCrashes(t *testing.T) {
 				}
 			})
 		}
-		for range 10 {
+		crashes := 10
+		if kvraft.Raced {
+			crashes = 3
+		}
+		for range crashes {
 			time.Sleep(3 * time.Second)
 			leader := c.WaitLeader()
 			c.Crash(leader)

@@ -268,7 +268,7 @@ func (m *members) change() {
 		m.down(victim)
 		m.did("wipe", victim)
 		m.Wipe(victim)
-	case kind == 4 && !raced: // see movesAlive
+	case kind == 4 && !kvraft.Raced: // see movesAlive
 		m.down(victim)
 		m.did("move", victim)
 		m.Move(victim)

@@ -1,5 +1,5 @@
 //go:build !race
 
-package kvraft_test
+package kvraft
 
 const raced = false

@@ -31,11 +31,7 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	kvd = filepath.Join(dir, "kvd")
-	build := []string{"build", "-o", kvd}
-	if raced {
-		build = append(build, "-race")
-	}
-	if out, err := exec.Command("go", append(build, ".")...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", kvd, ".").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build kvd: %v\n%s", err, out)
 		return 1
 	}

@@ -19,7 +19,7 @@ import (
 func runScript(t *testing.T, path string) {
 	t.Helper()
 	if raced {
-		t.Skip("scripts take minutes, and run little of kvd that other tests do not")
+		t.Skip("what the script runs is no other with the race detector")
 	}
 	needTools(t, "bash", "curl")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
