@@ -82,7 +82,7 @@ func (s *Store) state() State {
 	switch {
 	case s.closedErr() != nil:
 		return Stopped
-	case !s.isMember():
+	case !s.isMember() || s.left.Load(): // of the latter its own log may not have heard
 		return Joining
 	}
 	switch s.raft.State() {
