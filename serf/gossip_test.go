@@ -48,7 +48,7 @@ func freeAddr(t *testing.T) string {
 // eventually polls; missing says what is missing, and "" that nothing is.
 func eventually(t *testing.T, what string, missing func() string) {
 	t.Helper()
-	const limit = time.Minute
+	const limit = 2 * time.Minute
 	end := time.After(limit)
 	for reason := missing(); reason != ""; reason = missing() {
 		select {
