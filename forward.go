@@ -27,20 +27,21 @@ import (
 
 type method byte
 
+// The numbers are part of the protocol: a call that goes leaves its number unused.
 const (
-	callWrite     method = 1 + iota // a group of requests → their results; on the leader
-	callGet                         // a level and a key → its entry; on the leader
-	callReadIndex                   // a level → a log index that is enough for the reader; on the leader
-	callConfirm                     // a term → 1 if this node has seen no later one
-	callCatchUp                     // a pace → the log index of its state, once that reaches the target or soon
-	callLastIndex                   // nothing → the last index of its log
-	callJoin                        // a joinRequest → nothing, once the node is a member
-	callNodes                       // nothing → the members; on the leader
-	callAdmit                       // an admission → nothing, once it is on disk
-	callRemove                      // a removeRequest → nothing, once the node is no member; on the leader
-	callTransfer                    // a transferRequest → nothing, once this node leads no more; on the leader
-	callFound                       // a founding → its own
-	callWitness                     // an allegation → a testimony
+	callWrite     method = 1  // a group of requests → their results; on the leader
+	callGet       method = 2  // a level and a key → its entry; on the leader
+	callReadIndex method = 3  // a level → a log index that is enough for the reader; on the leader
+	callConfirm   method = 4  // a term → 1 if this node has seen no later one
+	callCatchUp   method = 5  // a pace → the log index of its state, once that reaches the target or soon
+	callLastIndex method = 6  // nothing → the last index of its log
+	callJoin      method = 7  // a joinRequest → nothing, once the node is a member
+	callNodes     method = 8  // nothing → the members; on the leader
+	callAdmit     method = 9  // an admission → nothing, once it is on disk
+	callRemove    method = 10 // a removeRequest → nothing, once the node is no member; on the leader
+	callTransfer  method = 11 // a transferRequest → nothing, once this node leads no more; on the leader
+	callFound     method = 12 // a founding → its own
+	callWitness   method = 13 // an allegation → a testimony
 )
 
 const (

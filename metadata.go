@@ -23,31 +23,31 @@ const metadataFormat = 1
 // all of it: a flipped bit anywhere, in the term and the vote as well, is
 // damage, and is never read as "absent" or as another value.
 type metadata struct {
-	Format          int
-	ID              string       // the id that its user gave the node
-	Identity        string       // minted with the directory; "" in one taken over from hraftd
-	Cluster         string       // "" until the node is admitted to a cluster or founds one, or its legacy cluster gets an id
-	Promise         []founder    // the set with which the node has promised to found a cluster; nil: none
-	ChecksummedFrom uint64       // entries below this index may lack a checksum; 0: none may
-	Snapshot        snapshotMark // the newest snapshot that was completed here
+	Format          int          `json:"Format"`
+	ID              string       `json:"ID"`              // the id that its user gave the node
+	Identity        string       `json:"Identity"`        // minted with the directory; "" in one taken over from hraftd
+	Cluster         string       `json:"Cluster"`         // "" until the node is admitted to a cluster or founds one, or its legacy cluster gets an id
+	Promise         []founder    `json:"Promise"`         // the set with which the node has promised to found a cluster; nil: none
+	ChecksummedFrom uint64       `json:"ChecksummedFrom"` // entries below this index may lack a checksum; 0: none may
+	Snapshot        snapshotMark `json:"Snapshot"`        // the newest snapshot that was completed here
 
 	// Tail is an index up to which the log is known to reach. It is raised
 	// for nothing whenever the record is written anyway, and lowered before
 	// a suffix of the log is deleted: a log that ends below it lost entries.
-	Tail uint64
+	Tail uint64 `json:"Tail"`
 
 	// Raft is what raft keeps in its stable store: CurrentTerm, LastVoteTerm
 	// and LastVoteCand.
-	Raft map[string][]byte
+	Raft map[string][]byte `json:"Raft"`
 }
 
 // snapshotMark identifies one completed snapshot.
 type snapshotMark struct {
-	ID    string
-	Index uint64
-	Term  uint64
-	Size  int64  // bytes of state
-	CRC   uint32 // CRC-32C of its meta.json, which holds raft's CRC-64 of the state
+	ID    string `json:"ID"`
+	Index uint64 `json:"Index"`
+	Term  uint64 `json:"Term"`
+	Size  int64  `json:"Size"` // bytes of state
+	CRC   uint32 `json:"CRC"`  // CRC-32C of its meta.json, which holds raft's CRC-64 of the state
 }
 
 // serverID is the name by which raft knows the node. A wiped directory comes

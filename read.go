@@ -25,12 +25,13 @@ type readOptions struct {
 	version uint64        // local: at least
 }
 
+// A level crosses the peer port as its number.
 type level byte
 
 const (
-	linearizable level = iota
-	leaderLocal
-	local
+	linearizable level = 0
+	leaderLocal  level = 1
+	local        level = 2 // never sent
 )
 
 func newReadOptions(opts []ReadOption) (o readOptions) {

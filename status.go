@@ -8,11 +8,11 @@ import (
 
 // Node is one member of the cluster.
 type Node struct {
-	ID    string // the id that its user gave it
-	Addr  string // the address, host:port, under which its peers reach it
-	Voter bool   // it counts for the quorum; false while it catches up, and of a replica
+	ID    string `json:"ID"`    // the id that its user gave it
+	Addr  string `json:"Addr"`  // the address, host:port, under which its peers reach it
+	Voter bool   `json:"Voter"` // it counts for the quorum; false while it catches up, and of a replica
 
-	Replica bool // it stays without a vote
+	Replica bool `json:"Replica"` // it stays without a vote
 }
 
 // State is what a node is doing.
