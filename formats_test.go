@@ -1,0 +1,336 @@
+package kvraft
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/state"
+)
+
+// testdata/formats holds what this project has written to disks and sent to peers.
+// Every later version must read it, and what is still written must come out the same,
+// byte for byte. A change that breaks a file here is a decision: it takes a new version
+// of that format, and a new file beside the old one.
+//
+// -write-formats writes the files that are missing. It never touches one that is there.
+var writeFormats = flag.Bool("write-formats", false, "write the missing files of testdata/formats")
+
+const formats = "testdata/formats"
+
+// golden returns the file name, which fresh makes if it is missing.
+func golden(t *testing.T, name string, fresh []byte) []byte {
+	t.Helper()
+	path := filepath.Join(formats, name)
+	stored, err := os.ReadFile(path)
+	if os.IsNotExist(err) && *writeFormats {
+		if err := os.WriteFile(path, fresh, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return fresh
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stored
+}
+
+// wantGolden fails unless fresh is what stands in the file name.
+func wantGolden(t *testing.T, name string, fresh []byte) {
+	t.Helper()
+	if stored := golden(t, name, fresh); !bytes.Equal(stored, fresh) {
+		t.Errorf("%s: this version writes\n%q\nand the file has\n%q", name, fresh, stored)
+	}
+}
+
+// wantJSON fails unless message is encoded as the file name, and read back from it.
+func wantJSON[T any](t *testing.T, name string, message T) []byte {
+	t.Helper()
+	encoded, err := json.Marshal(message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantGolden(t, name, append(encoded, '\n'))
+	var back T
+	if err := json.Unmarshal(golden(t, name, nil), &back); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(back, message) {
+		t.Errorf("%s reads as %+v, want %+v", name, back, message)
+	}
+	return encoded
+}
+
+// wireTape is a connection that keeps what is written and gives back what was recorded.
+type wireTape struct {
+	net.Conn
+	written bytes.Buffer
+	answer  bytes.Reader
+}
+
+func (c *wireTape) Write(b []byte) (int, error)      { return c.written.Write(b) }
+func (c *wireTape) Read(b []byte) (int, error)       { return c.answer.Read(b) }
+func (c *wireTape) Close() error                     { return nil }
+func (c *wireTape) SetDeadline(time.Time) error      { return nil }
+func (c *wireTape) SetReadDeadline(time.Time) error  { return nil }
+func (c *wireTape) SetWriteDeadline(time.Time) error { return nil }
+
+// everyOp is a group with every kind of operation.
+var everyOp = []command.Request{
+	{ID: command.ID{0: 1, 15: 2}, Born: 300, Ops: []command.Op{
+		{Kind: command.Check, Key: "color", Version: 7},
+		{Kind: command.Set, Key: "color", Value: []byte("green")},
+		{Kind: command.Delete, Key: "shape"},
+	}},
+	{ID: command.ID{3}, Born: 1, Ops: []command.Op{{Kind: command.Note, Key: "replica/n4", Value: []byte("1")}}},
+}
+
+var everyResult = []command.Result{
+	{Code: command.OK, Version: 8}, {Code: command.Conflict, Version: 300}, {Code: command.Expired, Version: 70000},
+}
+
+func TestCommandsAreEncodedAsTheyEverWere(t *testing.T) {
+	wantGolden(t, "command-group", command.Append(nil, everyOp))
+	group, err := command.Decode(golden(t, "command-group", nil))
+	if err != nil || !reflect.DeepEqual(group, everyOp) {
+		t.Errorf("%+v, %v", group, err)
+	}
+	wantGolden(t, "command-results", command.AppendResults(nil, everyResult))
+	results, err := command.DecodeResults(golden(t, "command-results", nil))
+	if err != nil || !reflect.DeepEqual(results, everyResult) {
+		t.Errorf("%+v, %v", results, err)
+	}
+}
+
+func TestHandshakesAreEncodedAsTheyEverWere(t *testing.T) {
+	for name, message := range map[string]any{
+		"hello-raft": &opening{hello: hello{For: forRaft, Cluster: "c1", From: "n1#a", To: "n2#b", At: "10.0.0.1:7000", Leads: true}},
+		"hello-rpc":  &opening{hello: hello{For: forRPC, From: "n1#a", At: "10.0.0.1:7000"}},
+		"hello-monitor": &opening{
+			hello: hello{For: forVigil, Cluster: "c1", From: "n1", To: "n2", At: "10.0.0.1:7000"},
+			Log:   []sample{{Index: 5, Term: 2, Sum: 7}},
+		},
+		"welcome":         &welcome{Cluster: "c1", Node: "n2#b", Leads: true, Process: "p"},
+		"welcome-refused": &welcome{Refused: "this is node n2#b, not n3#c", Cluster: "c1", Node: "n2#b"},
+	} {
+		var frame bytes.Buffer
+		if err := writeHandshake(&frame, message); err != nil {
+			t.Fatal(err)
+		}
+		wantGolden(t, name, frame.Bytes())
+		back := reflect.New(reflect.TypeOf(message).Elem()).Interface()
+		if err := readHandshake(bytes.NewReader(golden(t, name, nil)), back); err != nil || !reflect.DeepEqual(back, message) {
+			t.Errorf("%s reads as %+v, %v", name, back, err)
+		}
+	}
+}
+
+// everyCall has a payload for each call, in the order of their numbers.
+func everyCall(t *testing.T) [][]byte {
+	return [][]byte{
+		callWrite:     command.Append(nil, everyOp),
+		callGet:       append([]byte{byte(leaderLocal)}, "color"...),
+		callReadIndex: {byte(linearizable)},
+		callConfirm:   {0, 0, 0, 0, 0, 0, 0, 9},
+		callCatchUp: wantJSON(t, "message-catch-up", pace{
+			Target: 9, Within: time.Second, So: Progress{Index: 5, Behind: 4, Bytes: 3, Rate: 2},
+		}),
+		callLastIndex: nil,
+		callJoin: wantJSON(t, "message-join", joinRequest{
+			ID: "n4", Addr: "10.0.0.4:7000", Role: "replica", Itself: true, Away: true, Forwarded: true,
+		}),
+		callNodes: nil,
+		callAdmit: wantJSON(t, "message-admission", admission{Cluster: "c1", Server: "n4#d"}),
+		callRemove: wantJSON(t, "message-remove", removeRequest{
+			ID: "n4", Force: true, MayReturn: true, IfSilent: true, Forwarded: true,
+		}),
+		callTransfer: wantJSON(t, "message-transfer", transferRequest{To: "n2", Forwarded: true}),
+		callFound: wantJSON(t, "message-form", founding{
+			founder: founder{Server: "n1#a", Addr: "10.0.0.1:7000"}, Cluster: "c1", Expect: 3,
+			Set: []founder{{Server: "n2#b", Addr: "10.0.0.2:7000"}}, Promised: true, Known: []string{"10.0.0.2:7000"},
+		}),
+		callWitness: wantJSON(t, "message-suspect", allegation{Leader: "n1#a", Term: 9}),
+	}
+}
+
+func TestCallsAreEncodedAsTheyEverWere(t *testing.T) {
+	wantJSON(t, "answer-suspect", testimony{Dead: true, Term: 9, Index: 300, Server: "n2#b"})
+	wantJSON(t, "answer-nodes", []Node{{ID: "n1", Addr: "10.0.0.1:7000", Voter: true}, {ID: "n4", Addr: "10.0.0.4:7000", Replica: true}})
+	for number, payload := range everyCall(t) {
+		if number == 0 {
+			continue
+		}
+		name := fmt.Sprintf("call-%02d", number)
+		conn := &wireTape{}
+		conn.answer.Reset([]byte{0, 0, 0, 0, 2, 'o', 'k'})
+		answer, alive, err := exchange(context.Background(), conn, method(number), payload)
+		if string(answer) != "ok" || !alive || err != nil {
+			t.Fatalf("%s: %q, %v, %v", name, answer, alive, err)
+		}
+		wantGolden(t, name, conn.written.Bytes())
+		conn.answer.Reset(golden(t, name, nil))
+		m, timeout, back, err := readCall(conn, maxFrame)
+		if int(m) != number || timeout != maxCall || !bytes.Equal(back, payload) || err != nil {
+			t.Errorf("%s reads as %d, %v, %q, %v", name, m, timeout, back, err)
+		}
+	}
+}
+
+func TestErrorsAreEncodedAsTheyEverWere(t *testing.T) {
+	var table []byte
+	for code, sentinel := range wire {
+		if sentinel == nil {
+			continue
+		}
+		got, text := encodeError(fmt.Errorf("%w: why", sentinel))
+		if int(got) != code {
+			t.Errorf("%v crosses as %d, want %d", sentinel, got, code)
+		}
+		table = fmt.Appendf(table, "%d %s\n", got, text)
+	}
+	wantGolden(t, "errors", table)
+}
+
+// A snapshot of each version is read; the newest, with all that a state can hold, comes
+// out as it went in.
+func TestSnapshotsOfEveryVersionAreRead(t *testing.T) {
+	head := snapshotHeader{cluster: "c1", index: 42, term: 3}
+	plain := state.New()
+	plain.Apply(7, []command.Request{
+		{ID: command.ID{1}, Ops: []command.Op{{Kind: command.Set, Key: "color", Value: []byte("green")}}},
+		{ID: command.ID{2}, Ops: []command.Op{{Kind: command.Check, Key: "color"}}},
+	})
+	for name, view := range map[string][]byte{
+		"snapshot-1": snapshotBytes(t, head, plain.View()),
+		"snapshot-2": snapshotBytes(t, head, busyState(t).View()),
+	} {
+		stored := golden(t, name, view)
+		got, back, err := readSnapshot(bufio.NewReader(bytes.NewReader(stored)))
+		if err != nil || got != head {
+			t.Fatalf("%s: %+v, %v", name, got, err)
+		}
+		wantGolden(t, name, snapshotBytes(t, got, back.View()))
+	}
+}
+
+// writeNode writes a data directory with a snapshot and with a log that goes on after
+// it, in both of which every kind of operation has its effect.
+func writeNode(t *testing.T, dir string) {
+	ctx := t.Context()
+	must := func(_ uint64, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := Open(dir, WithID("n1"), WithAddr("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(s.Set(ctx, "color", []byte("green")))
+	must(s.Set(ctx, "shape", []byte("round")))
+	must(s.Set(ctx, "gone", nil))
+	if err := s.writeNote(retiredNote("n9#z"), retired); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.takeSnapshot(); err != nil {
+		t.Fatal(err)
+	}
+	must(s.Batch(ctx, CheckOp("color", 1), SetOp("color", []byte{0, 0xff}), DeleteOp("shape")))
+	must(s.Delete(ctx, "gone"))
+	if err := s.writeNote(replicaNote("n8"), "1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// openedNode is a copy of the directory.
+func openedNode(t *testing.T) string {
+	t.Helper()
+	stored := filepath.Join(formats, "node")
+	if _, err := os.Stat(stored); os.IsNotExist(err) && *writeFormats {
+		writeNode(t, stored)
+	}
+	dir := filepath.Join(t.TempDir(), "node")
+	if err := os.CopyFS(dir, os.DirFS(stored)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestADirectoryIsReadAsItWasWritten(t *testing.T) {
+	dir := openedNode(t)
+	s, err := Open(dir, WithAddr("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	color, err := s.Get(ctx, "color")
+	if err != nil || string(color.Value) != "\x00\xff" || color.Version != 4 {
+		t.Errorf("color: %+v, %v", color, err)
+	}
+	view, err := s.View(ctx)
+	if err != nil || view.Len() != 1 || view.Version() != 5 {
+		t.Errorf("%d keys at version %d, %v", view.Len(), view.Version(), err)
+	}
+	if !s.isRetired("n9#z") || !s.isReplica("n8") {
+		t.Error("the notes of the members are not there")
+	}
+}
+
+func TestTheRecordAndTheLogAreWrittenAsTheyWereRead(t *testing.T) {
+	base, err := openBolt(filepath.Join(openedNode(t), "raft.db"), time.Second, hclog.NewNullLogger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer base.Close()
+	stored, err := base.Get(metadataKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := decodeMetadata(stored)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := record.encode(); err != nil || !bytes.Equal(again, stored) {
+		t.Errorf("the record was\n%s\nand is now, %v,\n%s", stored, err, again)
+	}
+	first, _ := base.FirstIndex()
+	last, _ := base.LastIndex()
+	if first == 0 || last-first < 5 {
+		t.Fatalf("the log has the entries %d to %d", first, last)
+	}
+	for index := first; index <= last; index++ {
+		var entry raft.Log
+		if err := base.GetLog(index, &entry); err != nil {
+			t.Fatal(err)
+		}
+		if sum := appendChecksum(nil, &entry); !bytes.Equal(sum, entry.Extensions) {
+			t.Errorf("entry %d has the checksum %x, and would get %x", index, entry.Extensions, sum)
+		}
+		if entry.Type != raft.LogCommand {
+			continue
+		}
+		group, err := command.Decode(entry.Data)
+		if err != nil || !bytes.Equal(command.Append(nil, group), entry.Data) {
+			t.Errorf("entry %d would be written otherwise: %v", index, err)
+		}
+	}
+}
