@@ -64,7 +64,8 @@ func MaxStaleness(d time.Duration) ReadOption {
 
 // AtLeast reads what this node has once that has reached a version: with the
 // version that a write returned, on whichever node, the read sees the write. It
-// fails with ErrStale if ctx ends before.
+// fails with ErrStale if ctx ends before, and for the version of a write that was lost
+// in a recovery.
 func AtLeast(version uint64) ReadOption {
 	return func(o *readOptions) { o.level, o.version = local, version }
 }
@@ -197,6 +198,9 @@ func (s *Store) localState(ctx context.Context, o readOptions) (*applied, error)
 	}
 	if err := s.fsm.awaitVersion(ctx, o.version); err != nil {
 		return nil, tooStale(err, "wait for version %d", o.version)
+	}
+	if lost := lostRange(s.fsm.now.Load().view, o.version); o.version > 0 && lost != "" {
+		return nil, fmt.Errorf("%w: the versions %s, with the writes that had them, were lost in a recovery", ErrStale, lost)
 	}
 	if o.maxAge > 0 {
 		if err := s.proveFresh(ctx, o.maxAge); err != nil {

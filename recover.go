@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/state"
 )
 
 // Recovery is what a node holds that is made the beginning of a new cluster.
@@ -26,6 +29,8 @@ type Recovery struct {
 	Term      uint64 // likewise
 	Revision  uint64 // of the state with everything up to Index
 	Keys      int    // likewise
+
+	NewRevision uint64 // that the new cluster begins at, see Recover; 0: there is no new cluster yet
 }
 
 // String says what may be lost, in sentences.
@@ -40,11 +45,16 @@ func (r Recovery) String() string {
 	if r.Old != "" {
 		cluster = "cluster " + r.Old
 	}
+	versions := fmt.Sprintf("A recovery leaves out more than %d versions: none that a lost write had is given again.", uint64(leastSkip))
+	if r.NewRevision > 0 {
+		versions = fmt.Sprintf("Versions go on after %d: none that a lost write had is given again.", r.NewRevision)
+	}
 	return fmt.Sprintf(`Node %s of %s holds %d keys, at version %d; its log ends at index %d, term %d.
 What other members acknowledged after that is lost: this node never had it.
 What its log has after index %d is kept, also writes that nobody has acknowledged.
+%s
 The other members, %s, cannot come back as they are: empty their directories and let them join.`,
-		r.ID, cluster, r.Keys, r.Revision, r.Index, r.Term, r.Committed, strings.Join(others, ", "))
+		r.ID, cluster, r.Keys, r.Revision, r.Index, r.Term, r.Committed, versions, strings.Join(others, ", "))
 }
 
 // Recover makes the stopped node in dir the only member of a new cluster, with the
@@ -57,6 +67,12 @@ The other members, %s, cannot come back as they are: empty their directories and
 // all cannot be mistaken for one of the new. To bring such nodes in, empty their
 // directories and let them join.
 //
+// The versions of the lost writes are not given again: whoever holds one, from a write
+// or as a position in a watch, must not take another write for it. So the first write
+// of the new cluster gets a version that is larger by more than 2^40 than the last one
+// that the node has. IfVersion with a lost version does not hold, AtLeast with it fails
+// with ErrStale, and Watch After it with ErrCompacted.
+//
 // Of the options count WithLogStore and WithLogger, and WithAdvertise for the
 // address of the node; the default is the one it had. Errors: ErrLocked when a node
 // has the raft.db in the directory open (that a LogStore of one's own is not in use is
@@ -65,13 +81,14 @@ The other members, %s, cannot come back as they are: empty their directories and
 func Recover(dir string, opts ...Option) (Recovery, error) {
 	return atRest(dir, opts, func(s *Store, r Recovery) (Recovery, error) {
 		r.Cluster = mint()
+		r.NewRevision = r.Revision + leastSkip + rand.Uint64N(leastSkip)
 		// First of all it is no member of the old cluster any more.
 		if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = r.Cluster }); err != nil {
 			return r, err
 		}
 		config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: s.server, Address: raft.ServerAddress(r.Addr)}}}
 		_, nowhere := raft.NewInmemTransport("")
-		state := &recovering{s.newFSM(func() string { return "" }), r.Cluster, s.server}
+		state := &recovering{s.newFSM(func() string { return "" }), r, s.server}
 		err := s.onItsOwn("set the new configuration", func() error {
 			return raft.RecoverCluster(s.raftConfig(), state, s.logs, s.logs, s.snapshots, nowhere, config)
 		})
@@ -88,19 +105,49 @@ func Examine(dir string, opts ...Option) (Recovery, error) {
 	return atRest(dir, opts, func(_ *Store, r Recovery) (Recovery, error) { return r, nil })
 }
 
+// leastSkip is how many versions a recovery leaves out at the least: those of the
+// writes that are lost, of which nobody knows the number. At a million writes a second
+// it is the work of twelve days. As many more, at random, keep the clusters apart that
+// are begun from several survivors of one, or from one more than once. JavaScript, for
+// which numbers end at 2^53, can take 4,096 recoveries of a cluster.
+const leastSkip = 1 << 40
+
+// lostNote tells which versions recoveries have left out: FROM-TO, both of them
+// included, for each, with commas between.
+const lostNote = "lost"
+
+// lostRange is the one that has the version, of those that a state has left out; empty:
+// none has.
+func lostRange(view state.View, version uint64) string {
+	for one := range strings.SplitSeq(view.Note(lostNote), ",") {
+		var from, to uint64
+		if n, _ := fmt.Sscanf(one, "%d-%d", &from, &to); n == 2 && from <= version && version <= to {
+			return one
+		}
+	}
+	return ""
+}
+
 // recovering restores the old cluster's snapshot and takes the new one's. What the
 // old cluster had noted of the node, that it was removed or has no vote, ends.
 type recovering struct {
 	*fsm
-	cluster string
-	node    raft.ServerID
+	to   Recovery
+	node raft.ServerID
 }
 
 func (r *recovering) Snapshot() (raft.FSMSnapshot, error) {
-	r.fsm.cluster = func() string { return r.cluster }
-	r.fsm.state.Strike(retiredNote(r.node))
-	r.fsm.state.Strike(replicaNote(userID(r.node)))
-	r.fsm.state.Strike(nameNote)
+	r.fsm.cluster = func() string { return r.to.Cluster }
+	state := r.fsm.state
+	state.WriteNote(retiredNote(r.node), "")
+	state.WriteNote(replicaNote(userID(r.node)), "")
+	state.WriteNote(nameNote, "")
+	state.RaiseRevision(r.to.NewRevision)
+	lost := fmt.Sprintf("%d-%d", r.to.Revision+1, r.to.NewRevision)
+	if before := state.View().Note(lostNote); before != "" {
+		lost = before + "," + lost
+	}
+	state.WriteNote(lostNote, lost)
 	now := *r.fsm.now.Load()
 	now.view = r.fsm.state.View()
 	r.fsm.publish(&now)

@@ -1,6 +1,7 @@
 package kvraft_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -92,6 +93,92 @@ func TestASurvivorBeginsANewCluster(t *testing.T) {
 				wantValue(t, all[0].store, "key", "new")
 			})
 		})
+	}
+}
+
+// n1 and n2 have acknowledged writes that n3 never had, and are lost. Whoever holds a
+// version of those must not take a write of the new cluster for one of them; nor
+// one of another cluster that was begun from the same data.
+func TestARecoveryGivesNoVersionOfALostWriteAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := kvrafttest.NewNetwork()
+		all := seeds(t, network, 3)
+		for _, s := range all {
+			s.up(t)
+		}
+		wantOneCluster(t, all)
+		kept := mustSet(t, all[0].store, "key", "kept")
+		time.Sleep(time.Second)
+		network.Isolate("n3")
+		time.Sleep(5 * time.Second)
+		var lost []uint64
+		for n := range 5 {
+			lost = append(lost, mustSet(t, all[0].store, "key", fmt.Sprint("lost ", n)))
+		}
+		for _, s := range all {
+			s.crash(t)
+		}
+		network.Heal()
+
+		survivor := all[2]
+		seen, err := kvraft.Examine(survivor.dir, kvraft.WithLogStore(survivor.disk.Open()))
+		if err != nil || seen.NewRevision != 0 || !strings.Contains(seen.String(), "leaves out more than 1099511627776 versions") {
+			t.Errorf("%v, %v", seen, err)
+		}
+		did, err := kvraft.Recover(survivor.dir, kvraft.WithLogStore(survivor.disk.Open()))
+		if err != nil || did.NewRevision < did.Revision+1<<40 || !strings.Contains(did.String(), fmt.Sprint("Versions go on after ", did.NewRevision)) {
+			t.Fatalf("%v, %v", did, err)
+		}
+		survivor.up(t)
+		s := survivor.store
+		wantOneCluster(t, all[2:])
+		for range 2 { // the second time after a restart
+			if e, err := s.Get(within(t, time.Minute), "key"); err != nil || e.Version != kept {
+				t.Fatalf("%+v, %v", e, err)
+			}
+			for n := range 10 {
+				if v := mustSet(t, s, "other", fmt.Sprint(n)); v <= did.NewRevision {
+					t.Errorf("version %d, want one after %d", v, did.NewRevision)
+				}
+			}
+			for _, version := range lost {
+				wantLost(t, s, version)
+			}
+			if _, err := s.Get(within(t, time.Minute), "key", kvraft.AtLeast(did.NewRevision+1)); err != nil {
+				t.Error(err)
+			}
+			survivor.crash(t)
+			survivor.up(t)
+			s = survivor.store
+			wantOneCluster(t, all[2:])
+		}
+		if _, err := s.Set(within(t, time.Minute), "key", nil, kvraft.IfVersion(kept)); err != nil {
+			t.Error(err)
+		}
+
+		again, err := kvraft.Recover(all[0].dir, kvraft.WithLogStore(all[0].disk.Open()))
+		if err != nil || again.NewRevision == did.NewRevision {
+			t.Errorf("another survivor goes on after version %d, the first after %d: %v", again.NewRevision, did.NewRevision, err)
+		}
+	})
+}
+
+// wantLost wants that nothing in the store passes for a version.
+func wantLost(t *testing.T, s *kvraft.Store, version uint64) {
+	t.Helper()
+	for _, key := range []string{"key", "other"} {
+		if _, err := s.Set(within(t, time.Minute), key, nil, kvraft.IfVersion(version)); !errors.Is(err, kvraft.ErrConflict) {
+			t.Errorf("IfVersion(%d): %v", version, err)
+		}
+	}
+	if _, err := s.Get(within(t, time.Minute), "key", kvraft.AtLeast(version)); !errors.Is(err, kvraft.ErrStale) || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("AtLeast(%d): %v", version, err)
+	}
+	for e, err := range s.Watch(within(t, time.Minute), "", kvraft.After(version)) {
+		if !errors.Is(err, kvraft.ErrCompacted) {
+			t.Errorf("a watch after %d: %+v, %v", version, e, err)
+		}
+		break
 	}
 }
 

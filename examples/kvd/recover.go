@@ -17,6 +17,7 @@ it says what that is about, and leaves the cluster and the data as they are: of
 several survivors choose the one whose log ends at the highest term, and among those
 at the highest index.
 
+Versions go on after a gap, so that none that a lost write had is given again.
 Afterwards start the node as always; it remembers a new address. Empty the
 directories of the others, and let them join it.
 

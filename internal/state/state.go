@@ -185,8 +185,16 @@ func squash(changes []Change) []Change {
 	return left
 }
 
-// Strike takes a note out without a log entry, for a state that is to begin a new log.
-func (s *State) Strike(name string) { s.note(name, "") }
+// WriteNote takes a note without a log entry, for a state that is to begin a new log. An empty text strikes it out.
+func (s *State) WriteNote(name, text string) { s.note(name, text) }
+
+// RaiseRevision leaves out the versions up to revision, without a log entry, for a state that is to begin a new log.
+func (s *State) RaiseRevision(revision uint64) {
+	if s.isLegacy() {
+		s.endLegacy()
+	}
+	s.revision = max(s.revision, revision)
+}
 
 func (s *State) note(name, text string) {
 	notes := maps.Clone(s.notes)
