@@ -6,10 +6,12 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -109,16 +111,42 @@ func TestAStrangerIsRememberedForAMinute(t *testing.T) {
 	})
 }
 
-func TestARefusalIsLoggedOnceHoweverOftenItIsRepeated(t *testing.T) {
+// What differs in the port of the dialer, or in a name that it made up, is no other
+// kind of refusal.
+func TestRefusalsOfAKindAreOneLineAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		b := newTransport(&options{logger: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Info})}, nil, func() self { return nodeB })
+		lines := func() int { return strings.Count(log.String(), "refused a connection") }
+		refuse := func() {
+			for i := range 200 {
+				from, id := peerAddr(fmt.Sprint("a:", i)), raft.ServerID(fmt.Sprint("x", i))
+				note := func(h hello, reason error) { b.noteRefusal(b.refusalKind(h, reason), from, h, reason) }
+				note(hello{From: id, Cluster: fmt.Sprint("other", i), To: nodeB.server}, fmt.Errorf("of cluster other%d", i))
+				note(hello{From: id, Cluster: nodeB.cluster}, fmt.Errorf("not %d", i))
+				note(hello{}, &net.OpError{Op: "read", Addr: from, Err: syscall.ECONNRESET})
+				note(hello{}, fmt.Errorf("read handshake: %w", io.EOF))
+			}
+		}
+		refuse()
+		if n := lines(); n != 3 {
+			t.Errorf("%d lines, want one for each kind:\n%s", n, &log)
+		}
+		time.Sleep(time.Minute) // virtual
+		refuse()
+		if n := lines(); n != 6 || !strings.Contains(log.String(), "others=199") || !strings.Contains(log.String(), "others=399") {
+			t.Errorf("%d lines, want 6, with how many others there were:\n%s", n, &log)
+		}
+	})
+}
+
+func TestWhatAStrangerSaysStaysOnItsLine(t *testing.T) {
 	var log bytes.Buffer
-	b := newTransport(&options{logger: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Info})}, nil, func() self { return nodeB })
-	for range 3 {
-		b.noteRefusal(peerAddr("a:1"), hello{From: "a#1"}, errors.New("because"))
-	}
-	b.noteRefusal(peerAddr("a:1"), hello{From: "a#1"}, errors.New("for another reason"))
-	b.noteRefusal(peerAddr("c:1"), hello{From: "c#3"}, errors.New("for another reason"))
-	if n := strings.Count(log.String(), "refused a connection"); n != 3 {
-		t.Errorf("%d lines, want 3:\n%s", n, &log)
+	b := newTransport(&options{logger: hclog.New(&hclog.LoggerOptions{Output: &log})}, nil, func() self { return nodeB })
+	id := raft.ServerID("a\n2026-01-01 [ERROR] peer: forged" + strings.Repeat("x", 4096))
+	b.noteRefusal("node", peerAddr("a:1"), hello{From: id}, fmt.Errorf("this is not %s", id))
+	if n := strings.Count(log.String(), "\n"); n != 1 || log.Len() > 1024 {
+		t.Errorf("%d bytes on %d lines:\n%s", log.Len(), n, &log)
 	}
 }
 

@@ -3,7 +3,9 @@ package kvraft
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"sync"
@@ -11,6 +13,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/loglimit"
 )
 
 // transport owns the listener and every connection of a node, but those that it hands
@@ -26,6 +30,7 @@ type transport struct {
 	samples   func() []sample       // of this node's log
 	serve     func(net.Conn, hello) // one connection that is not raft's, until it ends
 	log       hclog.Logger
+	lines     *loglimit.Limiter // of log
 
 	raftConns chan net.Conn // accepted for raft, see raftStream
 	others    *others       // accepted for neither raft nor serve
@@ -37,7 +42,6 @@ type transport struct {
 	mu         sync.Mutex
 	conns      map[*peerConn]struct{}   // guarded by mu
 	closed     bool                     // guarded by mu
-	refused    string                   // guarded by mu: whom and why, the last time
 	stranger   hello                    // guarded by mu: the last of another cluster
 	strangerAt time.Time                // guarded by mu
 	callers    map[raft.ServerID]caller // guarded by mu: nodes of this cluster that have dialed this one
@@ -62,6 +66,7 @@ func newTransport(o *options, listener net.Listener, me func() self) *transport 
 		knows:     func(o opening) error { return fmt.Errorf("node %s is not known", o.From) },
 		samples:   func() []sample { return nil },
 		log:       o.logger.Named("peer"),
+		lines:     loglimit.New(time.Minute),
 		raftConns: make(chan net.Conn),
 		others:    newOthers(o.sharePort, listener, ctx.Done()),
 		ctx:       ctx,
@@ -112,7 +117,9 @@ func (t *transport) accept() {
 		case t.ctx.Err() != nil:
 			return
 		}
-		t.log.Error("accept", "error", err) // out of file descriptors, say: it passes
+		if missed, ok := t.lines.Allow("accept"); ok { // out of file descriptors, say: it passes
+			t.log.Error("accept", "error", err, "others", missed)
+		}
 		select {
 		case <-time.After(wait):
 			wait = min(2*wait, longest)
@@ -133,7 +140,7 @@ func (t *transport) handle(raw net.Conn) {
 		return
 	}
 	if err != nil {
-		t.noteRefusal(raw.RemoteAddr(), h, err)
+		t.noteRefusal(t.refusalKind(h, err), raw.RemoteAddr(), h, err)
 		conn.Close()
 		return
 	}
@@ -166,29 +173,47 @@ func (t *transport) handOut(conn *peerConn, head []byte) {
 		return
 	}
 	conn.Conn.Close()
-	t.noteRefusal(conn.RemoteAddr(), hello{}, err)
+	t.noteRefusal(err.Error(), conn.RemoteAddr(), hello{}, err)
 }
 
-// noteRefusal logs a refusal, but not each time that the same dialer tries again. What
-// is cut because the node closes is none.
-func (t *transport) noteRefusal(from net.Addr, h hello, reason error) {
+// noteRefusal logs a refusal, unless there have been others of its kind a moment ago.
+// What is cut because the node closes is none.
+func (t *transport) noteRefusal(kind string, from net.Addr, h hello, reason error) {
 	if t.ctx.Err() != nil {
 		return
 	}
-	text := string(h.From) + ": " + reason.Error()
-	t.mu.Lock()
-	repeated := t.refused == text
-	t.refused = text
 	if h.Cluster != "" && h.Cluster != t.self().cluster {
+		t.mu.Lock()
 		t.stranger, t.strangerAt = h, time.Now()
+		t.mu.Unlock()
 	}
-	t.mu.Unlock()
-	level := hclog.Warn
-	if repeated {
-		level = hclog.Debug
+	if missed, ok := t.lines.Allow(kind); ok {
+		t.log.Warn("refused a connection", "from", from, "node", plain(string(h.From)), "reason", plain(reason.Error()), "others", missed)
 	}
-	t.log.Log(level, "refused a connection", "from", from, "node", h.From, "reason", reason)
 }
+
+// refusalKind tells refusals apart by what is wrong, and not by what the dialer says.
+func (t *transport) refusalKind(h hello, reason error) string {
+	me := t.self()
+	_, isForeign := reason.(foreign)
+	var broken net.Error
+	switch {
+	case isForeign:
+		return "foreign"
+	case errors.Is(reason, errVersion):
+		return "version"
+	case errors.Is(reason, io.EOF), errors.Is(reason, io.ErrUnexpectedEOF), errors.As(reason, &broken):
+		return "broken"
+	case h.Cluster != me.cluster:
+		return "cluster"
+	case h.To != me.server:
+		return "node"
+	}
+	return "other"
+}
+
+// plain is what a stranger says as it can be logged.
+func plain(text string) string { return loglimit.Plain(text, 256) }
 
 // lastStranger returns what a node of another cluster said when it took this node
 // for one of its own a moment ago.
