@@ -27,7 +27,7 @@ type applied struct {
 func (a *applied) get(key string) (Entry, error) {
 	item, ok := a.view.Get(key)
 	if !ok {
-		return Entry{}, fmt.Errorf("%w: %q", ErrNotFound, key)
+		return Entry{}, fmt.Errorf("%w: %.100q", ErrNotFound, key)
 	}
 	return entry(key, item), nil
 }

@@ -300,9 +300,12 @@ func (o *options) validate() error {
 	return errors.Join(errs...)
 }
 
+// maxAddr is the longest name that DNS has, and a port.
+const maxAddr = 255 + len(":65535")
+
 func checkAddr(what, addr string) error {
-	if _, _, err := net.SplitHostPort(addr); err != nil {
-		return fmt.Errorf("%w: %s %q: want host:port", ErrInvalid, what, addr)
+	if _, _, err := net.SplitHostPort(addr); err != nil || len(addr) > maxAddr {
+		return fmt.Errorf("%w: %s %.100q: want host:port, of at most %d bytes", ErrInvalid, what, addr, maxAddr)
 	}
 	return nil
 }
@@ -315,7 +318,7 @@ func checkReachable(what, addr string) error {
 	host, port, _ := net.SplitHostPort(addr)
 	ip := net.ParseIP(host)
 	if host == "" || ip != nil && ip.IsUnspecified() || port == "" || port == "0" || strings.Contains(addr, "@") {
-		return fmt.Errorf("%w: %s %q: want a host and a port that others can dial", ErrInvalid, what, addr)
+		return fmt.Errorf("%w: %s %.100q: want a host and a port that others can dial", ErrInvalid, what, addr)
 	}
 	return nil
 }
@@ -324,7 +327,7 @@ func checkReachable(what, addr string) error {
 func checkID(id string) error {
 	unfit := func(r rune) bool { return r <= ' ' || r == '#' || r == 0x7f }
 	if id == "" || len(id) > maxID || !utf8.ValidString(id) || strings.ContainsFunc(id, unfit) {
-		return fmt.Errorf("%w: id %q: want 1 to %d bytes of UTF-8 without spaces and '#'", ErrInvalid, id, maxID)
+		return fmt.Errorf("%w: id %.100q: want 1 to %d bytes of UTF-8 without spaces and '#'", ErrInvalid, id, maxID)
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ func ParseRequestID(text string) (RequestID, error) {
 	index, name, ok := strings.Cut(text, "-")
 	born, err := strconv.ParseUint(index, 10, 64)
 	if !ok || err != nil || name == "" || len(text) > maxRequestID {
-		return RequestID{}, fmt.Errorf("%w: request id %q: want INDEX-NAME of at most %d bytes, where INDEX is a log index that an earlier answer gave", ErrInvalid, text, maxRequestID)
+		return RequestID{}, fmt.Errorf("%w: request id %.100q: want INDEX-NAME of at most %d bytes, where INDEX is a log index that an earlier answer gave", ErrInvalid, text, maxRequestID)
 	}
 	return RequestID{born, name}, nil
 }

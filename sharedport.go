@@ -126,6 +126,14 @@ func (c *otherConn) readAgain(b []byte) int {
 	return n
 }
 
+// SetLinger lets the HTTP server end a connection at once whose client takes nothing.
+func (c *otherConn) SetLinger(seconds int) error {
+	if conn, ok := c.Conn.(interface{ SetLinger(int) error }); ok {
+		return conn.SetLinger(seconds)
+	}
+	return errors.ErrUnsupported
+}
+
 // CloseWrite is what net/http ends an answer with that the client may still be
 // sending to.
 func (c *otherConn) CloseWrite() error {

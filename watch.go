@@ -94,7 +94,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, opts ...WatchOption) i
 		w := watch{store: s, ctx: ctx, prefix: prefix, opts: o, after: after, due: o.syncEvery > 0}
 		err := w.run(func(e Event) bool { return yield(e, nil) })
 		if err != nil && err != errBrokenOff {
-			yield(Event{}, fmt.Errorf("watch %q: %w", prefix, err))
+			yield(Event{}, fmt.Errorf("watch %.100q: %w", prefix, err))
 		}
 	}
 }

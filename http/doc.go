@@ -33,7 +33,7 @@
 //	GET /readyz                     200 when the node can serve, or 503 and why not
 //
 // HEAD goes wherever GET does, and OPTIONS answers what goes. Content types are
-// not looked at. The same keys are behind /key, /keys and /files. The first two
+// not looked at, and a body comes as it is, without a Content-Encoding. The same keys are behind /key, /keys and /files. The first two
 // carry strings: a value that is not UTF-8 cannot be read there (406), only
 // under /files and in listings. Where one JSON object names a key twice, the
 // last value counts.
@@ -74,7 +74,7 @@
 //
 // The entries are those of one moment, when the store was at "version". There are
 // at most limit of them, 1 to 1000 and by default 100; a listing also ends with the
-// entry that takes its keys and values to 4 MiB. "more" says that there are others
+// entry that takes its JSON to 4 MiB. "more" says that there are others
 // with the prefix after the last one: the bytes of that key as after,
 // percent-encoded, go on from there. In place of a "key" or a "value" that is not
 // UTF-8 there is a "key_base64" or a "value_base64".
@@ -197,20 +197,37 @@
 //	412  a condition failed
 //	413  the body, or what it holds, is too large
 //	414  the key in the path or the query is too long
+//	415  the body has a Content-Encoding
 //	501  this server cannot stream
 //	502  the node to be joined cannot be reached
-//	503  not applied, with Retry-After: no leader, the store has stopped, or this
-//	     node is not as fresh as a read wants it
+//	503  not applied, with Retry-After: no leader, the store has stopped, this node is
+//	     not as fresh as a read wants it, or other requests fill a limit
 //	504  the time ran out; a write may or may not have been applied, and is safe
 //	     to repeat if it has an Idempotency-Key
 //
 // # Limits
 //
-// [WithTimeout] bounds the time from a request's arrival to its answer, or to the
-// first event of a stream, the
-// arrival of its body included where the http.ResponseWriter supports read
-// deadlines; [WithBodyLimit] bounds the body. Headers, idle connections and
-// clients that read slowly are the http.Server's to limit. The handler lets
+// What one request may take, and what all of them may take together, is bounded;
+// whoever is refused is told so, by 413 where the request can never be served, and by
+// 503 with Retry-After where it can a little later.
+//
+//	WithTimeout        10 s     from the arrival of a request to its answer, or to the first
+//	                            event of a stream; the arrival of its body included (408)
+//	                            where the http.ResponseWriter supports read deadlines
+//	                   10 s     for the client to take each 64 KiB of an answer or a stream,
+//	                            or else it is cut off, where there are write deadlines
+//	WithBodyLimit      16 MiB   of one body (413)
+//	                   65,536   pairs in one JSON object (413)
+//	WithBodyBudget     128 MiB  of all bodies, as far as they have arrived, with what they
+//	                            are decoded into (503)
+//	WithAnswerBudget   64 MiB   of all answers that clients have not taken (503)
+//	                   1000     entries in one listing, which ends with the one that takes
+//	                            its JSON to 4 MiB
+//	                   1 KiB    of detail in an error
+//
+// The first 16 KiB of each body and each answer are not counted, so that small requests
+// are served whatever the large ones do. Headers, idle connections and the number of
+// connections are the http.Server's to limit; give it [ConnContext]. The handler lets
 // everyone in: put authentication in front of it, and http.CrossOriginProtection
 // where browsers can reach it.
 package kvhttp

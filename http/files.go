@@ -11,6 +11,9 @@ func (h *handler) getFile(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	if err := r.hold(len(entry.Value)); err != nil {
+		return err
+	}
 	h.respond(w, r, "application/octet-stream", entry.Value)
 	return nil
 }

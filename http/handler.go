@@ -31,15 +31,25 @@ var _ Store = (*kvraft.Store)(nil)
 // Option sets up a handler; see [Handler].
 type Option func(*handler)
 
-// WithTimeout bounds one request, the arrival of its body included, and of a watch
-// the time until it begins and that until the client has taken an event. Zero or
-// less: the default, 10 s.
+// WithTimeout bounds one request, the arrival of its body included, of a watch the
+// time until it begins, and of every answer and stream the time until the client has
+// taken the next 64 KiB. Zero or less: the default, 10 s.
 func WithTimeout(d time.Duration) Option { return func(h *handler) { h.timeout = d } }
 
 // WithBodyLimit bounds the body of one request, in bytes; a larger one answers
 // 413. Zero or less: the default, 16 MiB, which holds any batch within the
 // store's default limits unless its JSON is mostly escapes.
 func WithBodyLimit(bytes int64) Option { return func(h *handler) { h.bodyLimit = bytes } }
+
+// WithBodyBudget bounds the bodies of all requests together, with what they are decoded
+// into, in bytes; a request for which there is no room answers 503. Zero or less: the
+// default, 128 MiB.
+func WithBodyBudget(bytes int64) Option { return func(h *handler) { h.bodies.limit = bytes } }
+
+// WithAnswerBudget bounds the answers that are on their way to clients, all together,
+// in bytes; a request for which there is no room answers 503. Zero or less: the
+// default, 64 MiB.
+func WithAnswerBudget(bytes int64) Option { return func(h *handler) { h.answers.limit = bytes } }
 
 // WithHeartbeat is how often a client that watches hears something when nothing
 // changes. Zero or less: the default, 15 s.
@@ -58,6 +68,8 @@ type handler struct {
 	timeout   time.Duration
 	gaveUp    error // why a context ends after timeout; the store's errors tell it
 	bodyLimit int64
+	bodies    budget
+	answers   budget
 	heartbeat time.Duration
 	watches   context.Context     // all watches end with it
 	resources map[string]resource // by the first segment of the path
@@ -70,16 +82,12 @@ func Handler(store Store, opts ...Option) http.Handler {
 	for _, opt := range opts {
 		opt(h)
 	}
-	if h.timeout <= 0 {
-		h.timeout = 10 * time.Second
-	}
+	h.timeout = orDefault(h.timeout, defaultTimeout)
 	h.gaveUp = fmt.Errorf("gave up after %v", h.timeout)
-	if h.bodyLimit <= 0 {
-		h.bodyLimit = 16 << 20
-	}
-	if h.heartbeat <= 0 {
-		h.heartbeat = 15 * time.Second
-	}
+	h.heartbeat = orDefault(h.heartbeat, defaultHeartbeat)
+	h.bodyLimit = orDefault(h.bodyLimit, defaultBodyLimit)
+	h.bodies.limit = orDefault(h.bodies.limit, defaultBodyBudget)
+	h.answers.limit = orDefault(h.answers.limit, defaultAnswerBudget)
 	h.resources = map[string]resource{
 		"key":      {keyed: methods{"GET": h.getKey, "DELETE": h.deleteKey}, bare: methods{"GET": h.list, "POST": h.setKeys}},
 		"keys":     {keyed: methods{"GET": h.getValue, "POST": h.setValue}, slash: true},
@@ -93,6 +101,13 @@ func Handler(store Store, opts ...Option) http.Handler {
 		"readyz":   {bare: methods{"GET": h.readyz}},
 	}
 	return h
+}
+
+func orDefault[T ~int64](given, standard T) T {
+	if given <= 0 {
+		return standard
+	}
+	return given
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -19,25 +19,78 @@ func (h *handler) object(w http.ResponseWriter, r *request) (map[string]string, 
 	if err != nil {
 		return nil, err
 	}
-	var found map[string]any
-	if err := json.Unmarshal(body, &found); err != nil {
-		return nil, refuse(http.StatusBadRequest, "want a JSON object of strings: %v", err)
-	}
-	if found == nil {
-		return nil, refuse(http.StatusBadRequest, "want a JSON object of strings, not null")
+	if err := checkJSON(body); err != nil {
+		return nil, err
 	}
 	if !utf8.Valid(body) || halfPair(body) {
 		return nil, refuse(http.StatusBadRequest, "JSON is UTF-8, and escapes surrogates in pairs: set other bytes under /files/")
 	}
-	strs := make(map[string]string, len(found))
-	for name, value := range found {
-		s, ok := value.(string)
-		if !ok {
-			return nil, refuse(http.StatusBadRequest, "the value of %q is not a string", name)
+	return r.decode(body)
+}
+
+// byteOrderMarks are what some programs write before a text.
+var byteOrderMarks = map[string]string{"\xef\xbb\xbf": "UTF-8", "\xff\xfe": "UTF-16", "\xfe\xff": "UTF-16"}
+
+// checkJSON wants one JSON object, of whatever.
+func checkJSON(body []byte) error {
+	for mark, encoding := range byteOrderMarks {
+		if bytes.HasPrefix(body, []byte(mark)) {
+			return refuse(http.StatusBadRequest, "the body begins with a byte order mark of %s: send JSON in UTF-8 without one", encoding)
 		}
-		strs[name] = s
 	}
-	return strs, nil
+	if err := json.Unmarshal(body, new(unread)); err != nil {
+		return refuse(http.StatusBadRequest, "want a JSON object of strings: %v", err)
+	}
+	kind := "a number"
+	switch bytes.TrimLeft(body, " \t\r\n")[0] {
+	case '{':
+		return nil
+	case '[':
+		kind = "an array"
+	case '"':
+		kind = "a string"
+	case 'n':
+		kind = "null"
+	case 't', 'f':
+		kind = "true or false"
+	}
+	return refuse(http.StatusBadRequest, "want a JSON object of strings, not %s", kind)
+}
+
+// unread is JSON of which only the syntax is looked at.
+type unread struct{}
+
+func (*unread) UnmarshalJSON([]byte) error { return nil }
+
+// decode decodes an object, pair by pair: what it takes is counted before there is more
+// of it.
+func (r *request) decode(object []byte) (map[string]string, error) {
+	decoder := json.NewDecoder(bytes.NewReader(object))
+	if _, err := decoder.Token(); err != nil { // the brace
+		return nil, err
+	}
+	pairs := map[string]string{}
+	for decoder.More() {
+		name, err := decoder.Token()
+		if err != nil {
+			return nil, err
+		}
+		value, err := decoder.Token()
+		if err != nil {
+			return nil, err
+		}
+		text, ok := value.(string)
+		switch {
+		case !ok:
+			return nil, refuse(http.StatusBadRequest, "the value of %.100q is not a string", name)
+		case len(pairs) == maxPairs:
+			return nil, refuse(http.StatusRequestEntityTooLarge, "the object has more than %d pairs", maxPairs)
+		case !r.body.grow(int64(pairBytes + 2*(len(name.(string))+len(text)))):
+			return nil, errBodiesFull
+		}
+		pairs[name.(string)] = text
+	}
+	return pairs, nil
 }
 
 // fields reads a body that is a JSON object of exactly these strings.
@@ -98,6 +151,9 @@ func notUTF8(what, key string) error {
 
 func (h *handler) respondJSON(w http.ResponseWriter, r *request, v any) error {
 	body, err := json.Marshal(v)
+	if err == nil {
+		err = r.hold(len(body))
+	}
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package kvhttp
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
 	"unicode/utf8"
@@ -31,6 +32,13 @@ func (h *handler) setValue(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	value := fields[0]
+	answer, err := json.Marshal(envelope{value})
+	if err == nil {
+		err = r.hold(len(answer)) // while nothing is written
+	}
+	if err != nil {
+		return err
+	}
 	version, err := h.write(r, func(opts ...kvraft.WriteOption) (uint64, error) {
 		return h.store.Set(r.Context(), r.key, []byte(value), opts...)
 	})
@@ -38,5 +46,6 @@ func (h *handler) setValue(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	w.Header().Set("ETag", etag(version))
-	return h.respondJSON(w, r, envelope{value})
+	h.respond(w, r, "application/json", answer)
+	return nil
 }

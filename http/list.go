@@ -1,6 +1,8 @@
 package kvhttp
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -10,24 +12,11 @@ import (
 	"github.com/kvraft/kvraft"
 )
 
-const (
-	defaultLimit = 100
-	maxLimit     = 1000
-	pageBytes    = 4 << 20 // of keys and values: a page ends with the entry that reaches it
-)
-
 // page is a part of the keys, as a request asks for it.
 type page struct {
 	prefix string
 	from   string // the first key that may be in it
 	limit  int
-}
-
-// listing is the answer.
-type listing struct {
-	Entries []listed `json:"entries"`
-	Version uint64   `json:"version"` // of the store
-	More    bool     `json:"more"`    // the prefix goes on behind the last entry
 }
 
 // listed is an entry. JSON cannot carry what is not UTF-8: base64 takes its place.
@@ -68,7 +57,12 @@ func (h *handler) list(w http.ResponseWriter, r *request) error {
 	if !conds.modified(view.Version()) {
 		return errNotModified
 	}
-	return h.respondJSON(w, r, page.of(view))
+	body, err := page.of(view, r)
+	if err != nil {
+		return err
+	}
+	h.respond(w, r, "application/json", body)
+	return nil
 }
 
 func parsePage(query url.Values) (p page, err error) {
@@ -97,21 +91,32 @@ func parsePage(query url.Values) (p page, err error) {
 	return p, nil
 }
 
-func (p page) of(view *kvraft.View) listing {
-	l := listing{Entries: []listed{}, Version: view.Version()}
-	size := 0
+// of is the page as JSON: its entries, the version of the store, and whether the prefix
+// goes on behind the last entry.
+func (p page) of(view *kvraft.View, r *request) ([]byte, error) {
+	body, entries, more := []byte(`{"entries":[`), 0, false
 	for entry := range view.Range(p.from, "") {
 		if !strings.HasPrefix(entry.Key, p.prefix) {
 			break
 		}
-		if len(l.Entries) == p.limit || size >= pageBytes {
-			l.More = true
+		if entries == p.limit || len(body) >= pageBytes {
+			more = true
 			break
 		}
-		size += len(entry.Key) + len(entry.Value)
-		l.Entries = append(l.Entries, listedAs(entry))
+		encoded, err := json.Marshal(listedAs(entry))
+		if err == nil {
+			err = r.hold(len(body) + len(encoded))
+		}
+		if err != nil {
+			return nil, err
+		}
+		if entries > 0 {
+			body = append(body, ',')
+		}
+		body = append(body, encoded...)
+		entries++
 	}
-	return l
+	return fmt.Appendf(body, `],"version":%d,"more":%v}`, view.Version(), more), nil
 }
 
 func listedAs(entry kvraft.Entry) listed {

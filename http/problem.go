@@ -68,9 +68,20 @@ func plain(status int, detail, applied string) problem {
 	return problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail, Applied: applied}
 }
 
+// cut is detail in few bytes, from both of its ends: the cause comes last.
+func cut(detail string) string {
+	const gap = " ... "
+	if len(detail) <= detailBytes {
+		return detail
+	}
+	half := (detailBytes - len(gap)) / 2
+	return strings.ToValidUTF8(detail[:half], "") + gap + strings.ToValidUTF8(detail[len(detail)-half:], "")
+}
+
 // problem is what the answer to r says of err.
 func (h *handler) problem(r *http.Request, err error) problem {
 	p := describe(err)
+	p.Detail = cut(p.Detail)
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
 		p.Applied = ""
@@ -88,7 +99,7 @@ func (h *handler) problem(r *http.Request, err error) problem {
 // fail is the only writer of errors. Nothing has been written before.
 func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, errNotModified) {
-		h.begin(w, http.StatusNotModified)
+		h.respondBare(w, r, http.StatusNotModified)
 		return
 	}
 	p := h.problem(r, err)

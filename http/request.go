@@ -20,6 +20,8 @@ type request struct {
 	*http.Request
 	key   string     // the key that the target names; empty: none
 	query url.Values // of targets that can name a key; else nil
+
+	body, answer share // what it holds of the budgets
 }
 
 // methods are what a resource does, by HTTP method; GET stands for HEAD too.
@@ -64,6 +66,9 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	req.body.of, req.answer.of = &h.bodies, &h.answers
+	defer req.body.release()
+	defer req.answer.release()
 	method := r.Method
 	if method == http.MethodHead {
 		method = http.MethodGet
@@ -81,7 +86,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	allowed := allow(here, res.keyed)
 	w.Header().Set("Allow", allowed)
 	if r.Method == http.MethodOptions {
-		h.begin(w, http.StatusNoContent)
+		h.respondBare(w, r, http.StatusNoContent)
 		return nil
 	}
 	return refuse(http.StatusMethodNotAllowed, "this path takes %s", allowed)
@@ -108,7 +113,7 @@ func (res resource) parse(r *http.Request, rest string) (*request, error) {
 		}
 		key = keys[0]
 	}
-	return &request{r, key, query}, nil
+	return &request{Request: r, key: key, query: query}, nil
 }
 
 // parameter is the value of a query parameter; ok: it is there.
@@ -147,15 +152,21 @@ func (h *handler) tellKeyTooLong(r *request, err error) error {
 
 // body reads the whole body; on an error nothing may be applied.
 func (h *handler) body(w http.ResponseWriter, r *request) ([]byte, error) {
+	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+		w.Header().Set("Accept-Encoding", "identity")
+		return nil, refuse(http.StatusUnsupportedMediaType, "Content-Encoding: the body is to be sent as it is, not in %.100q", coding)
+	}
 	tooLarge := refuse(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", h.bodyLimit)
 	if r.ContentLength > h.bodyLimit {
 		return nil, tooLarge
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.bodyLimit))
+	body, err := r.readAll(http.MaxBytesReader(w, r.Body, h.bodyLimit))
 	var overLimit *http.MaxBytesError
 	switch {
 	case errors.As(err, &overLimit):
 		return nil, tooLarge
+	case errors.Is(err, errBodiesFull):
+		return nil, err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, refuse(http.StatusRequestTimeout, "the body did not arrive within %v", h.timeout)
 	case err != nil:
@@ -164,16 +175,57 @@ func (h *handler) body(w http.ResponseWriter, r *request) ([]byte, error) {
 	return body, nil
 }
 
-// begin begins every answer but a stream.
-func (h *handler) begin(w http.ResponseWriter, status int) {
+// readAll reads body into a buffer that grows with what arrives, and is counted before
+// it does.
+func (r *request) readAll(body io.Reader) ([]byte, error) {
+	size := int64(freeBytes)
+	if r.ContentLength >= 0 {
+		size = min(size, r.ContentLength+1) // one more, to meet the end
+	}
+	buf := make([]byte, 0, size)
+	for {
+		n, err := body.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if err == io.EOF {
+			return buf, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(buf) < cap(buf) {
+			continue
+		}
+		grown := 2 * size
+		if r.ContentLength >= 0 {
+			grown = min(grown, r.ContentLength+1)
+		}
+		if !r.body.grow(grown - size) {
+			return nil, errBodiesFull
+		}
+		size = grown
+		buf = append(make([]byte, 0, size), buf...)
+	}
+}
+
+// respondBare is an answer without a body.
+func (h *handler) respondBare(w http.ResponseWriter, r *http.Request, status int) {
 	h.stamp(w)
 	w.WriteHeader(status)
+	_ = h.sender(w, r).flush() // an error means that the client is gone
 }
 
 // stamp is called as late as can be: the later the index is taken, the longer a key
 // that is made of it serves.
 func (h *handler) stamp(w http.ResponseWriter) {
 	w.Header().Set("Raft-Index", strconv.FormatUint(h.store.Index(), 10))
+}
+
+// hold counts the answer to a request, of which only the first bytes are free.
+func (r *request) hold(bytes int) error {
+	if more := int64(bytes) - freeBytes - r.answer.held; more > 0 && !r.answer.grow(more) {
+		return errAnswersFull
+	}
+	return nil
 }
 
 // respond answers 200.
@@ -187,8 +239,16 @@ func (h *handler) respond(w http.ResponseWriter, r *request, contentType string,
 // send ends a request. A HEAD gets the headers of its GET, length included.
 func (h *handler) send(w http.ResponseWriter, r *http.Request, status int, body []byte) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	h.begin(w, status)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // an error means that the client is gone
+	h.stamp(w)
+	w.WriteHeader(status)
+	if r.Method == http.MethodHead {
+		body = nil
+	}
+	to := h.sender(w, r)
+	if len(body) > freeBytes {
+		defer to.resettable()()
+	}
+	if to.write(body) == nil { // an error means that the client is gone
+		_ = to.flush()
 	}
 }

@@ -19,10 +19,8 @@ var errWatchesEnd = refuse(http.StatusServiceUnavailable, "the server is shuttin
 
 // stream is a watch on its way to a client.
 type stream struct {
-	h    *handler
-	w    http.ResponseWriter
-	r    *request
-	conn *http.ResponseController
+	*sender
+	h *handler
 }
 
 // watch streams events until the client goes, the watch ends, or the server does.
@@ -39,7 +37,8 @@ func (h *handler) watch(w http.ResponseWriter, r *request) error {
 	late := time.AfterFunc(h.timeout, func() { end(h.gaveUp) })
 	defer late.Stop()
 
-	s := &stream{h, w, r, http.NewResponseController(w)}
+	s := &stream{h.sender(w, r.Request), h}
+	defer s.resettable()()
 	begun := false
 	for event, err := range h.store.Watch(ctx, prefix, append(opts, kvraft.SyncEvery(h.heartbeat))...) {
 		late.Stop()
@@ -106,7 +105,7 @@ func (s *stream) begin() error {
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("X-Accel-Buffering", "no") // nginx would gather a page of events first
 	s.h.stamp(s.w)
-	if errors.Is(s.write(nil, true), http.ErrNotSupported) { // other errors are met by the first event too
+	if errors.Is(s.flush(), http.ErrNotSupported) { // other errors are met by the first event too
 		return refuse(http.StatusNotImplemented, "this server cannot stream: its ResponseWriter has neither Flush nor Unwrap")
 	}
 	return nil
@@ -124,23 +123,10 @@ func (s *stream) send(e kvraft.Event, kind string, data any) error {
 		return err
 	}
 	fmt.Fprintf(&b, "event: %s\ndata: %s\n\n", kind, text)
-	return s.write(b.Bytes(), !e.More)
-}
-
-// write gives the client as long to take b as a request has. The deadline is set for
-// that alone: in HTTP/2 it would end a stream that is quiet.
-func (s *stream) write(b []byte, flush bool) error {
-	_ = s.conn.SetWriteDeadline(time.Now().Add(s.h.timeout)) // a writer that knows no deadlines leaves this to the server
-	defer s.conn.SetWriteDeadline(time.Time{})
-	if len(b) > 0 {
-		if _, err := s.w.Write(b); err != nil {
-			return err
-		}
+	if err := s.write(b.Bytes()); err != nil || e.More {
+		return err
 	}
-	if !flush {
-		return nil
-	}
-	return s.conn.Flush()
+	return s.flush()
 }
 
 // eventAs is an event as JSON.

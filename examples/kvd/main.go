@@ -145,6 +145,7 @@ func newServer(store *kvraft.Store, log hclog.Logger) *http.Server {
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
+		ConnContext:       kvhttp.ConnContext,
 		ErrorLog:          log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn}),
 	}
 	server.RegisterOnShutdown(endWatches)
