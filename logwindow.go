@@ -25,7 +25,7 @@ type logWindow struct {
 }
 
 func entrySize(entry *raft.Log) uint32 {
-	size := len(entry.Data) + len(entry.Extensions) + entryOverhead
+	size := uint64(len(entry.Data)) + uint64(len(entry.Extensions)) + entryOverhead // an int may have 32 bits
 	return uint32(min(size, math.MaxUint32))
 }
 

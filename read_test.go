@@ -276,7 +276,7 @@ func TestAPauseEndsWithWhatItWaitsFor(t *testing.T) {
 	enough := errors.New("enough")
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
-		for attempt, want := range map[int]time.Duration{0: time.Millisecond, 1: 2 * time.Millisecond, 6: 64 * time.Millisecond, 7: 100 * time.Millisecond, 1 << 40: 100 * time.Millisecond} {
+		for attempt, want := range map[int]time.Duration{0: time.Millisecond, 1: 2 * time.Millisecond, 6: 64 * time.Millisecond, 7: 100 * time.Millisecond, 1 << 30: 100 * time.Millisecond} {
 			began := time.Now()
 			if err := s.pause(t.Context(), s.reign(), attempt); err != nil || time.Since(began) != want {
 				t.Errorf("attempt %d: %v, %v, want %v", attempt, time.Since(began), err, want)

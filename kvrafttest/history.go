@@ -1,6 +1,7 @@
 package kvrafttest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,7 +173,7 @@ func checkVersions(calls []record) []string {
 			moments = append(moments, moment{c.from, i, true}, moment{c.to, i, false})
 		}
 	}
-	slices.SortFunc(moments, func(a, b moment) int { return int(a.at - b.at) })
+	slices.SortFunc(moments, func(a, b moment) int { return cmp.Compare(a.at, b.at) })
 
 	var faults []string
 	values := map[uint64]record{} // by the version that a set got

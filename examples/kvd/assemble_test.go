@@ -447,10 +447,10 @@ func TestALeaderThatPausesWithAFullAcceptQueueIsNotTakenForDead(t *testing.T) {
 	nodes := startNodes(t, 3)
 	for range 3 {
 		leader := findLeader(t, nodes)
-		leader.signal(syscall.SIGSTOP)
+		leader.suspend()
 		hangUp := crowd(t, leader.raddr, 5000)
 		<-time.After(200 * time.Millisecond)
-		leader.signal(syscall.SIGCONT)
+		leader.resume()
 		hangUp()
 		waitReady(t, nodes...)
 		if err := set(leader, "k", "v"); err != nil {

@@ -372,7 +372,7 @@ func (o *ordeal) pause() {
 	o.t.Helper()
 	waitReady(o.t, o.nodes...)
 	leader := findLeader(o.t, o.nodes)
-	leader.signal(syscall.SIGSTOP)
+	leader.suspend()
 	enough := time.After(3*time.Second + rand.N(2*time.Second))
 	findLeader(o.t, without(leader, o.nodes))
 	<-enough
@@ -381,7 +381,7 @@ func (o *ordeal) pause() {
 	if o.asleep != nil {
 		awake = o.asleep(leader)
 	}
-	leader.signal(syscall.SIGCONT)
+	leader.resume()
 	awake()
 }
 

@@ -165,7 +165,7 @@ func TestAMirrorThatTheUserMayNotWriteToIsRefused(t *testing.T) {
 		for _, mirror := range []string{dir, filepath.Join(dir, "new")} {
 			n.process = newProcess(t, kvd, "-haddr", n.haddr, "-raddr", n.raddr, "-mirror", mirror, n.dir)
 			if os.Getuid() == 0 {
-				n.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+				n.runAs(nobody)
 			}
 			n.launch()
 			if code := n.exitCode(); code != 1 {
