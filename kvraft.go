@@ -16,6 +16,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/logqueue"
 )
 
 // Store is one node of a replicated key-value store. Its methods may be called
@@ -23,6 +25,7 @@ import (
 type Store struct {
 	opts   options
 	log    hclog.Logger
+	lines  *logqueue.Queue // behind log: nothing waits for where the store logs
 	server raft.ServerID
 
 	founded atomic.Bool            // by this start
@@ -96,9 +99,12 @@ func Open(dir string, opts ...Option) (*Store, error) {
 }
 
 func newStore(o options) *Store {
+	lines := logqueue.New(o.logger)
+	o.logger = lines.Logger()
 	s := &Store{
 		opts:     o,
 		log:      o.logger,
+		lines:    lines,
 		ids:      newIDSource(),
 		changing: make(chan struct{}, 1),
 		futures:  newInflight(),
@@ -138,6 +144,7 @@ func (s *Store) open() (err error) {
 		for i := len(undo) - 1; i >= 0; i-- {
 			err = errors.Join(err, undo[i]())
 		}
+		s.lines.Close(logPatience)
 	}()
 	undo = append(undo, func() error { return closeListener(s.opts.listener) })
 
@@ -392,6 +399,9 @@ func (s *Store) Done() <-chan struct{} { return s.closing }
 // wraps the fault that stopped the store if there was one.
 func (s *Store) Err() error { return s.closedErr() }
 
+// logPatience is how long Close waits for the last lines to be logged.
+const logPatience = time.Second
+
 // Close hands leadership over, stops the node and waits for all of it. Calls
 // that are under way return; those that follow get ErrClosed. A second Close
 // waits for the first and returns nil.
@@ -406,6 +416,7 @@ func (s *Store) Close() error {
 	}
 	s.stop(ErrClosed)
 	err := s.shutdown()
+	s.lines.Close(logPatience)
 	close(s.closed)
 	return err
 }
@@ -428,8 +439,8 @@ func (s *Store) stop(why error) {
 // others elect a leader without it. It is called from raft's goroutines and does
 // not wait. What is left is for Close to clear away.
 func (s *Store) stopForFault(err error) {
-	s.log.Error("the node stops", "error", err)
 	s.end(err)
+	s.log.Error("the node stops", "error", err)
 }
 
 // end makes the store refuse calls, and answer none.

@@ -168,7 +168,11 @@ func WithInMemory() Option { return func(o *options) { o.inMemory = true } }
 // Snapshots stay in the directory. The store does not close ls.
 func WithLogStore(ls LogStore) Option { return func(o *options) { o.logStore = ls } }
 
-// WithLogger is where the node logs. Default: nowhere.
+// WithLogger is where the node logs. Default: nowhere. One goroutine of the store calls
+// l with what is logged, so that nothing else waits for it: lines that come faster than
+// l takes them are dropped and counted. The arguments are l's as they were when the line
+// was logged, errors and whatever else can change as text. Once Close has returned l is
+// called no more, unless it hangs.
 func WithLogger(l hclog.Logger) Option { return func(o *options) { o.logger = l } }
 
 // WithTiming replaces the intervals of a node.

@@ -168,6 +168,7 @@ func atRest(dir string, opts []Option, f func(*Store, Recovery) (Recovery, error
 		return r, fmt.Errorf("%w: %s holds no node's data", ErrInvalid, dir)
 	}
 	s := newStore(o)
+	defer s.lines.Close(logPatience)
 	defer s.cancel(ErrClosed)
 	var undo []func() error
 	defer func() {

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/serf/serf"
 
 	"github.com/kvraft/kvraft"
+	"github.com/kvraft/kvraft/internal/logqueue"
 )
 
 // Config sets up a node's gossip. Only Addr must be given.
@@ -59,6 +60,7 @@ var _ Store = (*kvraft.Store)(nil)
 type Gossip struct {
 	config Config
 	log    hclog.Logger
+	lines  *logqueue.Queue // behind log: nothing waits for where the node logs
 	serf   *serf.Serf
 	events chan serf.Event
 
@@ -99,14 +101,16 @@ func Start(c Config) (*Gossip, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gossip{config: c, log: c.Logger, events: make(chan serf.Event, 64)}
-	if g.log == nil {
-		g.log = hclog.NewNullLogger()
+	if c.Logger == nil {
+		c.Logger = hclog.NewNullLogger()
 	}
+	lines := logqueue.New(c.Logger)
+	g := &Gossip{config: c, log: lines.Logger(), lines: lines, events: make(chan serf.Event, 64)}
 	sc.EventCh = g.events
-	sc.Logger = newLog(c.Logger)
+	sc.Logger = newLog(g.log)
 	sc.MemberlistConfig.Logger = sc.Logger
 	if g.serf, err = serf.Create(sc); err != nil {
+		lines.Close(logPatience)
 		return nil, fmt.Errorf("gossip on %s: %w", c.Addr, err)
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
@@ -340,6 +344,7 @@ func (g *Gossip) Close() (err error) {
 		g.cancel()
 		err = errors.Join(err, g.serf.Shutdown())
 		g.work.Wait()
+		g.lines.Close(logPatience)
 	})
 	return err
 }

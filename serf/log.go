@@ -11,12 +11,12 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// newLog is where serf and memberlist log, by their own interface: to l, which may be
-// nil. What they warn of every second is logged once in a minute, unless l tells all.
+// logPatience is how long Close waits for the last lines to be logged.
+const logPatience = time.Second
+
+// newLog is where serf and memberlist log, by their own interface: to l. What they warn
+// of every second is logged once in a minute, unless l tells all.
 func newLog(l hclog.Logger) *log.Logger {
-	if l == nil {
-		return log.New(io.Discard, "", 0)
-	}
 	l = l.Named("serf")
 	out := l.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true})
 	if !l.IsDebug() {

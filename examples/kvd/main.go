@@ -2,8 +2,9 @@
 // its HTTP API, flags and signals.
 //
 // Standard output says what the node is, where it listens, and, as soon as it is in a
-// cluster, a command to try. Everything else goes to standard error. The exit code is 0
-// after SIGINT or SIGTERM, 2 for a wrong command line, and 1 for any other error
+// cluster, a command to try. Everything else goes to standard error; where that is not
+// read, lines are dropped, and the node goes on. The exit code is 0
+// after SIGINT, SIGTERM or SIGHUP, 2 for a wrong command line, and 1 for any other error
 // (a missing DIR among them).
 package main
 
@@ -26,6 +27,7 @@ import (
 
 	"github.com/kvraft/kvraft"
 	kvhttp "github.com/kvraft/kvraft/http"
+	"github.com/kvraft/kvraft/internal/logqueue"
 )
 
 func main() {
@@ -43,15 +45,17 @@ func main() {
 		os.Exit(2)
 	}
 	if err := run(c); err != nil {
-		fmt.Fprintln(os.Stderr, "kvd:", err)
+		complain(err)
 		os.Exit(1)
 	}
 }
 
 // run returns nil after a signal, and else why the node cannot go on.
 func run(c config) error {
-	log := newLogger(c.verbose)
-	ctx := untilSignal(log)
+	lines := logqueue.New(newLogger(c.verbose))
+	defer lines.Close(logPatience)
+	log := lines.Logger()
+	ctx := untilSignal(lines)
 	if err := checkMirror(c); err != nil {
 		return err
 	}
@@ -84,13 +88,18 @@ func run(c config) error {
 	failed := make(chan error, 2)
 	go func() { failed <- server.Serve(clients) }()
 	st := store.Status()
-	announce(c, st, first, clients.Addr())
+	announced := make(chan struct{})
+	go func() { // standard output may not be read
+		defer close(announced)
+		announce(c, st, first, clients.Addr())
+	}()
 	go func() {
 		_, err := store.WaitLeader(ctx)
 		switch {
 		case errors.Is(err, kvraft.ErrRefused):
 			failed <- fmt.Errorf("not admitted: %w", err)
 		case err == nil && st.Cluster == "":
+			<-announced
 			if st.State == kvraft.Joining {
 				fmt.Printf("kvd: node %s %s\n", st.ID, entrance(store.Status()))
 			}
@@ -200,25 +209,49 @@ func (c config) listen(flag, addr string) (net.Listener, error) {
 	return nil, fmt.Errorf("%s %s: %w%s", flag, addr, err, hint)
 }
 
-// untilSignal returns a context that ends with the first SIGINT or SIGTERM. The
-// second ends the process, unless it is the same that was sent to the group as well.
-func untilSignal(log hclog.Logger) context.Context {
+// untilSignal returns a context that ends with the first SIGINT, SIGTERM or SIGHUP. The
+// second ends the process, unless it is the same that was sent to the group as well. A
+// SIGHUP that nohup has the process ignore stays so. Where what the node prints is read
+// no more, it goes on.
+func untilSignal(lines *logqueue.Queue) context.Context {
 	const echo = 200 * time.Millisecond
+	log := lines.Logger()
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+	signal.Ignore(syscall.SIGPIPE)
 	go func() {
 		first, at := <-signals, time.Now()
-		log.Info("shutting down", "signal", first)
 		cancel()
+		log.Info("shutting down", "signal", first)
 		for next := range signals {
 			if next != first || time.Since(at) > echo {
 				log.Warn("exiting at once", "signal", next)
+				lines.Close(echo)
 				os.Exit(1)
 			}
 		}
 	}()
 	return ctx
+}
+
+// logPatience is how long the end waits for the last lines to be written.
+const logPatience = time.Second
+
+// complain prints why kvd ends, unless standard error is not read.
+func complain(err error) {
+	printed := make(chan struct{})
+	go func() {
+		defer close(printed)
+		fmt.Fprintln(os.Stderr, "kvd:", err)
+	}()
+	select {
+	case <-printed:
+	case <-time.After(logPatience):
+	}
 }
 
 // newLogger logs to standard error: kvraft's own words, and of raft and the rest
