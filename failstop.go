@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/kvraft/kvraft/internal/progress"
 )
 
 // failStop remembers the first storage error of a node. From then on nothing
@@ -14,8 +16,10 @@ import (
 // mean, and a node that goes on with a failing disk wins elections it cannot
 // serve.
 type failStop struct {
-	stall time.Duration // a write that lasts longer has failed; 0: no limit
+	stall time.Duration // a small write that lasts longer has failed; 0: no limit
 	tell  func(error)   // told the first error, once
+
+	writing atomic.Int32 // how many writes are under way, each with a watchdog of its own
 
 	cause  atomic.Pointer[error]
 	failed chan struct{} // closed once cause is set
@@ -42,19 +46,23 @@ func (f *failStop) stop(err error) error {
 	return f.failure()
 }
 
-// write runs op, a write to the base store. A disk that hangs is a disk that
-// failed: the watchdog says so while op still hangs, and when op returns at
-// last, its caller sees that failure, whatever op says.
-func (f *failStop) write(what string, op func() error) error {
+// write runs op, a write of so many bytes to the base store. A disk that hangs is a
+// disk that failed: the watchdog says so while op still hangs, and when op returns at
+// last, its caller sees that failure, whatever op says. A disk that is slow has time by
+// what is written, and one that was stopped together with this process has not failed.
+func (f *failStop) write(what string, bytes int, op func() error) error {
 	if err := f.failure(); err != nil {
 		return err
 	}
 	if f.stall > 0 {
-		watchdog := time.AfterFunc(f.stall, func() {
-			f.stop(fmt.Errorf("%s: no answer from the disk within %v", what, f.stall))
+		limit := f.stall + time.Duration(bytes>>20)*time.Second
+		stop := progress.After(limit, func() {
+			f.stop(fmt.Errorf("%s: no answer from the disk within %v", what, limit))
 		})
-		defer watchdog.Stop()
+		defer stop()
 	}
+	f.writing.Add(1)
+	defer f.writing.Add(-1)
 	if err := contain(op); err != nil {
 		return f.stop(fmt.Errorf("%s: %w", what, err))
 	}

@@ -47,7 +47,7 @@ const defaultLogCache = 64 << 20
 type logStoreOptions struct {
 	name       string        // what errors call the store, such as the path of its file
 	cacheBytes int64         // of the newest entries kept in memory; 0: 64 MiB
-	stall      time.Duration // a write that lasts longer stops the node; 0: no limit
+	stall      time.Duration // a small write that lasts longer stops the node; 0: no limit
 	logger     hclog.Logger  // nil: none
 
 	// whose tells which of the members a directory of hraftd's is; nil: it is not
@@ -271,7 +271,15 @@ func (l *logStore) StoreLogs(entries []*raft.Log) error {
 }
 
 func (l *logStore) store(sealed []*raft.Log) error {
-	return l.write("store entries", func() error { return l.base.StoreLogs(sealed) })
+	return l.write("store entries", dataSize(sealed), func() error { return l.base.StoreLogs(sealed) })
+}
+
+// dataSize is how many bytes the entries carry.
+func dataSize(entries []*raft.Log) (bytes int) {
+	for _, entry := range entries {
+		bytes += len(entry.Data)
+	}
+	return bytes
 }
 
 // seal returns copies of the entries with checksums: raft's own are shared
@@ -365,7 +373,7 @@ func (l *logStore) deleteSuffix(from, to uint64) error {
 }
 
 func (l *logStore) deleteStored(low, high uint64) error {
-	return l.write("delete entries", func() error { return l.base.DeleteRange(low, high) })
+	return l.write("delete entries", 0, func() error { return l.base.DeleteRange(low, high) })
 }
 
 // alignWith makes the log fit the newest snapshot, which ends at index with

@@ -242,6 +242,23 @@ func TestAWriteThatHangsStopsTheStore(t *testing.T) {
 	}
 }
 
+func TestALargeWriteMayTakeLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, took := range []time.Duration{24 * time.Second, 26 * time.Second} {
+			disk, told := newScriptedDisk(t), &failures{}
+			l, err := openLogStore(disk, logStoreOptions{stall: 5 * time.Second, fail: told.tell})
+			if err != nil {
+				t.Fatal(err)
+			}
+			disk.failAt(1, func(do func()) error { time.Sleep(took); do(); return nil })
+			err = l.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Data: make([]byte, 8<<20)}, {Index: 2, Term: 1, Data: make([]byte, 12<<20)}})
+			if failed := took > 25*time.Second; (err != nil) != failed || len(told.told()) > 0 != failed {
+				t.Errorf("a write of 20 MiB that took %v: %v", took, err)
+			}
+		}
+	})
+}
+
 func TestAQuickWriteLeavesNoWatchdogBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		told := &failures{}

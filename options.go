@@ -72,8 +72,9 @@ type Timing struct {
 	// Commit is how soon after a write an otherwise idle leader tells its
 	// followers that it is committed. Default 10 ms.
 	Commit time.Duration
-	// Stall is how long one operation of the log store may take before the
-	// node takes its disk for hung and stops. Default 10 s.
+	// Stall is how long one operation of the log store may take, and a second more
+	// for each megabyte that it writes, before the node takes its disk for hung and
+	// stops. Default 10 s.
 	Stall time.Duration
 }
 

@@ -94,7 +94,7 @@ func (l *logStore) rewriteMeta(change func(*metadata) bool) error {
 	if err != nil {
 		return err
 	}
-	err = l.write("store the node's record", func() error { return l.base.Set(metadataKey, stored) })
+	err = l.write("store the node's record", len(stored), func() error { return l.base.Set(metadataKey, stored) })
 	if err != nil {
 		return err
 	}
