@@ -6,6 +6,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/raftrpc"
 )
 
 // A heartbeat of a later term must depose a leader on raft's main goroutine. On
@@ -70,4 +72,7 @@ var openSieve = sieve{
 	redundant: func(*raft.InstallSnapshotRequest) (bool, error) { return false, nil },
 	asVoter:   func(candidate []byte) []byte { return candidate },
 	stored:    func(uint64) error { return nil },
+	node: func() raftrpc.Node {
+		return raftrpc.Node{Voter: true, TermAt: func(uint64) (uint64, bool) { return 0, false }, Checksum: checkSum}
+	},
 }

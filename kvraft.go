@@ -162,7 +162,7 @@ func (s *Store) open() (err error) {
 	s.transport.knows, s.transport.samples = s.knowsNameless, s.logs.samples
 	context.AfterFunc(s.ctx, s.transport.cut)
 	s.peers = &peers{transport: s.transport, idle: make(map[peer][]net.Conn)}
-	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored})
+	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode})
 	undo = append(undo, func() error { err := s.raftTransport.Close(); s.transport.close(); return err })
 
 	if err := s.foundAlone(); err != nil {
@@ -173,6 +173,8 @@ func (s *Store) open() (err error) {
 	}
 	needsOthers := s.needsOthers
 	s.logs.needsOthers.Store(&needsOthers)
+	mayCut := s.mayCut
+	s.logs.mayCut.Store(&mayCut)
 	s.start()
 	return nil
 }

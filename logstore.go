@@ -10,6 +10,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/raftrpc"
 )
 
 // ErrDamaged is returned by Open for a data directory whose files are damaged,
@@ -78,6 +80,9 @@ type logStore struct {
 	severed uint64
 	// record is what is stored; the one behind the pointer never changes.
 	record atomic.Pointer[metadata]
+	// mayCut tells why the log must not end before an entry, or nil; a nil function: raft
+	// has yet to start.
+	mayCut atomic.Pointer[func(from uint64) error]
 	// needsOthers tells, on raft's main goroutine, whether this node leads and needs
 	// others to commit an entry; nil: raft has yet to start.
 	needsOthers atomic.Pointer[func() bool]
@@ -131,6 +136,9 @@ func (l *logStore) loadEntries() error {
 	current, err := l.GetUint64([]byte("CurrentTerm"))
 	if err != nil && err != errKeyNotFound {
 		return err
+	}
+	if current > raftrpc.MaxTerm {
+		return fmt.Errorf("the node's term is %d, to which no elections lead: a peer has made it up", current)
 	}
 	first, err := l.base.FirstIndex()
 	if err != nil {
@@ -188,7 +196,10 @@ func (m *metadata) verifyEntry(entry *raft.Log, index uint64) error {
 	if len(entry.Extensions) == 0 && m.isOld(index) {
 		return verifyLegacy(entry)
 	}
-	return verifyChecksum(entry)
+	if err := verifyChecksum(entry); err != nil {
+		return err
+	}
+	return verifyType(entry)
 }
 
 // FirstIndex returns the index of the first entry, 0 when there is none.
@@ -355,6 +366,11 @@ func (l *logStore) deletePrefix(from, to uint64) error {
 }
 
 func (l *logStore) deleteSuffix(from, to uint64) error {
+	if mayCut := l.mayCut.Load(); mayCut != nil {
+		if err := (*mayCut)(from); err != nil {
+			return l.stop(fmt.Errorf("%s: delete the entries %d to %d: %w", l.name, from, to, err))
+		}
+	}
 	l.dropFrom(from)
 	if err := l.lowerTail(from - 1); err != nil {
 		return err

@@ -15,6 +15,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/raftrpc"
 )
 
 // messageTimeout is how long a message may stand still in its middle.
@@ -60,13 +62,14 @@ type raftStream struct {
 	closed chan struct{}
 }
 
-// Accept fails only when raft has closed the stream: it would log anything else
-// as an error.
+// Accept fails only when raft has closed the stream, or the transport was cut.
 func (s raftStream) Accept() (net.Conn, error) {
 	select {
 	case conn := <-s.raftConns:
 		return conn, nil
 	case <-s.closed:
+		return nil, net.ErrClosed
+	case <-s.ctx.Done():
 		return nil, net.ErrClosed
 	}
 }
@@ -101,14 +104,18 @@ const perByte = time.Microsecond
 // message and its answer, however large it is, and would send a large entry over a
 // slow link again and again. Here each piece of the message has that time, and the
 // answer has more by what was written. It has one user at a time.
+//
+// An answer is a few numbers, an address and perhaps an error. The decoder would read
+// what a length in it says, up to 4 GiB.
 type patientConn struct {
 	net.Conn
 	patience time.Duration // 0: no deadline
 	written  int           // bytes of the message, so far
+	read     int           // bytes of the answer, so far
 }
 
 func (c *patientConn) SetDeadline(t time.Time) error {
-	c.patience, c.written = 0, 0
+	c.patience, c.written, c.read = 0, 0, 0
 	if !t.IsZero() {
 		c.patience = max(time.Until(t), 1)
 	}
@@ -138,10 +145,16 @@ func (c *patientConn) Write(b []byte) (n int, err error) {
 }
 
 func (c *patientConn) Read(b []byte) (int, error) {
+	const longest = 64 << 10
+	if c.read >= longest {
+		return 0, fmt.Errorf("an answer of more than %d bytes", longest)
+	}
 	if err := c.Conn.SetReadDeadline(c.deadline()); err != nil {
 		return 0, err
 	}
-	return c.Conn.Read(b)
+	n, err := c.Conn.Read(b[:min(len(b), longest-c.read)])
+	c.read += n
+	return n, err
 }
 
 type peerAddr string
@@ -149,13 +162,15 @@ type peerAddr string
 func (a peerAddr) Network() string { return "kvraft" }
 func (a peerAddr) String() string  { return string(a) }
 
-// raftTransport is raft's network transport with eight changes.
+// raftTransport is raft's network transport with nine changes.
 //
 // Each message names the node that is meant, not only its address.
 //
 // Where raft writes the address of a node into a message it is the node's id and the
 // address. raft remembers by it whom it has voted for, and repeats that vote: two nodes
 // that have had the same address could both win a term.
+//
+// Messages are read and judged before raft sees them; see raftServer.
 //
 // Heartbeats take raft's main path. On the fast path they change the term under
 // the feet of the main goroutine, and a deposed leader can stamp entries with a
@@ -187,10 +202,10 @@ func (a peerAddr) String() string  { return string(a) }
 // candidate's due whatever the voter's configuration says: section 4.1 of Ongaro's
 // thesis.)
 type raftTransport struct {
-	*raft.NetworkTransport
-	rpcs     chan raft.RPC
-	installs *installs
-	stored   func(index uint64) error // of sieve
+	*raft.NetworkTransport               // for what this node asks of others
+	rpcs                   chan raft.RPC // what others ask of it, for raft
+	installs               *installs
+	stored                 func(index uint64) error // of sieve
 }
 
 // sieve is what a transport asks its node of messages before raft sees them.
@@ -203,38 +218,55 @@ type sieve struct {
 	// stored waits until the node's own log has the entry at index on disk, before raft
 	// hears that a follower's has.
 	stored func(index uint64) error
+	// node is what a message is held against.
+	node func() raftrpc.Node
 }
 
 func newRaftTransport(t *transport, timeout time.Duration, log hclog.Logger, by sieve) raftTransport {
 	rt := raftTransport{rpcs: make(chan raft.RPC), installs: newInstalls(log), stored: by.stored}
+	stream := raftStream{t, make(chan struct{})}
 	rt.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:          raftStream{t, make(chan struct{})},
+		Stream:          dialingStream{stream},
 		MaxPool:         3,
 		MaxRPCsInFlight: 1, // no pipeline, see raftTransport
 		Timeout:         timeout,
 		Logger:          log,
 	})
-	t.running.Go(func() { rt.sift(t, by) })
+	server := newRaftServer(t, stream, log)
+	t.running.Go(server.accept)
+	t.running.Go(func() { rt.sift(server, by) })
 	return rt
 }
 
 // Consumer is where raft gets its messages.
 func (t raftTransport) Consumer() <-chan raft.RPC { return t.rpcs }
 
-// sift passes messages on to raft, but for redundant snapshots, and with candidates
-// as voters, until the owner of the connections is cut. There is one order of
-// messages, with or without it: what comes behind a snapshot waits until raft is
-// done with that.
-func (t raftTransport) sift(owner *transport, by sieve) {
+// sift passes messages on to raft, but for those that raft must not see and for
+// redundant snapshots, and with candidates as voters, until the owner of the
+// connections is cut. There is one order of messages, with or without it: what comes
+// behind a snapshot waits until raft is done with that.
+func (t raftTransport) sift(server *raftServer, by sieve) {
+	owner := server.transport
 	for {
 		var rpc raft.RPC
 		select {
-		case rpc = <-t.NetworkTransport.Consumer():
+		case rpc = <-server.rpcs:
 		case <-owner.ctx.Done():
 			return
 		}
+		node := by.node()
+		if err := raftrpc.Validate(rpc.Command, node); err != nil {
+			server.refuse(rpc, err)
+			continue
+		}
 		switch req := rpc.Command.(type) {
+		case *raft.AppendEntriesRequest:
+			raftrpc.Limit(req)
 		case *raft.InstallSnapshotRequest:
+			if raftrpc.Outdated(req, node) {
+				rpc.Respond(&raft.InstallSnapshotResponse{Term: node.Term}, nil)
+				continue
+			}
 			if have, err := by.redundant(req); have || err != nil {
 				owner.running.Go(func() { declineSnapshot(rpc, req, err) })
 				continue
@@ -283,6 +315,9 @@ func (t raftTransport) AppendEntriesPipeline(id raft.ServerID, addr raft.ServerA
 func (t raftTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	req.Entries = withinBytes(req.Entries, 1<<20)
 	err := t.NetworkTransport.AppendEntries(id, meant(id, addr), req, resp)
+	if err == nil {
+		err = raftrpc.CheckAnswer(resp.Term, req.Term)
+	}
 	if err != nil || len(req.Entries) == 0 { // the latter acknowledges nothing
 		return err
 	}
@@ -302,16 +337,26 @@ func withinBytes(entries []*raft.Log, most int) []*raft.Log {
 }
 
 func (t raftTransport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	return t.NetworkTransport.RequestVote(id, meant(id, addr), req, resp)
+	if err := t.NetworkTransport.RequestVote(id, meant(id, addr), req, resp); err != nil {
+		return err
+	}
+	return raftrpc.CheckAnswer(resp.Term, req.Term)
 }
 
 func (t raftTransport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	return t.NetworkTransport.RequestPreVote(id, meant(id, addr), req, resp)
+	if err := t.NetworkTransport.RequestPreVote(id, meant(id, addr), req, resp); err != nil {
+		return err
+	}
+	return raftrpc.CheckAnswer(resp.Term, req.Term)
 }
 
 func (t raftTransport) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	t.installs.count(id)
-	return t.NetworkTransport.InstallSnapshot(id, meant(id, addr), req, resp, &outgoing{t.installs, id, data})
+	err := t.NetworkTransport.InstallSnapshot(id, meant(id, addr), req, resp, &outgoing{t.installs, id, data})
+	if err != nil {
+		return err
+	}
+	return raftrpc.CheckAnswer(resp.Term, req.Term)
 }
 
 func (t raftTransport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {

@@ -117,6 +117,10 @@ func (l *logStore) raiseTail() error {
 // panics when it cannot save its term, so its goroutine ends here instead.
 // Shutdown then still returns, and the node's owner has been told.
 func (l *logStore) Set(key, value []byte) error {
+	if err := l.checkTerm(key, value); err != nil {
+		_ = l.stop(err)
+		endGoroutine()
+	}
 	err := l.rewriteMeta(func(m *metadata) bool {
 		old, known := m.Raft[string(key)]
 		if known && bytes.Equal(old, value) {
@@ -136,6 +140,20 @@ func (l *logStore) Set(key, value []byte) error {
 		endGoroutine()
 	}
 	return nil
+}
+
+// checkTerm makes sure that no term follows a higher one: in a term that comes for the
+// second time a node can vote twice. raft wraps around from 2^64-1 to 0.
+func (l *logStore) checkTerm(key, value []byte) error {
+	name := string(key)
+	if name != "CurrentTerm" && name != "LastVoteTerm" || len(value) != 8 {
+		return nil
+	}
+	was, now := l.record.Load().number(name), binary.BigEndian.Uint64(value)
+	if now >= was {
+		return nil
+	}
+	return fmt.Errorf("%s: %s was to go from %d to %d, and terms only rise", l.name, name, was, now)
 }
 
 // endGoroutine ends the calling goroutine, one of raft's, in place of an error

@@ -176,6 +176,27 @@ func Decode(entry []byte) ([]Request, error) {
 	return reqs, nil
 }
 
+// Verify returns nil if Decode, or for an entry of hraftd's DecodeLegacy, takes the entry, and keeps nothing of it.
+func Verify(entry []byte) error {
+	if IsLegacy(entry) {
+		_, err := DecodeLegacy(entry)
+		return err
+	}
+	r := reader{rest: entry}
+	r.version()
+	for range r.count(minRequest) {
+		r.take(uint64(len(ID{})))
+		r.uvarint()
+		for range r.count(minOp) {
+			r.skipOp()
+		}
+	}
+	if err := r.end(); err != nil {
+		return fmt.Errorf("decode log entry: %w", err)
+	}
+	return nil
+}
+
 // AppendResults appends the encoding of the results of an entry to dst.
 func AppendResults(dst []byte, rs []Result) []byte {
 	dst = append(dst, version)
@@ -247,6 +268,21 @@ func (r *reader) op() Op {
 		r.fail(fmt.Errorf("unknown kind %d", op.Kind))
 	}
 	return op
+}
+
+// skipOp is op without the op.
+func (r *reader) skipOp() {
+	kind := Kind(r.byte())
+	r.bytes()
+	switch kind {
+	case Set, Note:
+		r.bytes()
+	case Delete:
+	case Check:
+		r.uvarint()
+	default:
+		r.fail(fmt.Errorf("unknown kind %d", kind))
+	}
 }
 
 func (r *reader) code() Code {

@@ -72,6 +72,26 @@ func TestTheFormatStaysAsItIs(t *testing.T) {
 	}
 }
 
+func TestVerifyTakesWhatDecodeTakes(t *testing.T) {
+	for _, entry := range [][]byte{Append(nil, group()), Append(nil, nil), []byte(`{"op":"delete"}`)} {
+		if err := Verify(entry); err != nil {
+			t.Errorf("%q: %v", entry, err)
+		}
+	}
+	entry := Append(nil, group())
+	for n := range entry {
+		if Verify(entry[:n]) == nil {
+			t.Errorf("the first %d bytes of an entry are taken", n)
+		}
+	}
+	if Verify([]byte(`{"op":"cas"}`)) == nil {
+		t.Error("an operation that hraftd has not is taken")
+	}
+	if n := testing.AllocsPerRun(10, func() { _ = Verify(entry) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 func TestAppendKeepsWhatDstHolds(t *testing.T) {
 	got := AppendResults(Append([]byte("head"), group()), results())
 	want := append(append([]byte("head"), Append(nil, group())...), AppendResults(nil, results())...)
@@ -190,6 +210,9 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte("\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"))
 	f.Fuzz(func(t *testing.T, entry []byte) {
 		reqs, err := Decode(entry)
+		if verified := Verify(entry); !IsLegacy(entry) && (verified == nil) != (err == nil) {
+			t.Errorf("%x: Decode says %v, Verify %v", entry, err, verified)
+		}
 		if err != nil {
 			return
 		}

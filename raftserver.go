@@ -1,0 +1,202 @@
+package kvraft
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-msgpack/v2/codec"
+	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/raftrpc"
+)
+
+// What a message of raft's may take, before it is judged.
+const (
+	// maxRaftMessage is the largest: raft sends up to 1 MiB of entries, or one larger
+	// entry, which has at most one request of maxBatchBytes and what is around it.
+	maxRaftMessage = maxBatchBytes + maxBatchBytes/8
+
+	// maxRaftReading is for all messages together that this node has not answered. There
+	// is room for the largest one and for many small ones.
+	maxRaftReading = maxRaftMessage + 24<<20
+)
+
+// raftServer is the serving side of raft's transport. raft's own decodes whatever
+// length a message claims and hands on whatever it says; this one reads messages by
+// raftrpc, which bounds and judges them. The protocol is raft's: a byte that tells the
+// kind, the request, behind a snapshot's request the snapshot; and back an error text
+// and the answer.
+//
+// Each connection has a goroutine of its own, which transport.close waits for.
+type raftServer struct {
+	transport *transport
+	stream    raftStream
+	log       hclog.Logger
+	rpcs      chan raft.RPC // not judged yet
+	reading   atomic.Int64  // bytes of messages that are not answered
+}
+
+func newRaftServer(t *transport, stream raftStream, log hclog.Logger) *raftServer {
+	return &raftServer{transport: t, stream: stream, log: log, rpcs: make(chan raft.RPC)}
+}
+
+// dialingStream is raftStream for raft's own transport, which is to accept nothing.
+type dialingStream struct{ raftStream }
+
+func (s dialingStream) Accept() (net.Conn, error) {
+	<-s.closed
+	return nil, net.ErrClosed
+}
+
+// accept serves connections until the stream is closed or the transport cut.
+func (s *raftServer) accept() {
+	for {
+		conn, err := s.stream.Accept()
+		if err != nil {
+			return
+		}
+		s.transport.running.Go(func() { s.serve(conn) })
+	}
+}
+
+// serve answers one message after the other, until the connection ends.
+func (s *raftServer) serve(conn net.Conn) {
+	defer conn.Close()
+	in, out := bufio.NewReaderSize(conn, 64<<10), bufio.NewWriter(conn)
+	answers := codec.NewEncoder(out, &codec.MsgpackHandle{})
+	for {
+		err := s.serveOne(in, answers)
+		if flushErr := out.Flush(); err == nil {
+			err = flushErr
+		}
+		if errors.Is(err, raftrpc.ErrBad) {
+			s.note("bytes", conn.RemoteAddr().String(), err)
+		}
+		if err != nil {
+			s.log.Debug("a connection for raft has ended", "from", conn.RemoteAddr(), "reason", err)
+			return
+		}
+	}
+}
+
+var errUnread = errors.New("a snapshot was not read to its end")
+
+// serveOne reads a message, has it answered, and writes the answer. An error means that
+// what follows on the connection is no message.
+func (s *raftServer) serveOne(in *bufio.Reader, answers *codec.Encoder) error {
+	kind, err := in.ReadByte()
+	if err != nil {
+		return err
+	}
+	grown := int64(0)
+	defer func() { s.reading.Add(-grown) }()
+	req, err := raftrpc.Read(in, raftrpc.Kind(kind), maxRaftMessage, func(bytes int) error {
+		grown += int64(bytes)
+		if s.reading.Add(int64(bytes)) > maxRaftReading {
+			return fmt.Errorf("messages of more than %d bytes are being read", maxRaftReading)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var snapshot io.LimitedReader
+	rpc := raft.RPC{Command: req}
+	if install, ok := req.(*raft.InstallSnapshotRequest); ok {
+		snapshot = io.LimitedReader{R: in, N: max(install.Size, 0)}
+		rpc.Reader = &snapshot
+	}
+	answer, err := s.ask(rpc)
+	if err != nil {
+		return err
+	}
+	text := ""
+	if answer.Error != nil {
+		text = answer.Error.Error()
+	}
+	if err := errors.Join(answers.Encode(text), answers.Encode(answer.Response)); err != nil {
+		return err
+	}
+	if snapshot.N > 0 {
+		return errUnread
+	}
+	return nil
+}
+
+// ask has a message judged, and answered by raft.
+func (s *raftServer) ask(rpc raft.RPC) (raft.RPCResponse, error) {
+	answer := make(chan raft.RPCResponse, 1)
+	rpc.RespChan = answer
+	select {
+	case s.rpcs <- rpc:
+	case <-s.transport.ctx.Done():
+		return raft.RPCResponse{}, net.ErrClosed
+	}
+	select {
+	case response := <-answer:
+		return response, nil
+	case <-s.transport.ctx.Done():
+		return raft.RPCResponse{}, net.ErrClosed
+	}
+}
+
+// refuse answers a message that raft must not see.
+func (s *raftServer) refuse(rpc raft.RPC, reason error) {
+	sender := "nobody"
+	if h, ok := rpc.Command.(raft.WithRPCHeader); ok {
+		sender = string(h.GetRPCHeader().ID)
+	}
+	s.note(fmt.Sprintf("%T", rpc.Command), sender, reason)
+	rpc.Respond(nil, fmt.Errorf("refused: %w", reason))
+}
+
+// note logs that a message of a kind was refused.
+func (s *raftServer) note(kind, from string, reason error) {
+	missed, ok := s.transport.lines.Allow("raft: " + kind)
+	if !ok {
+		return
+	}
+	s.log.Warn("refused a message of raft that no node of this cluster can have sent",
+		"kind", kind, "from", plain(from), "reason", plain(reason.Error()), "others", missed)
+}
+
+// raftNode is what a message is held against.
+func (s *Store) raftNode() raftrpc.Node {
+	now := s.fsm.now.Load()
+	return raftrpc.Node{
+		Term:      s.raft.CurrentTerm(),
+		Committed: max(s.raft.CommitIndex(), s.raft.AppliedIndex(), now.index),
+		StateTerm: now.term,
+		Voter:     isVoter(s.configuration(), s.server),
+		TermAt: func(index uint64) (uint64, bool) {
+			var entry raft.Log
+			err := s.logs.GetLog(index, &entry)
+			return entry.Term, err == nil
+		},
+		Checksum: checkSum,
+	}
+}
+
+// mayCut tells why the log must not end before the entry from, or nil: what is in the
+// state is committed. Messages that would cut it are refused; this is for what they
+// bring about together. Where a snapshot takes the place of the whole log it has been
+// completed before.
+func (s *Store) mayCut(from uint64) error {
+	at := s.Index()
+	if from > at {
+		return nil
+	}
+	list, err := s.snapshots.List()
+	if err != nil {
+		return err
+	}
+	if len(list) > 0 && list[0].Index >= at {
+		return nil
+	}
+	return fmt.Errorf("the state has the entries up to %d: what is committed is not deleted", at)
+}

@@ -1,0 +1,467 @@
+package kvraft
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-msgpack/v2/codec"
+	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/raftrpc"
+)
+
+// peerOf sends a node what no node sends. It has shaken hands as one of the cluster's.
+type peerOf struct {
+	t    testing.TB
+	lan  *memNet
+	node *Store
+}
+
+// openAlone is a cluster of one with 20 keys, and a peer of it.
+func openAlone(t testing.TB, dir string, opts ...Option) (*Store, *peerOf) {
+	t.Helper()
+	if dir == "" {
+		opts = append(opts, WithInMemory())
+	}
+	lan := new(memNet)
+	s, err := Open(dir, append(opts, WithNetwork(lan), WithAddr("a:1"))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		if _, err := s.Set(t.Context(), fmt.Sprint(i), []byte("v")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s, &peerOf{t, lan, s}
+}
+
+// connect is a connection to the node's raft.
+func (p *peerOf) connect() net.Conn {
+	p.t.Helper()
+	conn, err := p.lan.Dial(p.t.Context(), "a:1")
+	if err == nil {
+		me := p.node.self()
+		err = writeHandshake(conn, opening{hello: hello{For: forRaft, Cluster: me.cluster, From: "peer#0", To: me.server}})
+	}
+	var w welcome
+	if err == nil {
+		err = readHandshake(conn, &w)
+	}
+	if err != nil || w.Refused != "" {
+		p.t.Fatal(err, w.Refused)
+	}
+	return conn
+}
+
+// encodeRaft is a message as raft writes it.
+func encodeRaft(t testing.TB, kind raftrpc.Kind, req any) []byte {
+	t.Helper()
+	b := bytes.NewBuffer([]byte{byte(kind)})
+	if err := codec.NewEncoder(b, &codec.MsgpackHandle{BasicHandle: codec.BasicHandle{TimeNotBuiltin: true}}).Encode(req); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// send sends a message, and what follows it, and returns the error in the answer; or
+// how the connection ended.
+func (p *peerOf) send(kind raftrpc.Kind, req any, behind ...byte) error {
+	p.t.Helper()
+	conn := p.connect()
+	defer conn.Close()
+	if _, err := conn.Write(append(encodeRaft(p.t, kind, req), behind...)); err != nil {
+		return err
+	}
+	conn.(*memConn).CloseWrite()
+	var text string
+	if err := codec.NewDecoder(conn, &codec.MsgpackHandle{}).Decode(&text); err != nil {
+		return err
+	}
+	if text != "" {
+		return errors.New(text)
+	}
+	return nil
+}
+
+func (p *peerOf) header() raft.RPCHeader {
+	return raft.RPCHeader{ProtocolVersion: 3, ID: []byte("peer#0"), Addr: []byte("peer#0@p:1")}
+}
+
+// hostile are requests to a node that leads in a term and has a log up to last.
+func (p *peerOf) hostile(term, last uint64) map[string]struct {
+	kind raftrpc.Kind
+	req  any
+} {
+	type message = struct {
+		kind raftrpc.Kind
+		req  any
+	}
+	head := p.header()
+	config := raft.EncodeConfiguration(p.node.configuration())
+	entry := func(change func(*raft.Log)) message {
+		e := &raft.Log{Index: last + 1, Term: term + 1, Type: raft.LogNoop}
+		change(e)
+		return message{raftrpc.AppendEntries, &raft.AppendEntriesRequest{RPCHeader: head, Term: term + 1, PrevLogEntry: last, PrevLogTerm: term, Entries: []*raft.Log{e}, LeaderCommitIndex: last + 1}}
+	}
+	entries := func(prev, prevTerm uint64, all ...*raft.Log) message {
+		return message{raftrpc.AppendEntries, &raft.AppendEntriesRequest{RPCHeader: head, Term: term + 1, PrevLogEntry: prev, PrevLogTerm: prevTerm, Entries: all, LeaderCommitIndex: math.MaxUint64}}
+	}
+	install := func(change func(*raft.InstallSnapshotRequest)) message {
+		req := &raft.InstallSnapshotRequest{RPCHeader: head, SnapshotVersion: 1, Term: term + 1, LastLogIndex: 1000, LastLogTerm: term, Configuration: config, ConfigurationIndex: 1}
+		change(req)
+		return message{raftrpc.InstallSnapshot, req}
+	}
+	return map[string]message{
+		"the last term in AppendEntries":   {raftrpc.AppendEntries, &raft.AppendEntriesRequest{RPCHeader: head, Term: math.MaxUint64}},
+		"the last term in RequestVote":     {raftrpc.RequestVote, &raft.RequestVoteRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(p.node.server), Addr: head.Addr}, Term: math.MaxUint64, LeadershipTransfer: true}},
+		"the last term, from nobody":       {raftrpc.RequestVote, &raft.RequestVoteRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: 3}, Term: term + 1, LeadershipTransfer: true}},
+		"the last term in RequestPreVote":  {raftrpc.RequestPreVote, &raft.RequestPreVoteRequest{RPCHeader: head, Term: math.MaxUint64}},
+		"the last term in InstallSnapshot": install(func(r *raft.InstallSnapshotRequest) { r.Term = math.MaxUint64 }),
+		"a nil entry":                      entries(last, term, nil),
+		"the last index":                   entries(0, 0, &raft.Log{Index: math.MaxUint64, Term: term + 1, Type: raft.LogNoop}),
+		"a gap":                            entry(func(e *raft.Log) { e.Index++ }),
+		"an entry of a later term":         entry(func(e *raft.Log) { e.Term += 5 }),
+		"an entry of no term":              entry(func(e *raft.Log) { e.Term = 0 }),
+		"a wrong checksum":                 entry(func(e *raft.Log) { e.Extensions = []byte("wrong") }),
+		"a garbage configuration":          entry(func(e *raft.Log) { e.Type, e.Data = raft.LogConfiguration, []byte("x") }),
+		"a configuration of nobody": entry(func(e *raft.Log) {
+			e.Type, e.Data = raft.LogConfiguration, raft.EncodeConfiguration(raft.Configuration{})
+		}),
+		"a garbage command":    entry(func(e *raft.Log) { e.Type, e.Data = raft.LogCommand, []byte("x") }),
+		"a type of old":        entry(func(e *raft.Log) { e.Type = raft.LogAddPeerDeprecated }),
+		"a type of the future": entry(func(e *raft.Log) { e.Type = 200 }),
+		"a cut":                entries(1, 1, &raft.Log{Index: 2, Term: term + 1, Type: raft.LogNoop}),
+		"a snapshot with a garbage configuration": install(func(r *raft.InstallSnapshotRequest) { r.Configuration = []byte("x") }),
+		"a snapshot of peers of old":              install(func(r *raft.InstallSnapshotRequest) { r.SnapshotVersion, r.Peers = 0, []byte("x") }),
+		"a snapshot up to the last index":         install(func(r *raft.InstallSnapshotRequest) { r.LastLogIndex = math.MaxUint64 }),
+		"a snapshot of less than nothing":         install(func(r *raft.InstallSnapshotRequest) { r.Size = -1 }),
+	}
+}
+
+// A refusal, a line in the log, and the node is as it was: it leads, in the same term,
+// with the same log.
+func TestWhatNoNodeSendsDoesNotReachRaft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lines bytes.Buffer
+		var mu sync.Mutex // guards lines
+		told := func(text string) int {
+			mu.Lock()
+			defer mu.Unlock()
+			return strings.Count(lines.String(), text)
+		}
+		s, peer := openAlone(t, "", WithLogger(hclog.New(&hclog.LoggerOptions{Output: &lines, Mutex: &mu, Level: hclog.Info})))
+		defer s.Close()
+		term, last := s.raft.CurrentTerm(), s.raft.LastIndex()
+		for name, m := range peer.hostile(term, last) {
+			if err := peer.send(m.kind, m.req); err == nil || !strings.HasPrefix(err.Error(), "refused: ") {
+				t.Errorf("%s: the answer is %v, want a refusal", name, err)
+			}
+			if s.raft.State() != raft.Leader || s.raft.CurrentTerm() != term || s.raft.LastIndex() != last || s.Err() != nil {
+				t.Fatalf("%s: %v in term %d with %d entries, %v; before it led in term %d with %d", name, s.raft.State(), s.raft.CurrentTerm(), s.raft.LastIndex(), s.Err(), term, last)
+			}
+		}
+		if _, err := s.Set(t.Context(), "k", []byte("v")); err != nil {
+			t.Error(err)
+		}
+		if n := told("refused a message of raft"); n != 4 {
+			t.Errorf("%d lines tell of them, want one for each kind of message in a minute", n)
+		}
+		time.Sleep(time.Minute)
+		_ = peer.send(raftrpc.AppendEntries, &raft.AppendEntriesRequest{})
+		if told("others=12") != 1 {
+			t.Error("the next line does not tell how many there were")
+		}
+	})
+}
+
+// A term that is far, and not too far, is one to follow.
+func TestATermThatElectionsMayLeadToIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, peer := openAlone(t, "")
+		defer s.Close()
+		far := s.raft.CurrentTerm() + 1<<32
+		if err := peer.send(raftrpc.AppendEntries, &raft.AppendEntriesRequest{RPCHeader: peer.header(), Term: far}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Set(t.Context(), "k", []byte("v")); err != nil {
+			t.Fatal(err)
+		}
+		if term := s.raft.CurrentTerm(); term <= far {
+			t.Errorf("it leads in term %d, after %d", term, far)
+		}
+	})
+}
+
+// raft would read all that comes, as slowly as it comes, to refuse it then.
+func TestASnapshotOfAnOldTermIsRefusedUnread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, peer := openAlone(t, "")
+		defer s.Close()
+		began := time.Now()
+		err := peer.send(raftrpc.InstallSnapshot, &raft.InstallSnapshotRequest{RPCHeader: peer.header(), SnapshotVersion: 1, Term: 1, LastLogIndex: 1000, LastLogTerm: 1,
+			Configuration: raft.EncodeConfiguration(s.configuration()), ConfigurationIndex: 1, Size: 1 << 40}, []byte("a few bytes of it")...)
+		if s.raft.CurrentTerm() < 2 {
+			t.Fatal("there is no term before this")
+		}
+		if err != nil || time.Since(began) > 0 {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+}
+
+func TestManyUnfinishedMessagesTakeBoundedMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, peer := openAlone(t, "")
+		defer s.Close()
+		head := append([]byte{byte(raftrpc.AppendEntries), 0x81, 0xa6}, "Leader"...)
+		head = append(head, 0xc6, 0x03, 0, 0, 0) // 48 MiB
+		var conns []net.Conn
+		for range 10 {
+			conn := peer.connect()
+			if _, err := conn.Write(append(head, make([]byte, 16<<20)...)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			conns = append(conns, conn)
+		}
+		open := 0
+		for _, conn := range conns {
+			if err := conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+				open++
+			}
+		}
+		if open == 0 || open > 5 {
+			t.Errorf("%d of 10 messages with 16 MiB each are still being read", open)
+		}
+		for _, conn := range conns {
+			conn.Close()
+		}
+		if _, err := s.Set(t.Context(), "k", []byte("v")); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// answeredWith is a raft whose peer gives each answer a term.
+func answeredWith(t *testing.T, lan *memNet, term uint64) (asker raftTransport) {
+	t.Helper()
+	log := hclog.NewNullLogger()
+	ta := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
+	tb := newTestTransport(t, lan, "b:1", nodeB, serveNothing)
+	asker = newRaftTransport(ta, time.Second, log, openSieve)
+	answerer := newRaftTransport(tb, time.Second, log, openSieve)
+	go func() {
+		for {
+			select {
+			case rpc := <-answerer.Consumer():
+				switch rpc.Command.(type) {
+				case *raft.AppendEntriesRequest:
+					rpc.Respond(&raft.AppendEntriesResponse{Term: term}, nil)
+				case *raft.RequestVoteRequest:
+					rpc.Respond(&raft.RequestVoteResponse{Term: term}, nil)
+				case *raft.RequestPreVoteRequest:
+					rpc.Respond(&raft.RequestPreVoteResponse{Term: term}, nil)
+				case *raft.InstallSnapshotRequest:
+					rpc.Respond(&raft.InstallSnapshotResponse{Term: term}, nil)
+				}
+			case <-tb.ctx.Done():
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		if err := errors.Join(asker.Close(), answerer.Close()); err != nil {
+			t.Error(err)
+		}
+		ta.close()
+		tb.close()
+	})
+	return asker
+}
+
+// A peer that answers with a term beyond all terms does not depose a leader, nor take a
+// candidate there.
+func TestAnAnswerOfATermFarBeyondIsNotBelieved(t *testing.T) {
+	for term, believed := range map[uint64]bool{9: true, 9 + 1<<32: true, math.MaxUint64: false} {
+		synctest.Test(t, func(t *testing.T) {
+			a := answeredWith(t, new(memNet), term)
+			head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("a#1"), Addr: []byte("a#1@a:1")}
+			installed := new(raft.InstallSnapshotResponse)
+			for what, err := range map[string]error{
+				"AppendEntries":   a.AppendEntries("b#2", "b:1", &raft.AppendEntriesRequest{RPCHeader: head, Term: 9}, new(raft.AppendEntriesResponse)),
+				"RequestVote":     a.RequestVote("b#2", "b:1", &raft.RequestVoteRequest{RPCHeader: head, Term: 9}, new(raft.RequestVoteResponse)),
+				"RequestPreVote":  a.RequestPreVote("b#2", "b:1", &raft.RequestPreVoteRequest{RPCHeader: head, Term: 9}, new(raft.RequestPreVoteResponse)),
+				"InstallSnapshot": a.InstallSnapshot("b#2", "b:1", &raft.InstallSnapshotRequest{RPCHeader: head, Term: 9, LastLogIndex: 1, LastLogTerm: 1, SnapshotVersion: 1, Configuration: someConfiguration, ConfigurationIndex: 1}, installed, strings.NewReader("")),
+			} {
+				if (err == nil) != believed {
+					t.Errorf("%s was answered with term %d: %v", what, term, err)
+				}
+			}
+		})
+	}
+}
+
+var someConfiguration = raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "a#1", Address: "a:1"}}})
+
+// The other side of a dialed connection may be anybody's by now.
+func TestAnAnswerWithoutEndIsCutOff(t *testing.T) {
+	near, far := memPipe()
+	conn := &patientConn{Conn: near}
+	if _, err := far.Write(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := conn.SetDeadline(time.Time{}); err != nil { // as raft does before each message
+			t.Fatal(err)
+		}
+		n, err := io.Copy(io.Discard, conn)
+		if n != 64<<10 || err == nil {
+			t.Errorf("read %d bytes, %v", n, err)
+		}
+	}
+}
+
+// Whatever brought it about: what is in the state stays in the log, or the node stops.
+func TestALogIsNotCutWithinTheState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := openAlone(t, "")
+		defer s.Close()
+		at, last := s.Index(), s.raft.LastIndex()
+		if err := s.logs.DeleteRange(at+1, last); err != nil {
+			t.Fatalf("behind the state, %d to %d: %v", at+1, last, err)
+		}
+		if err := s.logs.DeleteRange(at, last); err == nil || !strings.Contains(err.Error(), "what is committed is not deleted") {
+			t.Errorf("got %v", err)
+		}
+		if _, now := s.logs.bounds(); now != at || s.Err() == nil {
+			t.Errorf("the log ends at %d, the state at %d, and the node says %v", now, at, s.Err())
+		}
+	})
+}
+
+func TestTermsOnlyRise(t *testing.T) {
+	for _, key := range []string{"CurrentTerm", "LastVoteTerm"} {
+		disk, told := newFaultStore(), &failures{}
+		l, err := openLogStore(disk, logStoreOptions{fail: told.tell})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(l.SetUint64([]byte(key), 1<<62), l.SetUint64([]byte(key), 1<<62)); err != nil {
+			t.Fatal(err)
+		}
+		_, returned := finishes(func() error { return l.SetUint64([]byte(key), 0) })
+		if returned || len(told.told()) != 1 || !strings.Contains(told.told()[0].Error(), "terms only rise") {
+			t.Errorf("%s went from 2^62 to 0: returned %t, told %v", key, returned, told.told())
+		}
+		if now := openTestLog(t, disk).meta().number(key); now != 1<<62 {
+			t.Errorf("%s is %d", key, now)
+		}
+	}
+}
+
+// Such an entry could be stored before messages were judged. raft panics on it.
+func TestALogWithWhatRaftPanicsOnIsDamagedAndSaysWhere(t *testing.T) {
+	for want, entry := range map[string]raft.Log{
+		"failed to decode configuration": {Type: raft.LogConfiguration, Data: []byte("x")},
+		"of type LogAddPeerDeprecated":   {Type: raft.LogAddPeerDeprecated},
+		"of type 77":                     {Type: 77},
+	} {
+		disk := newFaultStore()
+		l := openTestLog(t, disk)
+		entry.Index, entry.Term = 3, 1
+		if err := errors.Join(l.SetUint64(termKey, 1), l.StoreLogs(testEntries(1, 2, 1)), l.StoreLogs([]*raft.Log{&entry})); err != nil {
+			t.Fatal(err)
+		}
+		_, err := openLogStore(disk, logStoreOptions{fail: failTest(t)})
+		if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "entry 3: ") || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
+func TestATermThatNoElectionLeadsToIsDamage(t *testing.T) {
+	disk := newFaultStore()
+	if err := openTestLog(t, disk).SetUint64(termKey, math.MaxUint64); err != nil {
+		t.Fatal(err)
+	}
+	_, err := openLogStore(disk, logStoreOptions{fail: failTest(t)})
+	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "18446744073709551615") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A stranger who has shaken hands may send whatever he likes: no process ends, no node
+// stops, and the log is one that the next start accepts.
+func FuzzBytesForRaft(f *testing.F) {
+	s, peer := openAlone(f, "")
+	term, last := s.raft.CurrentTerm(), s.raft.LastIndex()
+	for _, m := range peer.hostile(term, last) {
+		f.Add(encodeRaft(f, m.kind, m.req))
+	}
+	legal := &raft.AppendEntriesRequest{RPCHeader: peer.header(), Term: term + 1, PrevLogEntry: last, PrevLogTerm: term, LeaderCommitIndex: last + 1,
+		Entries: []*raft.Log{{Index: last + 1, Term: term + 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(s.configuration())}}}
+	f.Add(encodeRaft(f, raftrpc.AppendEntries, legal))
+	f.Add(append(encodeRaft(f, raftrpc.AppendEntries, legal), encodeRaft(f, raftrpc.TimeoutNow, &raft.TimeoutNowRequest{RPCHeader: peer.header()})...))
+	if err := s.Close(); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		s, peer := openAlone(t, "")
+		conn := peer.connect()
+		_, err := conn.Write(in)
+		conn.(*memConn).CloseWrite()
+		_, _ = io.Copy(io.Discard, conn)
+		conn.Close()
+		if fault := errors.Join(s.Err(), s.logs.failure()); fault != nil {
+			t.Errorf("the node has stopped: %v", fault)
+		}
+		if err = errors.Join(err, s.Close()); err != nil {
+			t.Error(err)
+		}
+		if s.fsm.failed != nil {
+			t.Errorf("the state machine has stopped: %v", s.fsm.failed)
+		}
+		if _, err := openLogStore(s.logs.base, logStoreOptions{fail: failTest(t)}); err != nil {
+			t.Errorf("the next start: %v", err)
+		}
+	})
+}
+
+// A follower's log may go on with entries of a leader that has lost its place. The next
+// one tells how far it has committed its own, and has yet to send those.
+func TestWhatALeaderHasNotSentIsNotCommitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, peer := openAlone(t, "")
+		defer s.Close()
+		term, last := s.raft.CurrentTerm(), s.raft.LastIndex()
+		lost := &raft.AppendEntriesRequest{RPCHeader: peer.header(), Term: term + 1, PrevLogEntry: last, PrevLogTerm: term,
+			Entries: []*raft.Log{{Index: last + 1, Term: term + 1, Type: raft.LogNoop}}}
+		next := &raft.AppendEntriesRequest{RPCHeader: peer.header(), Term: term + 2, PrevLogEntry: last, PrevLogTerm: term, LeaderCommitIndex: last + 1}
+		for _, req := range []*raft.AppendEntriesRequest{lost, next} {
+			if err := peer.send(raftrpc.AppendEntries, req); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if now := s.raft.LastIndex(); now != last+1 {
+			t.Fatalf("the log ends at %d, want %d", now, last+1)
+		}
+		if commit := s.raft.CommitIndex(); commit != last {
+			t.Errorf("entries up to %d are committed, and the leader has vouched for those up to %d", commit, last)
+		}
+	})
+}
