@@ -3,6 +3,7 @@ package kvhttp_test
 import (
 	"context"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/kvraft/kvraft"
@@ -140,6 +141,13 @@ func TestAReadAnswersOnlyWhatTheClientHasNot(t *testing.T) {
 			}
 		}
 		wantProblem(t, call(t, h, "GET", "/files/absent", "", header), 404)
+		w := call(t, h, "GET", "/keys/absent/", "", header)
+		if strings.HasPrefix(header, "If-Match") {
+			wantProblem(t, w, 412)
+			wantETag(t, w, "")
+		} else {
+			wantAnswer(t, w, 200, `{"value":""}`)
+		}
 	}
 }
 

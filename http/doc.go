@@ -147,7 +147,7 @@
 // Answers to reads and to sets of keys carry the version of the key as ETag, a
 // number in quotes. Reads and writes of one key take If-Match and If-None-Match
 // (RFC 9110, section 13): lists, "*", and weak tags, which If-Match never
-// matches. A write whose condition fails answers 412 and changes nothing;
+// matches; nor does it match an absent key that /keys/ reads as "". A write whose condition fails answers 412 and changes nothing;
 // between the check and the write nothing can come. If-None-Match: * writes only
 // an absent key. POST /key takes no conditions.
 //
@@ -188,6 +188,7 @@
 // the leader that this node knows, if any.
 //
 //	400  the request can never be right
+//	403  a page of another origin, in a browser, asked for a change
 //	404  no such path, or the key is absent, or no member has the id
 //	405  not with this method; Allow says which
 //	406  the key or the value is not UTF-8, and JSON cannot carry it
@@ -198,6 +199,7 @@
 //	413  the body, or what it holds, is too large
 //	414  the key in the path or the query is too long
 //	415  the body has a Content-Encoding
+//	421  the Host is no name of this server
 //	501  this server cannot stream
 //	502  the node to be joined cannot be reached
 //	503  not applied, with Retry-After: no leader, the store has stopped, this node is
@@ -227,7 +229,12 @@
 //
 // The first 16 KiB of each body and each answer are not counted, so that small requests
 // are served whatever the large ones do. Headers, idle connections and the number of
-// connections are the http.Server's to limit; give it [ConnContext]. The handler lets
-// everyone in: put authentication in front of it, and http.CrossOriginProtection
-// where browsers can reach it.
+// connections are the http.Server's to limit; give it [ConnContext].
+//
+// # Browsers
+//
+// The handler lets everyone in: put authentication in front of it. But pages of other
+// origins in a browser change nothing (403) unless [WithCrossOriginProtection] says
+// that they may, and [WithHosts] with [LoopbackHost] refuses (421) what a page has
+// asked of loopback under a name of its own.
 package kvhttp

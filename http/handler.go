@@ -71,14 +71,16 @@ type handler struct {
 	bodies    budget
 	answers   budget
 	heartbeat time.Duration
-	watches   context.Context     // all watches end with it
-	resources map[string]resource // by the first segment of the path
+	watches   context.Context // all watches end with it
+	origins   *http.CrossOriginProtection
+	isOwn     func(host string) bool // nil: any is
+	resources map[string]resource    // by the first segment of the path
 }
 
 // Handler serves store. It does not close it. The package comment lists the
 // requests.
 func Handler(store Store, opts ...Option) http.Handler {
-	h := &handler{store: store, watches: context.Background()}
+	h := &handler{store: store, watches: context.Background(), origins: http.NewCrossOriginProtection()}
 	for _, opt := range opts {
 		opt(h)
 	}
@@ -119,7 +121,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Cache-Control", "no-cache") // a shared cache may keep even a 404 otherwise
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if err := h.serve(w, r); err != nil {
+	err := h.admit(r)
+	if err == nil {
+		err = h.serve(w, r)
+	}
+	if err != nil {
 		h.fail(w, r, err)
 	}
 }

@@ -14,9 +14,12 @@ type envelope struct {
 	Value string `json:"value"`
 }
 
-// getValue reads an absent key as "".
+// getValue reads an absent key as "". That is no version of it, which If-Match asks for.
 func (h *handler) getValue(w http.ResponseWriter, r *request) error {
 	entry, err := h.read(w, r)
+	if errors.Is(err, kvraft.ErrNotFound) && r.Header["If-Match"] != nil {
+		return &kvraft.ConflictError{}
+	}
 	if err != nil && !errors.Is(err, kvraft.ErrNotFound) {
 		return err
 	}

@@ -14,7 +14,6 @@ import (
 	"flag"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"slices"
@@ -26,7 +25,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/kvraft/kvraft"
-	kvhttp "github.com/kvraft/kvraft/http"
 	"github.com/kvraft/kvraft/internal/logqueue"
 )
 
@@ -84,7 +82,7 @@ func run(c config) error {
 	if err != nil {
 		return errors.Join(err, store.Close(), talk.Close())
 	}
-	server := newServer(store, log)
+	server := newServer(store, log, c.hosts(clients.Addr()))
 	failed := make(chan error, 2)
 	go func() { failed <- server.Serve(clients) }()
 	st := store.Status()
@@ -146,21 +144,6 @@ func openStore(c config, clients net.Listener, talk talk, log hclog.Logger) (*kv
 	return kvraft.Open(c.dir, opts...)
 }
 
-func newServer(store *kvraft.Store, log hclog.Logger) *http.Server {
-	watches, endWatches := context.WithCancel(context.Background())
-	handler := kvhttp.Handler(store, kvhttp.WithWatchContext(watches))
-	server := &http.Server{
-		Handler:           http.NewCrossOriginProtection().Handler(handler), // web pages reach loopback too
-		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ConnContext:       kvhttp.ConnContext,
-		ErrorLog:          log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn}),
-	}
-	server.RegisterOnShutdown(endWatches)
-	return server
-}
-
 // leave takes this node out of the cluster if it is to leave, and the others can do
 // without it.
 func leave(c config, store *kvraft.Store, log hclog.Logger) {
@@ -177,18 +160,6 @@ func leave(c config, store *kvraft.Store, log hclog.Logger) {
 	default:
 		log.Warn("this node stays a member", "reason", err)
 	}
-}
-
-// stop lets the requests in flight finish, for a while.
-func stop(server *http.Server, log hclog.Logger) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	err := server.Shutdown(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
-		log.Warn("some requests do not end; they are cut off")
-		err = server.Close()
-	}
-	return err
 }
 
 func (c config) listen(flag, addr string) (net.Listener, error) {
