@@ -2,6 +2,7 @@ package kvraft
 
 import (
 	"context"
+	"hash"
 	"io"
 	"slices"
 	"time"
@@ -52,4 +53,33 @@ func (p paced) rest(d time.Duration) {
 	case <-time.After(d):
 	case <-p.ctx.Done():
 	}
+}
+
+// pacedHash rests after each piece for as long as that took.
+type pacedHash struct {
+	hash.Hash
+	ended <-chan struct{} // there are to be no more rests
+
+	piece int           // bytes since the last rest
+	took  time.Duration // what they took
+}
+
+func (p *pacedHash) Write(b []byte) (int, error) {
+	for piece := range slices.Chunk(b, pieceBytes) {
+		began := time.Now()
+		_, _ = p.Hash.Write(piece) // it does not fail
+		p.took += time.Since(began)
+		if p.piece += len(piece); p.piece >= pieceBytes {
+			p.rest()
+		}
+	}
+	return len(b), nil
+}
+
+func (p *pacedHash) rest() {
+	select {
+	case <-time.After(min(p.took, longestRest)):
+	case <-p.ended:
+	}
+	p.piece, p.took = 0, 0
 }

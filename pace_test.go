@@ -1,9 +1,12 @@
 package kvraft
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"os"
 	"path/filepath"
 	"slices"
@@ -181,4 +184,46 @@ func TestNodesThatStartTogetherTakeTheirSnapshotsApart(t *testing.T) {
 	if len(phases) == 1 {
 		t.Error("all nodes are within an eighth of the way to a snapshot")
 	}
+}
+
+// slowHash takes a virtual millisecond for each KiB.
+type slowHash struct{ hash.Hash }
+
+func (h slowHash) Write(p []byte) (int, error) {
+	time.Sleep(time.Duration(len(p)) * time.Millisecond >> 10)
+	return h.Hash.Write(p)
+}
+
+func TestAHashTakesHalfOfTheTimeAtMost(t *testing.T) {
+	for _, size := range []int{1 << 10, 300 << 10, 2 << 20} { // of each value
+		synctest.Test(t, func(t *testing.T) {
+			value := make([]byte, size)
+			paced, plain := &pacedHash{Hash: slowHash{sha256.New()}}, sha256.New()
+			began := time.Now()
+			for written := 0; written < 4<<20; written += size {
+				_, _ = paced.Write(value)
+				_, _ = plain.Write(value)
+			}
+			rests := time.Since(began) - 4096*time.Millisecond
+			if least := 15 * longestRest; rests < least { // after each 256 KiB, but for a few at the end
+				t.Errorf("values of %d bytes: rests of %v, want %v", size, rests, least)
+			}
+			if !bytes.Equal(paced.Sum(nil), plain.Sum(nil)) {
+				t.Error("the hash is another")
+			}
+		})
+	}
+}
+
+func TestAHashDoesNotRestWhenTheStoreCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan struct{})
+		close(ended)
+		h := &pacedHash{Hash: slowHash{sha256.New()}, ended: ended}
+		began := time.Now()
+		_, _ = h.Write(make([]byte, 1<<20))
+		if took := time.Since(began); took != 1024*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+	})
 }

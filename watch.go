@@ -16,7 +16,7 @@ import (
 type Event struct {
 	Kind    EventKind
 	Key     string // empty in an EventSync
-	Value   []byte // of an EventSet: the caller's own copy
+	Value   []byte // of an EventSet: the caller's own copy, but see SharedValues
 	Version uint64 // of the write that changed the key; of an EventSync see there
 
 	// More says that others follow that belong to this one: the rest of a Batch, or of
@@ -42,6 +42,7 @@ type watchOptions struct {
 	resumes   bool
 	after     uint64
 	snapshot  bool
+	shared    bool
 	syncEvery time.Duration
 }
 
@@ -56,6 +57,10 @@ func After(version uint64) WatchOption {
 // EventSet with the version that it has, and an EventSync with the version that they
 // are of.
 func SnapshotFirst(o *watchOptions) { o.snapshot = true }
+
+// SharedValues saves the copy of each value: those of the events are the store's own,
+// and must not be written to.
+func SharedValues(o *watchOptions) { o.shared = true }
 
 // SyncEvery adds an EventSync when all that had happened has been yielded, and again
 // whenever nothing else was yielded for d. It shows that the watch lives, and keeps
@@ -162,20 +167,33 @@ func (w *watch) begin(yield func(Event) bool) error {
 
 // snapshot yields what is there.
 func (w *watch) snapshot(yield func(Event) bool) error {
-	view := &View{w.store.fsm.now.Load().view}
-	for e := range view.Prefix(w.prefix) {
-		if err := w.ended(); err != nil {
-			return err
+	view := w.store.fsm.now.Load().view
+	var err error
+	view.Ascend(w.prefix, func(key string, item state.Item) bool {
+		if !strings.HasPrefix(key, w.prefix) {
+			return false
 		}
-		if !yield(Event{Kind: EventSet, Key: e.Key, Value: e.Value, Version: e.Version, More: true}) {
-			return errBrokenOff
+		if err = w.ended(); err == nil && !yield(Event{Kind: EventSet, Key: key, Value: w.value(item.Value), Version: item.Version, More: true}) {
+			err = errBrokenOff
 		}
+		return err == nil
+	})
+	if err != nil {
+		return err
 	}
-	w.after, w.due = view.Version(), false
+	w.after, w.due = view.Revision(), false
 	if !yield(Event{Kind: EventSync, Version: w.after}) {
 		return errBrokenOff
 	}
 	return nil
+}
+
+// value is what the caller gets of one.
+func (w *watch) value(v []byte) []byte {
+	if w.opts.shared {
+		return v
+	}
+	return bytes.Clone(v)
 }
 
 // reach waits until this node has reached the version to begin after, if there is
@@ -230,7 +248,7 @@ func (w *watch) advance(now *applied) error {
 func (w *watch) yieldFound(yield func(Event) bool) bool {
 	defer clear(w.found)
 	for i, c := range w.found {
-		e := Event{Kind: EventSet, Key: c.Key, Value: bytes.Clone(c.Value), Version: c.Version, More: i+1 < len(w.found)}
+		e := Event{Kind: EventSet, Key: c.Key, Value: w.value(c.Value), Version: c.Version, More: i+1 < len(w.found)}
 		if c.Deleted {
 			e.Kind = EventDelete
 		}

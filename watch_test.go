@@ -145,6 +145,30 @@ func TestAWatchCanBeginWithWhatIsThere(t *testing.T) {
 	})
 }
 
+func TestAWatchCopiesEachValueUnlessToldOtherwise(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := kvrafttest.New(t, 1).Store(0)
+		mustSet(t, s, "a", "value")
+		first := func(opts ...kvraft.WatchOption) *byte {
+			for e, err := range s.Watch(t.Context(), "a", opts...) {
+				if err != nil || string(e.Value) != "value" {
+					t.Fatal(words(e), err)
+				}
+				return &e.Value[0]
+			}
+			return nil
+		}
+		for _, begin := range []kvraft.WatchOption{kvraft.SnapshotFirst, kvraft.After(0)} {
+			if first(begin) == first(begin) {
+				t.Error("two watches have the same bytes")
+			}
+			if first(begin, kvraft.SharedValues) != first(begin, kvraft.SharedValues) {
+				t.Error("the value was copied")
+			}
+		}
+	})
+}
+
 // sets makes n changes of other keys.
 func sets(t *testing.T, s *kvraft.Store, n int) (version uint64) {
 	t.Helper()

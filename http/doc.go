@@ -118,8 +118,13 @@
 // answer is the lowest that it takes. What goes wrong later is told in the stream, by
 // a last event whose data is what the answer would have been:
 //
+//	retry: 10000
 //	event: problem
 //	data: {"type":"...#ErrCompacted","title":"history compacted","status":410,...,"from":40}
+//
+// A request with Last-Event-ID is answered so from the beginning, with status 200: an
+// EventSource gives up for good on any other. It reconnects after the milliseconds of
+// retry, and its page can listen to problem events.
 //
 // A client that does not take an event in time, see [WithTimeout], is cut off; one that
 // is slower than the changes for long is compacted. Nobody waits for it. Watches hold
@@ -225,6 +230,7 @@
 //	WithAnswerBudget   64 MiB   of all answers that clients have not taken (503)
 //	                   1000     entries in one listing, which ends with the one that takes
 //	                            its JSON to 4 MiB
+//	                   1        hash of the state at a time, for /status?hash (503)
 //	                   1 KiB    of detail in an error
 //
 // The first 16 KiB of each body and each answer are not counted, so that small requests

@@ -72,6 +72,7 @@ type handler struct {
 	answers   budget
 	heartbeat time.Duration
 	watches   context.Context // all watches end with it
+	hashing   chan struct{}   // holds a token while a hash is computed
 	origins   *http.CrossOriginProtection
 	isOwn     func(host string) bool // nil: any is
 	resources map[string]resource    // by the first segment of the path
@@ -80,7 +81,7 @@ type handler struct {
 // Handler serves store. It does not close it. The package comment lists the
 // requests.
 func Handler(store Store, opts ...Option) http.Handler {
-	h := &handler{store: store, watches: context.Background(), origins: http.NewCrossOriginProtection()}
+	h := &handler{store: store, hashing: make(chan struct{}, 1), watches: context.Background(), origins: http.NewCrossOriginProtection()}
 	for _, opt := range opts {
 		opt(h)
 	}

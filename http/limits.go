@@ -37,6 +37,10 @@ const (
 	// not read, whatever the size of the answer.
 	pieceBytes = 64 << 10
 
+	// partBytes of a value are made text at a time for a watch: what a thousand watches
+	// hold is a thousand such parts, and not as many copies of the largest value.
+	partBytes = 8 << 10
+
 	// maxPairs is how many pairs a JSON object may have: the store takes no more
 	// operations at once. A pair takes few bytes of a body and many once it is
 	// decoded, pairBytes and twice its strings.
@@ -49,6 +53,8 @@ const (
 	defaultLimit = 100
 	maxLimit     = 1000
 	pageBytes    = 4 << 20
+
+	// One hash of the state is computed at a time: see handler.hashing.
 
 	// detailBytes bounds what an error tells in its detail, which may quote the request.
 	detailBytes = 1 << 10

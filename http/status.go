@@ -78,10 +78,23 @@ func (h *handler) status(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	if hash {
-		index, sum := h.store.Hash()
-		answer.Hash, answer.HashIndex = hex.EncodeToString(sum[:]), index
+		if answer.Hash, answer.HashIndex, err = h.hash(r); err != nil {
+			return err
+		}
 	}
 	return h.respondJSON(w, r, answer)
+}
+
+// hash computes one hash at a time, whoever asks.
+func (h *handler) hash(r *request) (hash string, index uint64, err error) {
+	select {
+	case h.hashing <- struct{}{}:
+		defer func() { <-h.hashing }()
+	case <-r.Context().Done():
+		return "", 0, refuse(http.StatusServiceUnavailable, "the hash for another request is being computed, which takes time; repeat the request a little later")
+	}
+	index, sum := h.store.Hash()
+	return hex.EncodeToString(sum[:]), index, nil
 }
 
 func (h *handler) healthz(w http.ResponseWriter, r *request) error {

@@ -2,9 +2,12 @@ package kvhttp_test
 
 import (
 	"encoding/json"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/kvraft/kvraft"
 	kvhttp "github.com/kvraft/kvraft/http"
@@ -76,4 +79,44 @@ func TestHealthAndReadinessSayWhyNot(t *testing.T) {
 			t.Errorf("%s: %+v", path, p)
 		}
 	}
+}
+
+// hashing is a store whose hash takes until released.
+type hashing struct {
+	*fake
+	begun, release chan bool
+}
+
+func (s hashing) Hash() (uint64, [32]byte) {
+	s.begun <- true
+	<-s.release
+	return s.fake.Hash()
+}
+
+func TestOneHashIsComputedAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := hashing{newFake(), make(chan bool, 9), make(chan bool)}
+		h := kvhttp.Handler(store)
+		first := make(chan *httptest.ResponseRecorder)
+		go func() { first <- call(t, h, "GET", "/status?hash", "") }()
+		synctest.Wait()
+		began := time.Now()
+		w := call(t, h, "GET", "/status?hash", "")
+		if wantProblem(t, w, 503); w.Header().Get("Retry-After") == "" || time.Since(began) != 10*time.Second {
+			t.Errorf("after %v: %v", time.Since(began), w.Header())
+		}
+		if w := call(t, h, "GET", "/status", ""); w.Code != 200 {
+			t.Errorf("without a hash: %d", w.Code)
+		}
+		if len(store.begun) != 1 {
+			t.Errorf("%d hashes are computed at a time", len(store.begun))
+		}
+		close(store.release)
+		if w := <-first; w.Code != 200 {
+			t.Errorf("the first: %d %s", w.Code, w.Body)
+		}
+		if w := call(t, h, "GET", "/status?hash", ""); w.Code != 200 {
+			t.Errorf("afterwards: %d %s", w.Code, w.Body)
+		}
+	})
 }

@@ -1,8 +1,8 @@
 package kvhttp
 
 import (
-	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,12 +10,17 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/kvraft/kvraft"
 )
 
 // errWatchesEnd is the answer to a watch when the context of WithWatchContext ends.
 var errWatchesEnd = refuse(http.StatusServiceUnavailable, "the server is shutting down")
+
+// How long a browser waits before it reconnects: what passes by itself is soon over, and
+// all else only its page can mend.
+const retrySoon, retryLater = time.Second, 10 * time.Second
 
 // stream is a watch on its way to a client.
 type stream struct {
@@ -40,21 +45,24 @@ func (h *handler) watch(w http.ResponseWriter, r *request) error {
 	s := &stream{h.sender(w, r.Request), h}
 	defer s.resettable()()
 	begun := false
-	for event, err := range h.store.Watch(ctx, prefix, append(opts, kvraft.SyncEvery(h.heartbeat))...) {
+	for event, err := range h.store.Watch(ctx, prefix, append(opts, kvraft.SyncEvery(h.heartbeat), kvraft.SharedValues)...) {
 		late.Stop()
-		switch {
-		case err != nil && !begun:
+		if err != nil && !begun && r.Header.Get("Last-Event-ID") == "" {
 			return err
-		case err != nil:
-			s.send(kvraft.Event{}, "problem", h.problem(r.Request, err))
-			return nil
-		case !begun:
+		}
+		if !begun {
 			if err := s.begin(); err != nil {
 				return err
 			}
 			begun = true
 		}
-		if r.Method == http.MethodHead || s.send(event, string(event.Kind), eventAs(event)) != nil {
+		if r.Method == http.MethodHead {
+			return nil
+		}
+		if err != nil {
+			return s.fail(h.problem(r.Request, err))
+		}
+		if s.send(event) != nil {
 			return nil
 		}
 	}
@@ -111,34 +119,82 @@ func (s *stream) begin() error {
 	return nil
 }
 
-// send writes one event. Only the last of a version has an id: a client that
-// reconnects gets a version whole.
-func (s *stream) send(e kvraft.Event, kind string, data any) error {
-	var b bytes.Buffer
-	if e.Kind != "" && !e.More {
-		fmt.Fprintf(&b, "id: %d\n", e.Version)
-	}
-	text, err := json.Marshal(data) // on one line
+// fail ends the stream with a problem. A browser would give up for good on any status but
+// 200, and so one that reconnects is told in the stream, also of what has gone wrong
+// before it began, and when to try again.
+func (s *stream) fail(p problem) error {
+	text, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(&b, "event: %s\ndata: %s\n\n", kind, text)
-	if err := s.write(b.Bytes()); err != nil || e.More {
+	again := retryLater
+	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusGatewayTimeout {
+		again = retrySoon
+	}
+	if s.write(fmt.Appendf(nil, "retry: %d\nevent: problem\ndata: %s\n\n", again.Milliseconds(), text)) == nil { // or the client is gone
+		_ = s.flush()
+	}
+	return nil
+}
+
+// send writes one event. Only the last of a version has an id: a client that
+// reconnects gets a version whole.
+func (s *stream) send(e kvraft.Event) error {
+	var b []byte
+	if !e.More {
+		b = fmt.Appendf(b, "id: %d\n", e.Version)
+	}
+	b = fmt.Appendf(b, "event: %s\ndata: {", e.Kind)
+	var err error
+	if e.Kind != kvraft.EventSync {
+		b, err = s.text(b, "key", []byte(e.Key))
+	}
+	if e.Kind == kvraft.EventSet && err == nil {
+		b, err = s.text(b, "value", e.Value)
+	}
+	if err == nil {
+		err = s.write(fmt.Appendf(b, "\"version\":%d}\n\n", e.Version))
+	}
+	if err != nil || e.More {
 		return err
 	}
 	return s.flush()
 }
 
-// eventAs is an event as JSON.
-func eventAs(e kvraft.Event) listed {
-	switch e.Kind {
-	case kvraft.EventSet:
-		return listedAs(kvraft.Entry{Key: e.Key, Value: e.Value, Version: e.Version})
-	case kvraft.EventDelete:
-		l := listed{Version: e.Version}
-		l.Key, l.KeyBase64 = text([]byte(e.Key))
-		return l
-	default:
-		return listed{Version: e.Version}
+// text appends a member of a JSON object to b, as a listing has it. What is long is
+// written meanwhile: many watches may have the same long value to tell at the same time,
+// and each holds only a part of it as text.
+func (s *stream) text(b []byte, name string, value []byte) ([]byte, error) {
+	encode, cut := appendEscaped, betweenRunes
+	if !utf8.Valid(value) {
+		encode, cut, name = base64.StdEncoding.AppendEncode, betweenTriples, name+"_base64"
 	}
+	b = fmt.Appendf(b, "%q:\"", name)
+	for len(value) > partBytes {
+		end := cut(value)
+		b = encode(b, value[:end])
+		if err := s.write(b); err != nil {
+			return nil, err
+		}
+		b, value = b[:0], value[end:]
+	}
+	return append(encode(b, value), `",`...), nil
+}
+
+// betweenRunes is the last end of a character in the first partBytes of UTF-8.
+func betweenRunes(text []byte) int {
+	end := partBytes
+	for !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return end
+}
+
+// betweenTriples is where base64 can be cut.
+func betweenTriples([]byte) int { return partBytes / 3 * 3 }
+
+// appendEscaped appends UTF-8 as it stands between the quotes of JSON.
+func appendEscaped(b, text []byte) []byte {
+	quoted, _ := json.Marshal(string(text)) // of a string it cannot fail
+	return append(b, quoted[1:len(quoted)-1]...)
 }

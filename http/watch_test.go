@@ -32,7 +32,7 @@ func TestAWatchIsAStreamOfEvents(t *testing.T) {
 	}
 	store.end = kvraft.ErrClosed
 	w := call(t, kvhttp.Handler(store), "GET", "/watch", "")
-	stream, end, _ := strings.Cut(w.Body.String(), "event: problem\ndata: ")
+	stream, end, _ := strings.Cut(w.Body.String(), "retry: 1000\nevent: problem\ndata: ")
 	if want := `id: 4
 event: sync
 data: {"version":4}
@@ -70,6 +70,34 @@ data: {"key_base64":"/w==","version":8}
 	}
 }
 
+// It is encoded in parts, which must not show.
+func TestALongValueInAStreamIsThatOfAListing(t *testing.T) {
+	for name, unit := range map[string]string{
+		"letters": "x", "two bytes": "ü", "three": "你", "four": "😀", "escapes": "\x01<\\\"\u2028", "no text": "\xff\x00\x01",
+	} {
+		for shift := range 4 {
+			value := []byte(strings.Repeat("x", shift) + strings.Repeat(unit, 100<<10/len(unit)))
+			store := newFake()
+			store.events = []kvraft.Event{{Kind: kvraft.EventSet, Key: "a\xff", Value: value, Version: 5}}
+			store.end = kvraft.ErrClosed
+			body := call(t, kvhttp.Handler(store), "GET", "/watch", "").Body.String()
+			data, _, _ := strings.Cut(strings.TrimPrefix(body, "id: 5\nevent: set\ndata: "), "\n\n")
+			want := map[string]any{"key_base64": []byte("a\xff"), "value": string(value), "version": 5}
+			if name == "no text" {
+				want["value_base64"] = value
+				delete(want, "value")
+			}
+			text, err := json.Marshal(want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if data != string(text) {
+				t.Errorf("%s, %d: %d bytes that differ from %d", name, shift, len(data), len(text))
+			}
+		}
+	}
+}
+
 func TestAWatchBeginsWhereItIsAskedTo(t *testing.T) {
 	store := newFake()
 	store.end = kvraft.ErrClosed
@@ -96,7 +124,7 @@ func TestAWatchBeginsWhereItIsAskedTo(t *testing.T) {
 			headers = append(headers, "Last-Event-ID: "+c.last)
 		}
 		call(t, kvhttp.Handler(store), "GET", "/watch"+c.query, "", headers...)
-		if want := fmt.Sprintf("%q %v", c.prefix, applied(append(c.want, kvraft.SyncEvery(every))...)); store.asked != want {
+		if want := fmt.Sprintf("%q %v", c.prefix, applied(append(c.want, kvraft.SyncEvery(every), kvraft.SharedValues)...)); store.asked != want {
 			t.Errorf("%s, %s: asked for %s, want %s", c.query, c.last, store.asked, want)
 		}
 	}
@@ -145,6 +173,37 @@ func TestAWatchThatIsCompactedLaterSaysSoInTheStream(t *testing.T) {
 	if !strings.Contains(body, "\nevent: problem\ndata: {") || !strings.Contains(body, `"status":410`) || !strings.HasSuffix(body, `"from":17}`+"\n\n") {
 		t.Error(body)
 	}
+}
+
+// An EventSource sends Last-Event-ID when it reconnects, and gives up for good when the
+// answer is not 200.
+func TestABrowserThatReconnectsIsToldOfAProblemInTheStream(t *testing.T) {
+	for _, c := range []struct {
+		end   error
+		retry string
+		told  string
+	}{
+		{fmt.Errorf("%w: %w", kvraft.ErrNoLeader, context.Canceled), "1000", `"status":503`},
+		{kvraft.ErrClosed, "1000", `"status":503`},
+		{nil, "1000", `"status":504`}, // nothing comes in time
+		{&kvraft.CompactedError{Version: 17}, "10000", `"from":17`},
+		{kvraft.ErrInvalid, "10000", `"status":400`},
+	} {
+		store := newFake()
+		store.end = c.end
+		h := kvhttp.Handler(store, kvhttp.WithTimeout(time.Millisecond))
+		w := call(t, h, "GET", "/watch", "", "Last-Event-ID: 1")
+		body := w.Body.String()
+		if w.Code != 200 || w.Header().Get("Content-Type") != "text/event-stream" ||
+			!strings.HasPrefix(body, "retry: "+c.retry+"\nevent: problem\ndata: {") || !strings.HasSuffix(body, "}\n\n") || !strings.Contains(body, c.told) {
+			t.Errorf("%v: %d %v %s", c.end, w.Code, w.Header(), body)
+		}
+		if w := call(t, h, "HEAD", "/watch", "", "Last-Event-ID: 1"); w.Code != 200 || w.Body.Len() > 0 {
+			t.Errorf("HEAD: %d %q", w.Code, w.Body)
+		}
+	}
+	h := kvhttp.Handler(newFake())
+	wantProblem(t, call(t, h, "GET", "/watch", "", "Last-Event-ID: x"), 400) // can never be right
 }
 
 func TestAHeadOfAWatchIsItsHeader(t *testing.T) {
@@ -311,7 +370,7 @@ func TestWatchesEndWhenTheServerShutsDown(t *testing.T) {
 	if err := server.Config.Shutdown(wait); err != nil {
 		t.Error(err)
 	}
-	if end := c.next(); !strings.HasPrefix(end, "event: problem data: {") || !strings.Contains(end, "shutting down") || c.next() != "" {
+	if end := c.next(); !strings.HasPrefix(end, "retry: 1000 event: problem data: {") || !strings.Contains(end, "shutting down") || c.next() != "" {
 		t.Errorf("it ends with %q", end)
 	}
 	wantProblem(t, call(t, kvhttp.Handler(newFake(), kvhttp.WithWatchContext(ctx)), "GET", "/watch", ""), 503)

@@ -47,7 +47,7 @@ func checkHealth(args []string) int {
 }
 
 func askReady(ctx context.Context, addr string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/readyz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, urlOf(addr, "/readyz"), nil)
 	if err != nil {
 		return err
 	}

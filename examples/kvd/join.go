@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +29,11 @@ const patience, grace = 2 * time.Second, 100 * time.Millisecond
 // newClient has a transport of its own: no proxy belongs between nodes.
 func newClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+}
+
+// urlOf is the URL of path at addr, of which an IPv6 zone is escaped.
+func urlOf(addr, path string) string {
+	return (&url.URL{Scheme: "http", Host: addr, Path: path}).String()
 }
 
 // heard is what came of an address to join.
@@ -161,7 +167,7 @@ func hear(ctx context.Context, client *http.Client, member string) heard {
 }
 
 func askStatus(ctx context.Context, client *http.Client, member string) (h heard, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+member+"/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, urlOf(member, "/status"), nil)
 	if err != nil {
 		return h, err
 	}

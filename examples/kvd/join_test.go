@@ -85,3 +85,45 @@ func TestASearchEndsWithItsContext(t *testing.T) {
 		t.Errorf("it took %v, %v", time.Since(began), found)
 	}
 }
+
+// An address that is only good on one link has its zone, which a URL escapes.
+func TestANodeIsAskedAtAnAddressWithAZone(t *testing.T) {
+	ln, err := net.Listen("tcp", "[::1%lo]:0")
+	if err != nil {
+		t.Skip("no IPv6 here: ", err)
+	}
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host != net.JoinHostPort("::1", port) {
+			t.Errorf("it was called %q", r.Host) // a zone means nothing there
+		}
+		fmt.Fprint(w, `{"me": {"id": "n1", "address": "n1"}, "cluster": "c"}`)
+	}))
+	server.Listener = ln
+	server.Start()
+	defer server.Close()
+	addr := net.JoinHostPort("::1%lo", port)
+
+	var join addrs
+	if err := join.Set(addr); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := (finder{join: join}).find(t.Context()); err != nil || !slices.Equal(found, []string{"n1"}) {
+		t.Errorf("found %q, %v", found, err)
+	}
+	if err := askReady(t.Context(), addr); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAURLKeepsTheZone(t *testing.T) {
+	for addr, want := range map[string]string{
+		"[fe80::1%eth0]:11000": "http://[fe80::1%25eth0]:11000/key",
+		"[::1]:11000":          "http://[::1]:11000/key",
+		"localhost:11000":      "http://localhost:11000/key",
+	} {
+		if got := urlOf(addr, "/key"); got != want {
+			t.Errorf("%s: %s, want %s", addr, got, want)
+		}
+	}
+}

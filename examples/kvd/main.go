@@ -299,5 +299,6 @@ func entrance(st kvraft.Status) string {
 
 func hint(clients net.Addr) {
 	host, port, _ := net.SplitHostPort(clients.String()) // of a TCP listener: it has both
-	fmt.Printf("kvd: try: curl -XPOST %s/key -d '{\"foo\": \"bar\"}'\n", net.JoinHostPort(orLocalhost(host), port))
+	key := strings.TrimPrefix(urlOf(net.JoinHostPort(orLocalhost(host), port), "/key"), "http://")
+	fmt.Printf("kvd: try: curl -XPOST %s -d '{\"foo\": \"bar\"}'\n", key)
 }

@@ -96,7 +96,14 @@ func (v View) Remembered(yield func(Remembered) bool) {
 
 // Hash returns the SHA-256 of all that a View holds. Replicas that applied the same entries have the same hash.
 func (v View) Hash() [sha256.Size]byte {
-	h := hasher{h: sha256.New()}
+	sum := sha256.New()
+	v.HashTo(sum)
+	return [sha256.Size]byte(sum.Sum(nil))
+}
+
+// HashTo writes all that a View holds to h, piece by piece.
+func (v View) HashTo(sum hash.Hash) {
+	h := hasher{h: sum}
 	h.numbers(v.revision, v.floor, uint64(v.Len()), uint64(v.recent), uint64(len(v.notes)))
 	v.Notes(func(name, text string) bool {
 		h.numbers(uint64(len(name)), uint64(len(text)))
@@ -115,7 +122,6 @@ func (v View) Hash() [sha256.Size]byte {
 		h.numbers(rec.Index, uint64(rec.Result.Code), rec.Result.Version)
 		return true
 	})
-	return [sha256.Size]byte(h.h.Sum(nil))
 }
 
 type hasher struct {
