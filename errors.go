@@ -18,6 +18,9 @@ var (
 	// ErrConflict is returned by a write whose condition did not hold; the
 	// error is a [*ConflictError] with the version that was found.
 	ErrConflict = errors.New("kvraft: version conflict")
+	// ErrReused is returned by a write whose request id was used for another
+	// write, of which alone it is the name.
+	ErrReused = errors.New("kvraft: request id reused")
 	// ErrTooLarge is returned for a key, a value or a batch over its limit
 	// (see [WithLimits]).
 	ErrTooLarge = errors.New("kvraft: too large")

@@ -102,7 +102,24 @@ var everyResult = []command.Result{
 	{Code: command.OK, Version: 8}, {Code: command.Conflict, Version: 300}, {Code: command.Expired, Version: 70000},
 }
 
+// refusals are results that came later.
+var refusals = []command.Result{
+	{Code: command.Reused, Version: 9}, {Code: command.TooLarge}, {Code: command.Invalid},
+}
+
+// everyOrigin is everyOp in the second version of the format, which tells whose the ids
+// are.
+var everyOrigin = []command.Request{
+	{Origin: command.Own, ID: everyOp[0].ID, Born: 300, Ops: everyOp[0].Ops},
+	{Origin: command.Caller, ID: command.ID{3}, Digest: command.Digest{4, 7: 5}, Born: 1, Ops: everyOp[0].Ops[:1]},
+}
+
 func TestCommandsAreEncodedAsTheyEverWere(t *testing.T) {
+	wantGolden(t, "command-group-2", command.Append(nil, everyOrigin))
+	marked, err := command.Decode(golden(t, "command-group-2", nil))
+	if err != nil || !reflect.DeepEqual(marked, everyOrigin) {
+		t.Errorf("%+v, %v", marked, err)
+	}
 	wantGolden(t, "command-group", command.Append(nil, everyOp))
 	group, err := command.Decode(golden(t, "command-group", nil))
 	if err != nil || !reflect.DeepEqual(group, everyOp) {
@@ -111,6 +128,11 @@ func TestCommandsAreEncodedAsTheyEverWere(t *testing.T) {
 	wantGolden(t, "command-results", command.AppendResults(nil, everyResult))
 	results, err := command.DecodeResults(golden(t, "command-results", nil))
 	if err != nil || !reflect.DeepEqual(results, everyResult) {
+		t.Errorf("%+v, %v", results, err)
+	}
+	wantGolden(t, "command-refusals", command.AppendResults(nil, refusals))
+	results, err = command.DecodeResults(golden(t, "command-refusals", nil))
+	if err != nil || !reflect.DeepEqual(results, refusals) {
 		t.Errorf("%+v, %v", results, err)
 	}
 }
@@ -216,6 +238,7 @@ func TestSnapshotsOfEveryVersionAreRead(t *testing.T) {
 	for name, view := range map[string][]byte{
 		"snapshot-1": snapshotBytes(t, head, plain.View()),
 		"snapshot-2": snapshotBytes(t, head, busyState(t).View()),
+		"snapshot-3": snapshotBytes(t, head, callersState(t).View()),
 	} {
 		stored := golden(t, name, view)
 		got, back, err := readSnapshot(bufio.NewReader(bytes.NewReader(stored)))

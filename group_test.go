@@ -53,7 +53,7 @@ func waiting(t *testing.T, s *Store, sizes ...int) (all [][]byte) {
 	t.Helper()
 	hold(s)
 	for i, size := range sizes {
-		encoded := command.AppendRequest(nil, &command.Request{
+		encoded := command.AppendRequest(nil, &command.Request{Origin: command.Own,
 			ID: command.ID{byte(i)}, Ops: []command.Op{{Kind: command.Set, Key: "k", Value: make([]byte, size)}},
 		})
 		if _, _, err := s.writes.add(encoded); err != nil {
@@ -165,7 +165,7 @@ func TestOthersOfItsGroupGetTheirResultsWhenAWriteIsGivenUp(t *testing.T) {
 				if i != 1 {
 					ctx = t.Context()
 				}
-				encoded := command.AppendRequest(nil, &command.Request{Born: i, Ops: []command.Op{{Kind: command.Delete, Key: "k"}}})
+				encoded := command.AppendRequest(nil, &command.Request{Origin: command.Own, Born: i, Ops: []command.Op{{Kind: command.Delete, Key: "k"}}})
 				result, err := s.enqueue(ctx, encoded)
 				if i == 1 && !errors.Is(err, errUnsent) || i != 1 && (err != nil || result.Version != i) {
 					t.Errorf("write %d: %+v, %v", i, result, err)

@@ -77,9 +77,10 @@ type LogEntry struct {
 // LogRequest is one request of an entry: its operations take effect together, or
 // not at all.
 type LogRequest struct {
-	ID   [16]byte // by which the state knows it, however often it is in the log; zero in an entry of hraftd's
-	Born uint64   // a log index from before its first attempt
-	Ops  []LogOp
+	ID     [16]byte // by which the state knows it, however often it is in the log; zero in an entry of hraftd's
+	Caller bool     // the ID is a caller's, see WithRequestID; false in entries that do not tell
+	Born   uint64   // a log index from before its first attempt
+	Ops    []LogOp
 }
 
 // LogOp is one operation.
@@ -257,7 +258,7 @@ func (l *Log) readSnapshot(path string) (LogSnapshot, snapshotMark) {
 			return err
 		}
 		head, counts, err := scanSnapshot(in)
-		s.Cluster, s.Revision, s.Keys, s.Requests = head.cluster, counts.revision, counts.keys, counts.requests
+		s.Cluster, s.Revision, s.Keys, s.Requests = head.cluster, counts.revision, counts.keys, counts.requests+counts.callers
 		return err
 	})
 	if remembered := l.meta.Snapshot; err == nil && mark.ID == remembered.ID && mark != remembered {
@@ -437,7 +438,7 @@ func logRequests(data []byte) ([]LogRequest, error) {
 	decoded, err := command.Decode(data)
 	requests := make([]LogRequest, len(decoded))
 	for i, r := range decoded {
-		requests[i] = LogRequest{ID: r.ID, Born: r.Born, Ops: make([]LogOp, len(r.Ops))}
+		requests[i] = LogRequest{ID: r.ID, Caller: r.Origin == command.Caller, Born: r.Born, Ops: make([]LogOp, len(r.Ops))}
 		for j, op := range r.Ops {
 			requests[i].Ops[j] = logOp(op)
 		}

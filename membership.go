@@ -48,7 +48,8 @@ func (s *Store) note(name string) string { return s.fsm.now.Load().view.Note(nam
 // writeNote takes a note, as the leader.
 func (s *Store) writeNote(name, text string) error {
 	op := command.Op{Kind: command.Note, Key: name, Value: []byte(text)}
-	request := command.Request{ID: s.ids.next(), Born: s.Index(), Ops: []command.Op{op}}
+	request := command.Request{Ops: []command.Op{op}}
+	s.ids.stamp(&request, s.Index())
 	results, err := s.apply(command.Append(nil, []command.Request{request}))
 	if err == nil && results[0].Code != command.OK {
 		err = fmt.Errorf("%w: the request expired", errUnsent)

@@ -16,6 +16,9 @@ import (
 // that it has applied. What it has forgotten it must still not apply twice: each
 // id comes with a log index that lies below every copy of the request, and when
 // the state has forgotten requests above that index it refuses.
+//
+// Callers' own ids are remembered apart from these, and for longer: a store is done with
+// an id when it has answered, a caller may come back with one after minutes.
 
 // idSource mints the ids of a store's own requests: a random session and a
 // counter.
@@ -28,6 +31,11 @@ func newIDSource() *idSource {
 	s := new(idSource)
 	rand.Read(s.session[:]) // never fails
 	return s
+}
+
+// stamp gives r an id that no request had before.
+func (s *idSource) stamp(r *command.Request, born uint64) {
+	r.Origin, r.ID, r.Born = command.Own, s.next(), born
 }
 
 func (s *idSource) next() (id command.ID) {
@@ -58,7 +66,7 @@ func (id RequestID) String() string { return strconv.FormatUint(id.born, 10) + "
 const maxRequestID = 256
 
 // ParseRequestID is the inverse of String. NAME may be anything, but must not be
-// used for two writes that are meant to take effect both.
+// used for two writes: the second fails with ErrReused.
 func ParseRequestID(text string) (RequestID, error) {
 	index, name, ok := strings.Cut(text, "-")
 	born, err := strconv.ParseUint(index, 10, 64)
@@ -68,16 +76,16 @@ func ParseRequestID(text string) (RequestID, error) {
 	return RequestID{born, name}, nil
 }
 
-// stamp gives r its id: a hash of the name and the operations. The same name on
-// another write is another request, and not answered with what it never did.
+// stamp gives r the id: a hash of the name. Beside it goes a digest of the operations, so
+// that the same name on another write is told, and not answered with what that never did.
 func (id *RequestID) stamp(r *command.Request) error {
 	if id.name == "" {
 		return fmt.Errorf("%w: the zero RequestID; use NewRequestID", ErrInvalid)
 	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%d %s", len(id.name), id.name)
-	h.Write(command.Append(nil, []command.Request{{Ops: r.Ops}}))
-	copy(r.ID[:], h.Sum(nil))
-	r.Born = id.born
+	name := sha256.Sum256([]byte(id.name))
+	ops := sha256.Sum256(command.Append(nil, []command.Request{{Ops: r.Ops}}))
+	r.Origin, r.Born = command.Caller, id.born
+	copy(r.ID[:], name[:])
+	copy(r.Digest[:], ops[:])
 	return nil
 }

@@ -18,22 +18,35 @@ import (
 
 // A snapshot is a stream, written and read in one pass:
 //
-//	magic, whose last byte is the version of the format: 2 if there are notes, else 1
+//	magic, whose last byte is the version of the format
 //	cluster, index, term, revision, floor, number of keys, number of requests
-//	with notes: their number, and for each, in order: name, text
+//	from version 3: floor and number of the callers' requests
+//	from version 2: number of notes, and for each, in order: name, text
 //	for each key, in order:       key, value, version
 //	for each request remembered:  id (16 bytes), log index, result code, result version
+//	for each of a caller's:       id (16 bytes), digest (8 bytes), log index, result code, result version
 //	CRC-32C of all before it (4 bytes, big endian)
 //
-// Numbers are uvarints; strings have their length before them.
+// Version 3 holds any state, 2 and 1 one that is Unmarked, and 1 has no notes. Numbers are uvarints; strings have their length before them.
 
 var snapshotMagic = [7]byte{'k', 'v', 's', 'n', 'a', 'p', 0}
 
 // The versions of the format. A snapshot has the lowest that can hold it.
 const (
-	snapshotPlain     = 1
-	snapshotWithNotes = 2
+	snapshotPlain       = 1
+	snapshotWithNotes   = 2
+	snapshotWithCallers = 3
 )
+
+func snapshotVersion(view state.View) byte {
+	switch {
+	case !view.Unmarked():
+		return snapshotWithCallers
+	case view.NotesLen() > 0:
+		return snapshotWithNotes
+	}
+	return snapshotPlain
+}
 
 type snapshotHeader struct {
 	cluster     string // empty when written before the cluster had an id
@@ -41,21 +54,23 @@ type snapshotHeader struct {
 }
 
 // snapshotCounts is what a snapshot says of its state.
-type snapshotCounts struct{ revision, floor, keys, requests uint64 }
+type snapshotCounts struct {
+	revision, floor, keys, requests uint64
+	callersFloor, callers           uint64 // zero before version 3
+}
 
 // writeSnapshot writes view to w, which it does not close, or gives up when ctx
 // ends.
 func writeSnapshot(ctx context.Context, w io.Writer, head snapshotHeader, view state.View) error {
 	out := &snapshotWriter{ctx: ctx, w: bufio.NewWriterSize(w, pieceBytes), sum: crc32.New(castagnoli)}
-	out.write(snapshotMagic[:])
-	if view.NotesLen() > 0 {
-		out.write([]byte{snapshotWithNotes})
-	} else {
-		out.write([]byte{snapshotPlain})
-	}
+	version, own, callers := snapshotVersion(view), view.Own(), view.Callers()
+	out.write(append(snapshotMagic[:], version))
 	out.string(head.cluster)
-	out.numbers(head.index, head.term, view.Revision(), view.Floor(), uint64(view.Len()), uint64(view.RememberedLen()))
-	if view.NotesLen() > 0 {
+	out.numbers(head.index, head.term, view.Revision(), own.Floor, uint64(view.Len()), uint64(own.Len))
+	if version >= snapshotWithCallers {
+		out.numbers(callers.Floor, uint64(callers.Len))
+	}
+	if version >= snapshotWithNotes {
 		out.numbers(uint64(view.NotesLen()))
 	}
 	view.Notes(func(name, text string) bool {
@@ -69,8 +84,14 @@ func writeSnapshot(ctx context.Context, w io.Writer, head snapshotHeader, view s
 		out.numbers(item.Version)
 		return out.err == nil
 	})
-	view.Remembered(func(r state.Remembered) bool {
+	own.All(func(r state.Remembered) bool {
 		out.write(r.ID[:])
+		out.numbers(r.Index, uint64(r.Result.Code), r.Result.Version)
+		return out.err == nil
+	})
+	callers.All(func(r state.Remembered) bool {
+		out.write(r.ID[:])
+		out.write(r.Digest[:])
 		out.numbers(r.Index, uint64(r.Result.Code), r.Result.Version)
 		return out.err == nil
 	})
@@ -163,13 +184,17 @@ type snapshotTaker interface {
 	Note(name, text string) error
 	Add(key string, item state.Item) error
 	Remember(state.Remembered) error
+	SetCallersFloor(uint64)
+	RememberCaller(state.Remembered) error
 }
 
 type nothing struct{}
 
-func (nothing) Note(string, string) error       { return nil }
-func (nothing) Add(string, state.Item) error    { return nil }
-func (nothing) Remember(state.Remembered) error { return nil }
+func (nothing) Note(string, string) error             { return nil }
+func (nothing) Add(string, state.Item) error          { return nil }
+func (nothing) Remember(state.Remembered) error       { return nil }
+func (nothing) SetCallersFloor(uint64)                {}
+func (nothing) RememberCaller(state.Remembered) error { return nil }
 
 // snapshotReader keeps the first error: after it everything reads as zero.
 type snapshotReader struct {
@@ -189,27 +214,34 @@ func (s *snapshotReader) read(begin func(snapshotCounts) snapshotTaker) (head sn
 		return head, s.err
 	case [len(snapshotMagic)]byte(opening[:]) != snapshotMagic:
 		return head, errors.New("not a kvraft snapshot")
-	case version != snapshotPlain && version != snapshotWithNotes:
-		return head, fmt.Errorf("format version %d, this program reads up to %d", version, snapshotWithNotes)
+	case version < snapshotPlain || version > snapshotWithCallers:
+		return head, fmt.Errorf("format version %d, this program reads up to %d", version, snapshotWithCallers)
 	}
 	head.cluster = string(s.bytes())
 	head.index, head.term = s.number(), s.number()
-	counts := snapshotCounts{s.number(), s.number(), s.number(), s.number()}
+	counts := snapshotCounts{revision: s.number(), floor: s.number(), keys: s.number(), requests: s.number()}
+	if version >= snapshotWithCallers {
+		counts.callersFloor, counts.callers = s.number(), s.number()
+	}
 	to := begin(counts)
-	if version == snapshotWithNotes {
-		s.notes(to)
+	if version >= snapshotWithCallers {
+		to.SetCallersFloor(counts.callersFloor)
+	}
+	if version >= snapshotWithNotes {
+		s.notes(to, version)
 	}
 	for keys := counts.keys; keys > 0 && s.err == nil; keys-- {
 		key, item := string(s.bytes()), state.Item{Value: s.bytes(), Version: s.number()}
 		s.check(func() error { return to.Add(key, item) })
 	}
-	s.requests(to, counts.requests)
+	s.requests(counts.requests, false, to.Remember)
+	s.requests(counts.callers, true, to.RememberCaller)
 	return head, s.end()
 }
 
-func (s *snapshotReader) notes(to snapshotTaker) {
+func (s *snapshotReader) notes(to snapshotTaker, version byte) {
 	notes := s.number()
-	if notes == 0 {
+	if notes == 0 && version == snapshotWithNotes {
 		s.check(func() error { return errors.New("no notes in a format for notes") })
 	}
 	for ; notes > 0 && s.err == nil; notes-- {
@@ -218,16 +250,19 @@ func (s *snapshotReader) notes(to snapshotTaker) {
 	}
 }
 
-func (s *snapshotReader) requests(to snapshotTaker, requests uint64) {
-	for ; requests > 0 && s.err == nil; requests-- {
+func (s *snapshotReader) requests(n uint64, digests bool, remember func(state.Remembered) error) {
+	for ; n > 0 && s.err == nil; n-- {
 		var r state.Remembered
 		s.fill(r.ID[:])
+		if digests {
+			s.fill(r.Digest[:])
+		}
 		index, code, version := s.number(), s.number(), s.number()
 		if code > math.MaxUint8 {
 			s.check(func() error { return fmt.Errorf("result code %d", code) })
 		}
 		r.Index, r.Result = index, command.Result{Code: command.Code(code), Version: version}
-		s.check(func() error { return to.Remember(r) })
+		s.check(func() error { return remember(r) })
 	}
 }
 

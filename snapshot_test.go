@@ -42,6 +42,20 @@ func busyState(t testing.TB) *state.State {
 	return s
 }
 
+// callersState is a busy state that has gone on with requests of callers.
+func callersState(t testing.TB) *state.State {
+	s := busyState(t)
+	for i := range uint64(3) {
+		index := uint64(1<<40 + 2 + i)
+		s.Apply(index, []command.Request{
+			{Origin: command.Caller, ID: command.ID{8, byte(i)}, Digest: command.Digest{7: byte(i)}, Born: index - 1,
+				Ops: []command.Op{{Kind: command.Check, Key: "empty", Version: 2 * i}, {Kind: command.Set, Key: "by a caller"}}},
+			{Origin: command.Own, ID: command.ID{9, byte(i)}, Born: index - 1},
+		})
+	}
+	return s
+}
+
 func snapshotBytes(t testing.TB, head snapshotHeader, view state.View) []byte {
 	return snapshotWriting{bufio.NewWriterSize(nil, 1<<20)}.bytes(t, head, view)
 }
@@ -80,7 +94,7 @@ func TestASnapshotBringsBackTheWholeState(t *testing.T) {
 	}
 	large := state.New()
 	large.Apply(1, []command.Request{{ID: command.ID{1}, Ops: []command.Op{{Kind: command.Set, Key: "k", Value: bytes.Repeat([]byte("0123456789abcdef"), 3<<16)}}}})
-	for name, s := range map[string]*state.State{"nothing": state.New(), "everything": busyState(t), "many": many, "large": large} {
+	for name, s := range map[string]*state.State{"nothing": state.New(), "without callers": busyState(t), "everything": callersState(t), "many": many, "large": large} {
 		head := snapshotHeader{"c1", 1 << 40, 1<<64 - 1}
 		snapshot := snapshotBytes(t, head, s.View())
 		gotHead, got, err := readSnapshotBytes(snapshot)
@@ -143,7 +157,7 @@ func TestTheSnapshotFormatWithNotesStaysAsItIs(t *testing.T) {
 }
 
 func TestEveryFlippedBitOfASnapshotIsRefused(t *testing.T) {
-	snapshot := snapshotBytes(t, snapshotHeader{"c1", 300, 3}, busyState(t).View())
+	snapshot := snapshotBytes(t, snapshotHeader{"c1", 300, 3}, callersState(t).View())
 	checking := snapshotChecking{bufio.NewReaderSize(nil, 1<<20)}
 	for i := range snapshot {
 		for bit := range 8 {
@@ -160,7 +174,7 @@ func TestEveryFlippedBitOfASnapshotIsRefused(t *testing.T) {
 }
 
 func TestEveryTruncatedSnapshotIsRefused(t *testing.T) {
-	snapshot := snapshotBytes(t, snapshotHeader{"c1", 300, 3}, busyState(t).View())
+	snapshot := snapshotBytes(t, snapshotHeader{"c1", 300, 3}, callersState(t).View())
 	for n := range snapshot {
 		_, _, readErr := readSnapshotBytes(snapshot[:n])
 		verifyErr := verifySnapshot(bytes.NewReader(snapshot[:n]))
@@ -209,6 +223,12 @@ func TestASnapshotThatNoStateCanHaveWrittenIsRefusedWhateverItsChecksumSays(t *t
 	request := func(id byte, index, code, version uint64) []byte {
 		return slices.Concat([]byte{id}, make([]byte, 15), uvarints(index, code, version))
 	}
+	callers := func(id byte, index, code, version uint64) []byte {
+		return slices.Concat([]byte{id}, make([]byte, 15), make([]byte, 8), uvarints(index, code, version))
+	}
+	if _, _, err := readSnapshotBytes(sealed([]byte("kvsnap\x00\x03"), uvarints(0, 9, 3, 2, 0, 0, 0, 0, 2, 0), callers(1, 1, 0, 1), callers(2, 2, 1, 2))); err != nil {
+		t.Fatalf("one with callers that a state can have written: %v", err)
+	}
 	if _, _, err := readSnapshotBytes(sealed(head(2, 1, 2, 2), key("a", 1), key("b", 2), request(1, 1, 0, 1), request(2, 2, 1, 2))); err != nil {
 		t.Fatalf("one that a state can have written: %v", err)
 	}
@@ -227,7 +247,10 @@ func TestASnapshotThatNoStateCanHaveWrittenIsRefusedWhateverItsChecksumSays(t *t
 		"a number without end":   sealed(plainSnapshot, bytes.Repeat([]byte{0x80}, 20)),
 		"a number over 64 bits":  sealed(plainSnapshot, bytes.Repeat([]byte{0xff}, 9), []byte{2}),
 		"another magic":          sealed([]byte("kvsnip\x00\x01"), head(0, 0, 0, 0)[8:]),
-		"a future version":       sealed([]byte("kvsnap\x00\x03"), head(0, 0, 0, 0)[8:]),
+		"a future version":       sealed([]byte("kvsnap\x00\x04"), head(0, 0, 0, 0)[8:]),
+		"a caller's twice":       sealed([]byte("kvsnap\x00\x03"), uvarints(0, 9, 3, 2, 0, 0, 0, 0, 2, 0), callers(1, 1, 0, 1), callers(1, 2, 0, 2)),
+		"callers' out of order":  sealed([]byte("kvsnap\x00\x03"), uvarints(0, 9, 3, 2, 0, 0, 0, 0, 2, 0), callers(1, 2, 0, 1), callers(2, 1, 0, 2)),
+		"a refused caller's":     sealed([]byte("kvsnap\x00\x03"), uvarints(0, 9, 3, 2, 0, 0, 0, 0, 1, 0), callers(1, 1, 3, 1)),
 		"no notes, though":       sealed([]byte("kvsnap\x00\x02"), uvarints(0, 9, 3, 0, 0, 0, 0, 0)),
 		"an empty note":          sealed([]byte("kvsnap\x00\x02"), uvarints(0, 9, 3, 0, 0, 0, 0, 1, 0, 0)),
 		"notes out of order":     sealed([]byte("kvsnap\x00\x02"), uvarints(0, 9, 3, 0, 0, 0, 0, 2), []byte("\x01b\x01x\x01a\x01x")),
@@ -242,8 +265,8 @@ func TestASnapshotThatNoStateCanHaveWrittenIsRefusedWhateverItsChecksumSays(t *t
 
 func TestAFutureSnapshotIsNamedAsSuch(t *testing.T) {
 	snapshot := snapshotBytes(t, snapshotHeader{}, state.New().View())
-	snapshot[7] = 3
-	if _, _, err := readSnapshotBytes(snapshot); err == nil || !strings.Contains(err.Error(), "version 3, this program reads up to 2") {
+	snapshot[7] = 4
+	if _, _, err := readSnapshotBytes(snapshot); err == nil || !strings.Contains(err.Error(), "version 4, this program reads up to 3") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -50,9 +50,13 @@ type writeOptions struct {
 // WithRequestID makes a write that the caller repeats, after ErrUnknown say or
 // after a restart of its own, take effect once: the repetition, on whichever
 // node, must be the same write with the same id, and is answered as the first
-// was. When the cluster no longer remembers as far back as the id was made, the
-// write is not applied, and answered with ErrUnknown. Every other error speaks of
+// was. Another write with the same id fails with ErrReused. Every other error speaks of
 // the call that returns it: what an earlier one has done stays unknown.
+//
+// The cluster remembers the last 1,048,576 writes that had an id of a caller's, in 64 MiB
+// of memory at most on each node: at 1,000 of them a second those of the last 17
+// minutes. Writes without one take nothing from that. When it no longer remembers as
+// far back as the id was made, the write is not applied, and answered with ErrUnknown.
 func WithRequestID(id RequestID) WriteOption { return func(o *writeOptions) { o.id = &id } }
 
 // IfVersion makes a write fail with ErrConflict unless the key is at version; 0
@@ -66,8 +70,8 @@ func IfVersion(version uint64) WriteOption {
 // in the state of the leader. The store keeps no reference to value after it.
 // Up to 64 MiB of writes can be under way on a node; a further one waits for room.
 //
-// Errors: ErrInvalid, ErrTooLarge, ErrConflict, ErrNoLeader and ErrClosed mean
-// that nothing was written; ErrUnknown that it may have been or may still be.
+// Errors: ErrInvalid, ErrTooLarge, ErrConflict, ErrReused, ErrNoLeader and ErrClosed
+// mean that nothing was written; ErrUnknown that it may have been or may still be.
 func (s *Store) Set(ctx context.Context, key string, value []byte, opts ...WriteOption) (version uint64, err error) {
 	return s.batch(ctx, conditions(key, opts, SetOp(key, value)))
 }
@@ -118,14 +122,17 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 			return 0, err
 		}
 	} else {
-		request.ID, request.Born = s.ids.next(), s.Index()
+		s.ids.stamp(&request, s.Index())
 	}
 	result, err := s.submit(ctx, request, id != nil)
 	if err != nil {
 		return 0, err
 	}
-	if result.Code == command.Conflict {
+	switch result.Code {
+	case command.Conflict:
 		return 0, &ConflictError{Version: result.Version}
+	case command.Reused:
+		return 0, fmt.Errorf("%w: its name, %q, was used for another write", ErrReused, id.name)
 	}
 	return result.Version, nil
 }
@@ -195,7 +202,7 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 		case err == nil:
 			// This node's state was so old when the id was minted that nobody
 			// can tell whether it is new. It is: no attempt went out before.
-			request.ID, request.Born = s.ids.next(), result.Version
+			s.ids.stamp(&request, result.Version)
 			encoded = command.AppendRequest(nil, &request)
 			continue
 		case !errors.Is(err, errUnsent):

@@ -175,10 +175,11 @@
 //
 // A repetition has the same key, path, conditions and body. It is answered as the
 // first attempt was, a 412 included; if no earlier one has come through, this one
-// does. The same key on another write makes it no repetition: it takes effect too.
-// The cluster remembers 130,000 requests or more. A request that is not among them
-// is answered 504 and not carried out if more came after its INDEX. One whose INDEX
-// the log has not reached is answered 400.
+// does. The same key, or NAME, on another write is answered 422.
+// The cluster remembers the last 1,048,576 requests with such a key, whatever else is
+// written: at 1,000 of them a second those of the last 17 minutes. A request that is
+// not among them is answered 504 and not carried out if more came after its INDEX. One
+// whose INDEX the log has not reached is answered 400.
 //
 // The conditions of such a request are If-Match with one version, or
 // If-None-Match: *, which are decided together with the write. Others take a look
@@ -205,6 +206,7 @@
 //	414  the key in the path or the query is too long
 //	415  the body has a Content-Encoding
 //	421  the Host is no name of this server
+//	422  the Idempotency-Key is that of another write
 //	501  this server cannot stream
 //	502  the node to be joined cannot be reached
 //	503  not applied, with Retry-After: no leader, the store has stopped, this node is

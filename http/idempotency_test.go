@@ -62,7 +62,7 @@ func TestARepetitionIsAnsweredAsTheFirstWasAndTakesEffectOnce(t *testing.T) {
 	} {
 		key := fmt.Sprint("key", i)
 		fill := func(format, with string) string { return strings.ReplaceAll(format, "%s", with) }
-		headers := []string{keyed(t, store, "name")}
+		headers := []string{keyed(t, store, fmt.Sprint("name", i))}
 		switch test.condition {
 		case "":
 		case "If-None-Match: *":
@@ -101,13 +101,22 @@ func TestAConditionThatTakesALookFirstGoesWithoutAnIdempotencyKey(t *testing.T) 
 	}
 }
 
-func TestAnotherWriteUnderTheSameIdempotencyKeyTakesEffect(t *testing.T) {
+func TestAnotherWriteUnderTheSameIdempotencyKeyIsRefused(t *testing.T) {
 	store := openStore(t)
 	h := kvhttp.Handler(store)
 	key := keyed(t, store, "a")
 	wantAnswer(t, call(t, h, "PUT", "/files/f", "one", key), 200, "")
-	wantAnswer(t, call(t, h, "PUT", "/files/f", "two", key), 200, "")
-	wantAnswer(t, call(t, h, "GET", "/files/f", ""), 200, "two")
+	for _, other := range [][3]string{
+		{"PUT", "/files/f", "two"}, {"PUT", "/files/g", "one"}, {"DELETE", "/files/f", ""}, {"POST", "/key", `{"f":"one","g":"one"}`}, {"POST", "/keys/f/", `{"value":"two"}`},
+	} {
+		p := wantProblem(t, call(t, h, other[0], other[1], other[2], key), 422)
+		if p.Applied != "no" || !strings.HasSuffix(p.Type, "#ErrReused") || !strings.Contains(p.Detail, `"a"`) {
+			t.Errorf("%v: %+v", other, p)
+		}
+	}
+	wantAnswer(t, call(t, h, "PUT", "/files/f", "one", key), 200, "")
+	wantAnswer(t, call(t, h, "GET", "/files/f", ""), 200, "one")
+	wantProblem(t, call(t, h, "GET", "/files/g", ""), 404)
 }
 
 func TestAnIdempotencyKeyIsTheSameInEveryForm(t *testing.T) {

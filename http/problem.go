@@ -32,6 +32,7 @@ var kinds = []struct {
 	{kvraft.ErrUnknown, "ErrUnknown", http.StatusGatewayTimeout, "unknown"}, // it may wrap any of the others
 	{kvraft.ErrNotFound, "ErrNotFound", http.StatusNotFound, "no"},
 	{kvraft.ErrConflict, "ErrConflict", http.StatusPreconditionFailed, "no"},
+	{kvraft.ErrReused, "ErrReused", http.StatusUnprocessableEntity, "no"},
 	{kvraft.ErrTooLarge, "ErrTooLarge", http.StatusRequestEntityTooLarge, "no"},
 	{kvraft.ErrInvalid, "ErrInvalid", http.StatusBadRequest, "no"},
 	{kvraft.ErrRefused, "ErrRefused", http.StatusConflict, "no"},

@@ -188,8 +188,11 @@ func (t *logText) says(e kvraft.LogEntry) (says []string) {
 			ops = append(ops, t.op(op))
 		}
 		origin := fmt.Sprintf("request %x, born %d", r.ID, r.Born)
-		if r.ID == [16]byte{} {
+		switch {
+		case r.ID == [16]byte{}:
 			origin = "hraftd's"
+		case r.Caller:
+			origin = "a caller's " + origin
 		}
 		says = append(says, fmt.Sprintf("%s (%s)", strings.Join(ops, "; "), origin))
 	}
@@ -324,9 +327,10 @@ type jsonEntry struct {
 }
 
 type jsonRequest struct {
-	ID   string   `json:"id"`
-	Born uint64   `json:"born"`
-	Ops  []jsonOp `json:"ops"`
+	ID     string   `json:"id"`
+	Caller bool     `json:"caller,omitempty"`
+	Born   uint64   `json:"born"`
+	Ops    []jsonOp `json:"ops"`
 }
 
 type jsonOp struct {
@@ -352,7 +356,7 @@ func (j logJSON) entry(e kvraft.LogEntry, problem string) {
 		entry.Checksum = fmt.Sprintf("%08x", e.Checksum)
 	}
 	for _, r := range e.Requests {
-		request := jsonRequest{ID: fmt.Sprintf("%x", r.ID), Born: r.Born}
+		request := jsonRequest{ID: fmt.Sprintf("%x", r.ID), Caller: r.Caller, Born: r.Born}
 		for _, op := range r.Ops {
 			request.Ops = append(request.Ops, newJSONOp(op))
 		}

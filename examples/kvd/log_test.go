@@ -87,11 +87,11 @@ checksum verdict      index   term type              size command
 CHECKSUM ok               1      1 configuration       68 n1 (ADDR)
 CHECKSUM ok               2      2 noop                 0 nothing
 CHECKSUM ok               3      2 command              2 nothing
-CHECKSUM ok               4      2 command           2077 set first xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… (2048 bytes) (request ID, born 3)
+CHECKSUM ok               4      2 command           2078 set first xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx… (2048 bytes) (request ID, born 3)
 CHECKSUM ok               5      3 noop                 0 nothing
 CHECKSUM ok               6      3 command              2 nothing
-CHECKSUM ok               7      3 command            173 set color green; set "two words" "large large large large large large large large large large "… (120 bytes); check first version 1 (request ID, born 6)
-CHECKSUM ok               8      3 command             35 delete color; set "bin\xff" "\xff" (request ID, born 7)
+CHECKSUM ok               7      3 command            174 set color green; set "two words" "large large large large large large large large large large "… (120 bytes); check first version 1 (request ID, born 6)
+CHECKSUM ok               8      3 command             36 delete color; set "bin\xff" "\xff" (request ID, born 7)
 `
 	if stdout != want || stderr != "" {
 		t.Errorf("have:\n%s%s\nwant:\n%s", stdout, stderr, want)
@@ -173,8 +173,8 @@ func TestWhatIsDamagedInALogIsNamed(t *testing.T) {
 
 	stdout, stderr := runLog(t, 1, dir)
 	for _, text := range []string{
-		"CHECKSUM DAMAGED          7      3 command            173 entry 7 does not match its checksum\n" + strings.Repeat(" ", 59) + "set color green; ",
-		"CHECKSUM ok               8      3 command             35 delete color; ",
+		"CHECKSUM DAMAGED          7      3 command            174 entry 7 does not match its checksum\n" + strings.Repeat(" ", 59) + "set color green; ",
+		"CHECKSUM ok               8      3 command             36 delete color; ",
 		"snapshot SNAPSHOT: DAMAGED: snapshot " + filepath.Dir(snapshots[0]),
 	} {
 		if !strings.Contains(stdout, text) {

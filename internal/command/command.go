@@ -2,9 +2,10 @@
 //
 // An entry is
 //
-//	version (1 byte, now 1)
+//	version (1 byte, now 2)
 //	count of requests, then for each:
-//	    id (16 bytes), born, count of ops, then for each:
+//	    origin of the id (1 byte), id (16 bytes), for Caller digest (8 bytes), born,
+//	    count of ops, then for each:
 //	        kind (1 byte), key, and value for Set and Note, version for Check
 //
 // and the results of an entry are
@@ -12,7 +13,8 @@
 //	version (1 byte, now 1)
 //	count of results, then for each: code (1 byte), version
 //
-// Numbers are uvarints of minimal length; keys and values are their length followed by their bytes. There is exactly one
+// Entries of version 1 have no origins and no digests. They are in the logs of earlier versions of this program, and an
+// entry without requests is still written as one. Numbers are uvarints of minimal length; keys and values are their length followed by their bytes. There is exactly one
 // encoding of a group, so equal entries have equal bytes.
 package command
 
@@ -25,18 +27,35 @@ import (
 	"slices"
 )
 
-// version is the first byte of whatever this package encodes.
-const version = 1
+// The versions are part of the format.
+const (
+	entryUnmarked  = 1 // of an entry whose requests are Unmarked
+	entryMarked    = 2 // of an entry whose requests are not
+	resultsVersion = 1
+)
 
 // The least that a request, an op and a result take: what a count is held against before anything is allocated.
 const (
-	minRequest = len(ID{}) + 2
+	minRequest = len(ID{}) + 2 // Unmarked
 	minOp      = 2
 	minResult  = 2
 )
 
 // ID names one request. Every copy of a request in the log carries the same ID.
 type ID [16]byte
+
+// Origin says who made an ID.
+type Origin uint8
+
+// The origins are part of the format. Others may come, with ids of another make.
+const (
+	Unmarked Origin = 0 // not told, by an entry of version 1: Own or a Caller's
+	Own      Origin = 1 // the store itself, for a write that it repeats until its caller goes
+	Caller   Origin = 2 // whoever wrote, to repeat the write later
+)
+
+// Digest is a hash of the ops of a Caller's request: by it a caller's ID that comes with other ops is told from a copy.
+type Digest [8]byte
 
 // Kind is what an Op does.
 type Kind uint8
@@ -59,9 +78,11 @@ type Op struct {
 
 // Request is a list of ops that take effect all or not at all, and once however often the request is in the log.
 type Request struct {
-	ID   ID
-	Born uint64 // log index that the origin had applied when it minted ID; every copy of the request in the log lies above it
-	Ops  []Op
+	Origin Origin
+	ID     ID
+	Digest Digest // of a Caller's; not encoded for other origins
+	Born   uint64 // log index that the origin had applied when it minted ID; every copy of the request in the log lies above it
+	Ops    []Op
 }
 
 // Code says what became of a request.
@@ -72,6 +93,9 @@ const (
 	OK       Code = 0 // applied
 	Conflict Code = 1 // a Check failed, nothing changed
 	Expired  Code = 2 // too old to be told from a repetition, nothing changed
+	Reused   Code = 3 // its ID is a caller's, who has used it for other ops, nothing changed
+	TooLarge Code = 4 // over a limit of the leader's, which did not take it into its log
+	Invalid  Code = 5 // likewise: it is none that a caller can make
 )
 
 // Result is the outcome of one request.
@@ -79,16 +103,20 @@ type Result struct {
 	Code Code
 
 	// Version is for OK the revision after the request, for Conflict the version that the key has (0 = absent), and for
-	// Expired the log index at which the request was refused: what a new ID for it may be born at.
+	// Expired and Reused the log index at which the request was refused: what a new ID for it may be born at.
 	Version uint64
 }
 
-// Append appends the entry for a group of requests to dst. The group may be empty. Kinds are not looked at: an Op of
-// unknown Kind makes an entry that Decode refuses.
+// Append appends the entry for a group of requests to dst. The group may be empty. Kinds and origins are not looked at: an
+// Op of unknown Kind makes an entry that Decode refuses, and so does an Unmarked request among others.
 func Append(dst []byte, reqs []Request) []byte {
 	size := 1 + uvarintSize(uint64(len(reqs)))
+	version := byte(entryUnmarked)
 	for i := range reqs {
 		size += Size(reqs[i])
+		if reqs[i].Origin != Unmarked {
+			version = entryMarked
+		}
 	}
 	dst = append(slices.Grow(dst, size), version)
 	dst = binary.AppendUvarint(dst, uint64(len(reqs)))
@@ -99,13 +127,13 @@ func Append(dst []byte, reqs []Request) []byte {
 }
 
 // Join appends the entry for a group of requests, each as AppendRequest encodes it, to dst: what Append does, for requests
-// that were encoded before their group was known.
+// that were encoded before their group was known. There is one at least, and none is Unmarked.
 func Join(dst []byte, encoded [][]byte) []byte {
 	size := 1 + uvarintSize(uint64(len(encoded)))
 	for _, r := range encoded {
 		size += len(r)
 	}
-	dst = append(slices.Grow(dst, size), version)
+	dst = append(slices.Grow(dst, size), entryMarked)
 	dst = binary.AppendUvarint(dst, uint64(len(encoded)))
 	for _, r := range encoded {
 		dst = append(dst, r...)
@@ -116,7 +144,13 @@ func Join(dst []byte, encoded [][]byte) []byte {
 // AppendRequest appends the encoding of one request to dst. It is no entry by itself; see Join.
 func AppendRequest(dst []byte, r *Request) []byte {
 	dst = slices.Grow(dst, Size(*r))
+	if r.Origin != Unmarked {
+		dst = append(dst, byte(r.Origin))
+	}
 	dst = append(dst, r.ID[:]...)
+	if r.Origin == Caller {
+		dst = append(dst, r.Digest[:]...)
+	}
 	dst = binary.AppendUvarint(dst, r.Born)
 	dst = binary.AppendUvarint(dst, uint64(len(r.Ops)))
 	for i := range r.Ops {
@@ -139,6 +173,12 @@ func AppendRequest(dst []byte, r *Request) []byte {
 // number of requests.
 func Size(r Request) int {
 	size := len(r.ID) + uvarintSize(r.Born) + uvarintSize(uint64(len(r.Ops)))
+	if r.Origin != Unmarked {
+		size++
+	}
+	if r.Origin == Caller {
+		size += len(r.Digest)
+	}
 	for i := range r.Ops {
 		op := &r.Ops[i]
 		size += 1 + uvarintSize(uint64(len(op.Key))) + len(op.Key)
@@ -160,11 +200,10 @@ func uvarintSize(n uint64) int {
 // error, and so is one of another format version; the error names that version.
 func Decode(entry []byte) ([]Request, error) {
 	r := reader{rest: entry}
-	r.version()
-	reqs := make([]Request, r.count(minRequest))
+	version, n := r.entry()
+	reqs := make([]Request, n)
 	for i := range reqs {
-		copy(reqs[i].ID[:], r.take(uint64(len(ID{}))))
-		reqs[i].Born = r.uvarint()
+		reqs[i] = r.request(version)
 		reqs[i].Ops = make([]Op, r.count(minOp))
 		for j := range reqs[i].Ops {
 			reqs[i].Ops[j] = r.op()
@@ -183,10 +222,9 @@ func Verify(entry []byte) error {
 		return err
 	}
 	r := reader{rest: entry}
-	r.version()
-	for range r.count(minRequest) {
-		r.take(uint64(len(ID{})))
-		r.uvarint()
+	version, n := r.entry()
+	for range n {
+		r.request(version)
 		for range r.count(minOp) {
 			r.skipOp()
 		}
@@ -199,7 +237,7 @@ func Verify(entry []byte) error {
 
 // AppendResults appends the encoding of the results of an entry to dst.
 func AppendResults(dst []byte, rs []Result) []byte {
-	dst = append(dst, version)
+	dst = append(dst, resultsVersion)
 	dst = binary.AppendUvarint(dst, uint64(len(rs)))
 	for _, r := range rs {
 		dst = append(dst, byte(r.Code))
@@ -211,7 +249,7 @@ func AppendResults(dst []byte, rs []Result) []byte {
 // DecodeResults returns what AppendResults encoded, and an error for anything that it cannot have encoded.
 func DecodeResults(b []byte) ([]Result, error) {
 	r := reader{rest: b}
-	r.version()
+	r.version(resultsVersion)
 	rs := make([]Result, r.count(minResult))
 	for i := range rs {
 		rs[i] = Result{Code: r.code(), Version: r.uvarint()}
@@ -226,6 +264,7 @@ var (
 	errTruncated = errors.New("truncated")
 	errTrailing  = errors.New("trailing bytes")
 	errUvarint   = errors.New("malformed number")
+	errEmpty     = errors.New("no requests in an entry of version 2")
 	errCount     = errors.New("count is larger than the bytes that are left can hold")
 )
 
@@ -250,10 +289,44 @@ func (r *reader) end() error {
 	return r.err
 }
 
-func (r *reader) version() {
-	if v := r.byte(); v != version {
+// version reads one that is not above newest.
+func (r *reader) version(newest byte) byte {
+	v := r.byte()
+	if v == 0 || v > newest {
 		r.fail(fmt.Errorf("unknown format version %d", v))
 	}
+	return v
+}
+
+// entry reads what stands before the requests of an entry.
+func (r *reader) entry() (version byte, requests int) {
+	version = r.version(entryMarked)
+	requests = r.count(minRequest)
+	if version == entryMarked && requests == 0 {
+		r.fail(errEmpty)
+	}
+	return version, requests
+}
+
+// request reads a request up to its ops.
+func (r *reader) request(version byte) (req Request) {
+	if version == entryMarked {
+		req.Origin = r.origin()
+	}
+	copy(req.ID[:], r.take(uint64(len(ID{}))))
+	if req.Origin == Caller {
+		copy(req.Digest[:], r.take(uint64(len(Digest{}))))
+	}
+	req.Born = r.uvarint()
+	return req
+}
+
+func (r *reader) origin() Origin {
+	o := Origin(r.byte())
+	if o != Own && o != Caller {
+		r.fail(fmt.Errorf("unknown origin %d of an id", o))
+	}
+	return o
 }
 
 func (r *reader) op() Op {
@@ -287,7 +360,7 @@ func (r *reader) skipOp() {
 
 func (r *reader) code() Code {
 	c := Code(r.byte())
-	if c > Expired {
+	if c > Invalid {
 		r.fail(fmt.Errorf("unknown result code %d", c))
 	}
 	return c

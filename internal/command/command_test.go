@@ -29,7 +29,7 @@ func results() []Result {
 }
 
 func TestAnEntryDecodesToTheRequestsItWasMadeOf(t *testing.T) {
-	for _, want := range [][]Request{{}, group()} {
+	for _, want := range [][]Request{{}, group(), markedGroup()} {
 		got, err := Decode(Append(nil, want))
 		if err != nil {
 			t.Fatal(err)
@@ -49,6 +49,35 @@ func TestResultsDecodeToWhatTheyWere(t *testing.T) {
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
+	}
+}
+
+// markedGroup has every origin that is told, and group has none.
+func markedGroup() []Request {
+	return []Request{
+		{Origin: Own, ID: ID{1, 15: 2}, Born: 300, Ops: []Op{{Kind: Check, Key: "color", Version: 7}}},
+		{Origin: Caller, ID: ID{3}, Digest: Digest{4, 7: 5}, Born: 1, Ops: []Op{{Kind: Set, Key: "k", Value: []byte("v")}}},
+	}
+}
+
+func TestTheFormatWithOriginsStaysAsItIs(t *testing.T) {
+	const entry = "02" + "02" +
+		"01" + "01000000000000000000000000000002" + "ac02" + "01" +
+		"03" + "05636f6c6f72" + "07" +
+		"02" + "03000000000000000000000000000000" + "0400000000000005" + "01" + "01" +
+		"01" + "016b" + "0176"
+	if got := hex.EncodeToString(Append(nil, markedGroup())); got != entry {
+		t.Errorf("entry\n got %s\nwant %s", got, entry)
+	}
+	if got := hex.EncodeToString(AppendResults(nil, []Result{{Reused, 9}})); got != "01"+"01"+"0309" {
+		t.Errorf("results %s", got)
+	}
+	var encoded [][]byte
+	for _, r := range markedGroup() {
+		encoded = append(encoded, AppendRequest(nil, &r))
+	}
+	if got := hex.EncodeToString(Join(nil, encoded)); got != entry {
+		t.Errorf("joined\n got %s\nwant %s", got, entry)
 	}
 }
 
@@ -111,6 +140,9 @@ func TestSizeIsWhatARequestAddsToAnEntry(t *testing.T) {
 	for _, r := range group() {
 		check(r)
 	}
+	for _, r := range markedGroup() {
+		check(r)
+	}
 	for shift := range 64 {
 		for _, n := range []uint64{1<<shift - 1, 1 << shift, math.MaxUint64 >> shift} {
 			check(Request{Born: n, Ops: []Op{{Kind: Check, Version: n}}})
@@ -137,10 +169,12 @@ func TestDecodedRequestsKeepNothingOfTheEntry(t *testing.T) {
 }
 
 func TestEveryTruncationIsRefused(t *testing.T) {
-	entry, outcome := Append(nil, group()), AppendResults(nil, results())
-	for n := range entry {
-		if reqs, err := Decode(entry[:n]); err == nil {
-			t.Errorf("the first %d bytes of an entry decode to %v", n, reqs)
+	outcome := AppendResults(nil, results())
+	for _, entry := range [][]byte{Append(nil, group()), Append(nil, markedGroup())} {
+		for n := range entry {
+			if reqs, err := Decode(entry[:n]); err == nil {
+				t.Errorf("the first %d bytes of an entry decode to %v", n, reqs)
+			}
 		}
 	}
 	for n := range outcome {
@@ -155,7 +189,12 @@ func TestDamagedEntriesAreRefusedWithTheReason(t *testing.T) {
 	huge := string(binary.AppendUvarint(nil, math.MaxUint64))
 	for name, c := range map[string]struct{ entry, reason string }{
 		"empty":                    {"", "truncated"},
-		"another version":          {"\x02\x00", "unknown format version 2"},
+		"version zero":             {"\x00\x00", "unknown format version 0"},
+		"another version":          {"\x03\x00", "unknown format version 3"},
+		"nothing with origins":     {"\x02\x00", "no requests"},
+		"origin zero":              {"\x02\x01\x00" + id + "\x00\x00", "unknown origin 0"},
+		"origin three":             {"\x02\x01\x03" + id + "\x00\x00", "unknown origin 3"},
+		"half a digest":            {"\x02\x01\x02" + id + "\x00\x00\x00\x00", "truncated"},
 		"JSON":                     {`{"op":"set"}`, "unknown format version 123"},
 		"no count":                 {"\x01", "truncated"},
 		"trailing byte":            {"\x01\x00\x00", "trailing bytes"},
@@ -182,7 +221,7 @@ func TestDamagedResultsAreRefusedWithTheReason(t *testing.T) {
 		"another version":     {"\x02\x00", "unknown format version 2"},
 		"trailing byte":       {"\x01\x00\x00", "trailing bytes"},
 		"one result too many": {"\x01\x02\x00\x00\x00", "count"},
-		"unknown code":        {"\x01\x01\x03\x00", "unknown result code 3"},
+		"unknown code":        {"\x01\x01\x06\x00", "unknown result code 6"},
 		"needless byte":       {"\x01\x01\x00\x80\x00", "malformed number"},
 	} {
 		t.Run(name, func(t *testing.T) { refused(t, DecodeResults, c.results, c.reason) })
@@ -202,6 +241,7 @@ func refused[T any](t *testing.T, decode func([]byte) ([]T, error), input, reaso
 
 func FuzzDecode(f *testing.F) {
 	f.Add(Append(nil, group()))
+	f.Add(Append(nil, markedGroup()))
 	for _, r := range group() {
 		f.Add(Append(nil, []Request{r}))
 	}

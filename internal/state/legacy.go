@@ -44,7 +44,7 @@ func (s *State) ApplyLegacy(op command.Op) {
 func (s *State) Base() uint64 { return s.base }
 
 func (s *State) isLegacy() bool {
-	return s.revision == legacyRevision && s.recent.len == 0 && s.recent.floor == 0
+	return s.revision == legacyRevision && s.memory.isEmpty()
 }
 
 // endLegacy goes through every key, once in the life of a cluster.

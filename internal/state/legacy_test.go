@@ -65,7 +65,7 @@ func TestReplicasOfALegacyLogAgreeWhereverTheyBegin(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 7))
 		whole, others := newReplica(t, window, chunk), map[string]*replica{}
 		pairs := map[string]string{}
-		c := clients{rnd: rnd}
+		c := clients{rnd: rnd, marked: 150}
 		for whole.index < all {
 			apply := func(r *replica) { r.entry() }
 			if whole.index < legacy {
@@ -93,7 +93,7 @@ func TestReplicasOfALegacyLogAgreeWhereverTheyBegin(t *testing.T) {
 			others[fmt.Sprint("restored at ", whole.index)] = &replica{reload(t, whole.View(), window, chunk), whole.index}
 			if whole.index <= legacy {
 				s := NewLegacy(pairs)
-				s.recent = newRecent(window, chunk)
+				s.memory = newMemory(sizes(window, chunk))
 				others[fmt.Sprint("of hraftd at ", whole.index)] = &replica{s, whole.index}
 			}
 		}

@@ -13,19 +13,21 @@ type Loader struct {
 	state   *State
 	lastKey string
 	note    string // the name of the last one
-	last    uint64 // index of the last request that was remembered, or floor
+	own     uint64 // index of the last request of a store's that was remembered, or their floor
+	callers uint64 // index of the last of a caller's, or 0
+	marked  bool   // the floor of callers is known
 }
 
-// NewLoader starts from a View's Revision and Floor.
+// NewLoader starts from a View's Revision and the Floor of its Own requests.
 func NewLoader(revision, floor uint64) *Loader {
-	return newLoader(revision, floor, Window, chunkSize)
+	return newLoader(revision, floor, formatWindows)
 }
 
-func newLoader(revision, floor uint64, window, chunk int) *Loader {
-	s := newState(window, chunk)
+func newLoader(revision, floor uint64, w windows) *Loader {
+	s := newState(w)
 	s.revision = revision
-	s.recent.floor = floor
-	return &Loader{state: s, last: floor}
+	s.memory.own.floor = floor
+	return &Loader{state: s, own: floor}
 }
 
 // Add adds a key; keys rise strictly. A version lies between 1 and the revision. The state owns the value from here on. After
@@ -61,32 +63,51 @@ func (l *Loader) Note(name, text string) error {
 	return nil
 }
 
-// Remember adds a remembered request. The indexes do not fall, and none is below the floor: one may be equal to it, when the
-// last requests that were forgotten shared an entry with the first that are left. After an error the Loader is of no more
-// use.
+// Remember adds one of a View's Own requests. The indexes do not fall, and none is below the floor: one may be equal to it,
+// when the last requests that were forgotten shared an entry with the first that are left. After an error the Loader is of no
+// more use.
 func (l *Loader) Remember(rec Remembered) error {
-	s := l.state
-	if rec.Index < l.last {
-		return fmt.Errorf("remembered request at index %d after index %d", rec.Index, l.last)
+	if rec.Digest != (command.Digest{}) {
+		return errors.New("a request of a store's with a digest")
+	}
+	return l.remember(&l.state.memory.own, rec, &l.own)
+}
+
+// SetCallersFloor takes the Floor of a View's requests of Callers. Without it the requests are those of a View that is
+// Unmarked.
+func (l *Loader) SetCallersFloor(floor uint64) { l.marked, l.state.memory.callers.floor = true, floor }
+
+// RememberCaller adds one of a View's requests of Callers. The indexes do not fall; they may be below the floor, which old
+// entries have raised. After an error the Loader is of no more use.
+func (l *Loader) RememberCaller(rec Remembered) error {
+	return l.remember(&l.state.memory.callers, rec, &l.callers)
+}
+
+func (l *Loader) remember(r *recent, rec Remembered, last *uint64) error {
+	if rec.Index < *last {
+		return fmt.Errorf("remembered request at index %d after index %d", rec.Index, *last)
 	}
 	if rec.Result.Code != command.OK && rec.Result.Code != command.Conflict {
 		return fmt.Errorf("remembered request at index %d has result code %d", rec.Index, rec.Result.Code)
 	}
-	if rec.Result.Version > s.revision {
-		return fmt.Errorf("remembered request at index %d has version %d at revision %d", rec.Index, rec.Result.Version, s.revision)
+	if rec.Result.Version > l.state.revision {
+		return fmt.Errorf("remembered request at index %d has version %d at revision %d", rec.Index, rec.Result.Version, l.state.revision)
 	}
-	if _, ok := s.recent.find(rec.ID); ok {
+	if _, ok := r.find(rec.ID); ok {
 		return fmt.Errorf("request %x is remembered twice", rec.ID)
 	}
-	if s.recent.len == s.recent.window {
+	if r.len == r.window {
 		return errors.New("more remembered requests than the window holds")
 	}
-	s.recent.add(rec)
-	l.last = rec.Index
+	r.add(rec)
+	*last = rec.Index
 	return nil
 }
 
 // State returns the rebuilt state. The Loader must not be used after it.
 func (l *Loader) State() *State {
+	if !l.marked {
+		l.state.memory.callers.floor = l.own
+	}
 	return l.state
 }

@@ -13,7 +13,10 @@ import (
 // reload takes a state through a loader as a snapshot does.
 func reload(t *testing.T, v View, window, chunk int) *State {
 	t.Helper()
-	l := newLoader(v.Revision(), v.Floor(), window, chunk)
+	l := newLoader(v.Revision(), v.Own().Floor, sizes(window, chunk))
+	if !v.Unmarked() {
+		l.SetCallersFloor(v.Callers().Floor)
+	}
 	v.Ascend("", func(key string, it Item) bool {
 		if err := l.Add(key, it); err != nil {
 			t.Fatal(err)
@@ -26,8 +29,14 @@ func reload(t *testing.T, v View, window, chunk int) *State {
 		}
 		return true
 	})
-	v.Remembered(func(rec Remembered) bool {
+	v.Own().All(func(rec Remembered) bool {
 		if err := l.Remember(rec); err != nil {
+			t.Fatal(err)
+		}
+		return true
+	})
+	v.Callers().All(func(rec Remembered) bool {
+		if err := l.RememberCaller(rec); err != nil {
 			t.Fatal(err)
 		}
 		return true
@@ -43,7 +52,7 @@ func reload(t *testing.T, v View, window, chunk int) *State {
 func TestARebuiltStateGoesOnLikeTheOriginal(t *testing.T) {
 	const window, chunk = 32, 8
 	original := newReplica(t, window, chunk)
-	c := clients{rnd: rand.New(rand.NewPCG(5, 6))}
+	c := clients{rnd: rand.New(rand.NewPCG(5, 6)), marked: 150}
 	rebuilt := map[uint64]*State{} // by the index that each was rebuilt at
 	for original.index < 400 {
 		reqs := c.entry(original.index+1, original.View())
@@ -103,12 +112,12 @@ func TestALoaderRefusesRecordsThatNoViewYields(t *testing.T) {
 		rec    Remembered
 		reason string
 	}{
-		"below the floor":       {Remembered{command.ID{1}, 9, ok(1)}, "index 9 after index 10"},
-		"at the floor":          {Remembered{command.ID{1}, 10, ok(5)}, ""},
-		"result of the future":  {Remembered{command.ID{1}, 11, ok(6)}, "version 6 at revision 5"},
-		"conflict":              {Remembered{command.ID{1}, 11, conflict(0)}, ""},
-		"conflict ahead":        {Remembered{command.ID{1}, 11, conflict(6)}, "version 6 at revision 5"},
-		"expired, never stored": {Remembered{command.ID{1}, 11, expired(2)}, "result code 2"},
+		"below the floor":       {Remembered{command.ID{1}, command.Digest{}, 9, ok(1)}, "index 9 after index 10"},
+		"at the floor":          {Remembered{command.ID{1}, command.Digest{}, 10, ok(5)}, ""},
+		"result of the future":  {Remembered{command.ID{1}, command.Digest{}, 11, ok(6)}, "version 6 at revision 5"},
+		"conflict":              {Remembered{command.ID{1}, command.Digest{}, 11, conflict(0)}, ""},
+		"conflict ahead":        {Remembered{command.ID{1}, command.Digest{}, 11, conflict(6)}, "version 6 at revision 5"},
+		"expired, never stored": {Remembered{command.ID{1}, command.Digest{}, 11, expired(2)}, "result code 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			wantReason(t, NewLoader(5, 10).Remember(c.rec), c.reason)
@@ -117,8 +126,10 @@ func TestALoaderRefusesRecordsThatNoViewYields(t *testing.T) {
 }
 
 func TestALoaderRefusesRecordsOutOfOrderTwiceOrTooMany(t *testing.T) {
-	l := newLoader(5, 0, 4, 2)
-	rec := func(id byte, index uint64) Remembered { return Remembered{command.ID{id}, index, ok(1)} }
+	l := newLoader(5, 0, sizes(4, 2))
+	rec := func(id byte, index uint64) Remembered {
+		return Remembered{command.ID{id}, command.Digest{}, index, ok(1)}
+	}
 	wantReason(t, l.Remember(rec(1, 7)), "")
 	wantReason(t, l.Remember(rec(2, 6)), "index 6 after index 7")
 	wantReason(t, l.Remember(rec(1, 8)), "twice")
@@ -133,5 +144,37 @@ func wantReason(t *testing.T, err error, reason string) {
 	t.Helper()
 	if reason == "" && err != nil || reason != "" && !strings.Contains(fmt.Sprint(err), reason) {
 		t.Errorf("error %v, want %q", err, reason)
+	}
+}
+
+func TestALoaderTakesCallersRequestsInOrderAndOnce(t *testing.T) {
+	l := newLoader(5, 3, sizes(4, 2))
+	l.SetCallersFloor(10)
+	rec := func(id byte, index uint64) Remembered {
+		return Remembered{command.ID{id}, command.Digest{id}, index, ok(1)}
+	}
+	wantReason(t, l.RememberCaller(rec(1, 9)), "") // which a later old entry has overtaken
+	wantReason(t, l.RememberCaller(rec(2, 8)), "index 8 after index 9")
+	wantReason(t, l.RememberCaller(rec(1, 12)), "twice")
+	wantReason(t, l.Remember(rec(4, 12)), "a digest")
+	for id := byte(2); id <= 8; id++ {
+		wantReason(t, l.RememberCaller(rec(id, 12)), "")
+	}
+	wantReason(t, l.RememberCaller(rec(9, 12)), "more remembered requests")
+}
+
+// A snapshot of an earlier version does not tell callers' requests from others, and a
+// log of that version neither: the states after both are the same.
+func TestALoaderOfUnmarkedRequestsGoesOnAfterThem(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	r.entry(request(1, 0, set("a", "1")))
+	r.entry(request(1, 0, set("a", "1")))
+	s := reload(t, r.View(), 32, 8)
+	for name, s := range map[string]*State{"replayed": r.State, "loaded": s} {
+		late, early := caller(3, 1, 1, set("b", "1")), caller(4, 0, 1, set("b", "1"))
+		wantResults(t, s.Apply(3, []command.Request{late, early}), ok(2), expired(3))
+		if s.View().Unmarked() {
+			t.Errorf("%s: the state is unmarked", name)
+		}
 	}
 }

@@ -7,28 +7,71 @@ import (
 	"github.com/kvraft/kvraft/internal/command"
 )
 
-// Window and chunkSize are part of the format: what a node has forgotten decides what it refuses, so nodes that differed in
-// either would apply the same log to different states.
+// The windows and chunkSize are part of the format: what a node has forgotten decides what it refuses, so nodes that differed
+// in any of them would apply the same log to different states.
 const (
-	Window    = 1 << 17 // most requests that the state remembers between two entries
-	chunkSize = 1 << 10 // requests that it forgets at a time
+	Window       = 1 << 17 // most requests of the stores' own that the state remembers between two entries: 8 MiB of memory
+	CallerWindow = 1 << 20 // most requests that callers have named: 64 MiB
+	chunkSize    = 1 << 10 // requests that it forgets at a time
 )
 
 // Remembered is the result of a request that was applied.
 type Remembered struct {
 	ID     command.ID
-	Index  uint64 // log index of the entry that it was applied with
+	Digest command.Digest // of a caller's request
+	Index  uint64         // log index of the entry that it was applied with
 	Result command.Result
 }
 
-// recent is the table of recent requests. It holds what was applied last, a conflict included, and forgets by position in
+// memory is what the state remembers of requests. Those that callers have named are a matter of minutes or hours, and have a
+// window of their own: the stores' own, each of which is forgotten as soon as it is answered, may come by the hundred thousand
+// a second and would push them out.
+type memory struct {
+	own     recent // and what an old entry does not tell from it
+	callers recent // floor is not below the last Unmarked request, which may be a copy of a caller's under another id
+}
+
+func newMemory(w windows) memory {
+	return memory{newRecent(w.own, w.chunk), newRecent(w.callers, w.chunk)}
+}
+
+// windows are the sizes of a memory.
+type windows struct{ own, callers, chunk int }
+
+// of is the table that knows a request.
+func (m *memory) of(origin command.Origin) *recent {
+	if origin == command.Caller {
+		return &m.callers
+	}
+	return &m.own
+}
+
+func (m *memory) remember(req *command.Request, index uint64, result command.Result) {
+	m.of(req.Origin).add(Remembered{ID: req.ID, Digest: req.Digest, Index: index, Result: result})
+	if req.Origin == command.Unmarked {
+		m.callers.floor = index
+	}
+}
+
+func (m *memory) prune() {
+	m.own.prune()
+	m.callers.prune()
+}
+
+// isEmpty reports whether no request was ever remembered.
+func (m *memory) isEmpty() bool {
+	return m.own.len == 0 && m.own.floor == 0 && m.callers.len == 0 && m.callers.floor == 0
+}
+
+// recent is a table of recent requests. It holds what was applied last, a conflict included, and forgets by position in
 // the log alone.
 //
 // Why a request takes effect once: forgetting a request that was applied at index j raises floor to j, and indexes rise, so
 // whatever was forgotten was applied at or below floor, and whatever was applied above floor is remembered. All copies of a
 // request lie above its Born. If Born >= floor, they all lie above floor: an earlier copy that was applied is still
 // remembered, and a request that is not remembered is new. If Born < floor, an earlier copy may have been applied and
-// forgotten, so the request is refused; floor never falls, so its later copies are refused too.
+// forgotten, so the request is refused; floor never falls, so its later copies are refused too. (All this for the requests of
+// one table. A request has its origin for good, and so all its copies are looked for in the same one.)
 //
 // The requests of one entry share an index. Forgetting some of them raises floor to that index, which covers the others as
 // well: those that are left in the table only answer for copies that would else be refused.
@@ -63,18 +106,18 @@ func newRecent(window, chunk int) recent {
 
 // find goes by ids, and from newer records to older ones only: a number from before the wrap leads to other records, but to
 // no wrong one, and never round in a circle.
-func (r *recent) find(id command.ID) (command.Result, bool) {
+func (r *recent) find(id command.ID) (*Remembered, bool) {
 	if r.heads == nil {
-		return command.Result{}, false
+		return nil, false
 	}
 	for n, last := *r.head(id), 0; ; {
 		age := int(r.next - n) // 1: the newest
 		if age <= last || age > r.len {
-			return command.Result{}, false
+			return nil, false
 		}
 		rec := r.at(r.len - age)
 		if rec.ID == id {
-			return rec.Result, true
+			return &rec.Remembered, true
 		}
 		n, last = rec.before, age
 	}
@@ -107,7 +150,7 @@ func (r *recent) add(rec Remembered) {
 func (r *recent) prune() {
 	for r.len > r.window {
 		oldest := r.chunks[0]
-		r.floor = oldest[len(oldest)-1].Index
+		r.floor = max(r.floor, oldest[len(oldest)-1].Index)
 		r.chunks = slices.Clone(r.chunks[1:]) // a list that is only cut would keep the chunk in memory
 		r.len -= r.chunk
 	}

@@ -3,6 +3,7 @@ package state
 import (
 	"math/rand/v2"
 	"testing"
+	"unsafe"
 
 	"github.com/kvraft/kvraft/internal/command"
 )
@@ -46,12 +47,12 @@ func TestTheWindowForgetsWholeChunksOldestFirst(t *testing.T) {
 		floor        uint64
 	}{{32, 32, 0}, {1, 25, 8}, {7, 32, 8}, {1, 25, 16}} {
 		fill(r, step.entries)
-		if v := r.View(); v.RememberedLen() != step.len || v.Floor() != step.floor {
+		if v := r.View(); v.Own().Len != step.len || v.Own().Floor != step.floor {
 			t.Errorf("index %d: %d remembered above floor %d, want %d above %d",
-				r.index, v.RememberedLen(), v.Floor(), step.len, step.floor)
+				r.index, v.Own().Len, v.Own().Floor, step.len, step.floor)
 		}
 	}
-	if oldest := remembered(r.View())[0].Index; oldest != 17 {
+	if oldest := remembered(r.View().Own())[0].Index; oldest != 17 {
 		t.Errorf("the oldest request has index %d, want 17", oldest)
 	}
 }
@@ -68,9 +69,81 @@ func TestTheWindowIsTheSameOnEveryNode(t *testing.T) {
 		s.Apply(index, group)
 	}
 	checkConsistency(t, s)
-	if v := s.View(); v.RememberedLen() != 131072-1024+256 || v.Floor() != 4 {
-		t.Errorf("%d remembered above floor %d", v.RememberedLen(), v.Floor())
+	if v := s.View(); v.Own().Len != 131072-1024+256 || v.Own().Floor != 4 {
+		t.Errorf("%d remembered above floor %d", v.Own().Len, v.Own().Floor)
 	}
+}
+
+// caller is a request that a caller has named.
+func caller(id, born uint64, digest byte, ops ...command.Op) command.Request {
+	req := request(id, born, ops...)
+	req.Origin, req.Digest = command.Caller, command.Digest{digest}
+	return req
+}
+
+// own is a request that a store has named.
+func own(id, born uint64, ops ...command.Op) command.Request {
+	req := request(id, born, ops...)
+	req.Origin = command.Own
+	return req
+}
+
+// An Idempotency-Key is for the time after the 504, which is many requests later.
+func TestTheRequestsOfStoresDoNotPushOutThoseOfCallers(t *testing.T) {
+	s, group := New(), make([]command.Request, 1024)
+	first := caller(1, 0, 1, set("a", "1"))
+	wantResults(t, s.Apply(1, []command.Request{first}), ok(1))
+	id, index := uint64(0), uint64(1)
+	for range 2 * Window / len(group) {
+		for i := range group {
+			group[i] = own(id, index)
+			id++
+		}
+		index++
+		s.Apply(index, group)
+	}
+	checkConsistency(t, s)
+	if v := s.View(); v.Own().Len > Window || v.Own().Floor == 0 || v.Callers().Len != 1 || v.Callers().Floor != 0 {
+		t.Errorf("%d above %d, and of callers %d above %d", v.Own().Len, v.Own().Floor, v.Callers().Len, v.Callers().Floor)
+	}
+	wantResults(t, s.Apply(index+1, []command.Request{first}), ok(1))
+	wantResults(t, s.Apply(index+2, []command.Request{own(1<<40, 1)}), expired(index+2))
+}
+
+func TestTheWindowOfCallersIsTheSameOnEveryNode(t *testing.T) {
+	if window := New().memory.callers.window; window != 1048576 {
+		t.Errorf("%d requests", window)
+	}
+	if size := unsafe.Sizeof(record{})*CallerWindow + 2*CallerWindow*unsafe.Sizeof(uint32(0)); size > 64<<20 {
+		t.Errorf("they take up to %d bytes, the documents say 64 MiB", size)
+	}
+}
+
+func TestOneIDOfAStoreAndOfACallerAreTwoRequests(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	wantResults(t, r.entry(own(1, 0, set("a", "1")), caller(1, 0, 0, set("a", "2"))), ok(1), ok(2))
+	wantResults(t, r.entry(caller(1, 0, 0, set("a", "2")), own(1, 0, set("a", "1"))), ok(2), ok(1))
+}
+
+func TestACallersIDOnAnotherWriteIsRefusedAndTheFirstRemembered(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	first := caller(1, 0, 1, set("a", "1"))
+	wantResults(t, r.entry(first, caller(1, 0, 2, set("a", "2"))), ok(1), command.Result{Code: command.Reused, Version: 1})
+	wantResults(t, r.entry(caller(1, 1, 2, set("a", "2"))), command.Result{Code: command.Reused, Version: 2})
+	wantResults(t, r.entry(first), ok(1))
+	wantItems(t, r.View(), "a=1@1")
+}
+
+// An entry of version 1 may have had the same write of the same caller, under an id of
+// another make.
+func TestACallersRequestFromBeforeTheLastUnmarkedOneIsRefused(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	r.entry(request(7, 0, set("a", "1"))) // at index 1
+	r.entry(own(8, 1))
+	wantResults(t, r.entry(caller(1, 0, 1, set("b", "1")), caller(2, 1, 1, set("c", "1"))), expired(3), ok(2))
+	r.entry(request(9, 3)) // nothing of the kind comes after the first marked ones; if it does, it counts
+	wantResults(t, r.entry(caller(3, 3, 1, set("d", "1")), caller(2, 1, 1, set("c", "1"))), expired(5), ok(2))
+	reload(t, r.View(), 32, 8)
 }
 
 func TestAForgottenRequestIsRefusedForGood(t *testing.T) {
@@ -103,7 +176,7 @@ func TestANewIDBornWhereTheOldWasRefusedIsAccepted(t *testing.T) {
 func TestARequestBornAtTheFloorIsAccepted(t *testing.T) {
 	r := newReplica(t, 32, 8)
 	fill(r, 33)
-	if floor := r.View().Floor(); floor != 8 {
+	if floor := r.View().Own().Floor; floor != 8 {
 		t.Fatalf("floor %d, want 8", floor)
 	}
 	wantResults(t, r.entry(request(1, 7, set("a", "1")), request(2, 8, set("b", "1"))), expired(34), ok(1))
@@ -116,8 +189,8 @@ func TestAnEntryThatIsForgottenInPartIsCoveredByTheFloor(t *testing.T) {
 	}
 	r.entry(group...)
 	fill(r, 2)
-	if v := r.View(); v.Floor() != 1 || v.RememberedLen() != 3 {
-		t.Fatalf("%d remembered above floor %d, want 3 above 1", v.RememberedLen(), v.Floor())
+	if v := r.View(); v.Own().Floor != 1 || v.Own().Len != 3 {
+		t.Fatalf("%d remembered above floor %d, want 3 above 1", v.Own().Len, v.Own().Floor)
 	}
 	wantResults(t, r.entry(group...), expired(4), expired(4), ok(3))
 	wantItems(t, r.View(), "a=1@1", "b=1@2", "c=1@3")
@@ -134,8 +207,8 @@ func TestTheFloorStandsStillWithinAnEntry(t *testing.T) {
 			t.Errorf("request %d of a group larger than the window: %v", i, result)
 		}
 	}
-	if v := r.View(); v.Floor() != 1 || v.RememberedLen() != 4 {
-		t.Errorf("%d remembered above floor %d, want 4 above 1", v.RememberedLen(), v.Floor())
+	if v := r.View(); v.Own().Floor != 1 || v.Own().Len != 4 {
+		t.Errorf("%d remembered above floor %d, want 4 above 1", v.Own().Len, v.Own().Floor)
 	}
 	for i, result := range r.entry(group...) {
 		if result.Code == command.OK && i < 6 || result.Code != command.OK && i >= 6 {
@@ -181,7 +254,7 @@ func TestRequestsAreFoundWhenTheNumbersOfRecordsWrapAround(t *testing.T) {
 			}
 			for i := range r.len {
 				rec := r.at(i)
-				if result, ok := r.find(rec.ID); !ok || result != known[rec.ID] {
+				if result, ok := r.find(rec.ID); !ok || result.Result != known[rec.ID] {
 					t.Fatalf("seed %d: request %v is found as %v, %v", seed, rec.ID, result, ok)
 				}
 			}

@@ -33,7 +33,7 @@ type State struct {
 
 	bytes    int64  // sum of the lengths of all keys and values
 	revision uint64 // number of requests that changed something, but see legacy.go
-	recent   recent
+	memory   memory
 	changes  []Change // of the last Apply
 	base     uint64   // see legacy.go
 }
@@ -48,15 +48,17 @@ type Change struct {
 
 // New returns the state before the first log entry.
 func New() *State {
-	return newState(Window, chunkSize)
+	return newState(formatWindows)
 }
 
 // degree is half of how many children a node of the tree has at most. After each entry a write copies the leaf that it goes
 // to, and that is most of what it costs here: with larger nodes reads gain less than writes lose (BenchmarkApply256, BenchmarkGet).
 const degree = 16
 
-func newState(window, chunk int) *State {
-	return &State{items: *btree.NewMap[string, *Item](degree), recent: newRecent(window, chunk)}
+var formatWindows = windows{own: Window, callers: CallerWindow, chunk: chunkSize}
+
+func newState(w windows) *State {
+	return &State{items: *btree.NewMap[string, *Item](degree), memory: newMemory(w)}
 }
 
 // Apply applies the log entry at index and returns the result of each of its requests, in order. Indexes of successive calls
@@ -73,7 +75,7 @@ func (s *State) Apply(index uint64, reqs []command.Request) []command.Result {
 	for i := range reqs {
 		results[i] = s.once(index, &reqs[i])
 	}
-	s.recent.prune()
+	s.memory.prune()
 	return results
 }
 
@@ -88,14 +90,18 @@ func (s *State) clearChanges() {
 
 // once executes a request unless an earlier copy of it was executed, or may have been.
 func (s *State) once(index uint64, req *command.Request) command.Result {
-	if result, ok := s.recent.find(req.ID); ok {
-		return result
+	recent := s.memory.of(req.Origin)
+	if known, ok := recent.find(req.ID); ok {
+		if known.Digest != req.Digest {
+			return command.Result{Code: command.Reused, Version: index}
+		}
+		return known.Result
 	}
-	if req.Born < s.recent.floor || req.Born >= index { // the latter cannot be: no copy lies below its index
+	if req.Born < recent.floor || req.Born >= index { // the latter cannot be: no copy lies below its index
 		return command.Result{Code: command.Expired, Version: index}
 	}
 	result := s.execute(req.Ops)
-	s.recent.add(Remembered{ID: req.ID, Index: index, Result: result})
+	s.memory.remember(req, index, result)
 	return result
 }
 

@@ -19,9 +19,12 @@ type replica struct {
 	index uint64
 }
 
+// sizes are windows for tests, of which the callers' is twice the stores'.
+func sizes(window, chunk int) windows { return windows{own: window, callers: 2 * window, chunk: chunk} }
+
 // newReplica returns a replica whose consistency is checked when the test ends.
 func newReplica(t *testing.T, window, chunk int) *replica {
-	r := &replica{State: newState(window, chunk)}
+	r := &replica{State: newState(sizes(window, chunk))}
 	t.Cleanup(func() { checkConsistency(t, r.State) })
 	return r
 }
@@ -105,21 +108,26 @@ func checkConsistency(t *testing.T, s *State) {
 	if keys != v.Len() || bytes != v.Bytes() {
 		t.Errorf("%d keys of %d bytes, counted as %d of %d", keys, bytes, v.Len(), v.Bytes())
 	}
-	records, last := 0, v.Floor()
-	v.Remembered(func(rec Remembered) bool {
+	checkRequests(t, v.Own(), &s.memory.own, v.Own().Floor)
+	checkRequests(t, v.Callers(), &s.memory.callers, 0)
+}
+
+func checkRequests(t *testing.T, of Requests, r *recent, last uint64) {
+	t.Helper()
+	records := 0
+	of.All(func(rec Remembered) bool {
 		records++
 		if rec.Index < last {
 			t.Errorf("request %x at index %d stands after index %d", rec.ID, rec.Index, last)
 		}
 		last = rec.Index
-		if got, ok := s.recent.find(rec.ID); !ok || got != rec.Result {
-			t.Errorf("request %x is found as %v, %v, want %v", rec.ID, got, ok, rec.Result)
+		if got, ok := r.find(rec.ID); !ok || *got != rec {
+			t.Errorf("request %x is found as %v, %v, want %v", rec.ID, got, ok, rec)
 		}
 		return true
 	})
-	if records != v.RememberedLen() || records > s.recent.window {
-		t.Errorf("%d requests are remembered, counted as %d, window %d",
-			records, v.RememberedLen(), s.recent.window)
+	if records != of.Len || records > r.window {
+		t.Errorf("%d requests are remembered, counted as %d, window %d", records, of.Len, r.window)
 	}
 }
 
@@ -293,58 +301,78 @@ func TestARequestOfAGroupSeesThoseBeforeIt(t *testing.T) {
 // model does what the rules say in the plainest way, and never forgets a request: forgotten only says how many of the oldest
 // a state has to forget.
 type model struct {
+	items        map[string]Item
+	revision     uint64
+	own, callers *modelTable
+	seen         map[string]int // how often each case came up
+}
+
+type modelTable struct {
 	window, chunk int
-	items         map[string]Item
-	revision      uint64
 	memory        []Remembered
 	position      map[command.ID]int // in memory
 	forgotten     int
-	seen          map[string]int // how often each case came up
+	raised        uint64 // the floor is not below it
 }
 
 func newModel(window, chunk int) *model {
-	return &model{
-		window: window, chunk: chunk,
-		items: map[string]Item{}, position: map[command.ID]int{}, seen: map[string]int{},
+	table := func(window int) *modelTable {
+		return &modelTable{window: window, chunk: chunk, position: map[command.ID]int{}}
 	}
+	w := sizes(window, chunk)
+	return &model{items: map[string]Item{}, own: table(w.own), callers: table(w.callers), seen: map[string]int{}}
 }
 
-func (m *model) floor() uint64 {
+func (m *modelTable) floor() uint64 {
 	if m.forgotten == 0 {
-		return 0
+		return m.raised
 	}
-	return m.memory[m.forgotten-1].Index
+	return max(m.raised, m.memory[m.forgotten-1].Index)
 }
 
 func (m *model) apply(t *testing.T, index uint64, reqs []command.Request) []command.Result {
-	floor := m.floor()
 	results := []command.Result{}
 	for _, req := range reqs {
-		at, applied := m.position[req.ID]
+		of, who := m.own, "own"
+		if req.Origin == command.Caller {
+			of, who = m.callers, "a caller's"
+		}
+		at, applied := of.position[req.ID]
 		switch {
-		case applied && at >= m.forgotten:
-			m.seen[fmt.Sprintf("repeated code %d", m.memory[at].Result.Code)]++
-			results = append(results, m.memory[at].Result)
-		case req.Born < floor:
-			m.seen[fmt.Sprintf("expired, was applied: %v", applied)]++
+		case applied && at >= of.forgotten && of.memory[at].Digest != req.Digest:
+			m.seen["reused"]++
+			results = append(results, command.Result{Code: command.Reused, Version: index})
+		case applied && at >= of.forgotten:
+			m.seen[fmt.Sprintf("%s repeated code %d", who, of.memory[at].Result.Code)]++
+			results = append(results, of.memory[at].Result)
+		case req.Born < of.floor():
+			m.seen[fmt.Sprintf("%s expired, was applied: %v", who, applied)]++
 			results = append(results, expired(index))
 		case applied:
-			t.Fatalf("the rules let request %x of index %d take effect again at %d", req.ID, m.memory[at].Index, index)
+			t.Fatalf("the rules let request %x of index %d take effect again at %d", req.ID, of.memory[at].Index, index)
 		default:
 			result := m.execute(req.Ops)
-			m.seen[fmt.Sprintf("new code %d", result.Code)]++
-			m.position[req.ID] = len(m.memory)
-			m.memory = append(m.memory, Remembered{ID: req.ID, Index: index, Result: result})
+			m.seen[fmt.Sprintf("%s new code %d", who, result.Code)]++
+			of.position[req.ID] = len(of.memory)
+			of.memory = append(of.memory, Remembered{ID: req.ID, Digest: req.Digest, Index: index, Result: result})
 			results = append(results, result)
+			if req.Origin == command.Unmarked {
+				m.callers.raised = index
+			}
 		}
 	}
+	m.own.forget(m, "own")
+	m.callers.forget(m, "a caller's")
+	return results
+}
+
+func (m *modelTable) forget(all *model, who string) {
 	for len(m.memory)-m.forgotten > m.window {
 		m.forgotten += m.chunk
 		if m.forgotten < len(m.memory) && m.memory[m.forgotten].Index == m.floor() {
-			m.seen["forgot part of an entry"]++
+			all.seen[who+" forgot part of an entry"]++
 		}
 	}
-	return results
 }
 
 func (m *model) execute(ops []command.Op) command.Result {
@@ -384,27 +412,37 @@ func (m *model) wantState(t *testing.T, v View) {
 	if !reflect.DeepEqual(got, m.items) || !slices.IsSorted(keys) {
 		t.Fatalf("items %v in order %q, want %v", got, keys, m.items)
 	}
-	if v.Revision() != m.revision || v.Floor() != m.floor() {
-		t.Fatalf("revision %d, floor %d, want %d, %d", v.Revision(), v.Floor(), m.revision, m.floor())
+	if v.Revision() != m.revision {
+		t.Fatalf("revision %d, want %d", v.Revision(), m.revision)
 	}
-	if got := remembered(v); !slices.Equal(got, m.memory[m.forgotten:]) {
+	m.own.want(t, v.Own())
+	m.callers.want(t, v.Callers())
+}
+
+func (m *modelTable) want(t *testing.T, of Requests) {
+	t.Helper()
+	if of.Floor != m.floor() {
+		t.Fatalf("floor %d, want %d", of.Floor, m.floor())
+	}
+	if got := remembered(of); !slices.Equal(got, m.memory[m.forgotten:]) {
 		t.Fatalf("remembered %v, want %v", got, m.memory[m.forgotten:])
 	}
 }
 
-func remembered(v View) []Remembered {
+func remembered(of Requests) []Remembered {
 	list := []Remembered{}
-	v.Remembered(func(rec Remembered) bool {
+	of.All(func(rec Remembered) bool {
 		list = append(list, rec)
 		return true
 	})
 	return list
 }
 
-// clients makes log entries out of new requests, some of them late, and copies of old ones.
+// clients makes log entries out of new requests, some of them late, and copies of old ones, of which some are none.
 type clients struct {
-	rnd  *rand.Rand
-	sent []command.Request
+	rnd    *rand.Rand
+	marked uint64 // requests are Unmarked up to this index, and a few of them after it
+	sent   []command.Request
 }
 
 func (c *clients) entry(index uint64, v View) []command.Request {
@@ -419,8 +457,12 @@ func (c *clients) entry(index uint64, v View) []command.Request {
 			reqs = append(reqs, c.sent[len(c.sent)-1])
 			continue
 		}
-		age := c.rnd.IntN(min(len(c.sent), 80))
-		reqs = append(reqs, c.sent[len(c.sent)-1-age])
+		age := c.rnd.IntN(min(len(c.sent), 160))
+		req := c.sent[len(c.sent)-1-age]
+		if req.Origin == command.Caller && c.rnd.IntN(10) == 0 {
+			req.Digest[0]++
+		}
+		reqs = append(reqs, req)
 	}
 	return reqs
 }
@@ -428,6 +470,12 @@ func (c *clients) entry(index uint64, v View) []command.Request {
 func (c *clients) request(index uint64, v View) command.Request {
 	born := index - 1 - min(index-1, c.rnd.Uint64N(12))
 	req := request(uint64(len(c.sent)), born)
+	if index > c.marked && c.rnd.IntN(500) > 0 {
+		req.Origin = command.Own + command.Origin(c.rnd.IntN(2))
+	}
+	if req.Origin == command.Caller {
+		req.Digest = command.Digest{7: byte(len(c.sent))}
+	}
 	for range c.rnd.IntN(4) {
 		key := fmt.Sprint("k", c.rnd.IntN(150))
 		switch c.rnd.IntN(5) {
@@ -447,7 +495,7 @@ func TestAStateBehavesLikeTheModelThroughRepetitionsAndSnapshots(t *testing.T) {
 	const window, chunk = 32, 8
 	for seed := range uint64(8) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			c := clients{rnd: rand.New(rand.NewPCG(seed, 0))}
+			c := clients{rnd: rand.New(rand.NewPCG(seed, 0)), marked: 150}
 			r, m := newReplica(t, window, chunk), newModel(window, chunk)
 			type kept struct {
 				view View
@@ -475,8 +523,11 @@ func TestAStateBehavesLikeTheModelThroughRepetitionsAndSnapshots(t *testing.T) {
 				}
 			}
 			for _, what := range []string{
-				"new code 0", "new code 1", "repeated code 0", "repeated code 1",
-				"expired, was applied: true", "expired, was applied: false", "forgot part of an entry",
+				"own new code 0", "own new code 1", "own repeated code 0", "own repeated code 1",
+				"own expired, was applied: true", "own expired, was applied: false", "own forgot part of an entry",
+				"a caller's new code 0", "a caller's new code 1", "a caller's repeated code 0", "a caller's repeated code 1",
+				"a caller's expired, was applied: true", "a caller's expired, was applied: false", "a caller's forgot part of an entry",
+				"reused",
 			} {
 				if m.seen[what] == 0 {
 					t.Errorf("never happened: %s; seen %v", what, m.seen)

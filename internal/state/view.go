@@ -17,10 +17,18 @@ type View struct {
 	notes    map[string]string
 	bytes    int64
 	revision uint64
-	floor    uint64
-	chunks   [][]record
-	recent   int // records in chunks that the view has; the state may be writing those after them
+	own      Requests
+	callers  Requests
 }
+
+// Requests are those that a View remembers of one kind. It does not change, as the View does not.
+type Requests struct {
+	Floor  uint64 // log index below which one that is not remembered must not be born
+	Len    int    // number of records; in chunks the state may be writing those after them
+	chunks [][]record
+}
+
+func (r *recent) view() Requests { return Requests{r.floor, r.len, r.chunks} }
 
 // View returns the state as it is now, in constant time. Like Apply it belongs to the goroutine that applies; the View may
 // be handed to any other. After it, each node of the tree is copied once when it is next written to.
@@ -30,9 +38,8 @@ func (s *State) View() View {
 		notes:    s.notes,
 		bytes:    s.bytes,
 		revision: s.revision,
-		floor:    s.recent.floor,
-		chunks:   s.recent.chunks,
-		recent:   s.recent.len,
+		own:      s.memory.own.view(),
+		callers:  s.memory.callers.view(),
 	}
 }
 
@@ -75,16 +82,31 @@ func (v View) Bytes() int64 { return v.bytes }
 // Revision returns the number of requests that have changed something.
 func (v View) Revision() uint64 { return v.revision }
 
-// Floor returns the log index below which a request that is not remembered must not be born.
-func (v View) Floor() uint64 { return v.floor }
+// Own are the requests that stores have named, at most Window.
+func (v View) Own() Requests { return v.own }
 
-// RememberedLen returns the number of requests that are remembered, at most Window.
-func (v View) RememberedLen() int { return v.recent }
+// Callers are the requests that callers have named, at most CallerWindow.
+func (v View) Callers() Requests { return v.callers }
 
-// Remembered yields the requests that are remembered, oldest first, until yield returns false.
-func (v View) Remembered(yield func(Remembered) bool) {
-	left := v.recent
-	for _, chunk := range v.chunks {
+// Unmarked reports whether everything that was remembered came from requests of which it was not told who named them, or
+// nothing was. What a View has of callers then follows from Own: nothing, and as Floor the index of the last.
+func (v View) Unmarked() bool {
+	return v.callers.Len == 0 && v.callers.Floor == v.own.last()
+}
+
+// last is the index of the newest request that was remembered.
+func (r Requests) last() uint64 {
+	if r.Len == 0 {
+		return r.Floor
+	}
+	size := len(r.chunks[0])
+	return r.chunks[(r.Len-1)/size][(r.Len-1)%size].Index
+}
+
+// All yields the requests, oldest first, until yield returns false.
+func (r Requests) All(yield func(Remembered) bool) {
+	left := r.Len
+	for _, chunk := range r.chunks {
 		for _, rec := range chunk[:min(left, len(chunk))] {
 			if !yield(rec.Remembered) {
 				return
@@ -104,7 +126,7 @@ func (v View) Hash() [sha256.Size]byte {
 // HashTo writes all that a View holds to h, piece by piece.
 func (v View) HashTo(sum hash.Hash) {
 	h := hasher{h: sum}
-	h.numbers(v.revision, v.floor, uint64(v.Len()), uint64(v.recent), uint64(len(v.notes)))
+	h.numbers(v.revision, uint64(v.Len()), uint64(len(v.notes)))
 	v.Notes(func(name, text string) bool {
 		h.numbers(uint64(len(name)), uint64(len(text)))
 		h.text(name)
@@ -117,11 +139,15 @@ func (v View) HashTo(sum hash.Hash) {
 		h.h.Write(it.Value)
 		return true
 	})
-	v.Remembered(func(rec Remembered) bool {
-		h.h.Write(rec.ID[:])
-		h.numbers(rec.Index, uint64(rec.Result.Code), rec.Result.Version)
-		return true
-	})
+	for _, r := range []Requests{v.own, v.callers} {
+		h.numbers(r.Floor, uint64(r.Len))
+		r.All(func(rec Remembered) bool {
+			h.h.Write(rec.ID[:])
+			h.h.Write(rec.Digest[:])
+			h.numbers(rec.Index, uint64(rec.Result.Code), rec.Result.Version)
+			return true
+		})
+	}
 }
 
 type hasher struct {

@@ -15,14 +15,14 @@ func TestAViewDoesNotSeeWhatIsAppliedAfterIt(t *testing.T) {
 	r := newReplica(t, 4, 2)
 	r.entry(request(1, 0, set("a", "1"), set("b", "1")))
 	v := r.View()
-	hash, records := v.Hash(), remembered(v)
+	hash, records := v.Hash(), remembered(v.Own())
 	r.entry(request(2, 1, set("a", "2"), del("b"), set("c", "2")))
 	fill(r, 20)
 	wantItems(t, v, "a=1@1", "b=1@1")
-	if v.Revision() != 1 || v.Len() != 2 || v.Bytes() != 4 || v.Floor() != 0 {
-		t.Errorf("revision %d, %d keys, %d bytes, floor %d", v.Revision(), v.Len(), v.Bytes(), v.Floor())
+	if v.Revision() != 1 || v.Len() != 2 || v.Bytes() != 4 || v.Own().Floor != 0 {
+		t.Errorf("revision %d, %d keys, %d bytes, floor %d", v.Revision(), v.Len(), v.Bytes(), v.Own().Floor)
 	}
-	if got := remembered(v); !slices.Equal(got, records) || len(got) != 1 {
+	if got := remembered(v.Own()); !slices.Equal(got, records) || len(got) != 1 {
 		t.Errorf("remembered %v, want %v", got, records)
 	}
 	if v.Hash() != hash {
@@ -73,7 +73,7 @@ func TestRememberedStopsWhenTold(t *testing.T) {
 	fill(r, 7)
 	for n := 1; n <= 7; n++ {
 		seen := 0
-		r.View().Remembered(func(Remembered) bool {
+		r.View().Own().All(func(Remembered) bool {
 			seen++
 			return seen < n
 		})
@@ -86,7 +86,7 @@ func TestRememberedStopsWhenTold(t *testing.T) {
 func TestReplicasThatAppliedTheSameLogHaveTheSameHash(t *testing.T) {
 	const window, chunk = 32, 8
 	a, b := newReplica(t, window, chunk), newReplica(t, window, chunk)
-	c := clients{rnd: rand.New(rand.NewPCG(1, 2))}
+	c := clients{rnd: rand.New(rand.NewPCG(1, 2)), marked: 200}
 	for a.index < 500 {
 		reqs := c.entry(a.index+1, a.View())
 		a.entry(reqs...)
@@ -99,7 +99,7 @@ func TestReplicasThatAppliedTheSameLogHaveTheSameHash(t *testing.T) {
 
 func TestTheHashTellsStatesApart(t *testing.T) {
 	load := func(revision, floor uint64, key, value string, version uint64, rec Remembered) View {
-		l := newLoader(revision, floor, 4, 2)
+		l := newLoader(revision, floor, sizes(4, 2))
 		if err := l.Add(key, Item{Value: []byte(value), Version: version}); err != nil {
 			t.Fatal(err)
 		}
@@ -113,19 +113,35 @@ func TestTheHashTellsStatesApart(t *testing.T) {
 	id.ID = command.ID{2}
 	index.Index = 8
 	result.Result = conflict(3)
+	callers := func(floor uint64, list ...Remembered) View {
+		l := newLoader(5, 1, sizes(4, 2))
+		l.SetCallersFloor(floor)
+		for _, r := range list {
+			if err := l.RememberCaller(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return l.State().View()
+	}
+	digest := rec
+	digest.Digest = command.Digest{1}
 	seen := map[[32]byte]string{}
 	for name, v := range map[string]View{
-		"empty":      New().View(),
-		"base":       load(5, 1, "k", "v", 2, rec),
-		"revision":   load(6, 1, "k", "v", 2, rec),
-		"floor":      load(5, 2, "k", "v", 2, rec),
-		"key":        load(5, 1, "l", "v", 2, rec),
-		"value":      load(5, 1, "k", "w", 2, rec),
-		"boundary":   load(5, 1, "kv", "", 2, rec),
-		"version":    load(5, 1, "k", "v", 3, rec),
-		"request id": load(5, 1, "k", "v", 2, id),
-		"index":      load(5, 1, "k", "v", 2, index),
-		"result":     load(5, 1, "k", "v", 2, result),
+		"no caller":        callers(0),
+		"floor of callers": callers(2),
+		"a caller":         callers(0, rec),
+		"digest":           callers(0, digest),
+		"empty":            New().View(),
+		"base":             load(5, 1, "k", "v", 2, rec),
+		"revision":         load(6, 1, "k", "v", 2, rec),
+		"floor":            load(5, 2, "k", "v", 2, rec),
+		"key":              load(5, 1, "l", "v", 2, rec),
+		"value":            load(5, 1, "k", "w", 2, rec),
+		"boundary":         load(5, 1, "kv", "", 2, rec),
+		"version":          load(5, 1, "k", "v", 3, rec),
+		"request id":       load(5, 1, "k", "v", 2, id),
+		"index":            load(5, 1, "k", "v", 2, index),
+		"result":           load(5, 1, "k", "v", 2, result),
 	} {
 		if other, taken := seen[v.Hash()]; taken {
 			t.Errorf("%s and %s have the same hash", name, other)
