@@ -128,7 +128,8 @@
 //
 // A client that does not take an event in time, see [WithTimeout], is cut off; one that
 // is slower than the changes for long is compacted. Nobody waits for it. Watches hold
-// up the graceful shutdown of a server unless [WithWatchContext] ends them.
+// up the graceful shutdown of a server unless [WithWatchContext] ends them;
+// [WithDrainContext] prepares for it, so that no request is cut off.
 //
 // # Keys
 //

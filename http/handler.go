@@ -63,6 +63,13 @@ func WithHeartbeat(d time.Duration) Option { return func(h *handler) { h.heartbe
 //	server.RegisterOnShutdown(cancel)
 func WithWatchContext(ctx context.Context) Option { return func(h *handler) { h.watches = ctx } }
 
+// WithDrainContext prepares for the Shutdown of an http.Server when ctx ends, some time
+// before it: /readyz answers 503, so that load balancers send no more, and each answer
+// ends its connection. Everything is served as before. Shutdown alone closes
+// connections on which a client may just be sending its next request, and the client
+// cannot tell whether that was carried out.
+func WithDrainContext(ctx context.Context) Option { return func(h *handler) { h.drains = ctx } }
+
 type handler struct {
 	store     Store
 	timeout   time.Duration
@@ -72,6 +79,7 @@ type handler struct {
 	answers   budget
 	heartbeat time.Duration
 	watches   context.Context // all watches end with it
+	drains    context.Context // each answer ends its connection when it has ended
 	hashing   chan struct{}   // holds a token while a hash is computed
 	origins   *http.CrossOriginProtection
 	isOwn     func(host string) bool // nil: any is
@@ -81,7 +89,7 @@ type handler struct {
 // Handler serves store. It does not close it. The package comment lists the
 // requests.
 func Handler(store Store, opts ...Option) http.Handler {
-	h := &handler{store: store, hashing: make(chan struct{}, 1), watches: context.Background(), origins: http.NewCrossOriginProtection()}
+	h := &handler{store: store, hashing: make(chan struct{}, 1), watches: context.Background(), drains: context.Background(), origins: http.NewCrossOriginProtection()}
 	for _, opt := range opts {
 		opt(h)
 	}
@@ -122,6 +130,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Cache-Control", "no-cache") // a shared cache may keep even a 404 otherwise
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if h.drains.Err() != nil {
+		w.Header().Set("Connection", "close")
+	}
 	err := h.admit(r)
 	if err == nil {
 		err = h.serve(w, r)

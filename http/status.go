@@ -97,6 +97,8 @@ func (h *handler) hash(r *request) (hash string, index uint64, err error) {
 	return hex.EncodeToString(sum[:]), index, nil
 }
 
+var errDraining = refuse(http.StatusServiceUnavailable, "the server is about to shut down")
+
 func (h *handler) healthz(w http.ResponseWriter, r *request) error {
 	if s := h.store.Status(); s.State == kvraft.Stopped {
 		return &requestError{http.StatusServiceUnavailable, "the store has stopped: " + s.Reason}
@@ -108,6 +110,9 @@ func (h *handler) healthz(w http.ResponseWriter, r *request) error {
 func (h *handler) readyz(w http.ResponseWriter, r *request) error {
 	if s := h.store.Status(); !s.Ready {
 		return &requestError{http.StatusServiceUnavailable, s.Reason}
+	}
+	if h.drains.Err() != nil {
+		return errDraining
 	}
 	h.respond(w, r, "text/plain; charset=utf-8", []byte("ok\n"))
 	return nil

@@ -1,6 +1,7 @@
 package kvhttp_test
 
 import (
+	"context"
 	"encoding/json"
 	"net/http/httptest"
 	"reflect"
@@ -119,4 +120,26 @@ func TestOneHashIsComputedAtATime(t *testing.T) {
 			t.Errorf("afterwards: %d %s", w.Code, w.Body)
 		}
 	})
+}
+
+func TestADrainingServerIsNotReadyAndEndsItsConnections(t *testing.T) {
+	ctx, begin := context.WithCancel(t.Context())
+	h := kvhttp.Handler(newFake(), kvhttp.WithDrainContext(ctx))
+	wantAnswer(t, call(t, h, "GET", "/readyz", ""), 200, "ok\n")
+	if w := call(t, h, "PUT", "/files/f", "v"); w.Code != 200 || w.Header().Get("Connection") != "" {
+		t.Errorf("before: %d %v", w.Code, w.Header())
+	}
+	begin()
+	w := call(t, h, "GET", "/readyz", "")
+	if p := wantProblem(t, w, 503); !strings.Contains(p.Detail, "shut down") {
+		t.Errorf("%+v", p)
+	}
+	for _, target := range []string{"/files/f", "/files/absent", "/healthz", "/key/f"} {
+		if w := call(t, h, "GET", target, ""); w.Code != 200 && w.Code != 404 || w.Header().Get("Connection") != "close" {
+			t.Errorf("%s: %d %v", target, w.Code, w.Header())
+		}
+	}
+	if w := call(t, h, "PUT", "/files/f", "v"); w.Code != 200 {
+		t.Errorf("a write: %d %s", w.Code, w.Body)
+	}
 }

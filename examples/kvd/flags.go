@@ -59,6 +59,7 @@ type config struct {
 	leave   bool
 	gossip  gossip
 	mirror  string
+	mode    fileMode // of the mirror's files
 	inMem   bool
 	prompt  bool
 	verbose bool
@@ -104,6 +105,7 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	fs.Var(&c.gossip.join, "serf-join", "gossip `addresses` of other nodes, of which one that is up is enough, host:port[,host:port...]")
 	fs.DurationVar(&c.gossip.after, "serf-heal", 10*time.Minute, "remove a member that has been failed for this `time`, such as 90s or 10m; 0: the default; negative: never")
 	fs.StringVar(&c.mirror, "mirror", "", "keep every key as a file under this `directory`, which is the mirror's own; a/b is a file in a directory, and names that cannot be are escaped with %")
+	fs.Var(&c.mode, "mirror-mode", "`permissions` of the mirror's files, such as 0644, for programs of other users (default 0600)")
 	fs.BoolVar(&c.inMem, "inmem", false, "keep everything in memory; DIR is not used and may be left out")
 	fs.BoolVar(&c.prompt, "prompt", false, "where DIR is new, ask for the host name and the one port of the node, and whom to join")
 	fs.BoolVar(&c.verbose, "v", false, "log everything that raft does")
@@ -179,6 +181,8 @@ func (c *config) check() (err error) {
 		err = errors.New("-serf-heal needs -serf")
 	case c.gossip.addr != "" && !isDialable(c.gossip.addr):
 		err = fmt.Errorf("-serf %s: want host:port, with a port from 1 to 65535", c.gossip.addr)
+	case c.mirror == "" && c.mode != 0:
+		err = errors.New("-mirror-mode needs -mirror")
 	case c.expect < 1 || c.expect > maxExpect:
 		err = fmt.Errorf("-bootstrap-expect %d: want 1 to %d", c.expect, maxExpect)
 	case c.expect > 1 && !c.joins():

@@ -25,6 +25,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/kvraft/kvraft"
+	kvhttp "github.com/kvraft/kvraft/http"
 	"github.com/kvraft/kvraft/internal/logqueue"
 )
 
@@ -82,7 +83,9 @@ func run(c config) error {
 	if err != nil {
 		return errors.Join(err, store.Close(), talk.Close())
 	}
-	server := newServer(store, log, c.hosts(clients.Addr()))
+	drain := newDrain()
+	server := newServer(store, log, c.hosts(clients.Addr()), kvhttp.WithDrainContext(drain.ctx))
+	server.ConnState = drain.count
 	failed := make(chan error, 2)
 	go func() { failed <- server.Serve(clients) }()
 	st := store.Status()
@@ -113,7 +116,7 @@ func run(c config) error {
 	if why := store.Err(); why != nil { // which may have ended the one port as well
 		err = why
 	}
-	err = errors.Join(err, stop(server, log))
+	err = errors.Join(err, stop(server, drain, log))
 	leave(c, store, log)
 	return errors.Join(err, store.Close(), talk.Close())
 }

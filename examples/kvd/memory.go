@@ -25,7 +25,7 @@ const memoryFile = "kvd.json"
 // remembered are the flags that say what the node is.
 var remembered = [...]string{
 	"id", "haddr", "raddr", "join", "bootstrap-expect", "replica", "leave-on-exit",
-	"serf", "serf-join", "serf-heal", "mirror",
+	"serf", "serf-join", "serf-heal", "mirror", "mirror-mode",
 }
 
 type memory map[string]string

@@ -34,6 +34,7 @@ var errNoMirror = errors.New("not a directory for a mirror")
 type mirror struct {
 	dir   string
 	id    string // of the node
+	mode  fileMode
 	store *kvraft.Store
 	log   hclog.Logger
 
@@ -52,7 +53,7 @@ func checkMirror(c config) error {
 	if c.mirror == "" {
 		return nil
 	}
-	m := &mirror{dir: c.mirror, id: c.id.value}
+	m := &mirror{dir: c.mirror, id: c.id.value, mode: c.mode}
 	defer m.close()
 	if host, _, _ := net.SplitHostPort(c.raddr.value); m.id == "" && orLocalhost(host) == host && (c.inMem || isNew(c.dir)) {
 		m.id = c.raddr.value // as it will be called
@@ -85,7 +86,7 @@ func startMirror(c config, store *kvraft.Store, log hclog.Logger) error {
 	if c.mirror == "" {
 		return nil
 	}
-	m := &mirror{dir: c.mirror, id: store.Status().ID, store: store, log: log, pause: shortestPause}
+	m := &mirror{dir: c.mirror, id: store.Status().ID, mode: c.mode, store: store, log: log, pause: shortestPause}
 	if err := m.open(); errors.Is(err, errNoMirror) {
 		return fmt.Errorf("-mirror %s: %w", c.mirror, err)
 	}
@@ -240,7 +241,7 @@ func (m *mirror) open() error {
 
 func (m *mirror) enter() (err error) {
 	m.close()
-	if err := os.MkdirAll(m.dir, 0o755); errors.Is(err, syscall.ENOTDIR) {
+	if err := os.MkdirAll(m.dir, m.dirPerm()); errors.Is(err, syscall.ENOTDIR) {
 		return fmt.Errorf("%w: %w", errNoMirror, err)
 	} else if err != nil {
 		return err
@@ -327,6 +328,9 @@ func (m *mirror) clean(view *kvraft.View, dir []string) error {
 	for _, f := range list {
 		path := append(dir[:len(dir):len(dir)], f.Name())
 		if f.IsDir() {
+			if info, err := f.Info(); err == nil && m.shows(info, m.dirPerm()) {
+				_ = m.root.Chmod(join(path), m.dirPerm()) // some file systems have no permissions
+			}
 			m.fail(m.clean(view, path))
 			if err := m.root.Remove(join(path)); err != nil && !isNotEmpty(err) {
 				m.fail(err)
@@ -374,7 +378,7 @@ func (m *mirror) has(view *kvraft.View, e kvraft.Entry) bool {
 		name += beside
 	}
 	info, err := m.root.Lstat(name)
-	if err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(e.Value)) {
+	if err != nil || !info.Mode().IsRegular() || m.shows(info, m.perm()) || info.Size() != int64(len(e.Value)) {
 		return false
 	}
 	content, err := m.root.ReadFile(name)
@@ -396,11 +400,14 @@ func (m *mirror) put(key string, value []byte) error {
 
 // write replaces a file as a whole.
 func (m *mirror) write(name string, content []byte) error {
-	f, err := m.root.OpenFile(newName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := m.root.OpenFile(newName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(content)
+	if err == nil && m.perm() != 0o600 { // whatever the umask
+		err = f.Chmod(m.perm())
+	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = m.root.Rename(newName, name)
@@ -418,12 +425,12 @@ func (m *mirror) makeDirs(path []string) error {
 	}
 	for i := range path {
 		name := join(path[:i+1])
-		err := m.root.Mkdir(name, 0o755)
+		err := m.root.Mkdir(name, m.dirPerm())
 		if errors.Is(err, fs.ErrExist) && !m.isDir(name) {
 			if err := m.root.Rename(name, name+beside); err != nil {
 				return err
 			}
-			err = m.root.Mkdir(name, 0o755)
+			err = m.root.Mkdir(name, m.dirPerm())
 		}
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/http"
 	"strings"
@@ -25,8 +24,18 @@ func newServer(store *kvraft.Store, log hclog.Logger, opts ...kvhttp.Option) *ht
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ConnContext:       kvhttp.ConnContext,
-		ErrorLog:          log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn}),
+		Protocols:         new(http.Protocols),
+		HTTP2: &http.HTTP2Config{
+			// What a connection may send before anybody reads it is held in memory.
+			MaxReceiveBufferPerConnection: 256 << 10,
+			MaxReceiveBufferPerStream:     256 << 10,
+			SendPingTimeout:               30 * time.Second, // a stream of HTTP/1 is written to often enough
+			WriteByteTimeout:              10 * time.Second,
+		},
+		ErrorLog: log.Named("http").StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn}),
 	}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
 	server.RegisterOnShutdown(endWatches)
 	return server
 }
@@ -44,16 +53,4 @@ func (c config) hosts(addr net.Addr) kvhttp.Option {
 	return kvhttp.WithHosts(func(host string) bool {
 		return kvhttp.LoopbackHost(host) || strings.EqualFold(host, name)
 	})
-}
-
-// stop lets the requests in flight finish, for a while.
-func stop(server *http.Server, log hclog.Logger) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	err := server.Shutdown(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
-		log.Warn("some requests do not end; they are cut off")
-		err = server.Close()
-	}
-	return err
 }
