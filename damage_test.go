@@ -76,7 +76,7 @@ func takeTestSnapshot(snaps raft.SnapshotStore, index, term uint64) error {
 		return err
 	}
 	if _, err := sink.Write(testState); err != nil {
-		return err
+		return errors.Join(err, sink.Cancel())
 	}
 	return sink.Close()
 }

@@ -103,7 +103,11 @@ func TestRaftOverAStoreThatFailsAnywhereEndsWithoutAPanic(t *testing.T) {
 // raftFailsAt reports whether raft came so far as to make k operations.
 func raftFailsAt(t *testing.T, k int, again bool, fault func(func()) error) (failed bool) {
 	synctest.Test(t, func(t *testing.T) {
-		disk, snaps := newFaultStore(), &memorySnapshots{}
+		disk := newFaultStore()
+		snaps, err := openMemorySnapshots(openTestLog(t, disk))
+		if err != nil {
+			t.Fatal(err)
+		}
 		if again {
 			node := raftOver(openTestLog(t, disk), snaps, true)
 			exercise(node, &failures{})

@@ -239,8 +239,8 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	if err != nil {
 		return err
 	}
-	if ours := f.cluster(); head.cluster != "" && ours != "" && head.cluster != ours {
-		return fmt.Errorf("snapshot of cluster %s, this node belongs to %s", head.cluster, ours)
+	if err := checkCluster(head, f.cluster()); err != nil {
+		return err
 	}
 	f.state = restored
 	view := restored.View()

@@ -35,7 +35,7 @@ type Store struct {
 	agreed  atomic.Pointer[string] // see isSettled
 
 	logs          *logStore
-	closeBase     func() error // closes what logs stands on, if Open opened it
+	closeStorage  func() error // closes what logs and snapshots stand on, if Open opened it
 	snapshots     raft.SnapshotStore
 	fsm           *fsm
 	transport     *transport
@@ -186,7 +186,7 @@ func (s *Store) openStorage(undo *[]func() error) error {
 	if err != nil {
 		return err
 	}
-	*undo = append(*undo, func() error { return s.closeBase() })
+	*undo = append(*undo, func() error { return s.closeStorage() })
 	opt := logStoreOptions{
 		name:   s.name(),
 		stall:  s.opts.timing.Stall,
@@ -205,7 +205,7 @@ func (s *Store) openStorage(undo *[]func() error) error {
 }
 
 func (s *Store) openBase() (LogStore, error) {
-	s.closeBase = func() error { return nil }
+	s.closeStorage = func() error { return nil }
 	if s.opts.inMemory {
 		return raft.NewInmemStore(), nil
 	}
@@ -219,19 +219,31 @@ func (s *Store) openBase() (LogStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.closeBase = bolt.Close
+	s.closeStorage = bolt.Close
 	return bolt, nil
 }
 
 func (s *Store) openSnapshots() (raft.SnapshotStore, error) {
 	if s.opts.inMemory {
-		return openMemorySnapshots(s.logs)
+		snapshots, err := openMemorySnapshots(s.logs)
+		if err != nil {
+			return nil, err
+		}
+		snapshots.verifyNew = s.verifyNewSnapshot
+		return snapshots, nil
 	}
 	verify := verifySnapshot
 	if s.logs.foreign || s.logs.meta().isLegacy() {
 		verify = verifyOldSnapshot
 	}
-	return openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.logs, verify, s.log.Named("snapshot"))
+	snapshots, err := openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.logs, verify, s.log.Named("snapshot"))
+	if err != nil {
+		return nil, err
+	}
+	snapshots.verifyNew = s.verifyNewSnapshot
+	closeLog := s.closeStorage
+	s.closeStorage = func() error { return errors.Join(snapshots.Close(), closeLog()) }
+	return snapshots, nil
 }
 
 func (s *Store) listen() error {
@@ -357,9 +369,14 @@ func (s *Store) takeSnapshots() {
 		case <-s.ctx.Done():
 			return
 		}
-		for s.takeSnapshot() != nil { // a change of the configuration is under way, or the disk is full
-			select {
-			case <-time.After(s.opts.timing.Heartbeat):
+		const longest = time.Minute
+		for pause := s.opts.timing.Heartbeat; ; pause = min(2*pause, longest) {
+			err := s.takeSnapshot()
+			if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) { // the leader has sent one
+				break
+			}
+			select { // a change of the configuration is under way, or the disk is full
+			case <-time.After(pause):
 			case <-s.ctx.Done():
 				return
 			}
@@ -501,7 +518,7 @@ func (s *Store) clearAway(stopped raft.Future) error {
 	if s.logs.failure() == nil {
 		err = errors.Join(err, s.logs.raiseTail())
 	}
-	return errors.Join(err, s.closeBase())
+	return errors.Join(err, s.closeStorage())
 }
 
 // spawn starts a goroutine that Close waits for, unless it waits already.

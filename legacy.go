@@ -10,8 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -128,13 +126,10 @@ func (s *snapshotStore) adopt(newest snapshotMark) error {
 
 // newestConfiguration is that of the log, or of the snapshot.
 func (s *snapshotStore) newestConfiguration(newest snapshotMark) (raft.Configuration, error) {
-	var meta raft.SnapshotMeta
+	var meta snapshotMeta
 	if newest.ID != "" {
-		stored, err := os.ReadFile(filepath.Join(s.path, newest.ID, snapshotMetaFile))
-		if err != nil {
-			return raft.Configuration{}, err
-		}
-		if err := json.Unmarshal(stored, &meta); err != nil {
+		var err error
+		if meta, _, err = readSnapshotMeta(s.dir, newest.ID); err != nil {
 			return raft.Configuration{}, err
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"iter"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -119,7 +118,7 @@ func OpenLog(dir string) (*Log, error) {
 	if l.Err != nil {
 		l.Err = fmt.Errorf("%s: %w", path, l.Err)
 	}
-	if err := l.readSnapshots(filepath.Join(dir, snapshotsDir)); err != nil {
+	if err := l.readSnapshots(dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the log in %s: %w", dir, err), l.Close())
 	}
 	return l, nil
@@ -218,22 +217,27 @@ func (l *Log) walk(w boltWalk) error {
 }
 
 func (l *Log) readSnapshots(path string) error {
-	found, err := os.ReadDir(path)
+	dir, err := openSnapshotDir(path)
+	var found []fs.DirEntry
+	if err == nil {
+		defer dir.Close()
+		found, err = dir.ReadDir()
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("list snapshots: %w", err)
 	}
+	remembered := l.meta.Snapshot
 	var newest snapshotMark
 	for _, entry := range found {
 		if !entry.IsDir() || strings.HasSuffix(entry.Name(), snapshotTmp) {
 			continue
 		}
-		s, mark := l.readSnapshot(filepath.Join(path, entry.Name()))
+		s, mark := l.readSnapshot(dir, filepath.Join(path, snapshotsDir, entry.Name()))
 		l.Snapshots = append(l.Snapshots, s)
-		if mark.compare(newest) > 0 {
+		if mark.compare(newest, remembered) > 0 {
 			newest = mark
 		}
 	}
-	remembered := l.meta.Snapshot
 	listed := slices.ContainsFunc(l.Snapshots, func(s LogSnapshot) bool { return s.ID == remembered.ID })
 	if newest.olderThan(remembered) && !listed {
 		err := fmt.Errorf("%w: snapshot %s is missing, but this node completed it", ErrDamaged, remembered.ID)
@@ -248,9 +252,9 @@ func (l *Log) readSnapshots(path string) error {
 	return nil
 }
 
-func (l *Log) readSnapshot(path string) (LogSnapshot, snapshotMark) {
+func (l *Log) readSnapshot(dir snapshotDir, path string) (LogSnapshot, snapshotMark) {
 	s := LogSnapshot{ID: filepath.Base(path)}
-	meta, mark, err := verifySnapshotFiles(path, func(r io.Reader) error {
+	meta, mark, err := verifySnapshotFiles(dir, s.ID, func(r io.Reader) error {
 		in := bufio.NewReader(r)
 		if isLegacySnapshot(in) {
 			pairs, err := readLegacySnapshot(in)
@@ -262,7 +266,7 @@ func (l *Log) readSnapshot(path string) (LogSnapshot, snapshotMark) {
 		return err
 	})
 	if remembered := l.meta.Snapshot; err == nil && mark.ID == remembered.ID && mark != remembered {
-		err = errors.New("not what was completed here under that name")
+		err = errNotCompleted
 	}
 	if err != nil {
 		s.Err = fmt.Errorf("%w: snapshot %s: %w", ErrDamaged, path, err)

@@ -14,6 +14,8 @@ import (
 // memory. (raft's own lists a snapshot before it is written, and one that was
 // cancelled too.)
 type memorySnapshots struct {
+	verifyNew func(meta raft.SnapshotMeta, r io.Reader) error // see snapshotStore
+
 	mu     sync.Mutex // guards the following
 	newest *memorySnapshot
 	made   int // numbers the ids
@@ -26,14 +28,14 @@ type memorySnapshot struct {
 
 // openMemorySnapshots returns a store without a snapshot. It refuses a node
 // that remembers having completed one.
-func openMemorySnapshots(logs *logStore) (raft.SnapshotStore, error) {
+func openMemorySnapshots(logs *logStore) (*memorySnapshots, error) {
 	if mark := logs.meta().Snapshot; mark.ID != "" {
 		return nil, fmt.Errorf("%w: this node completed snapshot %s, which was in memory only", ErrDamaged, mark.ID)
 	}
 	if err := logs.alignWith(0, 0); err != nil {
 		return nil, err
 	}
-	return &memorySnapshots{}, nil
+	return &memorySnapshots{verifyNew: func(_ raft.SnapshotMeta, r io.Reader) error { return verifySnapshot(r) }}, nil
 }
 
 func (m *memorySnapshots) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
@@ -93,6 +95,10 @@ func (s *memorySink) Close() error {
 		return s.err
 	}
 	s.ended = true
+	if err := s.store.verifyNew(s.snapshot.meta, bytes.NewReader(s.snapshot.state)); err != nil {
+		s.err = fmt.Errorf("what was written is no snapshot: %w", err)
+		return s.err
+	}
 	s.snapshot.meta.Size = int64(len(s.snapshot.state))
 	s.store.mu.Lock()
 	defer s.store.mu.Unlock()

@@ -1,6 +1,7 @@
 package kvraft
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"testing"
@@ -17,7 +18,7 @@ func TestMemorySnapshotsListOnlyWhatIsComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	buffer := []byte("state")
+	buffer := bytes.Clone(testState)
 	if _, err := sink.Write(buffer); err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +40,7 @@ func TestMemorySnapshotsListOnlyWhatIsComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := io.ReadAll(state); err != nil || string(got) != "state" || meta.Size != 5 {
+	if got, err := io.ReadAll(state); err != nil || !bytes.Equal(got, testState) || meta.Size != int64(len(testState)) {
 		t.Fatalf("%q, %v, %+v", got, err, meta)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -218,7 +219,22 @@ func newOptions(dir string, opts []Option) (options, error) {
 		opt(&o)
 	}
 	o.setDefaults()
-	return o, o.validate()
+	if err := o.validate(); err != nil {
+		return o, err
+	}
+	return o, o.fixDir()
+}
+
+// fixDir makes the directory independent of the process's working directory, which may
+// change while the node runs.
+func (o *options) fixDir() (err error) {
+	if o.dir == "" {
+		return nil
+	}
+	if o.dir, err = filepath.Abs(o.dir); err != nil {
+		return fmt.Errorf("the data directory: %w", err)
+	}
+	return nil
 }
 
 func (o *options) setDefaults() {

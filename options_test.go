@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -16,8 +17,11 @@ func TestAStoreWithoutOptionsGetsTheDocumentedDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.dir != "data" || o.id != "" || o.addr != "127.0.0.1:7000" || o.advertise != "" {
-		t.Errorf("dir %q, id %q, addr %q, advertise %q", o.dir, o.id, o.addr, o.advertise)
+	if dir, err := filepath.Abs("data"); err != nil || o.dir != dir {
+		t.Errorf("dir %q, want %q, %v", o.dir, dir, err)
+	}
+	if o.id != "" || o.addr != "127.0.0.1:7000" || o.advertise != "" {
+		t.Errorf("id %q, addr %q, advertise %q", o.id, o.addr, o.advertise)
 	}
 	if _, ok := o.network.(tcp); !ok {
 		t.Errorf("network is a %T, want TCP", o.network)

@@ -109,6 +109,26 @@ func TestASnapshotIsWrittenWithoutRestsWhenTheNextIsDue(t *testing.T) {
 	})
 }
 
+// Nobody else uses its disk.
+func TestTheSnapshotOfARecoveryIsWrittenWithoutRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, _ := newTestFSM(t, 1)
+		f.Apply(setEntry(1, 1, "k", string(make([]byte, 4*pieceBytes))))
+		snapshot, err := (&recovering{f, Recovery{Cluster: "new"}, "n1"}).Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := &slowFile{takes: time.Millisecond}
+		began := time.Now()
+		if err := snapshot.Persist(discarding{file}); err != nil {
+			t.Fatal(err)
+		}
+		if took, writing := time.Since(began), time.Duration(len(file.pieces))*time.Millisecond; took != writing || file.n < 4*pieceBytes {
+			t.Errorf("%d bytes took %v, of which writing them %v", file.n, took, writing)
+		}
+	})
+}
+
 // discarding is a sink of nothing but a file.
 type discarding struct{ *slowFile }
 

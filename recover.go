@@ -1,6 +1,7 @@
 package kvraft
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -137,8 +138,10 @@ type recovering struct {
 }
 
 func (r *recovering) Snapshot() (raft.FSMSnapshot, error) {
-	r.fsm.cluster = func() string { return r.to.Cluster }
-	state := r.fsm.state
+	if r.fsm.failed != nil {
+		return nil, r.fsm.failed
+	}
+	now, state := r.fsm.now.Load(), r.fsm.state
 	state.WriteNote(retiredNote(r.node), "")
 	state.WriteNote(replicaNote(userID(r.node)), "")
 	state.WriteNote(nameNote, "")
@@ -148,11 +151,21 @@ func (r *recovering) Snapshot() (raft.FSMSnapshot, error) {
 		lost = before + "," + lost
 	}
 	state.WriteNote(lostNote, lost)
-	now := *r.fsm.now.Load()
-	now.view = r.fsm.state.View()
-	r.fsm.publish(&now)
-	return r.fsm.Snapshot()
+	return &unpaced{r.fsm.ctx, snapshotHeader{r.to.Cluster, now.index, now.term}, state.View()}, nil
 }
+
+// unpaced is a state on its way to a disk that nobody else uses.
+type unpaced struct {
+	ctx  context.Context
+	head snapshotHeader
+	view state.View
+}
+
+func (s *unpaced) Persist(sink raft.SnapshotSink) error {
+	return writeSnapshot(s.ctx, sink, s.head, s.view)
+}
+
+func (s *unpaced) Release() {}
 
 // atRest opens the storage of a node that does not run, and closes it.
 func atRest(dir string, opts []Option, f func(*Store, Recovery) (Recovery, error)) (r Recovery, err error) {

@@ -149,7 +149,7 @@ func (s *snapshotWriter) string(text string) {
 func readSnapshot(r *bufio.Reader) (snapshotHeader, *state.State, error) {
 	in := &snapshotReader{r: r}
 	var loader *state.Loader
-	head, err := in.read(func(counts snapshotCounts) snapshotTaker {
+	head, err := in.read(func(counts snapshotCounts) *state.Loader {
 		loader = state.NewLoader(counts.revision, counts.floor)
 		return loader
 	})
@@ -159,7 +159,31 @@ func readSnapshot(r *bufio.Reader) (snapshotHeader, *state.State, error) {
 	return head, loader.State(), nil
 }
 
-// verifySnapshot reads a snapshot without building its state.
+// verifyNewSnapshot reads a snapshot that is being written, before anything counts on it:
+// a state machine that could not restore it would keep the node from starting ever again.
+func (s *Store) verifyNewSnapshot(meta raft.SnapshotMeta, r io.Reader) error {
+	head, _, err := scanSnapshot(r)
+	if err != nil {
+		return err
+	}
+	if err := checkCluster(head, s.self().cluster); err != nil {
+		return err
+	}
+	if head.index > meta.Index || head.term > meta.Term {
+		return fmt.Errorf("its state is that of index %d, term %d, and it is to end at index %d, term %d", head.index, head.term, meta.Index, meta.Term)
+	}
+	return nil
+}
+
+// checkCluster returns why a snapshot is not this cluster's. Either may have no id yet.
+func checkCluster(head snapshotHeader, ours string) error {
+	if head.cluster != "" && ours != "" && head.cluster != ours {
+		return fmt.Errorf("snapshot of cluster %s, this node belongs to %s", head.cluster, ours)
+	}
+	return nil
+}
+
+// verifySnapshot refuses what readSnapshot does, and builds no state.
 func verifySnapshot(r io.Reader) error {
 	_, _, err := scanSnapshot(r)
 	return err
@@ -169,32 +193,15 @@ func verifySnapshot(r io.Reader) error {
 // as it can be read.
 func scanSnapshot(r io.Reader) (head snapshotHeader, counts snapshotCounts, err error) {
 	in := &snapshotReader{r: bufio.NewReaderSize(r, 1<<20)}
-	head, err = in.read(func(c snapshotCounts) snapshotTaker {
+	head, err = in.read(func(c snapshotCounts) *state.Loader {
 		counts = c
-		return nothing{}
+		return state.NewChecker(c.revision, c.floor)
 	})
 	if err != nil {
 		err = fmt.Errorf("read snapshot: %w", err)
 	}
 	return head, counts, err
 }
-
-// snapshotTaker takes what a snapshot holds: a state.Loader, or nothing.
-type snapshotTaker interface {
-	Note(name, text string) error
-	Add(key string, item state.Item) error
-	Remember(state.Remembered) error
-	SetCallersFloor(uint64)
-	RememberCaller(state.Remembered) error
-}
-
-type nothing struct{}
-
-func (nothing) Note(string, string) error             { return nil }
-func (nothing) Add(string, state.Item) error          { return nil }
-func (nothing) Remember(state.Remembered) error       { return nil }
-func (nothing) SetCallersFloor(uint64)                {}
-func (nothing) RememberCaller(state.Remembered) error { return nil }
 
 // snapshotReader keeps the first error: after it everything reads as zero.
 type snapshotReader struct {
@@ -205,7 +212,7 @@ type snapshotReader struct {
 	err   error
 }
 
-func (s *snapshotReader) read(begin func(snapshotCounts) snapshotTaker) (head snapshotHeader, err error) {
+func (s *snapshotReader) read(begin func(snapshotCounts) *state.Loader) (head snapshotHeader, err error) {
 	var opening [len(snapshotMagic) + 1]byte
 	s.fill(opening[:])
 	version := opening[len(snapshotMagic)]
@@ -239,7 +246,7 @@ func (s *snapshotReader) read(begin func(snapshotCounts) snapshotTaker) (head sn
 	return head, s.end()
 }
 
-func (s *snapshotReader) notes(to snapshotTaker, version byte) {
+func (s *snapshotReader) notes(to *state.Loader, version byte) {
 	notes := s.number()
 	if notes == 0 && version == snapshotWithNotes {
 		s.check(func() error { return errors.New("no notes in a format for notes") })

@@ -1,20 +1,18 @@
 package kvraft
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
-	"hash/crc32"
-	"hash/crc64"
 	"io"
 	"io/fs"
-	"os"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -26,93 +24,189 @@ const (
 	snapshotMetaFile  = "meta.json"
 	snapshotStateFile = "state.bin"
 	snapshotTmp       = ".tmp"
+
+	// What follows is raft's and its older versions' to pass over.
+
+	snapshotReaped  = ".reaped" + snapshotTmp  // a snapshot that is being removed
+	snapshotDamaged = ".damaged" + snapshotTmp // one that cannot be read, and need not be
 )
 
-// snapshotStore guards raft's file snapshot store, which passes over a snapshot
-// that it cannot read, so that a node would silently start from an older state,
-// or from none.
+// snapshotStore keeps the snapshots of a node in files, in the form that raft's file
+// snapshot store gives them. That one passes over a snapshot that it cannot read, so
+// that a node would silently start from an older state, or from none. Here one snapshot
+// counts: the newest that was completed, which the node's record remembers.
 type snapshotStore struct {
-	files raft.SnapshotStore
-	path  string
-	logs  *logStore
+	dir    snapshotDir
+	path   string
+	retain int
+	logs   *logStore
+	log    hclog.Logger
+
+	// verifyNew reads a snapshot that is being written, to its end.
+	verifyNew func(meta raft.SnapshotMeta, r io.Reader) error
+
+	// mu is held while directories get other names: when an id is chosen, and from the
+	// completion of a snapshot until it is remembered and older ones are removed.
+	mu sync.Mutex
 }
 
 // openSnapshots opens the snapshots in dir, reads all of them to the end, and
 // returns an error that wraps [ErrDamaged] and names the directory if one
 // cannot be read, if verify refuses its state, or if the newest is older than
-// the one that the node remembers. It keeps retain snapshots, two at least: the
-// newest must not vanish while it is sent to a follower. The log is made to fit
-// the newest snapshot, so this comes before raft starts.
-func openSnapshots(dir string, retain int, logs *logStore, verify func(io.Reader) error, logger hclog.Logger) (raft.SnapshotStore, error) {
-	files, err := raft.NewFileSnapshotStoreWithLogger(dir, max(retain, 2), logger)
+// the one that the node remembers. One that cannot be read and is no newer than the newest
+// that can be is set aside with a warning: nothing is lost with it. It keeps retain
+// snapshots, two at least: the newest must not vanish while it is sent to a follower.
+// The log is made to fit the newest snapshot, so this comes before raft starts.
+func openSnapshots(dir string, retain int, logs *logStore, verify func(io.Reader) error, logger hclog.Logger) (*snapshotStore, error) {
+	err := makeDir(filepath.Join(dir, snapshotsDir))
+	var files snapshotDir
+	if err == nil {
+		files, err = openSnapshotDir(dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open the snapshots in %s: %w", dir, err)
 	}
-	if err := syncDir(dir); err != nil {
-		return nil, fmt.Errorf("open the snapshots in %s: %w", dir, err)
+	s := &snapshotStore{
+		dir:       files,
+		path:      filepath.Join(dir, snapshotsDir),
+		retain:    max(retain, 2),
+		logs:      logs,
+		log:       logger,
+		verifyNew: func(_ raft.SnapshotMeta, r io.Reader) error { return verify(r) },
 	}
-	s := &snapshotStore{files: files, path: filepath.Join(dir, snapshotsDir), logs: logs}
-	newest, err := s.load(verify)
-	if err != nil {
-		return nil, err
-	}
-	if err := logs.alignWith(newest.Index, newest.Term); err != nil {
-		return nil, err
-	}
-	if err := logs.dropSevered(); err != nil {
-		return nil, err
+	if err := s.load(verify); err != nil {
+		return nil, errors.Join(err, files.Close())
 	}
 	return s, nil
 }
 
-// load verifies every snapshot and returns the newest one, which from then on
-// is the remembered one.
-func (s *snapshotStore) load(verify func(io.Reader) error) (newest snapshotMark, err error) {
-	found, err := os.ReadDir(s.path)
+// Close lets go of the directory.
+func (s *snapshotStore) Close() error { return s.dir.Close() }
+
+func (s *snapshotStore) load(verify func(io.Reader) error) error {
+	found, err := s.survey(verify)
 	if err != nil {
-		return snapshotMark{}, fmt.Errorf("list snapshots: %w", err)
+		return err
 	}
-	remembered := s.logs.meta().Snapshot
-	for _, entry := range found {
-		path := filepath.Join(s.path, entry.Name())
-		if strings.HasSuffix(path, snapshotTmp) {
-			if err := os.RemoveAll(path); err != nil {
-				return snapshotMark{}, fmt.Errorf("remove an unfinished snapshot: %w", err)
-			}
-			continue
-		}
-		if !entry.IsDir() {
-			continue
-		}
-		_, mark, err := verifySnapshotFiles(path, verify)
-		if err == nil && mark.ID == remembered.ID && mark != remembered {
-			err = errors.New("not what was completed here under that name")
-		}
-		if err != nil {
-			return snapshotMark{}, fmt.Errorf("%w: snapshot %s: %w", ErrDamaged, path, err)
-		}
-		if s.logs.fresh {
-			return snapshotMark{}, fmt.Errorf("%w: there is snapshot %s, but %s is empty", ErrDamaged, path, s.logs.name)
-		}
-		if newest.ID == "" || mark.compare(newest) > 0 {
-			newest = mark
-		}
+	if err := s.tidy(found); err != nil {
+		return fmt.Errorf("tidy %s: %w", s.path, err)
 	}
-	if newest.olderThan(remembered) {
-		return snapshotMark{}, s.older(newest, remembered)
-	}
+	newest := found.newest
 	switch {
 	case s.logs.foreign:
-		return newest, s.adopt(newest)
-	case newest == remembered:
-		return newest, nil
+		err = s.adopt(newest)
+	case newest != s.logs.meta().Snapshot:
+		err = s.remember(newest)
 	}
-	return newest, s.remember(newest)
+	if err != nil {
+		return err
+	}
+	if err := s.logs.alignWith(newest.Index, newest.Term); err != nil {
+		return err
+	}
+	return s.logs.dropSevered()
 }
 
-// compare orders snapshots as raft does.
-func (m snapshotMark) compare(other snapshotMark) int {
-	return cmp.Or(cmp.Compare(m.Term, other.Term), cmp.Compare(m.Index, other.Index), cmp.Compare(m.ID, other.ID))
+// snapshotsFound is what a survey has found.
+type snapshotsFound struct {
+	newest     snapshotMark
+	unfinished []string
+	unreadable []string // but no newer than newest
+}
+
+// survey verifies every snapshot, and changes nothing.
+func (s *snapshotStore) survey(verify func(io.Reader) error) (found snapshotsFound, err error) {
+	entries, err := s.dir.ReadDir()
+	if err != nil {
+		return found, fmt.Errorf("list snapshots: %w", err)
+	}
+	remembered := s.logs.meta().Snapshot
+	damage := map[string]error{}
+	for _, entry := range entries {
+		id := entry.Name()
+		switch {
+		case !entry.IsDir() || strings.HasSuffix(id, snapshotDamaged):
+			continue
+		case strings.HasSuffix(id, snapshotTmp):
+			found.unfinished = append(found.unfinished, id)
+			continue
+		}
+		_, mark, err := verifySnapshotFiles(s.dir, id, verify)
+		if err == nil && id == remembered.ID && mark != remembered {
+			err = errNotCompleted
+		}
+		if isNoDamage(err) {
+			return found, fmt.Errorf("snapshot %s: %w", filepath.Join(s.path, id), err)
+		}
+		if err != nil {
+			damage[id] = fmt.Errorf("%w: snapshot %s: %w", ErrDamaged, filepath.Join(s.path, id), err)
+			continue
+		}
+		if s.logs.fresh {
+			return found, fmt.Errorf("%w: there is snapshot %s, but %s is empty", ErrDamaged, filepath.Join(s.path, id), s.logs.name)
+		}
+		if mark.compare(found.newest, remembered) > 0 {
+			found.newest = mark
+		}
+	}
+	return found, s.judgeFound(&found, damage)
+}
+
+// judgeFound decides whether the node can start from what was found.
+func (s *snapshotStore) judgeFound(found *snapshotsFound, damage map[string]error) error {
+	remembered := s.logs.meta().Snapshot
+	for _, id := range slices.Sorted(maps.Keys(damage)) {
+		name, ok := parseSnapshotName(id)
+		if !ok || id == remembered.ID || found.newest.ID == "" || found.newest.olderThan(name.mark()) {
+			return damage[id]
+		}
+		s.log.Warn("set aside an old snapshot that cannot be read; the newest one is whole", "error", damage[id])
+		found.unreadable = append(found.unreadable, id)
+	}
+	if found.newest.olderThan(remembered) {
+		return s.older(found.newest, remembered)
+	}
+	term, err := s.logs.GetUint64([]byte("CurrentTerm"))
+	if err != nil && err != errKeyNotFound {
+		return err
+	}
+	if found.newest.Term > term {
+		return fmt.Errorf("%w: snapshot %s is of term %d, but %s has come to term %d only: it is older than the snapshots", ErrDamaged, filepath.Join(s.path, found.newest.ID), found.newest.Term, s.logs.name, term)
+	}
+	return nil
+}
+
+// tidy removes what was left unfinished, and sets aside what cannot be read.
+func (s *snapshotStore) tidy(found snapshotsFound) error {
+	for _, name := range found.unfinished {
+		if err := s.dir.RemoveAll(name); err != nil {
+			return fmt.Errorf("remove an unfinished snapshot: %w", err)
+		}
+	}
+	for _, id := range found.unreadable {
+		if err := s.dir.Rename(id, id+snapshotDamaged); err != nil {
+			return fmt.Errorf("set aside a snapshot: %w", err)
+		}
+	}
+	return s.dir.Sync(".")
+}
+
+var errNotCompleted = errors.New("not what was completed here under that name")
+
+// compare orders snapshots by their ends. Of two that end at one entry, remembered is the
+// newer one: what the clock said when they were taken decides nothing.
+func (m snapshotMark) compare(other, remembered snapshotMark) int {
+	isRemembered := func(mark snapshotMark) int {
+		if mark.ID == remembered.ID {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(
+		cmp.Compare(m.Term, other.Term), cmp.Compare(m.Index, other.Index),
+		cmp.Compare(isRemembered(m), isRemembered(other)),
+		cmp.Compare(len(m.ID), len(other.ID)), cmp.Compare(m.ID, other.ID),
+	)
 }
 
 func (m snapshotMark) olderThan(other snapshotMark) bool {
@@ -137,122 +231,181 @@ func (s *snapshotStore) remember(mark snapshotMark) error {
 	})
 }
 
-// verifySnapshotFiles reads the snapshot in dir to its end and changes nothing:
-// check reads what is inside, and raft's CRC-64 is compared. With an error it
-// returns what could be read.
-func verifySnapshotFiles(dir string, check func(io.Reader) error) (meta snapshotMeta, mark snapshotMark, err error) {
-	meta, mark, err = readSnapshotMeta(dir)
-	if err != nil {
-		return meta, mark, err
-	}
-	if id := filepath.Base(dir); mark.ID != id || !strings.HasPrefix(id, fmt.Sprintf("%d-%d-", mark.Term, mark.Index)) {
-		return meta, mark, fmt.Errorf("its %s is that of %s, term %d, index %d", snapshotMetaFile, mark.ID, mark.Term, mark.Index)
-	}
-	state, err := os.Open(filepath.Join(dir, snapshotStateFile))
-	if err != nil {
-		return meta, mark, err
-	}
-	defer state.Close()
-	counted := &countingReader{r: state, sum: crc64.New(crc64.MakeTable(crc64.ECMA))}
-	if err := check(counted); err != nil {
-		return meta, mark, err
-	}
-	if _, err := io.Copy(io.Discard, counted); err != nil {
-		return meta, mark, err
-	}
-	if counted.n != mark.Size {
-		return meta, mark, fmt.Errorf("%d bytes of state, %d expected", counted.n, mark.Size)
-	}
-	if !bytes.Equal(counted.sum.Sum(nil), meta.CRC) {
-		return meta, mark, errors.New("CRC mismatch")
-	}
-	return meta, mark, nil
-}
-
-type countingReader struct {
-	r   io.Reader
-	n   int64
-	sum hash.Hash
-}
-
-func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	c.sum.Write(p[:n])
-	return n, err
-}
-
-// snapshotMeta is what raft writes into a snapshot's meta.json.
-type snapshotMeta struct {
-	raft.SnapshotMeta
-	CRC []byte // CRC-64 of the state
-}
-
-// readMark reads the mark of the snapshot id.
-func (s *snapshotStore) readMark(id string) (snapshotMark, error) {
-	_, mark, err := readSnapshotMeta(filepath.Join(s.path, id))
-	return mark, err
-}
-
-// readSnapshotMeta reads the meta.json of the snapshot in dir.
-func readSnapshotMeta(dir string) (meta snapshotMeta, mark snapshotMark, err error) {
-	stored, err := os.ReadFile(filepath.Join(dir, snapshotMetaFile))
-	if err != nil {
-		return meta, mark, err
-	}
-	if err := json.Unmarshal(stored, &meta); err != nil {
-		return snapshotMeta{}, mark, fmt.Errorf("%s: %w", snapshotMetaFile, err)
-	}
-	return meta, snapshotMark{meta.ID, meta.Index, meta.Term, meta.Size, crc32.Checksum(stored, castagnoli)}, nil
-}
-
-// Create starts a snapshot. Errors in writing one, such as a full disk, do not
+// Create starts a snapshot. Most errors in writing one, such as a full disk, do not
 // stop the node: raft logs them and tries again later.
 func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
-	sink, err := s.files.Create(version, index, term, configuration, configurationIndex, trans)
-	if err != nil {
+	if err := s.logs.failure(); err != nil {
 		return nil, err
 	}
-	return &snapshotSink{SnapshotSink: sink, store: s}, nil
+	if version != 1 {
+		return nil, fmt.Errorf("unsupported snapshot version %d", version)
+	}
+	peers, err := encodePeers(configuration, trans)
+	if err != nil {
+		return nil, fmt.Errorf("encode the members: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id, err := s.newID(term, index)
+	if err != nil {
+		return nil, s.judge(err)
+	}
+	sink, err := s.newSink(raft.SnapshotMeta{
+		Version:            version,
+		ID:                 id,
+		Index:              index,
+		Term:               term,
+		Peers:              peers,
+		Configuration:      configuration,
+		ConfigurationIndex: configurationIndex,
+	})
+	if err != nil {
+		return nil, s.judge(err)
+	}
+	return sink, nil
+}
+
+// newID is for a snapshot that ends at an entry, at which others may end as well. It is
+// after theirs, whatever the clock says: older versions, and raft, take the last one.
+func (s *snapshotStore) newID(term, index uint64) (string, error) {
+	entries, err := s.dir.ReadDir()
+	if err != nil {
+		return "", err
+	}
+	id := snapshotName{term, index, time.Now().UnixMilli()}
+	for _, entry := range entries {
+		name, _, _ := strings.Cut(entry.Name(), ".")
+		if other, ok := parseSnapshotName(name); ok && other.term == term && other.index == index {
+			id.number = max(id.number, other.number+1)
+		}
+	}
+	return id.String(), nil
+}
+
+// judge stops the node when err says that its disk is failing, and returns err.
+func (s *snapshotStore) judge(err error) error {
+	if errors.Is(err, syscall.EIO) {
+		return s.logs.stop(fmt.Errorf("write a snapshot in %s: %w", s.path, err))
+	}
+	return err
+}
+
+// complete gives a snapshot whose files are on stable storage its name, remembers it, and
+// removes those that are older. One that is not remembered does not stay.
+func (s *snapshotStore) complete(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.dir.Rename(id+snapshotTmp, id); err != nil {
+		return errors.Join(s.judge(err), s.discard(id+snapshotTmp), s.retire(id))
+	}
+	err := s.dir.Sync(".")
+	var mark snapshotMark
+	if err == nil {
+		_, mark, err = readSnapshotMeta(s.dir, id)
+	}
+	if err != nil {
+		return errors.Join(s.judge(err), s.retire(id))
+	}
+	if err := s.remember(mark); err != nil {
+		return err // it may be remembered all the same; the node stops
+	}
+	if s.logs.meta().Snapshot != mark {
+		return errors.Join(errSnapshotOvertaken, s.retire(id))
+	}
+	s.reap(mark)
+	return nil
+}
+
+// discard removes what was left unfinished, for the disk to have its room back; once the
+// node has stopped, the next start does.
+func (s *snapshotStore) discard(name string) error {
+	if s.logs.failure() != nil {
+		return nil
+	}
+	return s.dir.RemoveAll(name)
+}
+
+// retire removes a snapshot. It loses its name first, so that a crash leaves none of
+// which a part is missing.
+func (s *snapshotStore) retire(id string) error {
+	if s.logs.failure() != nil {
+		return nil
+	}
+	err := s.dir.Rename(id, id+snapshotReaped)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.discard(id + snapshotReaped)
+}
+
+// reap removes the snapshots that newest, which is remembered, has replaced, but for the
+// newest of them, and what is left of such. An error has nothing to do with newest: the
+// next snapshot brings another try.
+func (s *snapshotStore) reap(newest snapshotMark) {
+	entries, err := s.dir.ReadDir()
+	var older []snapshotMark
+	for _, entry := range entries {
+		id := entry.Name()
+		if strings.HasSuffix(id, snapshotReaped) || strings.HasSuffix(id, snapshotDamaged) {
+			err = errors.Join(err, s.dir.RemoveAll(id))
+		}
+		if name, ok := parseSnapshotName(id); ok && id != newest.ID {
+			older = append(older, name.mark())
+		}
+	}
+	slices.SortFunc(older, func(a, b snapshotMark) int { return b.compare(a, newest) })
+	for _, mark := range older[min(s.retain-1, len(older)):] {
+		err = errors.Join(err, s.retire(mark.ID))
+	}
+	if err != nil {
+		s.log.Warn("old snapshots stay for now", "error", s.judge(err))
+	}
 }
 
 // List returns the newest snapshot only: from a list, raft would fall back to
 // an older one, whose successors are no longer in the log.
 func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
-	if err := s.logs.failure(); err != nil {
-		return nil, err
+	for {
+		if err := s.logs.failure(); err != nil {
+			return nil, err
+		}
+		remembered := s.logs.meta().Snapshot
+		if remembered.ID == "" {
+			return nil, nil
+		}
+		meta, mark, err := readSnapshotMeta(s.dir, remembered.ID)
+		if err == nil && mark != remembered {
+			err = errNotCompleted
+		}
+		switch {
+		case err == nil:
+			return []*raft.SnapshotMeta{&meta.SnapshotMeta}, nil
+		case s.logs.meta().Snapshot == remembered: // else newer ones may have replaced it meanwhile
+			return nil, s.unreadable(remembered.ID, err)
+		}
 	}
-	// In this order: a snapshot is in the list before it is remembered.
-	remembered := s.logs.meta().Snapshot
-	all, err := s.files.List()
-	if err != nil {
-		return nil, err
-	}
-	if len(all) == 0 {
-		all = []*raft.SnapshotMeta{{}}
-	}
-	newest := snapshotMark{ID: all[0].ID, Index: all[0].Index, Term: all[0].Term}
-	if newest.olderThan(remembered) {
-		return nil, s.unlisted(newest, remembered)
-	}
-	if newest.ID == "" {
-		return nil, nil
-	}
-	return all[:1], nil
 }
 
-// unlisted tells why the remembered snapshot is not in raft's list, which passes
-// over those it cannot read: if it is lost the node stops, but not for a lack
-// of file descriptors.
-func (s *snapshotStore) unlisted(newest, remembered snapshotMark) error {
-	mark, err := s.readMark(remembered.ID)
-	if err == nil && mark == remembered {
-		return fmt.Errorf("snapshot %s could not be listed", remembered.ID)
-	}
-	if errors.As(err, new(syscall.Errno)) && !errors.Is(err, fs.ErrNotExist) {
+// unreadable returns why the remembered snapshot cannot be read. The node stops, but not
+// for a lack of file descriptors.
+func (s *snapshotStore) unreadable(id string, err error) error {
+	err = fmt.Errorf("snapshot %s: %w", filepath.Join(s.path, id), err)
+	switch {
+	case errors.Is(err, syscall.EIO):
+		return s.logs.stop(err)
+	case isNoDamage(err):
 		return err
 	}
-	return s.logs.stop(s.older(newest, remembered))
+	return s.logs.stop(fmt.Errorf("%w: %w", ErrDamaged, err))
+}
+
+// isNoDamage reports whether err is the system's, such as a lack of file descriptors,
+// and tells nothing about what the files hold.
+func isNoDamage(err error) bool {
+	return errors.As(err, new(syscall.Errno)) && !errors.Is(err, fs.ErrNotExist)
 }
 
 // Open returns the state of a snapshot, once its checksum was found right.
@@ -260,85 +413,27 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 	if err := s.logs.failure(); err != nil {
 		return nil, nil, err
 	}
-	meta, content, err := s.files.Open(id)
+	meta, content, err := s.open(id)
+	if err != nil && s.logs.meta().Snapshot.ID == id {
+		err = s.unreadable(id, err)
+	}
 	if err != nil || !s.logs.meta().isLegacy() {
 		return meta, content, err
 	}
 	return translated(meta, content)
 }
 
-// snapshotSink writes one snapshot, whose mark is remembered when it is
-// complete. Close and Cancel answer as the first of them did: whoever persists
-// the state may close the sink, and raft does so again and believes the answer.
-type snapshotSink struct {
-	raft.SnapshotSink
-	store *snapshotStore
-	state *os.File // its state, for Sync; nil: not opened yet
-	ended bool
-	err   error // what Close answers once ended
-}
-
-var (
-	errSnapshotCancelled = errors.New("snapshot was cancelled")
-
-	// errSnapshotOvertaken is for raft, which would else take the one that it has
-	// written itself for the newest, whatever the leader has sent meanwhile: it would
-	// refuse each entry behind that, for want of the one before.
-	errSnapshotOvertaken = errors.New("a newer snapshot has come from the leader meanwhile")
-)
-
-// Sync puts what was written on stable storage. The rest of the snapshot follows
-// with Close.
-func (s *snapshotSink) Sync() (err error) {
-	if s.state == nil {
-		// raft keeps its own handle to itself.
-		s.state, err = os.OpenFile(filepath.Join(s.store.path, s.ID()+snapshotTmp, snapshotStateFile), os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
+func (s *snapshotStore) open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	meta, mark, err := verifySnapshotFiles(s.dir, id, func(io.Reader) error { return nil })
+	if remembered := s.logs.meta().Snapshot; err == nil && id == remembered.ID && mark != remembered {
+		err = errNotCompleted
 	}
-	return s.state.Sync()
-}
-
-// closeState cannot lose anything: raft syncs the file itself when it is complete.
-func (s *snapshotSink) closeState() {
-	if s.state != nil {
-		s.state.Close()
+	if err != nil {
+		return nil, nil, err
 	}
-}
-
-func (s *snapshotSink) Close() error {
-	if s.ended {
-		return s.err
+	state, err := s.dir.Open(id + "/" + snapshotStateFile)
+	if err != nil {
+		return nil, nil, err
 	}
-	s.ended = true
-	s.closeState()
-	if s.err = s.SnapshotSink.Close(); s.err != nil {
-		s.err = errors.Join(s.err, s.removeUnfinished())
-		return s.err
-	}
-	mark, err := s.store.readMark(s.ID())
-	if err == nil {
-		err = s.store.remember(mark)
-	}
-	if err == nil && mark.olderThan(s.store.logs.meta().Snapshot) {
-		err = errSnapshotOvertaken
-	}
-	s.err = err
-	return s.err
-}
-
-func (s *snapshotSink) Cancel() error {
-	if s.ended {
-		return nil
-	}
-	s.ended, s.err = true, errSnapshotCancelled
-	s.closeState()
-	return errors.Join(s.SnapshotSink.Cancel(), s.removeUnfinished())
-}
-
-// removeUnfinished removes what raft leaves when it cannot write: on a full
-// disk it must not stay.
-func (s *snapshotSink) removeUnfinished() error {
-	return os.RemoveAll(filepath.Join(s.store.path, s.ID()+snapshotTmp))
+	return &meta.SnapshotMeta, state, nil
 }

@@ -15,17 +15,16 @@ import (
 // openTestSnapshots opens the snapshots in dir with the memory of disk.
 func openTestSnapshots(t *testing.T, dir string, disk LogStore) (*snapshotStore, error) {
 	t.Helper()
-	snaps, err := openSnapshots(dir, 2, openTestLog(t, disk), verifyTestState, hclog.NewNullLogger())
-	if err != nil {
-		return nil, err
-	}
-	return snaps.(*snapshotStore), nil
+	return openSnapshots(dir, 2, openTestLog(t, disk), verifyTestState, hclog.NewNullLogger())
 }
 
 // snapshotsInDir makes a directory with a snapshot at each index, of term 3.
 func snapshotsInDir(t *testing.T, indexes ...uint64) (dir string, disk *faultStore) {
 	t.Helper()
 	dir, disk = t.TempDir(), newScriptedDisk(t)
+	if err := openTestLog(t, disk).SetUint64(termKey, 3); err != nil {
+		t.Fatal(err)
+	}
 	snaps, err := openTestSnapshots(t, dir, disk)
 	for _, index := range indexes {
 		err = errors.Join(err, takeTestSnapshot(snaps, index, 3))
@@ -124,6 +123,134 @@ func TestADamagedSnapshotIsNamed(t *testing.T) {
 	}
 }
 
+// A crash can have cut the removal of an old snapshot short, in raft's file store and in
+// older versions, and a disk can lose what nobody needs any more.
+func TestAnOldSnapshotThatCannotBeReadIsSetAside(t *testing.T) {
+	for name, damage := range map[string]func(dir string) error{
+		"no state":  func(dir string) error { return os.Remove(filepath.Join(dir, snapshotStateFile)) },
+		"no meta":   func(dir string) error { return os.Remove(filepath.Join(dir, snapshotMetaFile)) },
+		"no files":  func(dir string) error { return errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)) },
+		"one bit":   func(dir string) error { return replaceIn(filepath.Join(dir, snapshotStateFile), "state", "statf") },
+		"same end":  func(dir string) error { return os.Rename(dir, strings.Replace(dir, "3-100-", "3-200-", 1)) },
+		"below":     func(dir string) error { return os.Rename(dir, strings.Replace(dir, "3-100-", "2-199-", 1)) },
+		"untouched": func(dir string) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, disk := snapshotsInDir(t, 100)
+			old := newestIn(t, dir, disk)
+			snaps, err := openTestSnapshots(t, dir, disk)
+			if err := errors.Join(err, takeTestSnapshot(snaps, 200, 3), damage(old)); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if snaps, err = openTestSnapshots(t, dir, disk); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if list, err := snaps.List(); err != nil || list[0].Index != 200 {
+				t.Errorf("it lists %v, %v", list, err)
+			}
+			if ids, others := snapshotsIn(t, dir); name != "untouched" && (len(ids) != 1 || len(others) != 1 || !strings.HasSuffix(others[0], snapshotDamaged)) {
+				t.Errorf("%q and %q are there", ids, others)
+			}
+			if err := takeTestSnapshot(snaps, 300, 3); err != nil {
+				t.Fatal(err)
+			}
+			if ids, others := snapshotsIn(t, dir); len(ids) != 2 || len(others) > 0 {
+				t.Errorf("after the next one %q and %q are there", ids, others)
+			}
+		})
+	}
+}
+
+func TestASnapshotThatCannotBeReadAndMayBeTheNewestIsDamage(t *testing.T) {
+	for name, damage := range map[string]func(dir, old, newest string) error{
+		"newest": func(_, _, newest string) error { return os.Remove(filepath.Join(newest, snapshotStateFile)) },
+		"all": func(_, old, newest string) error {
+			return errors.Join(os.Remove(filepath.Join(old, snapshotStateFile)), os.Remove(filepath.Join(newest, snapshotStateFile)))
+		},
+		"newer than newest": func(dir, _, _ string) error { return os.Mkdir(filepath.Join(dir, snapshotsDir, "3-201-17"), 0o700) },
+		"of a newer term":   func(dir, _, _ string) error { return os.Mkdir(filepath.Join(dir, snapshotsDir, "4-150-17"), 0o700) },
+		"of no name":        func(dir, _, _ string) error { return os.Mkdir(filepath.Join(dir, snapshotsDir, "3-100"), 0o700) },
+		"old, newest is gone": func(_, old, newest string) error {
+			return errors.Join(os.Remove(filepath.Join(old, snapshotStateFile)), os.RemoveAll(newest))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, disk := snapshotsInDir(t, 100)
+			old := newestIn(t, dir, disk)
+			snaps, err := openTestSnapshots(t, dir, disk)
+			if err := errors.Join(err, takeTestSnapshot(snaps, 200, 3), damage(dir, old, newestIn(t, dir, disk))); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := openTestSnapshots(t, dir, disk); !errors.Is(err, ErrDamaged) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// The clock was ahead when the older of the two was taken.
+func TestOfTwoSnapshotsThatEndAtOneEntryTheRememberedOneCounts(t *testing.T) {
+	dir, disk := snapshotsInDir(t, 100)
+	remembered := newestIn(t, dir, disk)
+	later := filepath.Join(filepath.Dir(remembered), "3-100-9000000000000")
+	files := filesIn(t, remembered)
+	files[snapshotMetaFile] = []byte(strings.ReplaceAll(string(files[snapshotMetaFile]), filepath.Base(remembered), filepath.Base(later)))
+	writeFiles(t, later, files)
+	for range 2 {
+		snaps, err := openTestSnapshots(t, dir, disk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := snaps.List()
+		if err != nil || list[0].ID != filepath.Base(remembered) || newestIn(t, dir, disk) != remembered {
+			t.Errorf("it lists %v, %v, and remembers %s", list, err, newestIn(t, dir, disk))
+		}
+	}
+	// The next one that ends there is the last one in raft's order too, which older versions go by.
+	snaps, err := openTestSnapshots(t, dir, disk)
+	if err := errors.Join(err, takeTestSnapshot(snaps, 100, 3)); err != nil {
+		t.Fatal(err)
+	}
+	if now := newestIn(t, dir, disk); now <= later {
+		t.Errorf("%s has come after %s", now, later)
+	}
+	if ids, _ := snapshotsIn(t, dir); len(ids) != 2 {
+		t.Errorf("%q are there", ids)
+	}
+}
+
+func TestSnapshotsOfALaterTermThanTheRecordAreRefused(t *testing.T) {
+	dir, disk := snapshotsInDir(t, 100)
+	older := disk.rebooted()
+	snaps, err := openTestSnapshots(t, dir, disk)
+	if err := errors.Join(err, snaps.logs.SetUint64(termKey, 4), takeTestSnapshot(snaps, 200, 4)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openTestSnapshots(t, dir, older); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "is of term 4") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := openTestSnapshots(t, dir, disk); err != nil {
+		t.Error(err)
+	}
+}
+
+// raft asks for it when it is to be sent, or restored.
+func TestASnapshotThatIsFoundToBeDamagedStopsARunningNode(t *testing.T) {
+	for _, file := range []string{snapshotMetaFile, snapshotStateFile} {
+		dir, disk := snapshotsInDir(t, 100)
+		told := &failures{}
+		snaps := openFaultySnapshots(t, dir, disk, &operations{}, told.tell)
+		if err := replaceIn(filepath.Join(newestIn(t, dir, disk), file), "e", "f"); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := snaps.Open(snaps.logs.meta().Snapshot.ID); !errors.Is(err, ErrDamaged) || len(told.told()) != 1 {
+			t.Errorf("%s: %v, told %v", file, err, told.told())
+		}
+	}
+}
+
 func replaceIn(path, old, new string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -188,96 +315,6 @@ func TestASnapshotThatCannotBeRememberedIsNotComplete(t *testing.T) {
 	}
 }
 
-// failingSnapshots is raft's file store on a disk that is full: it leaves the
-// directory behind, and closing a sink again succeeds.
-type failingSnapshots struct{ raft.SnapshotStore }
-
-type failingSink struct {
-	raft.SnapshotSink
-	ended bool
-}
-
-func (f failingSnapshots) Create(version raft.SnapshotVersion, index, term uint64, members raft.Configuration, at uint64, trans raft.Transport) (raft.SnapshotSink, error) {
-	sink, err := f.SnapshotStore.Create(version, index, term, members, at, trans)
-	return &failingSink{SnapshotSink: sink}, err
-}
-
-func (f *failingSink) Cancel() error { return f.Close() }
-
-func (f *failingSink) Close() error {
-	if f.ended {
-		return nil
-	}
-	f.ended = true
-	return errDisk
-}
-
-func TestAFailedSnapshotLeavesTheNodeRunningAndNothingOnDisk(t *testing.T) {
-	for name, end := range map[string]func(raft.SnapshotSink) error{
-		"closed":    raft.SnapshotSink.Close,
-		"cancelled": raft.SnapshotSink.Cancel,
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir, disk := snapshotsInDir(t, 100)
-			snaps, err := openTestSnapshots(t, dir, disk)
-			if err != nil {
-				t.Fatal(err)
-			}
-			snaps.files = failingSnapshots{snaps.files}
-			_, trans := raft.NewInmemTransport("")
-			sink, err := snaps.Create(1, 200, 3, raft.Configuration{}, 1, trans)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := end(sink); !errors.Is(err, errDisk) {
-				t.Fatalf("got %v", err)
-			}
-			if sink.Close() == nil {
-				t.Fatal("closing it again succeeded")
-			}
-			if err := sink.Cancel(); err != nil {
-				t.Fatal(err)
-			}
-			left, err := os.ReadDir(filepath.Join(dir, snapshotsDir))
-			if err != nil || len(left) != 1 {
-				t.Fatalf("%v, %v", left, err)
-			}
-			if mark := snaps.logs.meta().Snapshot; mark.Index != 100 || snaps.logs.failure() != nil {
-				t.Fatalf("%+v, %v", mark, snaps.logs.failure())
-			}
-		})
-	}
-}
-
-// unsyncedSink completes the snapshot and then fails to sync its directory.
-type unsyncedSink struct{ failingSink }
-
-func (f *unsyncedSink) Close() error {
-	return errors.Join(f.SnapshotSink.Close(), f.failingSink.Close())
-}
-
-func TestClosingASnapshotAgainDoesNotMakeItComplete(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100)
-	snaps, err := openTestSnapshots(t, dir, disk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, trans := raft.NewInmemTransport("")
-	files, err := snaps.files.Create(1, 200, 3, raft.Configuration{}, 1, trans)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sink := &snapshotSink{SnapshotSink: &unsyncedSink{failingSink{SnapshotSink: files}}, store: snaps}
-	for range 2 {
-		if err := sink.Close(); !errors.Is(err, errDisk) {
-			t.Fatalf("got %v", err)
-		}
-	}
-	if mark := snaps.logs.meta().Snapshot; mark.Index != 100 {
-		t.Fatalf("%+v", mark)
-	}
-}
-
 func TestASnapshotThatVanishesFromARunningNodeStopsIt(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100, 200)
 	told := &failures{}
@@ -309,6 +346,9 @@ func TestASnapshotThatWasOvertakenByTheLeadersIsNotComplete(t *testing.T) {
 		_, trans := raft.NewInmemTransport("")
 		own, err := snaps.Create(1, 200, 3, raft.Configuration{}, 1, trans)
 		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := own.Write(testState); err != nil {
 			t.Fatal(err)
 		}
 		if err := takeTestSnapshot(snaps, 300, 3); err != nil {

@@ -11,6 +11,8 @@ import (
 // View's order. It refuses what no View can yield, but cannot see what is missing.
 type Loader struct {
 	state   *State
+	discard bool // the keys: it only checks
+	keys    uint64
 	lastKey string
 	note    string // the name of the last one
 	own     uint64 // index of the last request of a store's that was remembered, or their floor
@@ -21,6 +23,13 @@ type Loader struct {
 // NewLoader starts from a View's Revision and the Floor of its Own requests.
 func NewLoader(revision, floor uint64) *Loader {
 	return newLoader(revision, floor, formatWindows)
+}
+
+// NewChecker is a Loader that refuses the same and keeps no keys: its State is of no use.
+func NewChecker(revision, floor uint64) *Loader {
+	l := NewLoader(revision, floor)
+	l.discard = true
+	return l
 }
 
 func newLoader(revision, floor uint64, w windows) *Loader {
@@ -34,15 +43,19 @@ func newLoader(revision, floor uint64, w windows) *Loader {
 // an error the Loader is of no more use.
 func (l *Loader) Add(key string, it Item) error {
 	s := l.state
-	if s.items.Len() > 0 && key <= l.lastKey {
+	if l.keys > 0 && key <= l.lastKey {
 		return fmt.Errorf("key %q after %q", key, l.lastKey)
 	}
 	if it.Version == 0 || it.Version > s.revision {
 		return fmt.Errorf("key %q has version %d at revision %d", key, it.Version, s.revision)
 	}
+	l.keys++
+	l.lastKey = key
+	if l.discard {
+		return nil
+	}
 	s.items.Load(key, &it)
 	s.bytes += size(key, it)
-	l.lastKey = key
 	return nil
 }
 

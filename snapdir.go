@@ -1,0 +1,84 @@
+package kvraft
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+)
+
+// snapshotDir is the directory of the snapshots, as snapshotStore uses it. Names are
+// relative to it, with slashes. Tests let one of its operations fail, or be the last.
+type snapshotDir interface {
+	ReadDir() ([]fs.DirEntry, error)
+	Open(name string) (*os.File, error)
+	Mkdir(name string) error
+	Create(name string) (snapshotFile, error)
+	Rename(from, to string) error
+	RemoveAll(name string) error
+	// Sync makes the names in the directory name durable; "." is the directory itself.
+	Sync(name string) error
+	Close() error
+}
+
+// snapshotFile is a file that is written once.
+type snapshotFile interface {
+	io.WriteCloser
+	Sync() error
+}
+
+// rootDir is a snapshotDir of the file system. It holds the directory by a handle: it
+// stays the same one when it, or what is above it, gets another name, and when the
+// process changes its working directory.
+type rootDir struct{ *os.Root }
+
+// openSnapshotDir opens the directory of the snapshots in dir.
+func openSnapshotDir(dir string) (snapshotDir, error) {
+	root, err := os.OpenRoot(filepath.Join(dir, snapshotsDir)) // a link to another disk is followed
+	if err != nil {
+		return nil, err
+	}
+	return rootDir{root}, nil
+}
+
+func (d rootDir) ReadDir() ([]fs.DirEntry, error) { return fs.ReadDir(d.FS(), ".") }
+
+func (d rootDir) Mkdir(name string) error { return d.Root.Mkdir(name, 0o700) }
+
+func (d rootDir) Create(name string) (snapshotFile, error) {
+	return d.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+func (d rootDir) Sync(name string) error {
+	if runtime.GOOS == "windows" { // which has no such call
+		return nil
+	}
+	dir, err := d.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// snapshotName is the id of a snapshot, which is the name of its directory: raft's file
+// snapshot store gave them in this form.
+type snapshotName struct {
+	term, index uint64
+	number      int64 // milliseconds since 1970 as a rule; it only tells snapshots apart that end at one entry
+}
+
+func (n snapshotName) String() string { return fmt.Sprintf("%d-%d-%d", n.term, n.index, n.number) }
+
+// parseSnapshotName returns false for what is no name of a snapshot.
+func parseSnapshotName(id string) (n snapshotName, ok bool) {
+	_, err := fmt.Sscanf(id, "%d-%d-%d", &n.term, &n.index, &n.number)
+	return n, err == nil && n.String() == id
+}
+
+// mark is what the name alone tells of its snapshot.
+func (n snapshotName) mark() snapshotMark {
+	return snapshotMark{ID: n.String(), Index: n.index, Term: n.term}
+}

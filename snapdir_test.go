@@ -1,0 +1,383 @@
+package kvraft
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// faultDir is a snapshotDir of which one of the operations that change something goes
+// wrong. What is removed as a whole is removed file by file, each an operation.
+type faultDir struct {
+	snapshotDir
+	*operations
+}
+
+// operations counts what is done to a disk.
+type operations struct {
+	mu     sync.Mutex // guards the following
+	count  int
+	at     int   // the operation that goes wrong, from 1; 0: none
+	err    error // what it says
+	worked bool  // it has its effect all the same
+	killed bool  // nothing has any more
+	kill   bool  // the operation that goes wrong is the last one of the process
+}
+
+var errKilled = errors.New("killed")
+
+func (o *operations) do(op func() error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.killed {
+		return errKilled
+	}
+	o.count++
+	if o.count != o.at {
+		return op()
+	}
+	o.killed = o.kill
+	if o.worked {
+		return errors.Join(op(), o.err)
+	}
+	return o.err
+}
+
+func (d faultDir) Mkdir(name string) error {
+	return d.do(func() error { return d.snapshotDir.Mkdir(name) })
+}
+
+func (d faultDir) Rename(from, to string) error {
+	return d.do(func() error { return d.snapshotDir.Rename(from, to) })
+}
+
+func (d faultDir) Sync(name string) error {
+	return d.do(func() error { return d.snapshotDir.Sync(name) })
+}
+
+func (d faultDir) Create(name string) (file snapshotFile, err error) {
+	err = d.do(func() error {
+		file, err = d.snapshotDir.Create(name)
+		return err
+	})
+	if err != nil {
+		return nil, err // a file that worked and failed is closed by the garbage collector
+	}
+	return &faultFile{file, d.operations}, nil
+}
+
+func (d faultDir) RemoveAll(name string) error {
+	for _, file := range []string{snapshotMetaFile, snapshotStateFile} {
+		if err := d.do(func() error { return d.snapshotDir.RemoveAll(name + "/" + file) }); err != nil {
+			return err
+		}
+	}
+	return d.do(func() error { return d.snapshotDir.RemoveAll(name) })
+}
+
+type faultFile struct {
+	snapshotFile
+	*operations
+}
+
+func (f *faultFile) Write(b []byte) (n int, err error) {
+	err = f.do(func() error {
+		n, err = f.snapshotFile.Write(b)
+		return err
+	})
+	return n, err
+}
+
+func (f *faultFile) Sync() error { return f.do(f.snapshotFile.Sync) }
+
+// Close closes the file whatever it says: a process that is killed has no files open.
+func (f *faultFile) Close() error {
+	err := f.snapshotFile.Close()
+	return errors.Join(f.do(func() error { return nil }), err)
+}
+
+// openFaultySnapshots has faults in the directory and in the record.
+func openFaultySnapshots(t *testing.T, dir string, disk LogStore, ops *operations, told func(error)) *snapshotStore {
+	t.Helper()
+	l, err := openLogStore(disk, logStoreOptions{fail: told})
+	if err != nil {
+		t.Fatal(err)
+	}
+	snaps, err := openSnapshots(dir, 2, l, verifyTestState, hclog.NewNullLogger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	snaps.dir = faultDir{snaps.dir, ops}
+	return snaps
+}
+
+// snapshotFilesIn tells which snapshots are in dir, and what else.
+func snapshotsIn(t *testing.T, dir string) (ids, others []string) {
+	t.Helper()
+	found, err := os.ReadDir(filepath.Join(dir, snapshotsDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range found {
+		if _, ok := parseSnapshotName(entry.Name()); ok {
+			ids = append(ids, entry.Name())
+		} else {
+			others = append(others, entry.Name())
+		}
+	}
+	return ids, others
+}
+
+// The third snapshot makes the first one go, and ends where the fourth does.
+var killScript = []uint64{100, 200, 300, 300}
+
+func TestAProcessThatIsKilledAtAnyOperationOnItsSnapshotsStartsAgain(t *testing.T) {
+	for _, worked := range []bool{false, true} {
+		for k, more := 1, true; more; k++ {
+			dir, disk := snapshotsInDir(t)
+			ops := &operations{at: k, err: errKilled, worked: worked, kill: true}
+			snaps := openFaultySnapshots(t, dir, disk, ops, failTest(t))
+			acknowledged := uint64(0)
+			for _, index := range killScript {
+				if takeTestSnapshot(snaps, index, 3) != nil {
+					break
+				}
+				acknowledged = index
+			}
+			more = ops.killed
+			what := fmt.Sprintf("killed at operation %d (%v)", k, worked)
+			again, err := openTestSnapshots(t, dir, disk.rebooted())
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			list, err := again.List()
+			if err != nil || acknowledged > 0 && (len(list) != 1 || list[0].Index < acknowledged) {
+				t.Errorf("%s: %v, %v after a snapshot at %d", what, list, err, acknowledged)
+			}
+			if _, others := snapshotsIn(t, dir); len(others) > 0 {
+				t.Errorf("%s: %q is left", what, others)
+			}
+			if err := takeTestSnapshot(again, 400, 3); err != nil {
+				t.Errorf("%s: the next snapshot: %v", what, err)
+			}
+			if ids, _ := snapshotsIn(t, dir); len(ids) > 2 {
+				t.Errorf("%s: %q", what, ids)
+			}
+		}
+	}
+}
+
+// A full disk, or one that lacks file descriptors, fails snapshots for as long as it
+// likes: what they have written must not fill it further.
+func TestASnapshotThatFailsAtAnyOperationLeavesTheNodeRunningAndNothingOnDisk(t *testing.T) {
+	for _, worked := range []bool{false, true} {
+		for k, more := 1, true; more; k++ {
+			dir, disk := snapshotsInDir(t, 100, 200)
+			ops := &operations{at: k, err: syscall.ENOSPC, worked: worked}
+			snaps := openFaultySnapshots(t, dir, disk, ops, failTest(t))
+			err := takeTestSnapshot(snaps, 300, 3)
+			more = ops.count >= k
+			what := fmt.Sprintf("operation %d fails (%v)", k, worked)
+			remembered := snaps.logs.meta().Snapshot
+			if want := uint64(200); err == nil {
+				want = 300
+				if remembered.Index != want {
+					t.Errorf("%s: remembers %+v", what, remembered)
+				}
+			} else if remembered.Index != want || !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("%s: %v, and remembers %+v", what, err, remembered)
+			}
+			ids, others := snapshotsIn(t, dir)
+			if err != nil && (len(ids) != 2 || len(others) > 0) {
+				t.Errorf("%s: %q and %q are there", what, ids, others)
+			}
+			ops.at = 0
+			if err := takeTestSnapshot(snaps, 400, 3); err != nil {
+				t.Errorf("%s: the next snapshot: %v", what, err)
+			}
+			if ids, others := snapshotsIn(t, dir); len(ids) != 2 || len(others) > 0 {
+				t.Errorf("%s: after the next snapshot %q and %q are there", what, ids, others)
+			}
+		}
+	}
+}
+
+func TestADiskThatFailsUnderASnapshotStopsTheNode(t *testing.T) {
+	for k, more := 1, true; more; k++ {
+		dir, disk := snapshotsInDir(t, 100, 200)
+		ops, told := &operations{at: k, err: syscall.EIO}, &failures{}
+		snaps := openFaultySnapshots(t, dir, disk, ops, told.tell)
+		err := takeTestSnapshot(snaps, 300, 3)
+		if more = ops.count >= k; !more {
+			break
+		}
+		if len(told.told()) != 1 || !errors.Is(told.told()[0], syscall.EIO) {
+			t.Errorf("operation %d: %v, and the node was told %v", k, err, told.told())
+		}
+		if _, err := openTestSnapshots(t, dir, disk.rebooted()); err != nil {
+			t.Errorf("operation %d: the next start: %v", k, err)
+		}
+	}
+}
+
+func TestASnapshotThatCannotBeReadIsNotKept(t *testing.T) {
+	dir, disk := snapshotsInDir(t, 100)
+	onDisk, err := openTestSnapshots(t, dir, disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inMemory, err := openMemorySnapshots(openTestLog(t, newScriptedDisk(t)))
+	if err := errors.Join(err, takeTestSnapshot(inMemory, 100, 3)); err != nil {
+		t.Fatal(err)
+	}
+	flipped := bytes.Clone(testState)
+	flipped[len(flipped)/2] ^= 4
+	for name, snaps := range map[string]raft.SnapshotStore{"on disk": onDisk, "in memory": inMemory} {
+		for what, state := range map[string][]byte{
+			"nothing": nil, "zeros": make([]byte, 100), "one bit is wrong": flipped, "cut off": testState[:len(testState)-1],
+		} {
+			_, trans := raft.NewInmemTransport("")
+			sink, err := snaps.Create(1, 200, 3, raft.Configuration{}, 1, trans)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := sink.Write(state); err != nil {
+				t.Fatal(err)
+			}
+			if sink.Close() == nil || sink.Close() == nil {
+				t.Errorf("%s, %s: it is complete", name, what)
+			}
+			if list, err := snaps.List(); err != nil || list[0].Index != 100 {
+				t.Errorf("%s, %s: it lists %v, %v", name, what, list, err)
+			}
+		}
+	}
+	if ids, others := snapshotsIn(t, dir); len(ids) != 1 || len(others) > 0 {
+		t.Errorf("%q and %q are there", ids, others)
+	}
+	if _, err := openTestSnapshots(t, dir, disk); err != nil {
+		t.Errorf("the next start: %v", err)
+	}
+}
+
+// What is written on behind it would be in vain.
+func TestASnapshotThatIsNoneEndsEarly(t *testing.T) {
+	dir, disk := snapshotsInDir(t, 100)
+	l := openTestLog(t, disk)
+	snaps, err := openSnapshots(dir, 2, l, func(io.Reader) error { return nil }, hclog.NewNullLogger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	snaps.verifyNew = func(_ raft.SnapshotMeta, r io.Reader) error { return verifySnapshot(r) }
+	_, trans := raft.NewInmemTransport("")
+	sink, err := snaps.Create(1, 200, 3, raft.Configuration{}, 1, trans)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.Copy(sink, io.LimitReader(zeros{}, 1<<40))
+	if err == nil || !strings.Contains(err.Error(), "not a kvraft snapshot") {
+		t.Errorf("got %v", err)
+	}
+	if err := sink.Cancel(); err != nil {
+		t.Error(err)
+	}
+	if ids, others := snapshotsIn(t, dir); len(ids) != 1 || len(others) > 0 {
+		t.Errorf("%q and %q are there", ids, others)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
+}
+
+// A snapshot that a peer can make up has a right checksum.
+func TestASnapshotThatCouldNotBeRestoredIsNotOneThatWasVerified(t *testing.T) {
+	good := testState
+	at := bytes.Index(good, []byte("\x05key-1")) // its key is then below the one before
+	if at < 0 {
+		t.Fatal("no such key")
+	}
+	bad := bytes.Clone(good)
+	bad[at+1] = 'a'
+	body := bad[:len(bad)-4]
+	binary.BigEndian.PutUint32(bad[len(body):], crc32.Checksum(body, castagnoli))
+	if _, _, err := readSnapshot(bufio.NewReader(bytes.NewReader(bad))); err == nil {
+		t.Fatal("it can be restored")
+	}
+	if err := verifySnapshot(bytes.NewReader(bad)); err == nil {
+		t.Error("it was found to be right")
+	}
+	s := &Store{logs: openTestLog(t, newScriptedDisk(t))}
+	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "another" }); err != nil {
+		t.Fatal(err)
+	}
+	meta := raft.SnapshotMeta{Index: 200, Term: 3}
+	if err := s.verifyNewSnapshot(meta, bytes.NewReader(good)); err == nil || !strings.Contains(err.Error(), "snapshot of cluster cd") {
+		t.Errorf("that of another cluster: %v", err)
+	}
+	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "cd" }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.verifyNewSnapshot(meta, bytes.NewReader(good)); err != nil {
+		t.Error(err)
+	}
+	meta.Index = 199
+	if err := s.verifyNewSnapshot(meta, bytes.NewReader(good)); err == nil {
+		t.Error("its state is that of a later entry than it ends at")
+	}
+}
+
+// Older versions, hraftd and raft's file snapshot store read these files.
+func TestASnapshotHasTheFormThatRaftsFileStoreGivesIt(t *testing.T) {
+	dir, disk := snapshotsInDir(t, 100)
+	theirDir := t.TempDir()
+	theirs, err := raft.NewFileSnapshotStoreWithLogger(theirDir, 2, hclog.NewNullLogger())
+	if err := errors.Join(err, takeTestSnapshot(theirs, 100, 3)); err != nil {
+		t.Fatal(err)
+	}
+	content := func(dir string) map[string]string {
+		ids, others := snapshotsIn(t, dir)
+		if len(ids) != 1 || len(others) > 0 {
+			t.Fatalf("%q, %q", ids, others)
+		}
+		files := map[string]string{}
+		for name, data := range filesIn(t, filepath.Join(dir, snapshotsDir, ids[0])) {
+			files[name] = strings.ReplaceAll(string(data), ids[0], "ID")
+		}
+		return files
+	}
+	if ours, theirs := content(dir), content(theirDir); fmt.Sprint(ours) != fmt.Sprint(theirs) {
+		t.Errorf("%q, raft writes %q", ours, theirs)
+	}
+	reader, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, hclog.NewNullLogger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := reader.List()
+	if err != nil || len(list) != 1 || list[0].ID != openTestLog(t, disk).meta().Snapshot.ID {
+		t.Fatalf("%v, %v", list, err)
+	}
+	_, state, err := reader.Open(list[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(verifyTestState(state), state.Close()); err != nil {
+		t.Error(err)
+	}
+}

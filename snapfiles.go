@@ -1,0 +1,83 @@
+package kvraft
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"hash/crc64"
+	"io"
+	"strings"
+
+	"github.com/hashicorp/raft"
+)
+
+// verifySnapshotFiles reads the snapshot id to its end and changes nothing:
+// check reads what is inside, and raft's CRC-64 is compared. With an error it
+// returns what could be read.
+func verifySnapshotFiles(dir snapshotDir, id string, check func(io.Reader) error) (meta snapshotMeta, mark snapshotMark, err error) {
+	meta, mark, err = readSnapshotMeta(dir, id)
+	if err != nil {
+		return meta, mark, err
+	}
+	if mark.ID != id || !strings.HasPrefix(id, fmt.Sprintf("%d-%d-", mark.Term, mark.Index)) {
+		return meta, mark, fmt.Errorf("its %s is that of %s, term %d, index %d", snapshotMetaFile, mark.ID, mark.Term, mark.Index)
+	}
+	state, err := dir.Open(id + "/" + snapshotStateFile)
+	if err != nil {
+		return meta, mark, err
+	}
+	defer state.Close()
+	counted := &countingReader{r: state, sum: crc64.New(crc64.MakeTable(crc64.ECMA))}
+	if err := check(counted); err != nil {
+		return meta, mark, err
+	}
+	if _, err := io.Copy(io.Discard, counted); err != nil {
+		return meta, mark, err
+	}
+	if counted.n != mark.Size {
+		return meta, mark, fmt.Errorf("%d bytes of state, %d expected", counted.n, mark.Size)
+	}
+	if !bytes.Equal(counted.sum.Sum(nil), meta.CRC) {
+		return meta, mark, errors.New("CRC mismatch")
+	}
+	return meta, mark, nil
+}
+
+type countingReader struct {
+	r   io.Reader
+	n   int64
+	sum hash.Hash
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	c.sum.Write(p[:n])
+	return n, err
+}
+
+// snapshotMeta is what raft writes into a snapshot's meta.json.
+type snapshotMeta struct {
+	raft.SnapshotMeta
+	CRC []byte // CRC-64 of the state
+}
+
+// readSnapshotMeta reads the meta.json of the snapshot id.
+func readSnapshotMeta(dir snapshotDir, id string) (meta snapshotMeta, mark snapshotMark, err error) {
+	file, err := dir.Open(id + "/" + snapshotMetaFile)
+	if err != nil {
+		return meta, mark, err
+	}
+	defer file.Close()
+	stored, err := io.ReadAll(file)
+	if err != nil {
+		return meta, mark, err
+	}
+	if err := json.Unmarshal(stored, &meta); err != nil {
+		return snapshotMeta{}, mark, fmt.Errorf("%s: %w", snapshotMetaFile, err)
+	}
+	return meta, snapshotMark{meta.ID, meta.Index, meta.Term, meta.Size, crc32.Checksum(stored, castagnoli)}, nil
+}

@@ -1,0 +1,175 @@
+package kvraft
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc64"
+	"io"
+
+	"github.com/hashicorp/go-msgpack/v2/codec"
+	"github.com/hashicorp/raft"
+)
+
+var (
+	errSnapshotCancelled = errors.New("snapshot was cancelled")
+
+	// errSnapshotOvertaken is for raft, which would else take the one that it has
+	// written itself for the newest, whatever the leader has sent meanwhile: it would
+	// refuse each entry behind that, for want of the one before.
+	errSnapshotOvertaken = errors.New("a newer snapshot has come from the leader meanwhile")
+)
+
+// snapshotSink writes one snapshot, of this node's own or from the leader, and reads it
+// as it does: Close keeps only what could be read. Close and Cancel answer as the first
+// of them did: whoever persists the state may close the sink, and raft does so again and
+// believes the answer.
+type snapshotSink struct {
+	store  *snapshotStore
+	meta   snapshotMeta
+	state  snapshotFile
+	sum    hash.Hash64
+	reader *snapshotCheck
+	ended  bool
+	err    error // what Close answers once ended
+}
+
+// newSink makes the directory of an unfinished snapshot, in which raft's file snapshot
+// store would see no snapshot.
+func (s *snapshotStore) newSink(meta raft.SnapshotMeta) (*snapshotSink, error) {
+	if err := s.dir.Mkdir(meta.ID + snapshotTmp); err != nil {
+		return nil, errors.Join(err, s.discard(meta.ID+snapshotTmp))
+	}
+	state, err := s.dir.Create(meta.ID + snapshotTmp + "/" + snapshotStateFile)
+	if err != nil {
+		return nil, errors.Join(err, s.discard(meta.ID+snapshotTmp))
+	}
+	return &snapshotSink{
+		store:  s,
+		meta:   snapshotMeta{SnapshotMeta: meta},
+		state:  state,
+		sum:    crc64.New(crc64.MakeTable(crc64.ECMA)),
+		reader: startSnapshotCheck(func(r io.Reader) error { return s.verifyNew(meta, r) }),
+	}, nil
+}
+
+func (s *snapshotSink) ID() string { return s.meta.ID }
+
+func (s *snapshotSink) Write(b []byte) (int, error) {
+	if s.ended {
+		return 0, errors.New("snapshot has ended")
+	}
+	n, err := s.state.Write(b)
+	s.meta.Size += int64(n)
+	s.sum.Write(b[:n])
+	if err != nil {
+		return n, s.store.judge(err)
+	}
+	if _, err := s.reader.Write(b); err != nil {
+		return n, fmt.Errorf("what is written is no snapshot: %w", err)
+	}
+	return n, nil
+}
+
+// Sync puts what was written on stable storage. The rest of the snapshot follows
+// with Close.
+func (s *snapshotSink) Sync() error { return s.store.judge(s.state.Sync()) }
+
+// Close completes the snapshot: from then on the node starts from it. Its files are on
+// stable storage, and have been read to their end, before it gets its name, and the
+// name is before it is remembered. A crash between the two leaves a whole snapshot, which
+// the next start takes, and any other crash one that is not finished.
+func (s *snapshotSink) Close() error {
+	if s.ended {
+		return s.err
+	}
+	s.ended = true
+	if err := s.finish(); err != nil {
+		s.err = errors.Join(s.store.judge(err), s.store.discard(s.ID()+snapshotTmp))
+		return s.err
+	}
+	s.err = s.store.complete(s.ID())
+	return s.err
+}
+
+// finish writes what is left of the unfinished snapshot.
+func (s *snapshotSink) finish() error {
+	err := errors.Join(s.state.Sync(), s.state.Close())
+	if checkErr := s.reader.end(); checkErr != nil {
+		return errors.Join(err, fmt.Errorf("what was written is no snapshot: %w", checkErr))
+	}
+	if err != nil {
+		return err
+	}
+	s.meta.CRC = s.sum.Sum(nil)
+	if err := s.writeMeta(); err != nil {
+		return err
+	}
+	return s.store.dir.Sync(s.ID() + snapshotTmp)
+}
+
+func (s *snapshotSink) writeMeta() error {
+	file, err := s.store.dir.Create(s.ID() + snapshotTmp + "/" + snapshotMetaFile)
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(file).Encode(s.meta); err != nil {
+		return errors.Join(err, file.Close())
+	}
+	return errors.Join(file.Sync(), file.Close())
+}
+
+func (s *snapshotSink) Cancel() error {
+	if s.ended {
+		return nil
+	}
+	s.ended, s.err = true, errSnapshotCancelled
+	s.reader.cancel()
+	return errors.Join(s.state.Close(), s.store.discard(s.ID()+snapshotTmp))
+}
+
+// snapshotCheck reads what is written to it, on a goroutine of its own, which ends with
+// end or cancel.
+type snapshotCheck struct {
+	*io.PipeWriter
+	result chan error
+}
+
+func startSnapshotCheck(verify func(io.Reader) error) *snapshotCheck {
+	r, w := io.Pipe()
+	c := &snapshotCheck{w, make(chan error, 1)}
+	go func() {
+		err := verify(r)
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
+		}
+		r.CloseWithError(err) // whoever goes on writing learns why in vain
+		c.result <- err
+	}()
+	return c
+}
+
+// end tells whether what was written is a snapshot.
+func (c *snapshotCheck) end() error {
+	c.Close()
+	return <-c.result
+}
+
+func (c *snapshotCheck) cancel() {
+	c.CloseWithError(errSnapshotCancelled)
+	<-c.result
+}
+
+// encodePeers writes the voters as versions of raft before protocol 3 read them, and as
+// all of them have written them ever since.
+func encodePeers(members raft.Configuration, trans raft.Transport) (peers []byte, err error) {
+	var voters [][]byte
+	for _, m := range members.Servers {
+		if m.Suffrage == raft.Voter {
+			voters = append(voters, trans.EncodePeer(m.ID, m.Address))
+		}
+	}
+	err = codec.NewEncoderBytes(&peers, new(codec.MsgpackHandle)).Encode(voters)
+	return peers, err
+}
