@@ -37,7 +37,7 @@
 // # Nodes
 //
 // The first start of a node decides what it is: with [WithJoin] it asks to be
-// admitted to a cluster, with [WithBootstrapExpect] it founds one together with
+// admitted to a cluster, with [WithBootstrapExpect] it forms one together with
 // others, and with neither alone. The same options start it again: from then on the
 // directory decides. A node that comes back at another address announces it.
 //

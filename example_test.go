@@ -89,7 +89,7 @@ func Example_oneOfThree() {
 }
 
 // Three nodes of one program; in earnest each has a directory and runs on a
-// machine of its own. They found a cluster together, in whatever order they start,
+// machine of its own. They form a cluster together, in whatever order they start,
 // and the same options start each of them again.
 func Example_threeNodes() {
 	var addrs []string

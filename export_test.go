@@ -58,7 +58,7 @@ func (s *Store) HoldMembership() (release func()) {
 // NobodyToAsk is what keeps a node from its place that knows no other.
 func (s *Store) NobodyToAsk() error { return s.nobodyToAsk() }
 
-// Promised reports whether the node has promised to found a cluster.
+// Promised reports whether the node has promised to form a cluster.
 func (s *Store) Promised() bool { return s.logs.meta().Promise != nil }
 
 // CompactAll leaves nothing of the log: whoever lacks anything needs a snapshot.

@@ -15,11 +15,11 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// A cluster is founded by one node alone, or by n empty nodes that were all told
+// A cluster is formed by one node alone, or by n empty nodes that were all told
 // to expect n (WithBootstrapExpect). Together it goes like this:
 //
 // Each node asks the others what they are. When it has found enough of them, it
-// intends to found a cluster with the first n by identity. When it sees that the
+// intends to form a cluster with the first n by identity. When it sees that the
 // rest of that set intends the same, it promises the set, on disk. When it sees
 // that all n have promised, it bootstraps: the same configuration as the others,
 // in a cluster whose id is a hash of the set.
@@ -28,7 +28,7 @@ import (
 // takes part in nothing else; and a set that lacks the promise of one of its
 // members is bootstrapped by none. So two sets that are bootstrapped have no node
 // in common. A promise is taken back in one case, when a member of the set
-// belongs to another cluster: it bootstraps no other set, so nobody founds this one,
+// belongs to another cluster: it bootstraps no other set, so nobody forms this one,
 // and none has. No clock decides anything.
 
 // founder is a node as it stands in a set of founders.
@@ -37,7 +37,7 @@ type founder struct {
 	Addr   string        `json:"addr"`
 }
 
-// founding is what a node says of itself to others that found a cluster.
+// founding is what a node says of itself to others that form a cluster.
 type founding struct {
 	founder
 	Cluster  string    `json:"cluster"`  // to which it belongs; empty: none yet
@@ -47,7 +47,7 @@ type founding struct {
 	Known    []string  `json:"known"`    // addresses at which it has found nodes, the latest first
 }
 
-// foundingState is what a node knows while it founds.
+// foundingState is what a node knows while it forms a cluster.
 type foundingState struct {
 	mu       sync.Mutex
 	intended []founder // guarded by mu
@@ -67,7 +67,7 @@ func (f *foundingState) setJoining(joining bool) {
 	f.joining = joining
 }
 
-// clusterOf is the id of the cluster that a set founds.
+// clusterOf is the id of the cluster that a set forms.
 func clusterOf(set []founder) string {
 	encoded, _ := json.Marshal(set) // strings: it cannot fail
 	sum := sha256.Sum256(encoded)
@@ -78,7 +78,7 @@ func includes(set []founder, server raft.ServerID) bool {
 	return slices.ContainsFunc(set, func(f founder) bool { return f.Server == server })
 }
 
-// expected is how many nodes are to found a cluster; 0: none that this node is
+// expected is how many nodes are to form a cluster; 0: none that this node is
 // among.
 func (s *Store) expected() int {
 	meta := s.logs.meta()
@@ -108,7 +108,7 @@ func configurationOf(set []founder) (c raft.Configuration) {
 }
 
 // foundAlone bootstraps a cluster of one, before raft starts, if that is what this
-// node has promised. A founding that a crash cut off is ended, or begun again:
+// node has promised. A formation that a crash cut off is ended, or begun again:
 // nobody can have voted in it.
 func (s *Store) foundAlone() error {
 	meta := s.logs.meta()
@@ -165,7 +165,7 @@ func (s *Store) foundTogether() error {
 		if err := s.promise(set); err != nil {
 			return err
 		}
-		s.log.Info("promised to found a cluster", "with", nameAll(set))
+		s.log.Info("promised to form a cluster", "with", nameAll(set))
 	}
 	if err := agreed(set, s.server, others, func(f founding) bool { return f.Promised }); err != nil {
 		return errors.Join(append([]error{err}, unheard...)...)
@@ -187,7 +187,7 @@ func (s *Store) promise(set []founder) error {
 		err = fmt.Errorf("this node was admitted to cluster %s", admitted)
 	}
 	if err != nil {
-		return fmt.Errorf("promise to found a cluster: %w", err)
+		return fmt.Errorf("promise to form a cluster: %w", err)
 	}
 	return nil
 }
@@ -278,9 +278,9 @@ func (s *Store) meetMember(other founding) error {
 	case other.Cluster == clusterOf(promise): // so it has seen all the promises
 		return s.found(promise)
 	case !includes(promise, other.Server):
-		return fmt.Errorf("this node has promised to found a cluster with %s, and found a member of cluster %s at %s", nameAll(promise), other.Cluster, other.Addr)
+		return fmt.Errorf("this node has promised to form a cluster with %s, and found a member of cluster %s at %s", nameAll(promise), other.Cluster, other.Addr)
 	}
-	s.log.Warn("a promise to found a cluster is void, as one of its nodes belongs to another cluster", "with", nameAll(promise), "node", other.Server, "cluster", other.Cluster)
+	s.log.Warn("a promise to form a cluster is void, as one of its nodes belongs to another cluster", "with", nameAll(promise), "node", other.Server, "cluster", other.Cluster)
 	if err := s.logs.updateMeta(func(m *metadata) { m.Promise = nil }); err != nil {
 		return fmt.Errorf("take a promise back: %w", err)
 	}
@@ -307,7 +307,7 @@ func (s *Store) intend(others map[raft.ServerID]founding) ([]founder, error) {
 	case set == nil:
 		return nil, fmt.Errorf("found %d of %d nodes", 1+len(others), me.Expect)
 	case !includes(set, s.server):
-		return nil, fmt.Errorf("%s are to found it", nameAll(set))
+		return nil, fmt.Errorf("%s are to form it", nameAll(set))
 	}
 	return set, nil
 }
@@ -368,7 +368,7 @@ func agreed(set []founder, me raft.ServerID, others map[raft.ServerID]founding, 
 		case !heard:
 			doubts = append(doubts, fmt.Sprintf("%s at %s does not answer", userID(f.Server), f.Addr))
 		case other.Promised && !slices.Equal(other.Set, set):
-			doubts = append(doubts, fmt.Sprintf("%s has promised to found another, with %s", userID(f.Server), nameAll(other.Set)))
+			doubts = append(doubts, fmt.Sprintf("%s has promised to form another, with %s", userID(f.Server), nameAll(other.Set)))
 		case !slices.Equal(other.Set, set) || !settled(other):
 			doubts = append(doubts, fmt.Sprintf("%s is not ready", userID(f.Server)))
 		}
@@ -378,10 +378,10 @@ func agreed(set []founder, me raft.ServerID, others map[raft.ServerID]founding, 
 		return nil
 	case lost > 0 && heard+lost+1 == len(set): // all that are left hold nothing: they belong to no cluster
 		doubts = append(doubts, "if it has lost its data directory, empty those of the others too, which hold nothing yet")
-	case lost > 0: // with this node's promise they may have founded it
+	case lost > 0: // with this node's promise they may have formed it
 		doubts = append(doubts, "start those that do not answer: they may hold data")
 	}
-	return fmt.Errorf("%s are to found it: %s", nameAll(set), strings.Join(doubts, ", "))
+	return fmt.Errorf("%s are to form it: %s", nameAll(set), strings.Join(doubts, ", "))
 }
 
 func countHeard(set []founder, others map[raft.ServerID]founding) (n int) {
@@ -450,9 +450,9 @@ func (s *Store) recordFounding(set []founder) error {
 		err = fmt.Errorf("%w: this node belongs to cluster %s", ErrRefused, other)
 	}
 	if err != nil {
-		return fmt.Errorf("found a cluster: %w", err)
+		return fmt.Errorf("form a cluster: %w", err)
 	}
 	s.founded.Store(true)
-	s.log.Info("founded the cluster", "cluster", clusterOf(set), "with", nameAll(set))
+	s.log.Info("formed the cluster", "cluster", clusterOf(set), "with", nameAll(set))
 	return nil
 }

@@ -112,7 +112,7 @@ func TestNodesThatAreTooFewWait(t *testing.T) {
 			if st.State != kvraft.Joining || st.Cluster != "" || st.Term != 0 {
 				t.Errorf("%s: %+v", s.id, st)
 			}
-			for _, word := range []string{"waiting to found a cluster", "found 2 of 3 nodes", "n3:7000", "connection refused"} {
+			for _, word := range []string{"waiting to form a cluster", "found 2 of 3 nodes", "n3:7000", "connection refused"} {
 				if !strings.Contains(st.Reason, word) {
 					t.Errorf("%s: the reason lacks %q: %s", s.id, word, st.Reason)
 				}

@@ -323,7 +323,7 @@ func TestAJoinThatIsRefusedReplacesNobody(t *testing.T) {
 		old, s := removable(t, c)
 		closeStore(t, s)
 		network.Isolate("hang")
-		// Where it was, a node has promised to found a cluster with others.
+		// Where it was, a node has promised to form a cluster with others.
 		var all []*seed
 		for _, id := range []string{"x", "y", "z"} {
 			all = append(all, &seed{machine: newMachine(t, network), id: id, opts: []kvraft.Option{kvraft.WithBootstrapExpect(3), kvraft.WithJoin("x:7000", "y:7000", "z:7000")}})

@@ -293,7 +293,7 @@ func (s *Store) acceptAdmission(a admission) error {
 		case m.isNameless():
 			refusal = fmt.Errorf("%w: node %s has the data of a cluster of hraftd's", ErrRefused, m.ID)
 		case m.Promise != nil && clusterOf(m.Promise) != a.Cluster:
-			refusal = fmt.Errorf("%w: node %s has promised to found a cluster with %s", ErrRefused, m.ID, nameAll(m.Promise))
+			refusal = fmt.Errorf("%w: node %s has promised to form a cluster with %s", ErrRefused, m.ID, nameAll(m.Promise))
 		default:
 			m.Cluster, m.Promise = a.Cluster, nil
 		}

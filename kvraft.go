@@ -75,8 +75,8 @@ type Store struct {
 //
 // The first start decides what the node is. With [WithJoin] or [WithJoinFunc] it
 // asks to be admitted to a cluster, until it is, and with [WithBootstrapExpect] as
-// well it founds one together with other empty nodes where there is none. Without
-// them it founds a cluster of which it is the only member. Later starts go on from
+// well it forms one together with other empty nodes where there is none. Without
+// them it forms a cluster of which it is the only member. Later starts go on from
 // the directory.
 //
 // A directory that a hraftd node has left is taken over, with the cluster that it was
@@ -261,7 +261,7 @@ func (s *Store) listen() error {
 }
 
 // identify gives an empty node its identity. One that looks for no others promises
-// to found a cluster with itself.
+// to form a cluster with itself.
 func (s *Store) identify() error {
 	meta := s.logs.meta()
 	first := meta.ID == ""

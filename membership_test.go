@@ -162,7 +162,7 @@ func TestAnUnadmittedNodeServesNothingAndVotesForNobody(t *testing.T) {
 func TestANodeOfAnotherClusterIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := kvrafttest.New(t, 3)
-		stranger := on(t, c.Network(), "n4", "n4") // founds a cluster of its own
+		stranger := on(t, c.Network(), "n4", "n4") // forms a cluster of its own
 		mustSet(t, stranger, "key", "of another cluster")
 		err := c.Store(0).Join(within(t, time.Minute), "n4", "n4:7000")
 		if !errors.Is(err, kvraft.ErrRefused) || !strings.Contains(err.Error(), "another cluster") {

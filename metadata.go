@@ -26,8 +26,8 @@ type metadata struct {
 	Format          int          `json:"Format"`
 	ID              string       `json:"ID"`              // the id that its user gave the node
 	Identity        string       `json:"Identity"`        // minted with the directory; "" in one taken over from hraftd
-	Cluster         string       `json:"Cluster"`         // "" until the node is admitted to a cluster or founds one, or its legacy cluster gets an id
-	Promise         []founder    `json:"Promise"`         // the set with which the node has promised to found a cluster; nil: none
+	Cluster         string       `json:"Cluster"`         // "" until the node is admitted to a cluster or forms one, or its legacy cluster gets an id
+	Promise         []founder    `json:"Promise"`         // the set with which the node has promised to form a cluster; nil: none
 	ChecksummedFrom uint64       `json:"ChecksummedFrom"` // entries below this index may lack a checksum; 0: none may
 	Snapshot        snapshotMark `json:"Snapshot"`        // the newest snapshot that was completed here
 

@@ -132,7 +132,7 @@ func WithNetwork(n Network) Option { return func(o *options) { o.network = n } }
 // cluster, this node among them or not. A node without data asks them to be
 // admitted until it is; a node with data rejoins its cluster and uses them only
 // to find it at new addresses. Without WithJoin or WithJoinFunc an empty node
-// founds a cluster of its own.
+// forms a cluster of its own.
 //
 // "dns://name:port" stands for all addresses that the name has, each with that
 // port. It is looked up anew whenever members are asked.
@@ -147,13 +147,13 @@ func WithJoinFunc(find func(context.Context) ([]string, error)) Option {
 	return func(o *options) { o.joinFunc = find }
 }
 
-// WithBootstrapExpect lets n empty nodes found a cluster together: all of them are
+// WithBootstrapExpect lets n empty nodes form a cluster together: all of them are
 // opened with the same n, and with WithJoin or WithJoinFunc to find each other, in
 // whatever order. Each waits until it has found n, and all become voters. Where
 // there is a cluster already a node asks to be admitted to it instead, and a node
 // with data goes on from that: the same program text starts a node every time. n
 // is to be more than half of the nodes that are ever started empty at one time, or
-// they can found two clusters while they do not find each other. Default 1: found
+// they can form two clusters while they do not find each other. Default 1: form
 // one alone, or with WithJoin wait to be admitted.
 func WithBootstrapExpect(n int) Option { return func(o *options) { o.expect = n } }
 
@@ -195,7 +195,7 @@ func WithHistory(bytes int64) Option { return func(o *options) { o.history = byt
 // maxID keeps raft's ServerIDs, configurations and log lines short.
 const maxID = 128
 
-// maxExpect is how many nodes may found a cluster together: their set is agreed on
+// maxExpect is how many nodes may form a cluster together: their set is agreed on
 // in one message.
 const maxExpect = 32
 
@@ -297,7 +297,7 @@ func (o *options) validate() error {
 		bad("WithBootstrapExpect(%d): name the other nodes with WithJoin", o.expect)
 	}
 	if o.replica && (o.expect > 1 || !o.joins()) {
-		bad("WithReplica: a replica cannot found a cluster; name members with WithJoin, without WithBootstrapExpect")
+		bad("WithReplica: a replica cannot form a cluster; name members with WithJoin, without WithBootstrapExpect")
 	}
 	if o.inMemory && o.logStore != nil {
 		bad("WithInMemory and WithLogStore exclude each other")

@@ -15,7 +15,7 @@ import (
 )
 
 // settle sees to this node's place in a cluster for as long as the store runs. It
-// founds a cluster with others, asks to be admitted, announces a new address, and
+// forms a cluster with others, asks to be admitted, announces a new address, and
 // finds out what is wrong when there is no leader. What stands in the way is the
 // court's trouble.
 func (s *Store) settle() {
@@ -109,7 +109,7 @@ func (e oneLine) Unwrap() error { return e.error }
 func (s *Store) standing() string {
 	switch {
 	case s.founds() && !s.founders.isJoining():
-		return "waiting to found a cluster"
+		return "waiting to form a cluster"
 	case s.left.Load():
 		return "no member"
 	case s.state() == Joining:
@@ -120,7 +120,7 @@ func (s *Store) standing() string {
 	return "waiting to be known at this address"
 }
 
-// founds reports whether this node is to found a cluster with others, or has
+// founds reports whether this node is to form a cluster with others, or has
 // promised to.
 func (s *Store) founds() bool { return s.self().cluster == "" && s.expected() > 1 }
 
@@ -293,7 +293,7 @@ func (s *Store) nobodyToAsk() error {
 	case s.isMember() || s.self().cluster != "":
 		return errors.New("there is no other node to ask; start this one with the addresses of members")
 	}
-	return errors.New("there is no other node to ask; start this one with the addresses of members, or empty its directory to found a cluster")
+	return errors.New("there is no other node to ask; start this one with the addresses of members, or empty its directory to form a cluster")
 }
 
 // memberAddrs returns the addresses at which members may be, also with an error.
@@ -393,7 +393,7 @@ func (s *Store) askStranded(ctx context.Context, addr string) error {
 		return fmt.Errorf("%s: node %s, taken over from hraftd, has yet to hear of a leader", addr, userID(other.Server))
 	}
 	if other.Expect > 1 {
-		return fmt.Errorf("%s: node %s waits for %d nodes to found a cluster; to be one of them, this one must expect as many", addr, userID(other.Server), other.Expect)
+		return fmt.Errorf("%s: node %s waits for %d nodes to form a cluster; to be one of them, this one must expect as many", addr, userID(other.Server), other.Expect)
 	}
 	return fmt.Errorf("%s: node %s waits to be admitted itself", addr, userID(other.Server))
 }

@@ -250,7 +250,7 @@ func TestWhoeverIsMistakenForAMemberIsRefusedAndBothLogsSayWhy(t *testing.T) {
 		mustSet(t, c.Store(0), "key", "value")
 		c.Crash(2)
 		stranger := open(t, t.TempDir(), kvraft.WithID("n3"), kvraft.WithAddr("n3:7000"), kvraft.WithNetwork(c.Network().Host("n3")),
-			kvraft.WithLogStore(kvrafttest.NewDisk().Open()), kvraft.WithLogger(theirs.logger())) // it founds a cluster of its own
+			kvraft.WithLogStore(kvrafttest.NewDisk().Open()), kvraft.WithLogger(theirs.logger())) // it forms a cluster of its own
 		eventually(t, "the stranger leads itself", func() bool { return stranger.Status().State == kvraft.Leading })
 		term := stranger.Status().Term
 		time.Sleep(time.Minute)

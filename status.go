@@ -20,7 +20,7 @@ type State string
 
 // The states of a node.
 const (
-	Joining   State = "joining"   // no member: waiting to be admitted to a cluster, or to found one; or it has left
+	Joining   State = "joining"   // no member: waiting to be admitted to a cluster, or to form one; or it has left
 	Follower  State = "follower"  // following a leader, or waiting for one
 	Candidate State = "candidate" // standing for election
 	Leading   State = "leader"    // the leader of its term
@@ -117,7 +117,7 @@ func (s *Store) notReady(st Status, now *applied) string {
 	case st.State == Stopped:
 		return s.whyClosed().Error()
 	case lost && len(st.Nodes) == 1:
-		return fmt.Sprintf("this node founded cluster %s and is alone in it, but members of cluster %s take it for one of theirs (%s); if it has lost its data, empty its directory and start it with the addresses of the others to join",
+		return fmt.Sprintf("this node formed cluster %s and is alone in it, but members of cluster %s take it for one of theirs (%s); if it has lost its data, empty its directory and start it with the addresses of the others to join",
 			st.Cluster, stranger.Cluster, stranger.To)
 	case !st.Voter && st.Progress[st.ID].Behind > 0:
 		return "catching up with the leader" + behind(st.Progress[st.ID])

@@ -103,7 +103,7 @@ func (c *Cluster) start(i int) {
 		kvraft.WithNetwork(n.alive),
 		kvraft.WithLogStore(n.disk.Open()),
 	}, append(c.opts[:len(c.opts):len(c.opts)], n.opts...)...)
-	if peers := c.peers(i); len(peers) > 0 { // else it is the first, and founds the cluster
+	if peers := c.peers(i); len(peers) > 0 { // else it is the first, and forms the cluster
 		opts = append(opts, kvraft.WithJoin(peers...))
 	}
 	var err error

@@ -65,7 +65,7 @@ func waitOneCluster(t testing.TB, nodes []*node) {
 	}
 }
 
-// startTogether starts nodes that found a cluster together, and waits until they have.
+// startTogether starts nodes that form a cluster together, and waits until they have.
 func startTogether(t testing.TB, nodes []*node) []*node {
 	t.Helper()
 	for _, n := range nodes {
@@ -111,11 +111,11 @@ func TestThreeNodesWithOneCommandLineFoundACluster(t *testing.T) {
 			nodes := alike(t, 3)
 			for _, i := range order {
 				nodes[i].start(t)
-				nodes[i].waitOutput("waits for 3 nodes to found a cluster")
+				nodes[i].waitOutput("waits for 3 nodes to form a cluster")
 			}
 			waitOneCluster(t, nodes)
 			for _, n := range nodes {
-				n.waitOutput("kvd: node " + n.id + " founded cluster ")
+				n.waitOutput("kvd: node " + n.id + " formed cluster ")
 				n.waitOutput("kvd: try: curl -XPOST " + n.haddr)
 			}
 		})
@@ -384,7 +384,7 @@ func TestASurvivorIsMadeTheBeginningOfANewCluster(t *testing.T) {
 		n.kill()
 	}
 	expectExit(t, 0, []string{"recover", "-n", survivor.dir}, "Node node1", "20 keys", "node0 ("+nodes[0].raddr+"), node2 ("+nodes[2].raddr+")", "is lost", "Nothing was changed")
-	expectExit(t, 0, []string{"recover", survivor.dir}, "is founded with node1, at "+survivor.raddr)
+	expectExit(t, 0, []string{"recover", survivor.dir}, "is formed with node1, at "+survivor.raddr)
 	expectExit(t, 2, []string{"recover"}, "one directory is expected")
 	expectExit(t, 1, []string{"recover", t.TempDir()}, "holds no node's data")
 	survivor.start(t)

@@ -146,7 +146,7 @@ func TestANodeThatJoinsNobodyWaitsAndSaysSo(t *testing.T) {
 
 func TestANodeSaysHowItCameIntoItsCluster(t *testing.T) {
 	nodes := startNodes(t, 2)
-	nodes[0].waitOutput("kvd: node node0 founded cluster ")
+	nodes[0].waitOutput("kvd: node node0 formed cluster ")
 	nodes[1].waitOutput("kvd: node node1 was admitted to cluster ")
 	nodes[1].kill()
 	nodes[1].start(t)

@@ -42,7 +42,7 @@ func TestAWrongCommandLineIsExplained(t *testing.T) {
 	expectExit(t, 2, []string{"-bootstrap-expect", "0", dir}, "-bootstrap-expect 0")
 	expectExit(t, 2, []string{"-bootstrap-expect", "3", dir}, "needs -join or -serf-join")
 	expectExit(t, 2, []string{"-serf-join", "localhost:1", dir}, "-serf-join needs -serf")
-	expectExit(t, 2, []string{"-replica", dir}, "a replica cannot found a cluster")
+	expectExit(t, 2, []string{"-replica", dir}, "a replica cannot form a cluster")
 	expectExit(t, 2, []string{"-bootstrap-expect", "33", "-join", "localhost:1", dir}, "-bootstrap-expect 33: want 1 to 32")
 	for _, addr := range []string{"localhost", "nonsense", "127.0.0.1:99999", "localhost:0", ":"} {
 		expectExit(t, 2, []string{"-serf", addr, dir}, "-serf "+addr+": want host:port, with a port from 1 to 65535")

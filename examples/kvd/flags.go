@@ -20,8 +20,8 @@ const usage = `Usage: kvd [flags] DIR
        kvd recover [flags] DIR
 
 Runs one node of a replicated key-value store on the data in DIR. The first node
-founds a cluster; with -join a node asks to be admitted to one; with
--bootstrap-expect 3 three that join each other found one together. A later start
+forms a cluster; with -join a node asks to be admitted to one; with
+-bootstrap-expect 3 three that join each other form one together. A later start
 on the same DIR goes on from there. The DIR of a stopped hraftd is taken over, for
 good: CLUSTERING.md tells how. Flags come before DIR.
 
@@ -98,7 +98,7 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	fs.Var(&c.haddr, "client", "the same as -haddr")
 	fs.Var(&c.raddr, "bind", "the same as -raddr")
 	fs.Var(&c.join, "join", "HTTP `addresses` of members to ask for admission, host:port[,host:port...]; dns://name:port is all that the name has")
-	fs.IntVar(&c.expect, "bootstrap-expect", 1, "found a cluster when `n` empty nodes, 32 at most, have found each other; needs -join or -serf-join, and the same n on all of them")
+	fs.IntVar(&c.expect, "bootstrap-expect", 1, "form a cluster when `n` empty nodes, 32 at most, have found each other; needs -join or -serf-join, and the same n on all of them")
 	fs.BoolVar(&c.replica, "replica", false, "join without a vote: for reads, and not counted for the majority")
 	fs.BoolVar(&c.leave, "leave-on-exit", false, "leave the cluster when stopped in order; a later start joins it again")
 	fs.StringVar(&c.gossip.addr, "serf", "", "`address` to gossip on, by which nodes find each other and failed ones are removed until they come back")
@@ -188,7 +188,7 @@ func (c *config) check() (err error) {
 	case c.expect > 1 && !c.joins():
 		err = fmt.Errorf("-bootstrap-expect %d needs -join or -serf-join, to find the others", c.expect)
 	case c.replica && (c.expect > 1 || !c.joins()):
-		err = errors.New("-replica needs -join or -serf-join, without -bootstrap-expect: a replica cannot found a cluster")
+		err = errors.New("-replica needs -join or -serf-join, without -bootstrap-expect: a replica cannot form a cluster")
 	}
 	return err
 }

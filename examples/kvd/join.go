@@ -20,7 +20,7 @@ import (
 type finder struct {
 	join   addrs
 	id     string // of this node; empty: not known
-	expect int    // how many nodes are to found a cluster
+	expect int    // how many nodes are to form a cluster
 }
 
 // How long an answer may take; and where enough is known, how much longer than others.
@@ -78,7 +78,7 @@ func (f finder) find(ctx context.Context) (found []string, err error) {
 }
 
 // isAll reports whether others, among them maybe this node where it does not know its
-// id, are all that found a cluster with it.
+// id, are all that form a cluster with it.
 func (f finder) isAll(others map[string]bool) bool {
 	want := f.expect - 1
 	if f.id == "" {

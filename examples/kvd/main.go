@@ -279,7 +279,7 @@ func announce(c config, st kvraft.Status, first bool, clients net.Addr) {
 	case st.Cluster == "" && !c.joins():
 		standing = "waits to be admitted to a cluster; -join names its members"
 	case st.Cluster == "" && c.expect > 1:
-		standing = fmt.Sprintf("waits for %d nodes to found a cluster", c.expect)
+		standing = fmt.Sprintf("waits for %d nodes to form a cluster", c.expect)
 	case st.Cluster == "":
 		standing = "waits to be admitted to the cluster of " + strings.Join(slices.Concat(c.join, c.gossip.join), ",")
 	case st.Founded || first:
@@ -295,7 +295,7 @@ func announce(c config, st kvraft.Status, first bool, clients net.Addr) {
 // entrance is how this start has brought the node into its cluster.
 func entrance(st kvraft.Status) string {
 	if st.Founded {
-		return "founded cluster " + st.Cluster
+		return "formed cluster " + st.Cluster
 	}
 	return "was admitted to cluster " + st.Cluster
 }

@@ -258,7 +258,7 @@ func TestARecoveredNodeRemembersItsNewAddress(t *testing.T) {
 	if err := os.WriteFile(memoryOf(survivor), remembered, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	expectExit(t, 0, []string{"recover", "-raddr", addr, survivor.dir}, "is founded with node2, at "+addr)
+	expectExit(t, 0, []string{"recover", "-raddr", addr, survivor.dir}, "is formed with node2, at "+addr)
 	survivor.haddr, survivor.raddr = addr, addr
 	survivor.restart(t)
 	if m := membersOf(t, survivor).Nodes; len(m) != 1 || m[0].Address != addr {

@@ -37,7 +37,7 @@ func ask(in io.Reader, out io.Writer, flags *flag.FlagSet, dir string) error {
 		return err
 	}
 	addr := net.JoinHostPort(host, port)
-	fmt.Fprintf(out, "Name: %s\n\nThis node is new. Name a member of the cluster that it shall join, or press\nEnter to found one.\n",
+	fmt.Fprintf(out, "Name: %s\n\nThis node is new. Name a member of the cluster that it shall join, or press\nEnter to form one.\n",
 		cmp.Or(flags.Lookup("id").Value.String(), addr))
 	join, err := q.until("Join to (host:port)> ", "", func(answer string) error { return checkJoin(answer, addr) })
 	if err != nil {

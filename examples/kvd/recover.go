@@ -58,7 +58,7 @@ func recoverNode(args []string) int {
 		fmt.Println("Nothing was changed.")
 		return 0
 	}
-	fmt.Printf("Cluster %s is founded with %s, at %s, alone.\n", r.Cluster, r.ID, r.Addr)
+	fmt.Printf("Cluster %s is formed with %s, at %s, alone.\n", r.Cluster, r.ID, r.Addr)
 	if *addr == "" {
 		return 0
 	}

@@ -100,7 +100,7 @@ func TestNodesAreAskedForAtATerminalAndRememberTheAnswers(t *testing.T) {
 	term.answers(askPort, portOf(first.haddr)+"\n")
 	term.answers(askJoin, "\n")
 	first.waitOutput("Name: " + first.haddr)
-	first.waitOutput("founded cluster")
+	first.waitOutput("formed cluster")
 	waitReady(t, first)
 
 	term = onTerminal(t, "-prompt", second.dir)

@@ -21,7 +21,7 @@ limit=60           # seconds that anything waited for may take
 declare -A pid     # of the nodes that run, by HTTP address
 declare -A command # of every node that was started, by HTTP address
 declare -A http    # HTTP address, by peer address as it was given
-waiting=()         # HTTP addresses of nodes that wait for others to found a cluster with
+waiting=()         # HTTP addresses of nodes that wait for others to form a cluster with
 out='' code=''     # body and status of the last curl
 
 finish() {
