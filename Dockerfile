@@ -1,5 +1,7 @@
 # One node. Nothing but Go makes what is in it: make image, or make run.
 FROM scratch
+ARG VERSION=unknown
+LABEL org.opencontainers.image.version=$VERSION
 COPY bin/kvd /kvd
 # A volume that is mounted here takes over the owner of this empty directory.
 COPY --chown=65532:65532 bin/data /data

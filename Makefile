@@ -47,6 +47,7 @@ soak:
 	./scripts/fuzz.sh 4m
 
 # Three nodes in containers, with HTTP on 127.0.0.1:4001 to 4003, or the ports in
-# KVD_PORT1 to KVD_PORT3. stop removes the containers and leaves the data.
+# KVD_PORT1 to KVD_PORT3. stop removes the containers and leaves the data. VERSION is that
+# of the image; else git tells it.
 image run stop:
 	./scripts/docker.sh $@

@@ -378,7 +378,7 @@ func (s *Store) askMember(addr string) error {
 		return fmt.Errorf("%s: node %s is of cluster %s, this one of %s", addr, userID(who.Node), who.Cluster, mine)
 	}
 	if err := s.ask(ctx, addr, callJoin, s.ownJoinRequest(), nil); err != nil {
-		return fmt.Errorf("%s: %w", addr, err)
+		return fmt.Errorf("%s: node %s of cluster %s: %w", addr, userID(who.Node), who.Cluster, err)
 	}
 	return nil
 }
@@ -389,13 +389,23 @@ func (s *Store) askStranded(ctx context.Context, addr string) error {
 	if err := s.ask(ctx, addr, callFound, s.founding(), &other); err != nil {
 		return fmt.Errorf("%s: %w", addr, err)
 	}
-	if isBare(other.Server) {
-		return fmt.Errorf("%s: node %s, taken over from hraftd, has yet to hear of a leader", addr, userID(other.Server))
+	return fmt.Errorf("%s: node %s%s", addr, userID(other.Server), strandedWith(other, s.self().cluster, s.opts.expect))
+}
+
+// strandedWith says what a node without a cluster waits for, to one that is of cluster
+// mine, or of none and expects others itself.
+func strandedWith(other founding, mine string, expect int) string {
+	switch {
+	case isBare(other.Server):
+		return ", taken over from hraftd, has yet to hear of a leader"
+	case other.Expect <= 1:
+		return " waits to be admitted itself"
+	case mine != "":
+		return fmt.Sprintf(" is in no cluster, and waits for %d nodes to form one; the data here are of cluster %s: to be one of those nodes, this one must have an empty directory", other.Expect, mine)
+	case expect == other.Expect: // it has met a member, which that one has not, yet
+		return fmt.Sprintf(" is in no cluster either, and waits for %d nodes to form one", other.Expect)
 	}
-	if other.Expect > 1 {
-		return fmt.Errorf("%s: node %s waits for %d nodes to form a cluster; to be one of them, this one must expect as many", addr, userID(other.Server), other.Expect)
-	}
-	return fmt.Errorf("%s: node %s waits to be admitted itself", addr, userID(other.Server))
+	return fmt.Sprintf(" waits for %d nodes to form a cluster; to be one of them, this one must expect as many", other.Expect)
 }
 
 // warnOfStrangers says that addresses to join at, of no more use to a node that has

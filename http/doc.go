@@ -27,7 +27,8 @@
 //	POST /remove                    {"id":"n2"}: takes a node out of the cluster; see below
 //	POST /transfer                  {"id":"n2"}: makes a voter the leader; without a body
 //	                                any other than the present one
-//	GET /status                     what this node knows of itself and its cluster;
+//	GET /status                     what this node knows of itself and its cluster, and
+//	                                the version of its program ([WithVersion]);
 //	                                with ?hash also a hash over all of the state
 //	GET /healthz                    200 unless the store has stopped
 //	GET /readyz                     200 when the node can serve, or 503 and why not

@@ -70,6 +70,9 @@ func WithWatchContext(ctx context.Context) Option { return func(h *handler) { h.
 // cannot tell whether that was carried out.
 func WithDrainContext(ctx context.Context) Option { return func(h *handler) { h.drains = ctx } }
 
+// WithVersion is the version of the program, for /status. Default: none.
+func WithVersion(version string) Option { return func(h *handler) { h.program = version } }
+
 type handler struct {
 	store     Store
 	timeout   time.Duration
@@ -78,6 +81,7 @@ type handler struct {
 	bodies    budget
 	answers   budget
 	heartbeat time.Duration
+	program   string          // its version
 	watches   context.Context // all watches end with it
 	drains    context.Context // each answer ends its connection when it has ended
 	hashing   chan struct{}   // holds a token while a hash is computed

@@ -37,6 +37,7 @@ type status struct {
 	Bytes        int64        `json:"bytes"`
 	Ready        bool         `json:"ready"`
 	Reason       string       `json:"reason,omitempty"`
+	Version      string       `json:"version,omitempty"` // of the program
 
 	// With ?hash, as it reads every key: a hash over the state, and the log
 	// index at which every node has the same.
@@ -61,6 +62,7 @@ func (h *handler) status(w http.ResponseWriter, r *request) error {
 		Bytes:        s.Bytes,
 		Ready:        s.Ready,
 		Reason:       s.Reason,
+		Version:      h.program,
 	}
 	for _, n := range s.Nodes {
 		as := node{n.ID, n.Addr}

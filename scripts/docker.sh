@@ -23,9 +23,10 @@ compose() {
 }
 
 image() {
+	local version=${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo unknown)}
 	mkdir -p bin/data
-	CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -o bin/kvd ./examples/kvd
-	docker build -t "${KVD_IMAGE:-kvd}" .
+	CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -ldflags "-X main.version=$version" -o bin/kvd ./examples/kvd
+	docker build --build-arg "VERSION=$version" -t "${KVD_IMAGE:-kvd}" .
 }
 
 # check_ports fails where another program has a port, before anything is started.

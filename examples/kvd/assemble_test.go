@@ -319,13 +319,13 @@ func TestARemovedNodeEndsAndIsNotLetInAgain(t *testing.T) {
 	if err != nil || code != http.StatusOK {
 		t.Fatalf("POST /remove: %d %s, %v", code, body, err)
 	}
-	if code := nodes[2].exitCode(); code != 1 {
-		t.Errorf("exit code %d, want 1", code)
+	if code := nodes[2].exitCode(); code != 3 {
+		t.Errorf("exit code %d, want 3", code)
 	}
 	nodes[2].waitOutput("removed from the cluster")
 	nodes[2].start(t)
-	if code := nodes[2].exitCode(); code != 1 {
-		t.Errorf("started again: exit code %d, want 1", code)
+	if code := nodes[2].exitCode(); code != 3 {
+		t.Errorf("started again: exit code %d, want 3", code)
 	}
 	nodes[2].waitOutput("empty its data directory to let it join as a new node")
 	if err := os.RemoveAll(nodes[2].dir); err != nil {

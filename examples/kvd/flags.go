@@ -16,8 +16,10 @@ import (
 const usage = `Usage: kvd [flags] DIR
 
        kvd health [ADDRESS]
+       kvd help [COMMAND]
        kvd log [flags] DIR
        kvd recover [flags] DIR
+       kvd version
 
 Runs one node of a replicated key-value store on the data in DIR. The first node
 forms a cluster; with -join a node asks to be admitted to one; with
@@ -40,6 +42,9 @@ cluster, for when a majority is lost for good; kvd recover -h tells more.
 
 A DIR of such a name is written ./log.
 
+The exit code is 0 after SIGINT, SIGTERM or SIGHUP, 2 for a wrong command line, 3 for a node that
+was removed from its cluster, which no restart changes, and 1 for any other error.
+
 `
 
 // errNoDir has an exit code of its own. The words are hraftd's.
@@ -49,31 +54,34 @@ var errNoDir = errors.New("No Raft storage directory specified")
 
 // config is the command line.
 type config struct {
-	dir     string
-	id      setting
-	haddr   setting
-	raddr   setting
-	join    addrs
-	expect  int
-	replica bool
-	leave   bool
-	gossip  gossip
-	mirror  string
-	mode    fileMode // of the mirror's files
-	inMem   bool
-	prompt  bool
-	verbose bool
-	onePort bool          // haddr and raddr are the same
-	flags   *flag.FlagSet // with the values of all of these
-	memory  memory        // what DIR remembered of them
+	dir       string
+	id        setting
+	haddr     setting
+	raddr     setting
+	advertise string
+	join      addrs
+	expect    int
+	replica   bool
+	leave     bool
+	gossip    gossip
+	mirror    string
+	mode      fileMode // of the mirror's files
+	inMem     bool
+	prompt    bool
+	verbose   bool
+	version   bool
+	onePort   bool          // haddr and raddr are the same
+	flags     *flag.FlagSet // with the values of all of these
+	memory    memory        // what DIR remembered of them
 }
 
 // gossip is how to find and heal by gossip; without an addr not at all.
 type gossip struct {
-	addr  string
-	join  addrs
-	after time.Duration
-	heals bool // after was given on the command line
+	addr    string
+	join    addrs
+	keyFile string
+	after   time.Duration
+	heals   bool // after was given on the command line
 }
 
 // maxExpect is the limit of kvraft.WithBootstrapExpect.
@@ -94,6 +102,7 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	fs.Var(&c.id, "id", "`name` of the node, kept in DIR (default: the address its peers reach it at)")
 	fs.Var(&c.haddr, "haddr", "`address` of the HTTP API")
 	fs.Var(&c.raddr, "raddr", "`address` for the other nodes")
+	fs.StringVar(&c.advertise, "advertise", "", "`address` that the node tells the others, where they reach -raddr by another one, such as that of a NAT")
 	fs.Var(&c.id, "node", "the same as -id")
 	fs.Var(&c.haddr, "client", "the same as -haddr")
 	fs.Var(&c.raddr, "bind", "the same as -raddr")
@@ -103,6 +112,7 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	fs.BoolVar(&c.leave, "leave-on-exit", false, "leave the cluster when stopped in order; a later start joins it again")
 	fs.StringVar(&c.gossip.addr, "serf", "", "`address` to gossip on, by which nodes find each other and failed ones are removed until they come back")
 	fs.Var(&c.gossip.join, "serf-join", "gossip `addresses` of other nodes, of which one that is up is enough, host:port[,host:port...]")
+	fs.StringVar(&c.gossip.keyFile, "serf-key-file", "", "`file` with the key that encrypts and authenticates the gossip, the same on all nodes: 16, 24 or 32 bytes in base64")
 	fs.DurationVar(&c.gossip.after, "serf-heal", 10*time.Minute, "remove a member that has been failed for this `time`, such as 90s or 10m; 0: the default; negative: never")
 	fs.StringVar(&c.mirror, "mirror", "", "keep every key as a file under this `directory`, which is the mirror's own; a/b is a file in a directory, and names that cannot be are escaped with %")
 	fs.Var(&c.mode, "mirror-mode", "`permissions` of the mirror's files, such as 0644, for programs of other users (default 0600)")
@@ -110,13 +120,15 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	fs.BoolVar(&c.prompt, "prompt", false, "where DIR is new, ask for the host name and the one port of the node, and whom to join")
 	fs.BoolVar(&c.verbose, "v", false, "log everything that raft does")
 	fs.BoolVar(&c.verbose, "verbose", false, "the same as -v")
+	fs.BoolVar(&c.version, "version", false, "print the version, as kvd version does")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(out, usage)
-		fs.PrintDefaults()
-		return c, err
+		return c, err // help that was asked for is no error: it goes to standard output
 	} else if err != nil {
 		fmt.Fprintln(out, "kvd -h lists the flags")
 		return c, err
+	}
+	if c.version {
+		return c, nil
 	}
 	c.dir = fs.Arg(0)
 	err := c.checkArgs()
@@ -175,8 +187,12 @@ func (c *config) check() (err error) {
 		err = fmt.Errorf("-haddr %s: want host:port", c.haddr.value)
 	case !isAddr(c.raddr.value):
 		err = fmt.Errorf("-raddr %s: want host:port", c.raddr.value)
+	case c.advertise != "" && !isDialable(c.advertise):
+		err = fmt.Errorf("-advertise %s: want host:port, with a port from 1 to 65535", c.advertise)
 	case c.gossip.addr == "" && len(c.gossip.join) > 0:
 		err = errors.New("-serf-join needs -serf")
+	case c.gossip.addr == "" && c.gossip.keyFile != "":
+		err = errors.New("-serf-key-file needs -serf")
 	case c.gossip.addr == "" && c.gossip.heals:
 		err = errors.New("-serf-heal needs -serf")
 	case c.gossip.addr != "" && !isDialable(c.gossip.addr):
@@ -200,7 +216,8 @@ func parseDir(fs *flag.FlagSet, usage string, args []string) (dir string, code i
 	fs.Usage = func() {} // parse errors are one line, which the whole usage would hide
 	switch err := fs.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(os.Stderr, usage)
+		fmt.Print(usage)
+		fs.SetOutput(os.Stdout)
 		fs.PrintDefaults()
 		return "", 0
 	case err != nil:

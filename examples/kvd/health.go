@@ -25,11 +25,12 @@ address is localhost:11000 by default. It is what a container's health check run
 func checkHealth(args []string) int {
 	fs := flag.NewFlagSet("kvd health", flag.ContinueOnError)
 	fs.SetOutput(os.Stderr)
-	fs.Usage = func() { fmt.Fprint(os.Stderr, healthUsage) }
+	fs.Usage = func() {}
 	err := fs.Parse(args)
 	addr := cmp.Or(fs.Arg(0), "localhost:11000")
 	switch {
 	case errors.Is(err, flag.ErrHelp):
+		fmt.Print(healthUsage)
 		return 0
 	case err != nil || fs.NArg() > 1 || !isAddr(addr):
 		fmt.Fprintln(os.Stderr, "one address, host:port, is expected; kvd health -h tells more")

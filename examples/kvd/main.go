@@ -4,8 +4,9 @@
 // Standard output says what the node is, where it listens, and, as soon as it is in a
 // cluster, a command to try. Everything else goes to standard error; where that is not
 // read, lines are dropped, and the node goes on. The exit code is 0
-// after SIGINT, SIGTERM or SIGHUP, 2 for a wrong command line, and 1 for any other error
-// (a missing DIR among them).
+// after SIGINT, SIGTERM or SIGHUP, 2 for a wrong command line, 3 for a node that was
+// removed from its cluster, which no restart changes, and 1 for any other error (a missing
+// DIR among them).
 package main
 
 import (
@@ -30,23 +31,34 @@ import (
 )
 
 func main() {
-	commands := map[string]func(args []string) (code int){"health": checkHealth, "log": printLog, "recover": recoverNode}
-	if len(os.Args) > 1 && commands[os.Args[1]] != nil {
-		os.Exit(commands[os.Args[1]](os.Args[2:]))
+	if len(os.Args) > 1 && commands()[os.Args[1]] != nil {
+		os.Exit(commands()[os.Args[1]](os.Args[2:]))
 	}
 	c, err := parseFlags(os.Args[1:], os.Stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
+		printHelp(os.Stdout, c.flags)
 		return
 	case errors.Is(err, errNoDir), errors.As(err, new(notFlags)):
 		os.Exit(1)
 	case err != nil:
 		os.Exit(2)
+	case c.version:
+		os.Exit(printVersion(nil))
 	}
 	if err := run(c); err != nil {
 		complain(err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
+}
+
+// exitCode is what supervisors go by: they restart a node that failed, and not one
+// that was removed.
+func exitCode(err error) int {
+	if errors.Is(err, kvraft.ErrRemoved) {
+		return 3
+	}
+	return 1
 }
 
 // run returns nil after a signal, and else why the node cannot go on.
@@ -54,6 +66,7 @@ func run(c config) error {
 	lines := logqueue.New(newLogger(c.verbose))
 	defer lines.Close(logPatience)
 	log := lines.Logger()
+	log.Info("starting", "version", buildVersion())
 	ctx := untilSignal(lines)
 	if err := checkMirror(c); err != nil {
 		return err
@@ -137,6 +150,9 @@ func openStore(c config, clients net.Listener, talk talk, log hclog.Logger) (*kv
 	}
 	if c.joins() {
 		opts = append(opts, kvraft.WithJoinFunc(talk.orAsk(finder{c.join, c.id.value, c.expect})), kvraft.WithBootstrapExpect(c.expect))
+	}
+	if c.advertise != "" {
+		opts = append(opts, kvraft.WithAdvertise(c.advertise))
 	}
 	if c.replica {
 		opts = append(opts, kvraft.WithReplica())

@@ -24,9 +24,13 @@ const memoryFile = "kvd.json"
 
 // remembered are the flags that say what the node is.
 var remembered = [...]string{
-	"id", "haddr", "raddr", "join", "bootstrap-expect", "replica", "leave-on-exit",
-	"serf", "serf-join", "serf-heal", "mirror", "mirror-mode",
+	"id", "haddr", "raddr", "advertise", "join", "bootstrap-expect", "replica", "leave-on-exit",
+	"serf", "serf-join", "serf-key-file", "serf-heal", "mirror", "mirror-mode",
 }
+
+// ofFiles are those of remembered whose values are paths: a later start may be made
+// from another directory.
+var ofFiles = [...]string{"serf-key-file", "mirror"}
 
 type memory map[string]string
 
@@ -88,6 +92,16 @@ func (c config) remember(st kvraft.Status, log hclog.Logger) error {
 			m[name] = value
 		}
 	}
+	for _, name := range ofFiles {
+		if m[name] == "" {
+			continue
+		}
+		path, err := filepath.Abs(m[name])
+		if err != nil {
+			return err
+		}
+		m[name] = path
+	}
 	m["id"] = st.ID
 	if c.replica && st.Voter {
 		log.Warn("-replica has no effect, and is forgotten: this node is a voter; to make it a replica, remove it, empty its directory and let it join again")
@@ -102,6 +116,10 @@ func rememberMoved(dir, addr string) error {
 	m, err := readMemory(dir)
 	if err != nil || m == nil {
 		return err
+	}
+	if m["advertise"] != "" {
+		m["advertise"] = addr
+		return m.write(dir)
 	}
 	if m["haddr"] == m["raddr"] {
 		m["haddr"] = addr

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,8 +56,9 @@ func checkMirror(c config) error {
 	}
 	m := &mirror{dir: c.mirror, id: c.id.value, mode: c.mode}
 	defer m.close()
-	if host, _, _ := net.SplitHostPort(c.raddr.value); m.id == "" && orLocalhost(host) == host && (c.inMem || isNew(c.dir)) {
-		m.id = c.raddr.value // as it will be called
+	addr := cmp.Or(c.advertise, c.raddr.value)
+	if host, _, _ := net.SplitHostPort(addr); m.id == "" && orLocalhost(host) == host && (c.inMem || isNew(c.dir)) {
+		m.id = addr // as it will be called
 	}
 	marked := false
 	err := checkApart(c)

@@ -17,7 +17,7 @@ import (
 // otherwise.
 func newServer(store *kvraft.Store, log hclog.Logger, opts ...kvhttp.Option) *http.Server {
 	watches, endWatches := context.WithCancel(context.Background())
-	opts = append([]kvhttp.Option{kvhttp.WithWatchContext(watches), kvhttp.WithHosts(kvhttp.LoopbackHost)}, opts...)
+	opts = append([]kvhttp.Option{kvhttp.WithWatchContext(watches), kvhttp.WithHosts(kvhttp.LoopbackHost), kvhttp.WithVersion(buildVersion())}, opts...)
 	server := &http.Server{
 		Handler:           kvhttp.Handler(store, opts...),
 		ReadHeaderTimeout: 5 * time.Second,
