@@ -76,7 +76,7 @@ func (s *Store) vigil(r *reign) (took time.Duration, kept bool, err error) {
 }
 
 // serveVigil is the leader's side: its end, a byte, comes when this node leads no
-// more.
+// more, and at once to who is no member: it is not reassured either.
 func (s *Store) serveVigil(conn net.Conn, h hello) {
 	r := s.reign()
 	broken := make(chan struct{})
@@ -87,7 +87,7 @@ func (s *Store) serveVigil(conn net.Conn, h hello) {
 	})
 	defer listening.Wait()
 	defer conn.Close()
-	if !r.leads {
+	if !r.leads || !s.lists(h.From) {
 		_, _ = conn.Write([]byte{1}) // if it does not arrive, the follower asks again
 		return
 	}
@@ -99,10 +99,15 @@ func (s *Store) serveVigil(conn net.Conn, h hello) {
 	}
 }
 
-// reassure dials a follower whose vigil has broken: this leader lives.
+// reassure dials a follower whose vigil has broken: this leader lives. It does so some
+// twenty times per Heartbeat, and not however often somebody in the follower's name has
+// a vigil break.
 func (s *Store) reassure(r *reign, h hello) {
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
 	defer cancel()
+	if !s.reassurances.await(ctx, h.From, s.opts.timing.Heartbeat/20) {
+		return
+	}
 	if conn, _, err := s.transport.dial(ctx, h.At, forRPC, h.From); err == nil {
 		conn.Close()
 	}

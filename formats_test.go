@@ -198,13 +198,13 @@ func TestCallsAreEncodedAsTheyEverWere(t *testing.T) {
 		name := fmt.Sprintf("call-%02d", number)
 		conn := &wireTape{}
 		conn.answer.Reset([]byte{0, 0, 0, 0, 2, 'o', 'k'})
-		answer, alive, err := exchange(context.Background(), conn, method(number), payload)
+		answer, alive, err := exchange(context.Background(), conn, question{method(number), payload, 0})
 		if string(answer) != "ok" || !alive || err != nil {
 			t.Fatalf("%s: %q, %v, %v", name, answer, alive, err)
 		}
 		wantGolden(t, name, conn.written.Bytes())
 		conn.answer.Reset(golden(t, name, nil))
-		m, timeout, back, err := readCall(conn, maxFrame)
+		m, timeout, back, err := readCall(conn)
 		if int(m) != number || timeout != maxCall || !bytes.Equal(back, payload) || err != nil {
 			t.Errorf("%s reads as %d, %v, %q, %v", name, m, timeout, back, err)
 		}

@@ -6,12 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"sync"
-	"time"
-
-	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
 )
@@ -44,220 +39,23 @@ const (
 	callWitness   method = 13 // an allegation → a testimony
 )
 
-const (
-	maxBatchBytes = 64 << 20           // of keys and values in one request
-	maxFrame      = maxBatchBytes << 1 // of payload
-	maxKnock      = 64 << 10           // of payload, from a caller that names no node
-	maxIdle       = 16                 // connections kept open to one node
-	maxCall       = 10 * time.Minute   // for a call whose caller gives no limit
-)
-
-// peer is a node as others call it.
-type peer struct {
-	server raft.ServerID
-	addr   string
-}
-
-func (p peer) node() Node { return Node{ID: userID(p.server), Addr: p.addr} }
-
-// peers makes calls on other nodes.
-type peers struct {
-	transport *transport
-
-	mu   sync.Mutex
-	idle map[peer][]net.Conn // guarded by mu; the last one was used last
-}
-
-// call asks to and waits for its answer. An errUnsent means that the question
-// never left.
-func (p *peers) call(ctx context.Context, to peer, m method, payload []byte) ([]byte, error) {
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
-	}
-	conn := p.takeIdle(to)
-	if conn == nil {
-		fresh, _, err := p.transport.dial(ctx, to.addr, forRPC, to.server)
-		if err != nil {
-			return nil, fmt.Errorf("%w: node %s: %w", errUnsent, userID(to.server), err)
-		}
-		conn = fresh
-	}
-	answer, alive, err := exchange(ctx, conn, m, payload)
-	if !alive {
-		conn.Close()
-		if ctx.Err() == nil {
-			p.dropIdle(to) // they are likely to be as dead as this one
-		}
-		return nil, fmt.Errorf("%w: node %s: %w", ErrUnknown, userID(to.server), err)
-	}
-	p.giveIdle(to, conn)
-	return answer, err
-}
-
-func (p *peers) takeIdle(to peer) net.Conn {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	conns := p.idle[to]
-	if len(conns) == 0 {
-		return nil
-	}
-	last := len(conns) - 1
-	p.idle[to] = conns[:last]
-	return conns[last]
-}
-
-func (p *peers) giveIdle(to peer, conn net.Conn) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.idle[to]) >= maxIdle {
-		conn.Close()
-		return
-	}
-	p.idle[to] = append(p.idle[to], conn)
-}
-
-// keepOnly drops the connections to nodes that are no members any more.
-func (p *peers) keepOnly(members map[raft.ServerID]bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for to, conns := range p.idle {
-		if members[to.server] {
-			continue
-		}
-		for _, conn := range conns {
-			conn.Close()
-		}
-		delete(p.idle, to)
-	}
-}
-
-func (p *peers) dropIdle(to peer) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, conn := range p.idle[to] {
-		conn.Close()
-	}
-	delete(p.idle, to)
-}
-
-// exchange makes one call on conn. Unless alive, the connection cannot be used
-// again, and err says why.
-func exchange(ctx context.Context, conn net.Conn, m method, payload []byte) (answer []byte, alive bool, err error) {
-	limit := maxCall
-	if deadline, ok := ctx.Deadline(); ok {
-		limit = min(limit, time.Until(deadline))
-	}
-	frame := make([]byte, 9, 9+len(payload))
-	frame[0] = byte(m)
-	binary.BigEndian.PutUint32(frame[1:], uint32(max(limit.Milliseconds(), 1)))
-	binary.BigEndian.PutUint32(frame[5:], uint32(len(payload)))
-
-	release := interruptible(ctx, conn)
-	code, answer, err := func() (byte, []byte, error) {
-		if _, err := conn.Write(append(frame, payload...)); err != nil {
-			return 0, nil, err
-		}
-		var head [5]byte
-		if _, err := io.ReadFull(conn, head[:]); err != nil {
-			return 0, nil, err
-		}
-		answer, err := readFrame(conn, binary.BigEndian.Uint32(head[1:]), maxFrame)
-		return head[0], answer, err
-	}()
-	if err := release(err); err != nil {
-		return nil, false, err
-	}
-	if code != 0 {
-		return nil, true, decodeError(code, string(answer))
-	}
-	return answer, true, nil
-}
-
-// readFrame allocates no more than has arrived, but for a step.
-func readFrame(r io.Reader, n, limit uint32) ([]byte, error) {
-	const step = 1 << 20
-	if n > limit {
-		return nil, fmt.Errorf("a message of %d bytes, the limit is %d", n, limit)
-	}
-	payload := make([]byte, 0, min(n, step))
-	for uint32(len(payload)) < n {
-		had := len(payload)
-		payload = append(payload, make([]byte, min(n-uint32(had), step))...)
-		if _, err := io.ReadFull(r, payload[had:]); err != nil {
-			return nil, err
-		}
-	}
-	return payload, nil
-}
-
 // servePeer answers the calls on one connection until it ends.
 func (s *Store) servePeer(conn net.Conn, h hello) {
 	if h.For == forVigil {
 		s.serveVigil(conn, h)
 		return
 	}
-	limit := uint32(maxFrame)
-	if h.To == "" {
-		limit = maxKnock
-	}
-	for {
-		m, timeout, payload, err := readCall(conn, limit)
-		if err != nil {
-			return // the caller went away, or the store closes
-		}
-		answer, err := s.serveCall(m, timeout, payload, h)
-		var code byte
-		if err != nil {
-			var text string
-			code, text = encodeError(err)
-			answer = []byte(text)
-		}
-		frame := make([]byte, 5, 5+len(answer))
-		frame[0] = code
-		binary.BigEndian.PutUint32(frame[1:], uint32(len(answer)))
-		if err := conn.SetWriteDeadline(time.Now().Add(messageTimeout)); err != nil {
-			return
-		}
-		if _, err := conn.Write(append(frame, answer...)); err != nil {
-			return
-		}
+	c := newCallConn(conn, h.To == "", s.callBytes)
+	serve := func(ctx context.Context, q call) ([]byte, error) { return s.serveCall(ctx, q, h) }
+	for c.serveOne(s.ctx, serve) == nil {
 	}
 }
 
-// readCall waits as long as it takes for a call to begin, but not within it.
-func readCall(conn net.Conn, limit uint32) (method, time.Duration, []byte, error) {
-	var head [9]byte
-	if err := conn.SetReadDeadline(time.Time{}); err != nil {
-		return 0, 0, nil, err
-	}
-	if _, err := io.ReadFull(conn, head[:1]); err != nil {
-		return 0, 0, nil, err
-	}
-	rest := progressing{conn}
-	if _, err := io.ReadFull(rest, head[1:]); err != nil {
-		return 0, 0, nil, err
-	}
-	payload, err := readFrame(rest, binary.BigEndian.Uint32(head[5:]), limit)
-	timeout := time.Duration(binary.BigEndian.Uint32(head[1:])) * time.Millisecond
-	return method(head[0]), min(timeout, maxCall), payload, err
-}
-
-// progressing reads from a connection as long as something arrives.
-type progressing struct{ conn net.Conn }
-
-func (p progressing) Read(b []byte) (int, error) {
-	if err := p.conn.SetReadDeadline(time.Now().Add(messageTimeout)); err != nil {
-		return 0, err
-	}
-	return p.conn.Read(b)
-}
-
-func (s *Store) serveCall(m method, timeout time.Duration, payload []byte, h hello) ([]byte, error) {
+func (s *Store) serveCall(ctx context.Context, q call, h hello) ([]byte, error) {
+	m, payload := q.method, q.payload
 	if h.To == "" && m != callJoin && m != callAdmit && m != callFound {
 		return nil, fmt.Errorf("%w: call %d without naming the node that is meant", ErrInvalid, m)
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, timeout)
-	defer cancel()
 	switch m {
 	case callWrite:
 		return s.serveWrite(payload)
@@ -409,16 +207,20 @@ func (s *Store) ask(ctx context.Context, addr string, m method, message, answer 
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	defer conn.Close()
-	encoded, _, err := exchange(ctx, conn, m, payload)
+	encoded, _, err := exchange(ctx, conn, question{m, payload, 0})
 	if err != nil || answer == nil {
 		return err
 	}
 	return json.Unmarshal(encoded, answer)
 }
 
-// forwardGet asks the leader for an entry.
+// forwardGet asks the leader for an entry, when it is its turn.
 func (s *Store) forwardGet(ctx context.Context, leader peer, key string, l level) (Entry, error) {
-	answer, err := s.peers.call(ctx, leader, callGet, append([]byte{byte(l)}, key...))
+	if s.forwarded.Acquire(ctx, 1) != nil {
+		return Entry{}, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
+	}
+	defer s.forwarded.Release(1)
+	answer, err := s.peers.callWithin(ctx, s.patience(), leader, callGet, append([]byte{byte(l)}, key...))
 	if err != nil {
 		return Entry{}, err
 	}
@@ -430,7 +232,7 @@ func (s *Store) forwardGet(ctx context.Context, leader peer, key string, l level
 
 // forwardReadIndex asks the leader for a log index to read at.
 func (s *Store) forwardReadIndex(ctx context.Context, leader peer, l level) (uint64, error) {
-	answer, err := s.peers.call(ctx, leader, callReadIndex, []byte{byte(l)})
+	answer, err := s.peers.callWithin(ctx, s.patience(), leader, callReadIndex, []byte{byte(l)})
 	if err != nil {
 		return 0, err
 	}

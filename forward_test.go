@@ -12,20 +12,28 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // newTestPeers makes calls from nodeA on lan.
 func newTestPeers(t *testing.T, lan *memNet) *peers {
-	return &peers{transport: newTestTransport(t, lan, "a:1", nodeA, nil), idle: make(map[peer][]net.Conn)}
+	return &peers{transport: newTestTransport(t, lan, "a:1", nodeA, nil), idle: make(map[peer][]*peerConn)}
 }
 
 var peerB = peer{nodeB.server, "b:1"}
+
+// readCall reads one call, of a caller that makes no other meanwhile.
+func readCall(conn net.Conn) (method, time.Duration, []byte, error) {
+	q, refusal, err := newCallConn(conn, false, semaphore.NewWeighted(callBytes)).next()
+	return q.method, q.timeout, q.payload, errors.Join(refusal, err)
+}
 
 // answering serves calls with f, which gets each call and answers a frame.
 func answering(f func(m method, timeout time.Duration, payload []byte) []byte) func(net.Conn, hello) {
 	return func(conn net.Conn, _ hello) {
 		for {
-			m, timeout, payload, err := readCall(conn, maxFrame)
+			m, timeout, payload, err := readCall(conn)
 			if err != nil {
 				return
 			}
@@ -71,12 +79,12 @@ func TestACallCarriesItsMethodItsTimeAndItsPayload(t *testing.T) {
 			timeout time.Duration
 			payload string
 		}{{t.Context(), maxCall, ""}, {short, 1500 * time.Millisecond, "this"}, {long, maxCall, large}} {
-			answer, err := p.call(c.ctx, peerB, callNodes, []byte(c.payload))
+			answer, err := p.call(c.ctx, peerB, callWrite, []byte(c.payload))
 			if err != nil || string(answer) != "you said "+c.payload {
 				t.Errorf("%d bytes were answered with %d, %v", len(c.payload), len(answer), err)
 			}
-			if m != callNodes || timeout != c.timeout {
-				t.Errorf("call %d arrived with %v, want %d with %v", m, timeout, callNodes, c.timeout)
+			if m != callWrite || timeout != c.timeout {
+				t.Errorf("call %d arrived with %v, want %d with %v", m, timeout, callWrite, c.timeout)
 			}
 		}
 		if n := lan.dialed(); n != 1 {
@@ -90,8 +98,8 @@ func TestACallWithLessThanAMillisecondLeftStillHasATime(t *testing.T) {
 		near, far := memPipe()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Microsecond)
 		defer cancel()
-		go func() { _, _, _ = exchange(ctx, near, callGet, nil) }()
-		if _, timeout, _, err := readCall(far, maxFrame); err != nil || timeout != time.Millisecond {
+		go func() { _, _, _ = exchange(ctx, near, question{callGet, nil, 0}) }()
+		if _, timeout, _, err := readCall(far); err != nil || timeout != time.Millisecond {
 			t.Errorf("arrived with %v, %v, want 1ms", timeout, err)
 		}
 		synctest.Wait()
@@ -158,7 +166,7 @@ func TestACallWhoseAnswerDoesNotArriveIsUnknownAndItsConnectionGone(t *testing.T
 			serveUntilEnd(conn, hello{})
 		},
 		"one byte too much": func(conn net.Conn) {
-			_, _ = conn.Write(binary.BigEndian.AppendUint32([]byte{0}, maxFrame+1))
+			_, _ = conn.Write(binary.BigEndian.AppendUint32([]byte{0}, maxAnswer+1))
 			serveUntilEnd(conn, hello{})
 		},
 		"it speaks HTTP": func(conn net.Conn) {
@@ -169,7 +177,7 @@ func TestACallWhoseAnswerDoesNotArriveIsUnknownAndItsConnectionGone(t *testing.T
 		synctest.Test(t, func(t *testing.T) {
 			lan := new(memNet)
 			newTestTransport(t, lan, "b:1", nodeB, func(conn net.Conn, _ hello) {
-				if _, _, _, err := readCall(conn, maxFrame); err != nil {
+				if _, _, _, err := readCall(conn); err != nil {
 					t.Error(err)
 				}
 				serve(conn)
@@ -236,7 +244,7 @@ func TestAContextThatEndsBetweenCallsDoesNotHarmTheConnection(t *testing.T) {
 				t.Error(err)
 			}
 			cancel()
-			time.Sleep(time.Hour) // virtual
+			time.Sleep(restLimit) // virtual
 		}
 		if n := lan.dialed(); n != 1 {
 			t.Errorf("took %d connections, want one", n)

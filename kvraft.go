@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/kvraft/kvraft/internal/logqueue"
 )
@@ -43,18 +44,21 @@ type Store struct {
 	raft          *raft.Raft
 	peers         *peers
 
-	court     court
-	founders  foundingState
-	learners  learners
-	rounds    rounds       // of a leader
-	asking    rounds       // of a follower, each a question to the leader
-	readers   atomic.Int32 // linearizable Gets that wait on this node as a follower
-	questions questions
-	proof     atomic.Pointer[freshness]
-	ids       *idSource
-	writes    writes
-	changing  chan struct{} // holds one token while the configuration is changed
-	futures   *inflight     // what raft has been asked and has not answered
+	court        court
+	founders     foundingState
+	learners     learners
+	rounds       rounds              // of a leader
+	asking       [2]rounds           // of a follower, by the level of its readers; each a question to the leader
+	readers      atomic.Int32        // Gets that wait on this node as a follower
+	forwarded    *semaphore.Weighted // a place for each of maxForwardedReads
+	callBytes    *semaphore.Weighted // bytes of callBytes
+	questions    questions
+	reassurances turns
+	proof        atomic.Pointer[freshness]
+	ids          *idSource
+	writes       writes
+	changing     chan struct{} // holds one token while the configuration is changed
+	futures      *inflight     // what raft has been asked and has not answered
 
 	ctx     context.Context // ends when the store stops, with the reason as its cause
 	cancel  context.CancelCauseFunc
@@ -114,7 +118,11 @@ func newStore(o options) *Store {
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.rounds = rounds{run: s.confirm, spawn: s.spawn}
-	s.asking = rounds{run: s.askLeader, spawn: s.spawn}
+	for l := range s.asking {
+		s.asking[l] = rounds{run: func() (uint64, error) { return s.askLeader(level(l)) }, spawn: s.spawn}
+	}
+	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
+	s.callBytes = semaphore.NewWeighted(callBytes)
 	s.writes = newWrites(s.send, s.spawn)
 	context.AfterFunc(s.ctx, func() { s.writes.abandon(s.whyClosed()) })
 	s.questions.out = make(map[raft.ServerID]int)
@@ -162,7 +170,7 @@ func (s *Store) open() (err error) {
 	s.transport.leads = func() bool { return s.reign().leads }
 	s.transport.knows, s.transport.samples = s.knowsNameless, s.logs.samples
 	context.AfterFunc(s.ctx, s.transport.cut)
-	s.peers = &peers{transport: s.transport, idle: make(map[peer][]net.Conn)}
+	s.peers = &peers{transport: s.transport, idle: make(map[peer][]*peerConn)}
 	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode})
 	undo = append(undo, func() error { err := s.raftTransport.Close(); s.transport.close(); return err })
 

@@ -321,7 +321,7 @@ var someConfiguration = raft.EncodeConfiguration(raft.Configuration{Servers: []r
 // The other side of a dialed connection may be anybody's by now.
 func TestAnAnswerWithoutEndIsCutOff(t *testing.T) {
 	near, far := memPipe()
-	conn := &patientConn{Conn: near}
+	conn := &patientConn{peerConn: &peerConn{Conn: near, transport: new(transport)}}
 	if _, err := far.Write(make([]byte, 1<<20)); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -19,25 +20,21 @@ import (
 	"github.com/kvraft/kvraft/internal/raftrpc"
 )
 
-// messageTimeout is how long a message may stand still in its middle.
-const messageTimeout = 10 * time.Second
-
 // messageConn bounds each message of an accepted raft connection. raft's
 // transport reads without any deadline, and a snapshot that stalls half-way
 // would hold raft's main goroutine for good. Between messages, after an answer
-// was written, a connection may be idle as long as it likes. It has one user at
-// a time.
+// was written, a connection may be idle for longer. It has one user at a time.
 type messageConn struct {
 	net.Conn
 	inMessage bool
 }
 
 func (c *messageConn) Read(b []byte) (int, error) {
-	var deadline time.Time
+	limit := idleLimit
 	if c.inMessage {
-		deadline = time.Now().Add(messageTimeout)
+		limit = messageTimeout
 	}
-	if err := c.SetReadDeadline(deadline); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
 		return 0, err
 	}
 	n, err := c.Conn.Read(b)
@@ -90,36 +87,73 @@ func (s raftStream) Dial(target raft.ServerAddress, timeout time.Duration) (net.
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()
-	conn, _, err := s.dial(ctx, string(target[at+1:]), forRaft, raft.ServerID(target[:at]))
+	redial := func(ctx context.Context) (*peerConn, error) {
+		conn, _, err := s.dial(ctx, string(target[at+1:]), forRaft, raft.ServerID(target[:at]))
+		return conn, err
+	}
+	conn, err := redial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &patientConn{Conn: conn}, nil
+	return &patientConn{peerConn: conn, redial: redial}, nil
 }
-
-// perByte is what a byte may take, of whatever is sent to a node: 1 MB/s.
-const perByte = time.Microsecond
 
 // patientConn is a connection that raft has made. raft sets one deadline for a
 // message and its answer, however large it is, and would send a large entry over a
 // slow link again and again. Here each piece of the message has that time, and the
-// answer has more by what was written. It has one user at a time.
+// answer has more by what was written.
+//
+// raft keeps a few of them for its next messages. One that was not used for long, or
+// since another to the same node got no answer, is made anew before a message is
+// trusted to it: three that have gone dark would cost as many elections. It has one
+// user at a time.
 //
 // An answer is a few numbers, an address and perhaps an error. The decoder would read
 // what a length in it says, up to 4 GiB.
 type patientConn struct {
-	net.Conn
+	*peerConn
+	redial   func(context.Context) (*peerConn, error)
 	patience time.Duration // 0: no deadline
 	written  int           // bytes of the message, so far
 	read     int           // bytes of the answer, so far
+	began    time.Time     // the message
 }
 
+// SetDeadline begins a message.
 func (c *patientConn) SetDeadline(t time.Time) error {
 	c.patience, c.written, c.read = 0, 0, 0
 	if !t.IsZero() {
+		c.began = time.Now()
 		c.patience = max(time.Until(t), 1)
+		if err := c.renew(t); err != nil {
+			return err // and raft will find the connection closed
+		}
 	}
-	return c.Conn.SetDeadline(t)
+	return c.peerConn.SetDeadline(t)
+}
+
+func (c *patientConn) renew(deadline time.Time) error {
+	if c.take() {
+		return nil
+	}
+	c.Close()
+	ctx, cancel := context.WithDeadline(c.transport.ctx, deadline)
+	defer cancel()
+	conn, err := c.redial(ctx)
+	if err == nil {
+		c.peerConn = conn
+	}
+	return err
+}
+
+// note keeps what the end of a read or a write tells of the connection.
+func (c *patientConn) note(err error) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.distrust(c.began)
+	case err == nil:
+		c.rest()
+	}
 }
 
 func (c *patientConn) deadline() (t time.Time) {
@@ -132,12 +166,13 @@ func (c *patientConn) deadline() (t time.Time) {
 func (c *patientConn) Write(b []byte) (n int, err error) {
 	const piece = 64 << 10
 	for part := range slices.Chunk(b, piece) {
-		if err := c.Conn.SetWriteDeadline(c.deadline()); err != nil {
+		if err := c.SetWriteDeadline(c.deadline()); err != nil {
 			return n, err
 		}
-		wrote, err := c.Conn.Write(part)
+		wrote, err := c.peerConn.Write(part)
 		n, c.written = n+wrote, c.written+wrote
 		if err != nil {
+			c.note(err)
 			return n, err
 		}
 	}
@@ -149,11 +184,12 @@ func (c *patientConn) Read(b []byte) (int, error) {
 	if c.read >= longest {
 		return 0, fmt.Errorf("an answer of more than %d bytes", longest)
 	}
-	if err := c.Conn.SetReadDeadline(c.deadline()); err != nil {
+	if err := c.SetReadDeadline(c.deadline()); err != nil {
 		return 0, err
 	}
-	n, err := c.Conn.Read(b[:min(len(b), longest-c.read)])
+	n, err := c.peerConn.Read(b[:min(len(b), longest-c.read)])
 	c.read += n
+	c.note(err)
 	return n, err
 }
 

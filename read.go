@@ -89,11 +89,16 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 		return now.get(key)
 	}
 	var entry Entry
+	slow := false // the leader's answer takes too long
 	err := s.readLoop(ctx, func(ctx context.Context, reign *reign) (err error) {
-		if reign.leads {
+		switch {
+		case reign.leads:
 			entry, err = s.readAsLeader(ctx, key, o.level)
-		} else {
+		case slow:
+			entry, err = s.readHere(ctx, key, o.level)
+		default:
 			entry, err = s.readAsFollower(ctx, reign.leader, key, o.level)
+			slow = errors.Is(err, errSlow)
 		}
 		return err
 	})
@@ -123,10 +128,10 @@ const fewReaders = 2
 
 func (s *Store) readAsFollower(ctx context.Context, leader peer, key string, l level) (Entry, error) {
 	defer s.readers.Add(-1)
-	if s.readers.Add(1) <= fewReaders || l != linearizable {
+	if s.readers.Add(1) <= fewReaders {
 		return s.forwardGet(ctx, leader, key, l)
 	}
-	index, err := s.asking.join(ctx)
+	index, err := s.asking[l].join(ctx)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -136,6 +141,19 @@ func (s *Store) readAsFollower(ctx context.Context, leader peer, key string, l l
 		if s.fsm.awaitIndex(soon, index) != nil {
 			return s.forwardGet(ctx, leader, key, l)
 		}
+	}
+	return s.fsm.now.Load().get(key)
+}
+
+// readHere waits until this node has what the leader had, for as long as it takes: the
+// entry may be too large for the link, or the link too slow.
+func (s *Store) readHere(ctx context.Context, key string, l level) (Entry, error) {
+	index, err := s.asking[l].join(ctx)
+	if err != nil {
+		return Entry{}, err
+	}
+	if err := s.fsm.awaitIndex(ctx, index); err != nil {
+		return Entry{}, err
 	}
 	return s.fsm.now.Load().get(key)
 }
@@ -164,28 +182,21 @@ func (s *Store) readIndex(ctx context.Context, l level) (index uint64, err error
 		if reign.leads {
 			index, err = s.readIndexAsLeader(ctx, l)
 		} else {
-			index, err = s.readIndexAsFollower(ctx, reign.leader, l)
+			index, err = s.asking[l].join(ctx)
 		}
 		return err
 	})
 	return index, err
 }
 
-func (s *Store) readIndexAsFollower(ctx context.Context, leader peer, l level) (uint64, error) {
-	if l == linearizable {
-		return s.asking.join(ctx)
-	}
-	return s.forwardReadIndex(ctx, leader, l)
-}
-
 // askLeader is a round of asking.
-func (s *Store) askLeader() (index uint64, err error) {
+func (s *Store) askLeader(l level) (index uint64, err error) {
 	now := s.reign()
 	if now.leads || now.leader == (peer{}) {
 		return 0, errNoLeaderKnown // whoever takes part asks again
 	}
 	err = s.readUnder(s.ctx, now, func(ctx context.Context, now *reign) (err error) {
-		index, err = s.forwardReadIndex(ctx, now.leader, linearizable)
+		index, err = s.forwardReadIndex(ctx, now.leader, l)
 		return err
 	})
 	return index, err
@@ -272,9 +283,10 @@ func (s *Store) readLoop(ctx context.Context, read func(context.Context, *reign)
 	}
 }
 
-// readUnder gives an attempt on another node up when the leader changes or does not answer.
+// readUnder gives an attempt on another node up when the leader changes. Each question
+// to it has a time of its own.
 func (s *Store) readUnder(ctx context.Context, reign *reign, read func(context.Context, *reign) error) error {
-	ctx, cancel := context.WithTimeout(ctx, s.patience())
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(reign.ctx, cancel)()
 	return read(ctx, reign)

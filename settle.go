@@ -58,14 +58,16 @@ func (s *Store) settle() {
 	}
 }
 
-// forgetStrangers lets go of what is kept for nodes that are no members any more.
+// forgetStrangers lets go of what is kept for nodes that are no members any more, and of
+// connections that nobody uses.
 func (s *Store) forgetStrangers() {
 	members := map[raft.ServerID]bool{s.reign().leader.server: true} // of which this node may not have heard
 	for _, m := range s.configuration().Servers {
 		members[m.ID] = true
 	}
-	s.peers.keepOnly(members)
 	s.transport.keepOnly(members)
+	s.transport.sweep()
+	s.peers.keepOnly(members)
 	s.raftTransport.installs.keepOnly(members)
 }
 

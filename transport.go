@@ -9,11 +9,13 @@ import (
 	"maps"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/connlimit"
 	"github.com/kvraft/kvraft/internal/loglimit"
 )
 
@@ -24,6 +26,7 @@ type transport struct {
 	listener  net.Listener
 	advertise string
 	process   string // see welcome
+	born      time.Time
 	self      func() self
 	leads     func() bool           // this node is the leader, as far as it knows
 	knows     func(opening) error   // what speaks against a dialer where one is nameless; see legacy.go
@@ -32,19 +35,22 @@ type transport struct {
 	log       hclog.Logger
 	lines     *loglimit.Limiter // of log
 
-	raftConns chan net.Conn // accepted for raft, see raftStream
-	others    *others       // accepted for neither raft nor serve
+	raftConns chan net.Conn      // accepted for raft, see raftStream
+	others    *others            // accepted for neither raft nor serve
+	limit     *connlimit.Limiter // of what is accepted
+	refusing  chan struct{}      // holds a token for each connection over the limit that is told so
 	running   sync.WaitGroup
 
 	ctx    context.Context // ends with cut
 	cancel context.CancelFunc
 
 	mu         sync.Mutex
-	conns      map[*peerConn]struct{}   // guarded by mu
-	closed     bool                     // guarded by mu
-	stranger   hello                    // guarded by mu: the last of another cluster
-	strangerAt time.Time                // guarded by mu
-	callers    map[raft.ServerID]caller // guarded by mu: nodes of this cluster that have dialed this one
+	conns      map[*peerConn]struct{}          // guarded by mu
+	closed     bool                            // guarded by mu
+	stranger   hello                           // guarded by mu: the last of another cluster
+	strangerAt time.Time                       // guarded by mu
+	callers    map[raft.ServerID]caller        // guarded by mu: nodes of this cluster that have dialed this one
+	answers    map[raft.ServerID]*atomic.Int64 // guarded by mu: see peerConn
 }
 
 // caller is a node of this cluster, as its connections to this one tell.
@@ -61,6 +67,7 @@ func newTransport(o *options, listener net.Listener, me func() self) *transport 
 		listener:  listener,
 		advertise: o.advertise,
 		process:   mint(),
+		born:      time.Now(),
 		self:      me,
 		leads:     func() bool { return false },
 		knows:     func(o opening) error { return fmt.Errorf("node %s is not known", o.From) },
@@ -72,6 +79,9 @@ func newTransport(o *options, listener net.Listener, me func() self) *transport 
 		ctx:       ctx,
 		cancel:    cancel,
 		conns:     make(map[*peerConn]struct{}),
+		limit:     connLimits(),
+		refusing:  make(chan struct{}, maxRefusing),
+		answers:   make(map[raft.ServerID]*atomic.Int64),
 
 		callers: make(map[raft.ServerID]caller),
 	}
@@ -130,7 +140,12 @@ func (t *transport) accept() {
 }
 
 func (t *transport) handle(raw net.Conn) {
-	conn, err := t.track(raw)
+	leave, err := t.limit.Enter(raw.RemoteAddr())
+	if err != nil {
+		t.refuseOne(raw, err)
+		return
+	}
+	conn, err := t.track(raw, leave)
 	if err != nil {
 		return
 	}
@@ -155,6 +170,22 @@ func (t *transport) handle(raw net.Conn) {
 	t.handToRaft(conn)
 }
 
+// refuseOne tells who is one too many, if not too many are told just now: it costs the
+// descriptors that it is about.
+func (t *transport) refuseOne(raw net.Conn, reason error) {
+	defer raw.Close()
+	t.noteRefusal("too many", raw.RemoteAddr(), hello{}, reason)
+	select {
+	case t.refusing <- struct{}{}:
+		defer func() { <-t.refusing }()
+	default:
+		return
+	}
+	if raw.SetDeadline(time.Now().Add(time.Second)) == nil && writeHandshake(raw, welcome{Refused: reason.Error()}) == nil {
+		_, _ = io.CopyN(io.Discard, raw, maxHandshake) // or what it sends would end the connection before it has read that
+	}
+}
+
 // handOut gives the connection away, with what was read of it: cut does not close
 // it any more.
 func (t *transport) handOut(conn *peerConn, head []byte) {
@@ -165,6 +196,7 @@ func (t *transport) handOut(conn *peerConn, head []byte) {
 	}
 	delete(t.conns, conn)
 	t.mu.Unlock()
+	defer conn.leave() // what is accepted counts no more
 	err := conn.Conn.SetDeadline(time.Time{})
 	if err == nil {
 		err = t.others.hand(&otherConn{Conn: conn.Conn, unread: head})
@@ -283,7 +315,7 @@ func (t *transport) forgetAddress(id raft.ServerID) {
 // dial connects to a node and shakes hands: to the node to, which the
 // configuration has at addr, or to whoever is at addr. The connection is the
 // caller's to close. An error means that nothing was asked of the other side.
-func (t *transport) dial(ctx context.Context, addr string, purpose string, to raft.ServerID) (net.Conn, welcome, error) {
+func (t *transport) dial(ctx context.Context, addr string, purpose string, to raft.ServerID) (*peerConn, welcome, error) {
 	if to == "" {
 		return t.dialAt(ctx, addr, purpose, to)
 	}
@@ -304,13 +336,14 @@ func (t *transport) keepOnly(nodes map[raft.ServerID]bool) {
 			others = append(others, conn)
 		}
 	}
+	maps.DeleteFunc(t.answers, func(id raft.ServerID, _ *atomic.Int64) bool { return !nodes[id] })
 	t.mu.Unlock()
 	for _, conn := range others {
 		conn.Close()
 	}
 }
 
-func (t *transport) dialAt(ctx context.Context, addr string, purpose string, to raft.ServerID) (net.Conn, welcome, error) {
+func (t *transport) dialAt(ctx context.Context, addr string, purpose string, to raft.ServerID) (*peerConn, welcome, error) {
 	connecting, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	defer context.AfterFunc(t.ctx, cancel)()
@@ -324,7 +357,7 @@ func (t *transport) dialAt(ctx context.Context, addr string, purpose string, to 
 	if err != nil {
 		return nil, welcome{}, err
 	}
-	conn, err := t.track(raw)
+	conn, err := t.track(raw, nil)
 	if err != nil {
 		return nil, welcome{}, err
 	}
@@ -333,48 +366,28 @@ func (t *transport) dialAt(ctx context.Context, addr string, purpose string, to 
 		conn.Close()
 		return nil, w, fmt.Errorf("handshake with %s: %w", addr, err)
 	}
+	if to != "" {
+		conn.answers = t.answersOf(to)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	conn.to = to
 	return conn, w, nil
 }
 
-// track counts raw among the connections that cut closes; it closes raw itself
-// when the transport is closed.
-func (t *transport) track(raw net.Conn) (*peerConn, error) {
-	conn := &peerConn{Conn: raw, transport: t, gone: make(chan struct{})}
+// track counts raw among the connections that cut closes, until it is closed, and calls
+// leave then; it closes raw itself when the transport is closed.
+func (t *transport) track(raw net.Conn, leave func()) (*peerConn, error) {
+	conn := &peerConn{Conn: raw, transport: t, gone: make(chan struct{}), leave: leave}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		raw.Close()
+		if leave != nil {
+			leave()
+		}
 		return nil, net.ErrClosed
 	}
 	t.conns[conn] = struct{}{}
 	return conn, nil
-}
-
-// peerConn is a tracked connection.
-type peerConn struct {
-	net.Conn
-	transport *transport
-	from      raft.ServerID // guarded by transport.mu: who made it, if that is one of the cluster's nodes
-	to        raft.ServerID // guarded by transport.mu: to whom this node made it, if it named the node
-	once      sync.Once
-	gone      chan struct{} // closed when its user has closed it
-}
-
-func (c *peerConn) Close() error {
-	err := net.ErrClosed
-	c.once.Do(func() {
-		err = c.Conn.Close()
-		c.transport.mu.Lock()
-		delete(c.transport.conns, c)
-		if from, known := c.transport.callers[c.from]; known {
-			from.open--
-			c.transport.callers[c.from] = from
-		}
-		c.transport.mu.Unlock()
-		close(c.gone)
-	})
-	return err
 }

@@ -1,0 +1,52 @@
+package kvraft
+
+import (
+	"time"
+
+	"github.com/kvraft/kvraft/internal/connlimit"
+)
+
+// Whoever reaches the peer port can make a node hold memory, descriptors and
+// goroutines. These are the bounds of that. What a bound refuses is answered, where an
+// answer can arrive, and was not applied.
+const (
+	maxBatchBytes = 64 << 20              // of keys and values in one request
+	maxFrame      = maxBatchBytes + 8<<20 // of a write or a read: a group that ends with the largest request
+	maxSmallFrame = 64 << 10              // of every other call, and of any by a caller that names no node
+	maxAnswer     = maxBatchBytes << 1    // of what another node answers
+	firstBytes    = 16 << 10              // memory that a call has before any of it has arrived
+
+	// callBytes of larger calls and answers a node holds at one time: two of the largest,
+	// or hundreds of full groups.
+	callBytes = 128 << 20
+
+	maxCall        = 10 * time.Minute // for a call whose caller gives no limit
+	messageTimeout = 10 * time.Second // how long a message may stand still in its middle
+	perByte        = time.Microsecond // what a byte may take beside that: 1 MB/s
+
+	// Connections that nobody uses are closed by the side that made them, well before the
+	// other side would: that could be while a call is on its way.
+	restLimit  = 30 * time.Second
+	idleLimit  = time.Minute
+	knockLimit = 10 * time.Second // for a caller that names no node, and makes one call
+
+	maxIdle           = 24 // connections kept open to one node
+	maxForwardedReads = 16 // reads that ask the leader for their entries; others wait for their turn
+
+	maxRefusing = 64 // connections over the limit that are told so; the others are just closed
+)
+
+// connLimits are for accepted connections: half of the process's descriptors at most,
+// and from one host half of that.
+func connLimits() *connlimit.Limiter {
+	most := connlimit.Within(1024, 2)
+	return connlimit.New(most, max(most/2, 1))
+}
+
+// limit is how large a call may be.
+func (m method) limit(knock bool) uint32 {
+	if !knock && (m == callWrite || m == callGet) { // a key of hraftd's may have any size
+		return maxFrame
+	}
+	return maxSmallFrame
+}

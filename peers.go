@@ -1,0 +1,219 @@
+package kvraft
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// peer is a node as others call it.
+type peer struct {
+	server raft.ServerID
+	addr   string
+}
+
+func (p peer) node() Node { return Node{ID: userID(p.server), Addr: p.addr} }
+
+// peers makes calls on other nodes.
+type peers struct {
+	transport *transport
+
+	mu   sync.Mutex
+	idle map[peer][]*peerConn // guarded by mu; the last one was used last
+}
+
+// call asks to and waits for its answer. An errUnsent means that the question
+// never left.
+func (p *peers) call(ctx context.Context, to peer, m method, payload []byte) ([]byte, error) {
+	conn, err := p.connect(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	return p.ask(ctx, to, conn, question{m, payload, 0})
+}
+
+// callWithin is call for an answer that has to begin within a time, and has more by its
+// size: errSlow tells that this was not enough.
+func (p *peers) callWithin(ctx context.Context, within time.Duration, to peer, m method, payload []byte) ([]byte, error) {
+	connecting, cancel := context.WithTimeout(ctx, within)
+	conn, err := p.connect(connecting, to)
+	cancel()
+	if err != nil {
+		return nil, err
+	}
+	return p.ask(ctx, to, conn, question{m, payload, within})
+}
+
+// connect returns a connection to a node, for one question. The error is an errUnsent.
+func (p *peers) connect(ctx context.Context, to peer) (*peerConn, error) {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
+	}
+	if conn := p.takeIdle(to); conn != nil {
+		return conn, nil
+	}
+	conn, _, err := p.transport.dial(ctx, to.addr, forRPC, to.server)
+	if err != nil {
+		return nil, fmt.Errorf("%w: node %s: %w", errUnsent, userID(to.server), err)
+	}
+	return conn, nil
+}
+
+// ask makes a call on a connection to a node.
+func (p *peers) ask(ctx context.Context, to peer, conn *peerConn, q question) ([]byte, error) {
+	began := time.Now()
+	answer, alive, err := exchange(ctx, conn, q)
+	if alive {
+		p.giveIdle(to, conn)
+		return answer, err
+	}
+	conn.Close()
+	const little = 100 * time.Millisecond // in which no answer tells nothing
+	switch {
+	case ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded):
+		conn.distrust(time.Now()) // it broke: the others are likely to be as dead
+	case time.Since(began) > little:
+		conn.distrust(began)
+	}
+	return nil, fmt.Errorf("%w: node %s: %w", ErrUnknown, userID(to.server), err)
+}
+
+// takeIdle returns the connection that was used last, or nil: if that is not to be used
+// again, none of the others is.
+func (p *peers) takeIdle(to peer) *peerConn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	conns := p.idle[to]
+	last := len(conns) - 1
+	if last >= 0 && conns[last].take() {
+		p.idle[to] = conns[:last]
+		return conns[last]
+	}
+	for _, conn := range conns {
+		conn.Close()
+	}
+	delete(p.idle, to)
+	return nil
+}
+
+func (p *peers) giveIdle(to peer, conn *peerConn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.idle[to]) >= maxIdle {
+		conn.Close()
+		return
+	}
+	conn.rest()
+	p.idle[to] = append(p.idle[to], conn)
+}
+
+// keepOnly drops the connections to nodes that are no members any more, and those that
+// the transport has closed.
+func (p *peers) keepOnly(members map[raft.ServerID]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for to, conns := range p.idle {
+		if members[to.server] {
+			conns = slices.DeleteFunc(conns, (*peerConn).isClosed)
+		} else {
+			for _, conn := range conns {
+				conn.Close()
+			}
+			conns = nil
+		}
+		p.idle[to] = conns
+		if len(conns) == 0 {
+			delete(p.idle, to)
+		}
+	}
+}
+
+// question is a call as it is made.
+type question struct {
+	method  method
+	payload []byte
+	within  time.Duration // in which the answer is to begin; 0: as long as the context
+}
+
+// errSlow is an answer that has begun and did not arrive in its time.
+var errSlow = errors.New("an answer that takes too long")
+
+// exchange makes one call on conn. Unless alive, the connection cannot be used
+// again, and err says why.
+func exchange(ctx context.Context, conn net.Conn, q question) (answer []byte, alive bool, err error) {
+	limit := maxCall
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline))
+	}
+	if q.within > 0 {
+		limit = min(limit, q.within)
+	}
+	head := make([]byte, 9)
+	head[0] = byte(q.method)
+	binary.BigEndian.PutUint32(head[1:], uint32(max(limit.Milliseconds(), 1)))
+	binary.BigEndian.PutUint32(head[5:], uint32(len(q.payload)))
+
+	release := interruptible(ctx, conn)
+	code, answer, err := func() (byte, []byte, error) {
+		if err := writeFrame(conn, head, q.payload); err != nil {
+			return 0, nil, err
+		}
+		return readAnswer(ctx, conn, q.within)
+	}()
+	if err := release(err); err != nil {
+		return nil, false, err
+	}
+	if code != 0 {
+		return nil, true, decodeError(code, string(answer))
+	}
+	return answer, true, nil
+}
+
+func readAnswer(ctx context.Context, conn net.Conn, within time.Duration) (code byte, answer []byte, err error) {
+	if err := allow(ctx, conn, within); err != nil {
+		return 0, nil, err
+	}
+	var head [5]byte
+	if _, err := io.ReadFull(conn, head[:]); err != nil {
+		return 0, nil, err
+	}
+	n := binary.BigEndian.Uint32(head[1:])
+	if n > maxAnswer {
+		return 0, nil, fmt.Errorf("an answer of %d bytes, the limit is %d", n, maxAnswer)
+	}
+	if within == 0 {
+		answer, err = readFrame(conn, n, noLimit)
+		return head[0], answer, err
+	}
+	if err := allow(ctx, conn, within+time.Duration(n)*perByte); err != nil {
+		return 0, nil, err
+	}
+	answer, err = readFrame(conn, n, noLimit)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, nil, fmt.Errorf("%w: %w", errSlow, err)
+	}
+	return head[0], answer, errors.Join(err, conn.SetReadDeadline(time.Time{}))
+}
+
+func noLimit(int) bool { return true }
+
+// allow lets reads from conn take a time, if any is given, but not beyond ctx: that may
+// have set a deadline of its own.
+func allow(ctx context.Context, conn net.Conn, d time.Duration) error {
+	if d == 0 {
+		return nil
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(d)); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
