@@ -189,6 +189,7 @@ func (t *transport) refuseOne(raw net.Conn, reason error) {
 // handOut gives the connection away, with what was read of it: cut does not close
 // it any more.
 func (t *transport) handOut(conn *peerConn, head []byte) {
+	defer conn.leave() // what is given away counts no more
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
@@ -196,7 +197,6 @@ func (t *transport) handOut(conn *peerConn, head []byte) {
 	}
 	delete(t.conns, conn)
 	t.mu.Unlock()
-	defer conn.leave() // what is accepted counts no more
 	err := conn.Conn.SetDeadline(time.Time{})
 	if err == nil {
 		err = t.others.hand(&otherConn{Conn: conn.Conn, unread: head})
