@@ -73,3 +73,6 @@ func (s *Store) Connections() int {
 	defer s.transport.mu.Unlock()
 	return len(s.transport.conns)
 }
+
+// AskVoters asks whether this node leads in a term, as a round of reads does.
+func (s *Store) AskVoters(term uint64) error { return s.askVoters(s.ctx, term) }

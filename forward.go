@@ -96,14 +96,37 @@ func (s *Store) serveCall(ctx context.Context, q call, h hello) ([]byte, error) 
 	return nil, fmt.Errorf("%w: call %d is not known here", ErrInvalid, m)
 }
 
-// serveWrite lets nothing into the log that a state machine could not decode.
+// serveWrite lets nothing into the log that a state machine could not decode, or that
+// no caller of this node could have written: the node that forwards may have other
+// limits, or be none.
 func (s *Store) serveWrite(payload []byte) ([]byte, error) {
-	if _, err := command.Decode(payload); err != nil {
+	limits := s.opts.limits
+	if len(payload) > limits.groupBytes() {
+		return nil, fmt.Errorf("%w: group of %d bytes, the limit is %d", ErrTooLarge, len(payload), limits.groupBytes())
+	}
+	requests, err := command.Decode(payload)
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	results, err := s.apply(payload)
+	if n := len(requests); n < 1 || n > groupRequests {
+		return nil, fmt.Errorf("%w: group of %d requests, want 1 to %d", ErrInvalid, n, groupRequests)
+	}
+	results, taken, refused := limits.judge(requests)
+	switch {
+	case refused == nil:
+	case len(taken) == 0:
+		return nil, refused
+	default:
+		payload = command.Append(nil, taken)
+	}
+	applied, err := s.apply(payload)
 	if err != nil {
 		return nil, err
+	}
+	for i := range results {
+		if results[i].Code == command.OK {
+			results[i], applied = applied[0], applied[1:]
+		}
 	}
 	return command.AppendResults(nil, results), nil
 }

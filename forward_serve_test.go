@@ -260,7 +260,7 @@ func TestAWriteOnANodeThatTakesNoMoreWasNotSent(t *testing.T) {
 		s.stop(ErrClosed)
 		s.futures.drain(time.Second)
 		conn := servedBy(t, s, helloB)
-		group := command.Append(nil, []command.Request{{Ops: []command.Op{{Kind: command.Set, Key: "k"}}}})
+		group := command.Append(nil, []command.Request{{Origin: command.Own, Ops: []command.Op{{Kind: command.Set, Key: "k"}}}})
 		if _, err := callOn(t, conn, callWrite, time.Minute, string(group)); !errors.Is(err, errUnsent) {
 			t.Errorf("got %v, want errUnsent", err)
 		}
@@ -297,7 +297,7 @@ func TestANodeConfirmsATermUnlessItHasSeenALaterOne(t *testing.T) {
 // in order, and ends the connection at the first thing that is none; and the
 // node that called it takes a whole answer, or gives the connection up.
 func FuzzCall(f *testing.F) {
-	group := command.Append(nil, []command.Request{{Born: 1, Ops: []command.Op{{Kind: command.Set, Key: "k", Value: []byte("v")}}}})
+	group := command.Append(nil, []command.Request{{Origin: command.Own, Born: 1, Ops: []command.Op{{Kind: command.Set, Key: "k", Value: []byte("v")}}}})
 	f.Add(callFrame(callWrite, time.Second, string(group)), true)
 	f.Add(callFrame(callGet, time.Second, "\x00key"), true)
 	f.Add(callFrame(callReadIndex, time.Second, "\x01"), true)

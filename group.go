@@ -76,12 +76,13 @@ func (w *writes) makeRoom(ctx context.Context, ops []command.Op) (release func()
 	return func() { w.room.Release(size) }, nil
 }
 
-// enqueue sends the request with the next group. errUnsent: it was not applied.
-func (s *Store) enqueue(ctx context.Context, encoded []byte) (command.Result, error) {
+// enqueue sends the request with the next group, or as one. errUnsent: it was not
+// applied.
+func (s *Store) enqueue(ctx context.Context, encoded []byte, alone bool) (command.Result, error) {
 	if ctx.Err() != nil { // select would toss a coin
 		return command.Result{}, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
 	}
-	g, i, err := s.writes.add(encoded)
+	g, i, err := s.writes.add(encoded, alone)
 	if err != nil {
 		return command.Result{}, err
 	}
@@ -98,21 +99,24 @@ func (s *Store) enqueue(ctx context.Context, encoded []byte) (command.Result, er
 	return g.results[i], nil
 }
 
-// add puts a request into the group that gathers.
-func (w *writes) add(encoded []byte) (g *group, i int, err error) {
+// add puts a request into the group that gathers, or makes it one.
+func (w *writes) add(encoded []byte, alone bool) (g *group, i int, err error) {
 	w.mu.Lock()
 	if w.refusal != nil {
 		defer w.mu.Unlock()
 		return nil, 0, w.refusal
 	}
 	last := len(w.waiting) - 1
-	if last < 0 || w.waiting[last].full() {
+	if last < 0 || alone || w.waiting[last].full() {
 		w.waiting = append(w.waiting, &group{done: make(chan struct{})})
 		last++
 	}
 	g = w.waiting[last]
 	g.requests = append(g.requests, encoded)
 	g.bytes += len(encoded)
+	if alone {
+		g.bytes = max(g.bytes, groupBytes) // it is full
+	}
 	i = len(g.requests) - 1
 	start := w.senders == 0 || w.senders < groupsAtOnce && (g.full() || len(w.taken) > 0 && !w.busy())
 	if start {

@@ -56,7 +56,7 @@ func waiting(t *testing.T, s *Store, sizes ...int) (all [][]byte) {
 		encoded := command.AppendRequest(nil, &command.Request{Origin: command.Own,
 			ID: command.ID{byte(i)}, Ops: []command.Op{{Kind: command.Set, Key: "k", Value: make([]byte, size)}},
 		})
-		if _, _, err := s.writes.add(encoded); err != nil {
+		if _, _, err := s.writes.add(encoded, false); err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, encoded)
@@ -142,7 +142,7 @@ func TestAWriteThatIsGivenUpBeforeItIsSentIsNotSent(t *testing.T) {
 		hold(s)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(time.Second, func() { cancel(errEnough) })
-		if _, err := s.enqueue(ctx, make([]byte, groupBytes)); !errors.Is(err, errUnsent) || !errors.Is(err, errEnough) {
+		if _, err := s.enqueue(ctx, make([]byte, groupBytes), false); !errors.Is(err, errUnsent) || !errors.Is(err, errEnough) {
 			t.Errorf("got %v, want errUnsent and the context's cause", err)
 		}
 		s.writes.send = func([]byte) ([]command.Result, error) {
@@ -166,7 +166,7 @@ func TestOthersOfItsGroupGetTheirResultsWhenAWriteIsGivenUp(t *testing.T) {
 					ctx = t.Context()
 				}
 				encoded := command.AppendRequest(nil, &command.Request{Origin: command.Own, Born: i, Ops: []command.Op{{Kind: command.Delete, Key: "k"}}})
-				result, err := s.enqueue(ctx, encoded)
+				result, err := s.enqueue(ctx, encoded, false)
 				if i == 1 && !errors.Is(err, errUnsent) || i != 1 && (err != nil || result.Version != i) {
 					t.Errorf("write %d: %+v, %v", i, result, err)
 				}
@@ -197,7 +197,7 @@ func TestAWriteThatIsGivenUpOnItsWayIsUnknown(t *testing.T) {
 		time.AfterFunc(2*time.Second, func() { cancel(errEnough) })
 		done := make(chan error)
 		go func() {
-			_, err := s.enqueue(ctx, nil)
+			_, err := s.enqueue(ctx, nil, false)
 			done <- err
 		}()
 		g := <-taken
@@ -213,11 +213,11 @@ func TestTheOutcomeOfAWriteIsItsGroups(t *testing.T) {
 		s := newTestServer(t)
 		want := command.Result{Code: command.Conflict, Version: 9}
 		s.writes.send = func([]byte) ([]command.Result, error) { return []command.Result{want}, nil }
-		if got, err := s.enqueue(t.Context(), []byte{1}); got != want || err != nil {
+		if got, err := s.enqueue(t.Context(), []byte{1}, false); got != want || err != nil {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}
 		s.writes.send = func([]byte) ([]command.Result, error) { return nil, errEnough }
-		if _, err := s.enqueue(t.Context(), []byte{1}); err != errEnough {
+		if _, err := s.enqueue(t.Context(), []byte{1}, false); err != errEnough {
 			t.Errorf("got %v, want the error of the group", err)
 		}
 	})
@@ -234,7 +234,7 @@ func TestClosingRefusesWhatWaitsAndWaitsForWhatIsOnItsWay(t *testing.T) {
 		enqueue := func(ctx context.Context) chan outcome {
 			out := make(chan outcome, 1)
 			go func() {
-				result, err := s.enqueue(ctx, []byte{1})
+				result, err := s.enqueue(ctx, []byte{1}, false)
 				out <- outcome{result, err}
 			}()
 			synctest.Wait()
@@ -270,7 +270,7 @@ func TestWhatIsOnItsWayWhenTheStoreEndsIsUnknown(t *testing.T) {
 		never := make(chan struct{})
 		s.writes.send = func([]byte) ([]command.Result, error) { <-never; return nil, errEnough }
 		time.AfterFunc(time.Second, func() { s.end(errEnough) })
-		if _, err := s.enqueue(t.Context(), []byte{1}); !errors.Is(err, ErrUnknown) || errors.Is(err, ErrClosed) {
+		if _, err := s.enqueue(t.Context(), []byte{1}, false); !errors.Is(err, ErrUnknown) || errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrUnknown alone", err)
 		}
 		close(never) // the group ends a second time, and nobody hears of it

@@ -165,7 +165,7 @@ func TestBadArgumentsAreRefusedBeforeAnythingIsSent(t *testing.T) {
 		want error
 	}{
 		"empty key":      {func(ctx context.Context) error { _, err := s.Set(ctx, "", nil); return err }, kvraft.ErrInvalid},
-		"read empty key": {func(ctx context.Context) error { _, err := s.Get(ctx, ""); return err }, kvraft.ErrInvalid},
+		"read empty key": {func(ctx context.Context) error { _, err := s.Get(ctx, ""); return err }, kvraft.ErrNotFound},
 		"long key":       {func(ctx context.Context) error { _, err := s.Set(ctx, string(make([]byte, 1<<10+1)), nil); return err }, kvraft.ErrTooLarge},
 		"large value":    {func(ctx context.Context) error { _, err := s.Set(ctx, "k", make([]byte, 1<<20+1)); return err }, kvraft.ErrTooLarge},
 		"empty batch":    {func(ctx context.Context) error { _, err := s.Batch(ctx); return err }, kvraft.ErrInvalid},

@@ -92,10 +92,11 @@ type Snapshots struct {
 	Retain int
 }
 
-// Limits bounds what one call may carry. A zero field means its default. They
-// are checked on the node where the call is made.
+// Limits bounds what one write may carry. A zero field means its default. They are
+// checked on the node where the call is made, and on the leader: all nodes of a cluster
+// should have the same.
 type Limits struct {
-	KeyBytes   int // default 1 KiB
+	KeyBytes   int // of a key that is set; default 1 KiB
 	ValueBytes int // default 1 MiB
 	BatchBytes int // keys and values of one batch together; default 8 MiB
 }

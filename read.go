@@ -73,12 +73,11 @@ func AtLeast(version uint64) ReadOption {
 // Get returns the entry of a key, by default linearizable. It may be called on
 // any node.
 //
-// Errors: ErrNotFound, ErrInvalid, ErrTooLarge for a key that can not be there,
-// ErrClosed, ErrNoLeader when the context ended before a leader answered, and
+// Errors: ErrNotFound, ErrTooLarge for a key of more than 64 MiB, ErrClosed, ErrNoLeader when the context ended before a leader answered, and
 // ErrStale with MaxStaleness and AtLeast.
 func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry, error) {
-	if err := s.opts.limits.checkKey(key); err != nil && !s.holds(key) { // hraftd took any
-		return Entry{}, err
+	if len(key) > maxBatchBytes { // no node's limits allow it
+		return Entry{}, fmt.Errorf("%w: key of %d bytes, no limit is above %d", ErrTooLarge, len(key), maxBatchBytes)
 	}
 	o := newReadOptions(opts)
 	if o.level == local {
@@ -103,12 +102,6 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 		return err
 	})
 	return entry, err
-}
-
-// holds reports whether a key is in this node's state.
-func (s *Store) holds(key string) bool {
-	_, ok := s.fsm.now.Load().view.Get(key)
-	return ok
 }
 
 // readAsLeader answers from this node's state.

@@ -115,14 +115,13 @@ func (s *Store) leaderTerm() (uint64, error) {
 // term. The answers that it does not wait for keep their connections busy for a
 // while; a voter that is slow is left out of further rounds meanwhile.
 func (s *Store) askVoters(ctx context.Context, term uint64) error {
-	servers := s.configuration().Servers
-	answers := make(chan error, len(servers))
-	voters, yes, asked := 0, 0, 0
-	for _, server := range servers {
-		if server.Suffrage != raft.Voter {
-			continue
-		}
-		voters++
+	voters, err := s.votersIn(term)
+	if err != nil {
+		return err
+	}
+	answers := make(chan error, len(voters))
+	yes, asked := 0, 0
+	for _, server := range voters {
 		if server.ID == s.server {
 			yes++
 		} else if s.askInBackground(server, term, answers) {
@@ -130,7 +129,7 @@ func (s *Store) askVoters(ctx context.Context, term uint64) error {
 		}
 	}
 	last := errors.New("no other voter could be asked")
-	for ; yes <= voters/2; asked-- {
+	for ; yes <= len(voters)/2; asked-- {
 		if asked == 0 {
 			return fmt.Errorf("%w: no majority confirmed this leader: %v", errUnsent, last)
 		}
@@ -146,6 +145,18 @@ func (s *Store) askVoters(ctx context.Context, term uint64) error {
 		}
 	}
 	return nil
+}
+
+// votersIn are those of the newest configuration, which is that of the leader of the
+// term: this node still leads in it after it has read them. A configuration of a later
+// leader may be without the voters that elected that one, down to this node alone.
+func (s *Store) votersIn(term uint64) ([]raft.Server, error) {
+	config := s.configuration()
+	now, err := s.leaderTerm()
+	if err == nil && now != term {
+		err = errNotLeader
+	}
+	return voters(config), err
 }
 
 // askInBackground puts one answer into answers, unless it returns false.

@@ -84,8 +84,7 @@ func SyncEvery(d time.Duration) WatchOption { return func(o *watchOptions) { o.s
 //
 // The watch ends when the caller breaks off, leaving nothing behind, or with an error:
 // that of ctx, ErrClosed when the store closes, ErrCompacted, ErrInvalid for a version
-// of the future, ErrTooLarge for a prefix that no key can have, and ErrNoLeader when
-// ctx ended before a leader could tell whether there is such a version.
+// of the future, and ErrNoLeader when ctx ended before a leader could tell whether there is such a version.
 func (s *Store) Watch(ctx context.Context, prefix string, opts ...WatchOption) iter.Seq2[Event, error] {
 	var o watchOptions
 	for _, opt := range opts {
@@ -147,9 +146,6 @@ func (w *watch) run(yield func(Event) bool) error {
 
 // begin sees to it that there is something to go on from.
 func (w *watch) begin(yield func(Event) bool) error {
-	if limit := w.store.opts.limits.KeyBytes; len(w.prefix) > limit {
-		return fmt.Errorf("%w: prefix of %d bytes, the limit of a key is %d", ErrTooLarge, len(w.prefix), limit)
-	}
 	if w.opts.snapshot && w.opts.resumes {
 		return fmt.Errorf("%w: After and SnapshotFirst exclude each other", ErrInvalid)
 	}

@@ -24,8 +24,7 @@ func SetOp(key string, value []byte) Op {
 	return Op{op: command.Op{Kind: command.Set, Key: key, Value: value}}
 }
 
-// DeleteOp deletes key, if it is there. Data that was hraftd's may have an empty key,
-// or one over the limit: it is taken if this node has it.
+// DeleteOp deletes key, if it is there. The limit of a key binds only what sets one.
 func DeleteOp(key string) Op { return Op{op: command.Op{Kind: command.Delete, Key: key}} }
 
 // CheckOp makes the batch fail with ErrConflict unless key is at version; 0
@@ -77,8 +76,7 @@ func (s *Store) Set(ctx context.Context, key string, value []byte, opts ...Write
 }
 
 // Delete deletes key and returns the version of the state after it. Deleting a
-// key that is not there succeeds and changes nothing. Errors are those of Set; see
-// also DeleteOp.
+// key that is not there succeeds and changes nothing. Errors are those of Set.
 func (s *Store) Delete(ctx context.Context, key string, opts ...WriteOption) (version uint64, err error) {
 	return s.batch(ctx, conditions(key, opts, DeleteOp(key)))
 }
@@ -114,7 +112,7 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 		}
 		request.Ops = append(request.Ops, o.op)
 	}
-	if err := s.opts.limits.check(request.Ops, s.holds); err != nil {
+	if err := s.opts.limits.check(request.Ops); err != nil {
 		return 0, err
 	}
 	if id != nil {
@@ -137,44 +135,6 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 	return result.Version, nil
 }
 
-// maxOps keeps a batch of many small operations within a message.
-const maxOps = 1 << 16
-
-// check refuses what is over a limit. To delete a key that is over it, as data of
-// hraftd's may be, is none if the node holds it.
-func (l Limits) check(ops []command.Op, holds func(key string) bool) error {
-	if len(ops) == 0 {
-		return fmt.Errorf("%w: an empty batch", ErrInvalid)
-	}
-	if len(ops) > maxOps {
-		return fmt.Errorf("%w: batch of %d operations, the limit is %d", ErrTooLarge, len(ops), maxOps)
-	}
-	total := 0
-	for _, op := range ops {
-		if err := l.checkKey(op.Key); err != nil && (op.Kind != command.Delete || !holds(op.Key)) {
-			return err
-		}
-		if len(op.Value) > l.ValueBytes {
-			return fmt.Errorf("%w: value of %d bytes, the limit is %d", ErrTooLarge, len(op.Value), l.ValueBytes)
-		}
-		total += len(op.Key) + len(op.Value)
-	}
-	if total > l.BatchBytes {
-		return fmt.Errorf("%w: batch of %d bytes, the limit is %d", ErrTooLarge, total, l.BatchBytes)
-	}
-	return nil
-}
-
-func (l Limits) checkKey(key string) error {
-	if key == "" {
-		return fmt.Errorf("%w: empty key", ErrInvalid)
-	}
-	if len(key) > l.KeyBytes {
-		return fmt.Errorf("%w: key of %d bytes, the limit is %d", ErrTooLarge, len(key), l.KeyBytes)
-	}
-	return nil
-}
-
 // submit sends the request until its outcome is known or ctx ends. repeated: an
 // earlier call may have brought a copy of it into the log.
 func (s *Store) submit(ctx context.Context, request command.Request, repeated bool) (command.Result, error) {
@@ -184,15 +144,25 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 	}
 	defer release()
 	var last error
-	maybe := false // an attempt of this call may be in the log
+	maybe := false   // an attempt of this call may be in the log
+	refused := false // the leader has refused it, or the group that it came in
 	encoded := command.AppendRequest(nil, &request)
 	for attempt := 0; ; attempt++ {
 		if err := s.closedErr(); err != nil {
 			return command.Result{}, outcome(ctx, err, maybe, last)
 		}
 		reign := s.reign()
-		result, err := s.enqueue(ctx, encoded)
+		result, err := s.enqueue(ctx, encoded, refused)
+		if err == nil {
+			err = refusal(result)
+		}
 		switch {
+		case isRefusal(err) && !refused:
+			refused, last = true, err // once more, alone
+		case isRefusal(err) && maybe:
+			return result, fmt.Errorf("%w: an earlier attempt may have been applied: %w", ErrUnknown, err)
+		case isRefusal(err):
+			return result, err
 		case err == nil && result.Code != command.Expired:
 			return result, nil
 		case err == nil && repeated && request.Born >= result.Version:
@@ -214,6 +184,22 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 			return result, outcome(ctx, err, maybe, s.troubleOr(last))
 		}
 	}
+}
+
+// refusal is the error of a request that the leader did not take into its log.
+func refusal(result command.Result) error {
+	switch result.Code {
+	case command.TooLarge:
+		return fmt.Errorf("%w: over a limit of the leader's, which differs from this node's", ErrTooLarge)
+	case command.Invalid:
+		return fmt.Errorf("%w: the leader takes no such operation", ErrInvalid)
+	}
+	return nil
+}
+
+// isRefusal reports whether the leader will never take what it was sent.
+func isRefusal(err error) bool {
+	return !errors.Is(err, ErrUnknown) && (errors.Is(err, ErrInvalid) || errors.Is(err, ErrTooLarge))
 }
 
 // outcome is the error of a change that was given up because of err; maybe: an

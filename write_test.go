@@ -28,11 +28,11 @@ func TestAWriteWithinItsLimitsIsTaken(t *testing.T) {
 		"the largest batch":          {[]Op{set(4, 8), set(4, 4)}, nil},
 		"no operation":               {nil, ErrInvalid},
 		"an empty key":               {[]Op{set(1, 1), SetOp("", nil)}, ErrInvalid},
-		"an empty key to delete":     {[]Op{DeleteOp("")}, ErrInvalid},
-		"an empty key to check":      {[]Op{CheckOp("", 0)}, ErrInvalid},
+		"an empty key to delete":     {[]Op{DeleteOp("")}, nil},
+		"an empty key to check":      {[]Op{CheckOp("", 0)}, nil},
 		"a key too long":             {[]Op{set(5, 0)}, ErrTooLarge},
-		"a key too long to delete":   {[]Op{DeleteOp("kkkkk")}, ErrTooLarge},
-		"a key too long to check":    {[]Op{CheckOp("kkkkk", 1)}, ErrTooLarge},
+		"a key too long, to delete":  {[]Op{DeleteOp("kkkkk")}, nil},
+		"a key too long, to check":   {[]Op{CheckOp("kkkkk", 1)}, nil},
 		"a value too long":           {[]Op{set(1, 9)}, ErrTooLarge},
 		"a batch too large":          {[]Op{set(4, 8), set(4, 5)}, ErrTooLarge},
 		"a batch too large of keys":  {slices.Repeat([]Op{DeleteOp("kkkk")}, 6), ErrTooLarge},
@@ -43,7 +43,7 @@ func TestAWriteWithinItsLimitsIsTaken(t *testing.T) {
 		for i, op := range c.ops {
 			ops[i] = op.op
 		}
-		if err := l.check(ops, func(string) bool { return false }); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
+		if err := l.check(ops); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
 			t.Errorf("%s: got %v, want %v", name, err, c.want)
 		}
 	}
@@ -52,7 +52,7 @@ func TestAWriteWithinItsLimitsIsTaken(t *testing.T) {
 func TestAWriteOverALimitIsNotEvenQueued(t *testing.T) {
 	s := newTestServer(t)
 	_, setErr := s.Set(t.Context(), "k", make([]byte, s.opts.limits.ValueBytes+1))
-	_, deleteErr := s.Delete(t.Context(), strings.Repeat("k", s.opts.limits.KeyBytes+1))
+	_, deleteErr := s.Delete(t.Context(), strings.Repeat("k", s.opts.limits.BatchBytes+1))
 	_, batchErr := s.Batch(t.Context())
 	if !errors.Is(setErr, ErrTooLarge) || !errors.Is(deleteErr, ErrTooLarge) || !errors.Is(batchErr, ErrInvalid) {
 		t.Errorf("got %v, %v, %v", setErr, deleteErr, batchErr)
@@ -204,7 +204,7 @@ func TestAWriteThatIsGivenUpSaysWhetherItMayHaveBeenApplied(t *testing.T) {
 		"sent once":              {[]answer{unknown}, ErrUnknown, ErrNoLeader},
 		"sent once, not again":   {[]answer{unknown, unsent}, ErrUnknown, ErrNoLeader},
 		"an error of no class":   {[]answer{{err: io.ErrUnexpectedEOF}}, ErrUnknown, ErrNoLeader},
-		"refused by the leader":  {[]answer{unsent, {err: ErrInvalid}}, ErrUnknown, ErrNoLeader},
+		"refused by the leader":  {[]answer{unsent, {err: ErrInvalid}}, ErrNoLeader, ErrUnknown},
 		"expired and never sent": {[]answer{expired8, unsent}, ErrNoLeader, ErrUnknown},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -249,13 +249,13 @@ func TestAWriteOnAStoreThatClosesSaysWhetherItMayHaveBeenApplied(t *testing.T) {
 func TestABatchThatIsTakenFitsAFrame(t *testing.T) {
 	l := Limits{KeyBytes: 1, ValueBytes: 1, BatchBytes: maxBatchBytes}
 	ops := slices.Repeat([]command.Op{{Kind: command.Check, Key: "k", Version: math.MaxUint64}}, maxOps)
-	if err := l.check(ops, nil); err != nil {
+	if err := l.check(ops); err != nil {
 		t.Error(err)
 	}
 	if size := command.Size(command.Request{Ops: ops}) + maxBatchBytes; size > maxFrame {
 		t.Errorf("the largest batch takes %d bytes, a frame %d", size, maxFrame)
 	}
-	if err := l.check(append(ops, ops[0]), nil); !errors.Is(err, ErrTooLarge) {
+	if err := l.check(append(ops, ops[0])); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("one operation more: %v", err)
 	}
 }
