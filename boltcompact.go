@@ -20,8 +20,12 @@ const compactFrom = 256 << 20
 // its free pages when it has from bytes and three quarters of them are free. bbolt
 // uses such pages again, and never gives them back: the file stays as large as the
 // log has ever been. A crash leaves the one file or the other. After an error the old
-// one is still there, unless replaced.
+// one is still there, unless replaced. A link at path stays one: the file that it leads
+// to is replaced, on its own disk.
 func compactBolt(path string, from int64, wait time.Duration) (replaced bool, err error) {
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return false, err
+	}
 	info, err := os.Stat(path)
 	if err != nil || info.Size() < from || runtime.GOOS == "windows" { // which renames no file that is open
 		return false, err

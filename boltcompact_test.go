@@ -89,6 +89,32 @@ func TestAFileThatIsMostlyFreeIsCompacted(t *testing.T) {
 	}
 }
 
+// The disk that the link leads to is the one that has room for a log.
+func TestALinkStaysOneWhenItsFileIsCompacted(t *testing.T) {
+	file := grownBolt(t, 1000)
+	link := filepath.Join(t.TempDir(), "raft.db")
+	if err := os.Symlink(file, link); err != nil {
+		t.Skip(err)
+	}
+	logs, record := boltContent(t, link)
+	before := fileSize(t, file)
+	if replaced, err := compactBolt(link, 1<<20, time.Second); !replaced || err != nil {
+		t.Fatal(replaced, err)
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the link is %v now, %v", info.Mode(), err)
+	}
+	if after := fileSize(t, file); after > before/4 {
+		t.Errorf("the file has %d bytes, of %d", after, before)
+	}
+	if again, sameRecord := boltContent(t, link); !reflect.DeepEqual(again, logs) || sameRecord != record {
+		t.Errorf("%d entries and the record %q", len(again), sameRecord)
+	}
+	if left, _ := filepath.Glob(file + ".*" + unfinishedSuffix); len(left) > 0 {
+		t.Errorf("%q is left", left)
+	}
+}
+
 func TestAFileThatIsSmallOrFullOrInUseStaysAsItIs(t *testing.T) {
 	mostlyFree := grownBolt(t, 1000)
 	full := filepath.Join(t.TempDir(), "raft.db")

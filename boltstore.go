@@ -76,6 +76,8 @@ func openBolt(path string, wait time.Duration, log hclog.Logger) (*boltBase, err
 	case err == nil:
 	case replaced: // and a power loss could bring the old one back, without what comes now
 		return nil, fmt.Errorf("open %s: replace it by a smaller one: %w", path, err)
+	case errors.Is(err, syscall.EIO): // what the disk does to a copy it may do to the log
+		return nil, fmt.Errorf("open %s: %w", path, err)
 	default:
 		log.Warn("the free pages of raft.db stay in the file", "error", err)
 	}

@@ -91,6 +91,11 @@ type logStore struct {
 	// turn is held by the one that rewrites the record. It is a channel, as
 	// it is held while the disk writes.
 	turn chan struct{}
+	// end is held by the one that changes where the log ends, for as long as it does.
+	// Else what a snapshot replaces up to the end of the log could be deleted, from its
+	// end on, beside entries that follow it: a power loss would leave these without
+	// those before. It is a channel too, and held before turn.
+	end chan struct{}
 }
 
 // openLogStore reads the whole of base and returns it as raft may use it, or
@@ -114,6 +119,7 @@ func openLogStore(base LogStore, opt logStoreOptions) (*logStore, error) {
 		log:       opt.logger,
 		whose:     opt.whose,
 		turn:      make(chan struct{}, 1),
+		end:       make(chan struct{}, 1),
 	}
 	if err := contain(l.load); err != nil {
 		return nil, fmt.Errorf("open %s: %w", l.name, err)
@@ -263,6 +269,13 @@ func (l *logStore) StoreLog(entry *raft.Log) error {
 // One that brings a checksum, from a leader, must match it. A leader goes on while
 // they are being stored; see writeBehind.
 func (l *logStore) StoreLogs(entries []*raft.Log) error {
+	if len(entries) == 0 {
+		return l.failure()
+	}
+	if err := l.hold(l.end); err != nil {
+		return err
+	}
+	defer func() { <-l.end }()
 	if err := l.awaitAll(); err != nil {
 		return err
 	}
@@ -335,20 +348,36 @@ func (l *logStore) seal(entries []*raft.Log) ([]*raft.Log, error) {
 //     with it, or is continued by it: alignWith tells these apart. Ascending,
 //     it could start above the snapshot, as damage would.
 func (l *logStore) DeleteRange(from, to uint64) error {
-	if err := l.awaitStored(to); err != nil {
+	done, err := l.deleteEnd(from, to)
+	if done || err != nil {
 		return err
 	}
 	first, last := l.bounds()
-	from, to = max(from, first), min(to, last)
+	from = max(from, first)
 	switch {
 	case first == 0 || from > to:
 		return nil
-	case to == last:
-		return l.deleteSuffix(from, to)
 	case from == first:
 		return l.deletePrefix(from, to)
 	}
 	return l.stop(fmt.Errorf("%s: deleting the entries %d to %d would tear the log %d to %d apart", l.name, from, to, first, last))
+}
+
+// deleteEnd deletes the entries if the log ends with them.
+func (l *logStore) deleteEnd(from, to uint64) (done bool, err error) {
+	if err := l.hold(l.end); err != nil {
+		return false, err
+	}
+	defer func() { <-l.end }()
+	if err := l.awaitStored(to); err != nil {
+		return false, err
+	}
+	first, last := l.bounds()
+	from = max(from, first)
+	if first == 0 || from > last || to < last {
+		return false, nil
+	}
+	return true, l.deleteSuffix(from, last)
 }
 
 // Both forget the entries first and delete them then, so that a reader who

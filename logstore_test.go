@@ -639,3 +639,48 @@ func TestEntriesThatCannotBeStoredBehindStopTheStore(t *testing.T) {
 		})
 	}
 }
+
+// A snapshot replaces the log up to its end, while raft stores what follows.
+func TestWhatFollowsALogThatIsDeletedIsNotStoredBesideTheDeletion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 3 * deleteChunk
+		disk := newScriptedDisk(t)
+		l := openTestLog(t, disk)
+		if err := l.StoreLogs(testEntries(1, n, 1)); err != nil {
+			t.Fatal(err)
+		}
+		goOn := make(chan struct{})
+		disk.failAt(2, func(do func()) error { do(); <-goOn; return nil })
+		deleted, stored := make(chan error, 1), make(chan error, 1)
+		go func() { deleted <- l.DeleteRange(1, n) }()
+		synctest.Wait()
+		if disk.count() != 2 {
+			t.Fatalf("%d operations", disk.count())
+		}
+		go func() { stored <- l.StoreLogs(testEntries(n+1, n+3, 1)) }()
+		synctest.Wait()
+		if again, err := openLogStore(disk.rebooted(), logStoreOptions{fail: failTest(t)}); err != nil {
+			t.Errorf("after a power loss: %v", err)
+		} else if first, last := again.bounds(); first != 1 || last >= n {
+			t.Errorf("after a power loss the log reaches from %d to %d", first, last)
+		}
+		close(goOn)
+		if err := errors.Join(<-deleted, <-stored); err != nil {
+			t.Fatal(err)
+		}
+		if first, last := l.bounds(); first != n+1 || last != n+3 {
+			t.Errorf("the log reaches from %d to %d", first, last)
+		}
+	})
+}
+
+func TestStoringNothingIsNoWrite(t *testing.T) {
+	disk := newScriptedDisk(t)
+	l := openTestLog(t, disk)
+	leads := func() bool { return true }
+	l.needsOthers.Store(&leads)
+	disk.failAt(0, nil)
+	if err := l.StoreLogs(nil); err != nil || disk.count() != 0 {
+		t.Errorf("%v, %d operations", err, disk.count())
+	}
+}

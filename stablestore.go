@@ -75,12 +75,20 @@ func (l *logStore) updateMeta(change func(*metadata)) error {
 	})
 }
 
-// rewriteMeta is updateMeta for a change that may turn out to be none.
-func (l *logStore) rewriteMeta(change func(*metadata) bool) error {
+// hold takes a channel that is held while the disk writes, unless the store fails first.
+func (l *logStore) hold(turn chan struct{}) error {
 	select {
-	case l.turn <- struct{}{}:
+	case turn <- struct{}{}:
+		return nil
 	case <-l.failed:
 		return l.failure()
+	}
+}
+
+// rewriteMeta is updateMeta for a change that may turn out to be none.
+func (l *logStore) rewriteMeta(change func(*metadata) bool) error {
+	if err := l.hold(l.turn); err != nil {
+		return err
 	}
 	defer func() { <-l.turn }()
 
