@@ -18,7 +18,8 @@ import (
 type reign struct {
 	leader peer   // zero: none is known
 	leads  bool   // this node is the leader
-	term   uint64 // if it leads: of its leadership
+	term   uint64 // in which the leader leads; 0: none is known
+	number uint64 // counts the reigns that this node has seen
 	began  time.Time
 	dead   atomic.Bool // this node takes the leader for dead, see failover.go
 	ctx    context.Context
@@ -43,7 +44,20 @@ func (s *Store) reign() *reign {
 // the moment.
 func (s *Store) Leader() (Node, bool) {
 	r := s.reign()
-	return r.leader.node(), r.leader != peer{}
+	return s.leaderOf(r), r.leader != peer{}
+}
+
+// leaderOf is the leader as users see it.
+func (s *Store) leaderOf(r *reign) Node {
+	if r.leader == (peer{}) {
+		return Node{}
+	}
+	config := s.configuration()
+	suffrage := raft.Nonvoter                                          // as a leader is while its own removal is under way
+	if isVoter(config, r.leader.server) || !s.lists(r.leader.server) { // voters have elected it, of whom this node may not know yet
+		suffrage = raft.Voter
+	}
+	return s.member(raft.Server{ID: r.leader.server, Address: raft.ServerAddress(r.leader.addr), Suffrage: suffrage})
 }
 
 // WaitLeader waits until this node knows a leader. (Calls wait for whatever is
@@ -60,7 +74,7 @@ func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
 		case s.closedErr() != nil:
 			return Node{}, s.closedErr()
 		case r.leader != peer{}:
-			return r.leader.node(), nil
+			return s.leaderOf(r), nil
 		case errors.Is(trouble, ErrRefused):
 			return Node{}, trouble
 		}
@@ -73,24 +87,31 @@ func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
 	}
 }
 
-// LeaderChanges returns the leader that this node knows, as it changes: first the
-// present one, then each that is known after it, and the zero Node when there is
-// none. It ends when ctx or the store does. Each caller has its own. One that is
-// slow does not hold anybody up: it misses what has passed by meanwhile, but never
-// the last change.
-func (s *Store) LeaderChanges(ctx context.Context) iter.Seq[Node] {
-	return func(yield func(Node) bool) {
-		var last *peer
+// Leadership is who leads, as one node knows it.
+type Leadership struct {
+	Leader Node   // zero: nobody, as far as the node knows
+	Term   uint64 // in which it leads; it rises from one to the next. 0: nobody does
+	Number uint64 // of the change, as this node has counted: where it rises by more than one, some were missed
+}
+
+// LeaderChanges returns who leads, as it changes for this node: first what is so now,
+// then each change after it, also to nobody, and to the same leader in another term. It
+// ends when ctx or the store does. Each caller has its own. One that is slow does not
+// hold anybody up: it misses what has passed by meanwhile, which the Number tells, but
+// never the last change.
+func (s *Store) LeaderChanges(ctx context.Context) iter.Seq[Leadership] {
+	return func(yield func(Leadership) bool) {
+		var last *reign
 		for {
 			s.court.mu.Lock()
-			now, changed := s.court.reign.leader, s.court.changed
+			now, changed := s.court.reign, s.court.changed
 			s.court.mu.Unlock()
 			if s.closedErr() != nil || ctx.Err() != nil {
 				return
 			}
-			if last == nil || *last != now {
-				last = &now
-				if !yield(now.node()) {
+			if last != now {
+				last = now
+				if !yield(Leadership{s.leaderOf(now), now.term, now.number}) {
 					return
 				}
 				continue // what has changed meanwhile
@@ -141,17 +162,7 @@ type standing struct {
 }
 
 func (s *Store) updateReign() {
-	addr, id := s.raft.LeaderWithID()
-	now := &reign{leader: peer{id, string(addr)}, term: s.raft.CurrentTerm(), began: time.Now()}
-	now.leads = s.raft.State() == raft.Leader
-	if now.leads {
-		now.leader = peer{s.server, s.opts.advertise}
-	} else {
-		now.term = 0
-		if id == s.server { // was the leader a moment ago; a signal will follow
-			now.leader = peer{}
-		}
-	}
+	now := s.readReign()
 	if !s.replaceReign(now) {
 		return
 	}
@@ -161,6 +172,27 @@ func (s *Store) updateReign() {
 		s.work.Go(func() { s.tend(now) })
 	case now.leader != peer{}:
 		s.work.Go(func() { s.keepVigil(now) })
+	}
+}
+
+// readReign reads the leader and its term from raft. The term is read on both sides of the
+// leader: raft forgets a leader before it goes to another term.
+func (s *Store) readReign() *reign {
+	for {
+		now := &reign{term: s.raft.CurrentTerm(), began: time.Now()}
+		addr, id := s.raft.LeaderWithID()
+		now.leads = s.raft.State() == raft.Leader
+		switch {
+		case now.leads:
+			now.leader = peer{s.server, s.opts.advertise}
+		case id == s.server, id == "": // was the leader a moment ago; a signal will follow
+			now.term = 0
+		default:
+			now.leader = peer{id, string(addr)}
+		}
+		if now.term == 0 || s.raft.CurrentTerm() == now.term {
+			return now
+		}
 	}
 }
 
@@ -174,6 +206,7 @@ func (s *Store) replaceReign(now *reign) bool {
 		return false
 	}
 	now.ctx, now.cancel = context.WithCancel(s.ctx)
+	now.number = old.number + 1
 	c.reign = now
 	old.cancel()
 	close(c.changed)

@@ -70,7 +70,7 @@ func (s *Store) Status() Status {
 		Bytes:        now.view.Bytes(),
 	}
 	if r.leader != (peer{}) {
-		st.Leader = r.leader.node()
+		st.Leader = s.leaderOf(r)
 		st.Leader.Voter = true
 	}
 	st.Reason = s.notReady(st, now)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -143,7 +144,7 @@ func TestLeaderChangesShowsEachCallerTheLastLeader(t *testing.T) {
 		watched := c.Store(0)
 		ctx, cancel := context.WithCancel(t.Context())
 		var watching sync.WaitGroup
-		last := make([]kvraft.Node, 3)
+		last := make([]kvraft.Leadership, 3)
 		for i, pause := range []time.Duration{0, time.Millisecond, time.Minute} { // the slowest holds nobody up
 			watching.Go(func() {
 				for leader := range watched.LeaderChanges(ctx) {
@@ -161,7 +162,7 @@ func TestLeaderChangesShowsEachCallerTheLastLeader(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		synctest.Wait() // without it nothing orders what they wrote before what is read here
 		for i, leader := range last {
-			if leader.ID != "n3" {
+			if leader.Leader.ID != "n3" || !leader.Leader.Voter || leader.Term == 0 {
 				t.Errorf("caller %d saw %+v last, want n3", i, leader)
 			}
 		}
@@ -169,13 +170,64 @@ func TestLeaderChangesShowsEachCallerTheLastLeader(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		for i, leader := range last {
-			if leader != (kvraft.Node{}) {
+			if leader.Leader != (kvraft.Node{}) || leader.Term != 0 {
 				t.Errorf("caller %d saw %+v last, want nobody", i, leader)
 			}
 		}
 		cancel()
 		watching.Wait()
 		c.Heal()
+	})
+}
+
+// One consumer keeps up and one does not: both can tell.
+func TestLeaderChangesTellTheTermAndWhatWasMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		watched := c.Store(0)
+		ctx, cancel := context.WithCancel(t.Context())
+		var watching sync.WaitGroup
+		var quick, slow []kvraft.Leadership
+		for pause, seen := range map[time.Duration]*[]kvraft.Leadership{0: &quick, 90 * time.Second: &slow} {
+			watching.Go(func() {
+				for now := range watched.LeaderChanges(ctx) {
+					*seen = append(*seen, now)
+					time.Sleep(pause)
+				}
+			})
+		}
+		for _, to := range []string{"n2", "n3", "n1", "n2"} {
+			if err := watched.TransferLeadership(within(t, 10*time.Second), to); err != nil && !strings.Contains(err.Error(), "already") {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		c.Isolate(c.WaitLeader()) // and is led again, perhaps by the same, in another term
+		time.Sleep(10 * time.Second)
+		c.Heal()
+		c.WaitLeader()
+		time.Sleep(2 * time.Minute)
+		cancel()
+		watching.Wait()
+		var term uint64
+		for i, now := range quick {
+			if now.Leader.ID == "" != (now.Term == 0) || now.Leader.ID != "" && (!now.Leader.Voter || now.Term <= term) {
+				t.Errorf("%+v after term %d", now, term)
+			}
+			if i > 0 && now.Number != quick[i-1].Number+1 {
+				t.Errorf("%+v is not the one after %+v", now, quick[i-1])
+			}
+			term = max(term, now.Term)
+		}
+		if n := len(slow); n != 2 || slow[1].Number <= slow[0].Number+1 || slow[1] != quick[len(quick)-1] {
+			t.Errorf("the slow one saw %+v, the last is %+v", slow, quick[len(quick)-1])
+		}
+		if leader, known := watched.Leader(); !known || !leader.Voter {
+			t.Errorf("%+v", leader)
+		}
+		if leader, err := watched.WaitLeader(within(t, time.Minute)); err != nil || leader != watched.Status().Leader || !leader.Voter {
+			t.Errorf("%+v, %v", leader, err)
+		}
 	})
 }
 

@@ -12,7 +12,9 @@ import (
 
 // View is the whole store at one version. It never changes, holds no lock, and
 // costs the store nothing but the memory of what is overwritten while it is kept.
-type View struct{ at state.View } // not *applied, which holds the history of its moment
+type View struct {
+	at state.View // not *applied, which holds the history of its moment
+}
 
 // View returns the store at one moment, by default linearizable: not older than
 // any write that had completed before the call. All waiting and failing is here;
