@@ -204,6 +204,24 @@ func TestATermThatElectionsMayLeadToIsTaken(t *testing.T) {
 	})
 }
 
+// One that is further is refused, and reached all the same by a node of its cluster
+// that goes on sending.
+func TestATermThatIsFurtherIsReachedInSteps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, peer := openAlone(t, "")
+		defer s.Close()
+		far := s.raft.CurrentTerm() + 5<<32
+		heartbeat := &raft.AppendEntriesRequest{RPCHeader: peer.header(), Term: far}
+		refused := 0
+		for ; peer.send(raftrpc.AppendEntries, heartbeat) != nil && refused < 100; refused++ {
+			synctest.Wait()
+		}
+		if term := s.raft.CurrentTerm(); refused != 4 || term != far {
+			t.Errorf("after %d refusals in term %d, want 4 and %d", refused, term, far)
+		}
+	})
+}
+
 // raft would read all that comes, as slowly as it comes, to refuse it then.
 func TestASnapshotOfAnOldTermIsRefusedUnread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -297,7 +315,7 @@ func answeredWith(t *testing.T, lan *memNet, term uint64) (asker raftTransport) 
 // A peer that answers with a term beyond all terms does not depose a leader, nor take a
 // candidate there.
 func TestAnAnswerOfATermFarBeyondIsNotBelieved(t *testing.T) {
-	for term, believed := range map[uint64]bool{9: true, 9 + 1<<32: true, math.MaxUint64: false} {
+	for term, believed := range map[uint64]bool{9: true, 9 + 1<<32: true, 10 + 1<<32: false, math.MaxUint64: false} {
 		synctest.Test(t, func(t *testing.T) {
 			a := answeredWith(t, new(memNet), term)
 			head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("a#1"), Addr: []byte("a#1@a:1")}

@@ -242,6 +242,8 @@ type raftTransport struct {
 	rpcs                   chan raft.RPC // what others ask of it, for raft
 	installs               *installs
 	stored                 func(index uint64) error // of sieve
+	term                   func() uint64            // of sieve
+	higher                 chan uint64              // holds one term of an answer, which raft is to go to
 }
 
 // sieve is what a transport asks its node of messages before raft sees them.
@@ -256,10 +258,12 @@ type sieve struct {
 	stored func(index uint64) error
 	// node is what a message is held against.
 	node func() raftrpc.Node
+	// term is the node's term, also before raft has started.
+	term func() uint64
 }
 
 func newRaftTransport(t *transport, timeout time.Duration, log hclog.Logger, by sieve) raftTransport {
-	rt := raftTransport{rpcs: make(chan raft.RPC), installs: newInstalls(log), stored: by.stored}
+	rt := raftTransport{rpcs: make(chan raft.RPC), installs: newInstalls(log), stored: by.stored, term: by.term, higher: make(chan uint64, 1)}
 	stream := raftStream{t, make(chan struct{})}
 	rt.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:          dialingStream{stream},
@@ -287,12 +291,18 @@ func (t raftTransport) sift(server *raftServer, by sieve) {
 		var rpc raft.RPC
 		select {
 		case rpc = <-server.rpcs:
+		case term := <-t.higher:
+			t.raiseTerm(owner, term)
+			continue
 		case <-owner.ctx.Done():
 			return
 		}
 		node := by.node()
 		if err := raftrpc.Validate(rpc.Command, node); err != nil {
 			server.refuse(rpc, err)
+			if far := new(raftrpc.FarTerm); errors.As(err, &far) && !isPreVote(rpc.Command) {
+				t.raiseTerm(owner, raftrpc.Reach(far.Term, far.Own))
+			}
 			continue
 		}
 		switch req := rpc.Command.(type) {
@@ -352,7 +362,7 @@ func (t raftTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, 
 	req.Entries = withinBytes(req.Entries, 1<<20)
 	err := t.NetworkTransport.AppendEntries(id, meant(id, addr), req, resp)
 	if err == nil {
-		err = raftrpc.CheckAnswer(resp.Term, req.Term)
+		err = t.heed(resp.Term)
 	}
 	if err != nil || len(req.Entries) == 0 { // the latter acknowledges nothing
 		return err
@@ -376,14 +386,17 @@ func (t raftTransport) RequestVote(id raft.ServerID, addr raft.ServerAddress, re
 	if err := t.NetworkTransport.RequestVote(id, meant(id, addr), req, resp); err != nil {
 		return err
 	}
-	return raftrpc.CheckAnswer(resp.Term, req.Term)
+	return t.heed(resp.Term)
 }
 
 func (t raftTransport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	if err := t.NetworkTransport.RequestPreVote(id, meant(id, addr), req, resp); err != nil {
 		return err
 	}
-	return raftrpc.CheckAnswer(resp.Term, req.Term)
+	if resp.Term == req.Term { // which is the next one, and nobody's yet
+		return nil
+	}
+	return t.heed(resp.Term)
 }
 
 func (t raftTransport) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
@@ -392,7 +405,7 @@ func (t raftTransport) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress
 	if err != nil {
 		return err
 	}
-	return raftrpc.CheckAnswer(resp.Term, req.Term)
+	return t.heed(resp.Term)
 }
 
 func (t raftTransport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {

@@ -150,6 +150,9 @@ func (l *logStore) Set(key, value []byte) error {
 	return nil
 }
 
+// term is the term that raft has saved, which is the one that it is in.
+func (l *logStore) term() uint64 { return l.record.Load().number("CurrentTerm") }
+
 // checkTerm makes sure that no term follows a higher one: in a term that comes for the
 // second time a node can vote twice. raft wraps around from 2^64-1 to 0.
 func (l *logStore) checkTerm(key, value []byte) error {

@@ -15,8 +15,8 @@ const (
 	MaxTerm  = 1 << 63
 	maxIndex = 1 << 62
 
-	// maxTermStep is how far above its own a node believes a term: an election a second for 136 years. Terms cannot be used
-	// up by one message then, nor by a million. A node whose own term is 0 has no term to hold another against.
+	// maxTermStep is how far above its own a node follows to a term at once: an election a second for 136 years. Terms cannot
+	// be used up by one message then, nor by a million.
 	maxTermStep = 1 << 32
 
 	maxEntries = 1 << 10 // raft sends up to 64
@@ -86,19 +86,27 @@ func (n Node) checkTerm(term uint64) error {
 	switch {
 	case term == 0:
 		return errors.New("it has no term")
-	case term > MaxTerm/2, n.Term > 0 && term > n.Term && term-n.Term > maxTermStep:
-		return fmt.Errorf("its term %d is beyond what elections lead to from this node's, %d", term, n.Term)
+	case term > n.Term && term > Reach(term, n.Term):
+		return &FarTerm{term, n.Term}
 	}
 	return nil
 }
 
-// CheckAnswer tells why the term of an answer is not to be believed, where ours is that of the request. It may be further
-// beyond than that of a request: whatever term a node was made to take, the others must hear of it, and follow.
-func CheckAnswer(term, ours uint64) error {
-	if term > MaxTerm/2 || term > ours && term-ours > 2*maxTermStep {
-		return fmt.Errorf("the answer's term %d is beyond what elections lead to from %d", term, ours)
+// FarTerm refuses a term that is further from the node's than elections lead to.
+type FarTerm struct{ Term, Own uint64 }
+
+func (e *FarTerm) Error() string {
+	return fmt.Sprintf("the term %d is beyond what elections lead to from this node's, %d", e.Term, e.Own)
+}
+
+// Reach is the term to which a node goes that hears of another: its own, if that is higher or the other is one that no
+// cluster gets to. A higher term is reached in steps. There must be no distance at which it stays refused: whatever term a
+// node was made to take, from then on it and its cluster would go separate ways.
+func Reach(term, own uint64) uint64 {
+	if term <= own || term > MaxTerm/2 {
+		return own
 	}
-	return nil
+	return min(term, own+maxTermStep)
 }
 
 func (n Node) checkVote(term, lastIndex, lastTerm uint64, candidate []byte) error {
