@@ -47,6 +47,15 @@ func openAlone(t testing.TB, dir string, opts ...Option) (*Store, *peerOf) {
 	return s, &peerOf{t, lan, s}
 }
 
+// openSettled is openAlone in virtual time, with nothing that is still to be written.
+func openSettled(t testing.TB, opts ...Option) (*Store, *peerOf) {
+	t.Helper()
+	s, peer := openAlone(t, "", opts...)
+	time.Sleep(time.Second)
+	synctest.Wait()
+	return s, peer
+}
+
 // connect is a connection to the node's raft.
 func (p *peerOf) connect() net.Conn {
 	p.t.Helper()
@@ -157,11 +166,12 @@ func TestWhatNoNodeSendsDoesNotReachRaft(t *testing.T) {
 		var lines bytes.Buffer
 		var mu sync.Mutex // guards lines
 		told := func(text string) int {
+			synctest.Wait() // lines are written by a goroutine of their own
 			mu.Lock()
 			defer mu.Unlock()
 			return strings.Count(lines.String(), text)
 		}
-		s, peer := openAlone(t, "", WithLogger(hclog.New(&hclog.LoggerOptions{Output: &lines, Mutex: &mu, Level: hclog.Info})))
+		s, peer := openSettled(t, WithLogger(hclog.New(&hclog.LoggerOptions{Output: &lines, Mutex: &mu, Level: hclog.Info})))
 		defer s.Close()
 		term, last := s.raft.CurrentTerm(), s.raft.LastIndex()
 		for name, m := range peer.hostile(term, last) {
@@ -189,7 +199,7 @@ func TestWhatNoNodeSendsDoesNotReachRaft(t *testing.T) {
 // A term that is far, and not too far, is one to follow.
 func TestATermThatElectionsMayLeadToIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, peer := openAlone(t, "")
+		s, peer := openSettled(t)
 		defer s.Close()
 		far := s.raft.CurrentTerm() + 1<<32
 		if err := peer.send(raftrpc.AppendEntries, &raft.AppendEntriesRequest{RPCHeader: peer.header(), Term: far}); err != nil {
@@ -208,7 +218,7 @@ func TestATermThatElectionsMayLeadToIsTaken(t *testing.T) {
 // that goes on sending.
 func TestATermThatIsFurtherIsReachedInSteps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, peer := openAlone(t, "")
+		s, peer := openSettled(t)
 		defer s.Close()
 		far := s.raft.CurrentTerm() + 5<<32
 		heartbeat := &raft.AppendEntriesRequest{RPCHeader: peer.header(), Term: far}
@@ -225,7 +235,7 @@ func TestATermThatIsFurtherIsReachedInSteps(t *testing.T) {
 // raft would read all that comes, as slowly as it comes, to refuse it then.
 func TestASnapshotOfAnOldTermIsRefusedUnread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, peer := openAlone(t, "")
+		s, peer := openSettled(t)
 		defer s.Close()
 		began := time.Now()
 		err := peer.send(raftrpc.InstallSnapshot, &raft.InstallSnapshotRequest{RPCHeader: peer.header(), SnapshotVersion: 1, Term: 1, LastLogIndex: 1000, LastLogTerm: 1,
@@ -241,7 +251,7 @@ func TestASnapshotOfAnOldTermIsRefusedUnread(t *testing.T) {
 
 func TestManyUnfinishedMessagesTakeBoundedMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, peer := openAlone(t, "")
+		s, peer := openSettled(t)
 		defer s.Close()
 		head := append([]byte{byte(raftrpc.AppendEntries), 0x81, 0xa6}, "Leader"...)
 		head = append(head, 0xc6, 0x03, 0, 0, 0) // 48 MiB
@@ -357,7 +367,7 @@ func TestAnAnswerWithoutEndIsCutOff(t *testing.T) {
 // Whatever brought it about: what is in the state stays in the log, or the node stops.
 func TestALogIsNotCutWithinTheState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _ := openAlone(t, "")
+		s, _ := openSettled(t)
 		defer s.Close()
 		at, last := s.Index(), s.raft.LastIndex()
 		if err := s.logs.DeleteRange(at+1, last); err != nil {
@@ -464,7 +474,7 @@ func FuzzBytesForRaft(f *testing.F) {
 // one tells how far it has committed its own, and has yet to send those.
 func TestWhatALeaderHasNotSentIsNotCommitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, peer := openAlone(t, "")
+		s, peer := openSettled(t)
 		defer s.Close()
 		term, last := s.raft.CurrentTerm(), s.raft.LastIndex()
 		lost := &raft.AppendEntriesRequest{RPCHeader: peer.header(), Term: term + 1, PrevLogEntry: last, PrevLogTerm: term,
