@@ -446,7 +446,7 @@ func (l *logStore) alignWith(index, term uint64) error {
 	if entry.Term == term {
 		return nil
 	}
-	l.log.Warn("deleting a log that disagrees with the newest snapshot", "index", index, "term", entry.Term, "snapshot term", term)
+	l.log.Warn("deleting a log that disagrees with the newest snapshot", "index", index, "term", entry.Term, "snapshot_term", term)
 	return l.DeleteRange(first, last)
 }
 

@@ -316,12 +316,12 @@ func (g *Gossip) report(event serf.MemberEvent) {
 	for _, m := range event.Members {
 		switch event.Type {
 		case serf.EventMemberFailed:
-			g.log.Warn("a node has failed", "id", m.Tags[tagID], "peer", m.Tags[tagPeer], "removed in", g.config.HealAfter)
+			g.log.Warn("a node has failed", "id", m.Tags[tagID], "peer", m.Tags[tagPeer], "removed_in", g.config.HealAfter)
 		case serf.EventMemberJoin, serf.EventMemberUpdate:
 			switch {
 			case m.Tags[tagID] == "" || m.Name == g.config.name: // it will tell; it is this one
 			case m.Tags[tagStopped] != "":
-				g.log.Warn("a node has stopped by itself", "id", m.Tags[tagID], "peer", m.Tags[tagPeer], "removed in", g.config.HealAfter)
+				g.log.Warn("a node has stopped by itself", "id", m.Tags[tagID], "peer", m.Tags[tagPeer], "removed_in", g.config.HealAfter)
 			default:
 				g.log.Info("a node is there", "id", m.Tags[tagID], "peer", m.Tags[tagPeer], "cluster", m.Tags[tagCluster])
 			}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strings"
@@ -21,6 +22,7 @@ type finder struct {
 	join   addrs
 	id     string // of this node; empty: not known
 	expect int    // how many nodes are to form a cluster
+	told   string // what this node tells that its peers reach it at
 }
 
 // How long an answer may take; and where enough is known, how much longer than others.
@@ -112,7 +114,7 @@ func (f finder) askAll(ctx context.Context) <-chan heard {
 				tell(heard{err: err})
 			}
 			for _, member := range members {
-				running.Go(func() { tell(hear(asking, client, member)) })
+				running.Go(func() { tell(f.hear(asking, client, member)) })
 			}
 		})
 	}
@@ -155,8 +157,8 @@ func resolve(ctx context.Context, addr string) (resolved []string, err error) {
 }
 
 // hear asks a node for its status.
-func hear(ctx context.Context, client *http.Client, member string) heard {
-	h, err := askStatus(ctx, client, member)
+func (f finder) hear(ctx context.Context, client *http.Client, member string) heard {
+	h, err := f.askStatus(ctx, client, member)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -166,7 +168,9 @@ func hear(ctx context.Context, client *http.Client, member string) heard {
 	return h
 }
 
-func askStatus(ctx context.Context, client *http.Client, member string) (h heard, err error) {
+func (f finder) askStatus(ctx context.Context, client *http.Client, member string) (h heard, err error) {
+	var way httptrace.GotConnInfo
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { way = info }})
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, urlOf(member, "/status"), nil)
 	if err != nil {
 		return h, err
@@ -188,6 +192,11 @@ func askStatus(ctx context.Context, client *http.Client, member string) (h heard
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&status); err != nil {
 		return h, fmt.Errorf("GET /status: %w; is that the HTTP address of a node?", err)
 	}
+	if isElsewhere(way.Conn.LocalAddr(), way.Conn.RemoteAddr()) {
+		if err := checkTold(status.Me.ID, status.Me.Address, f.told); err != nil {
+			return h, err
+		}
+	}
 	h.id, h.member = status.Me.ID, status.Cluster != ""
 	for _, n := range append(append(status.Followers, status.Nodes...), status.Me, status.Leader) {
 		if n.Address != "" {
@@ -198,4 +207,29 @@ func askStatus(ctx context.Context, client *http.Client, member string) (h heard
 		return h, errors.New("GET /status: it names no peer address")
 	}
 	return h, nil
+}
+
+// isElsewhere reports whether a connection led to another machine: to one's own
+// address it comes from there.
+func isElsewhere(local, remote net.Addr) bool {
+	from, ok := local.(*net.TCPAddr)
+	to, alsoOK := remote.(*net.TCPAddr)
+	return ok && alsoOK && !to.IP.IsLoopback() && !from.IP.Equal(to.IP)
+}
+
+// checkTold refuses an address on loopback between machines: whoever dials it reaches
+// a node of its own, or nobody.
+func checkTold(id, theirs, mine string) error {
+	switch {
+	case isLoopback(theirs):
+		return fmt.Errorf("node %s tells that its peers reach it at %s, which they cannot from another machine; start it with -raddr, or -advertise, and an address that they can", id, theirs)
+	case isLoopback(mine):
+		return fmt.Errorf("this node tells that its peers reach it at %s, which node %s, on another machine, cannot; start this one with -raddr, or -advertise, and an address that it can", mine, id)
+	}
+	return nil
+}
+
+func isLoopback(addr string) bool {
+	host, _, _ := net.SplitHostPort(addr)
+	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }

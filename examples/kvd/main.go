@@ -10,6 +10,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -149,7 +150,7 @@ func openStore(c config, clients net.Listener, talk talk, log hclog.Logger) (*kv
 		opts = append(opts, kvraft.WithID(c.id.value))
 	}
 	if c.joins() {
-		opts = append(opts, kvraft.WithJoinFunc(talk.orAsk(finder{c.join, c.id.value, c.expect})), kvraft.WithBootstrapExpect(c.expect))
+		opts = append(opts, kvraft.WithJoinFunc(talk.orAsk(finder{c.join, c.id.value, c.expect, cmp.Or(c.advertise, c.raddr.value)})), kvraft.WithBootstrapExpect(c.expect))
 	}
 	if c.advertise != "" {
 		opts = append(opts, kvraft.WithAdvertise(c.advertise))
