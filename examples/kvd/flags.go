@@ -66,6 +66,7 @@ type config struct {
 	gossip    gossip
 	mirror    string
 	mode      fileMode // of the mirror's files
+	formNew   bool
 	inMem     bool
 	prompt    bool
 	verbose   bool
@@ -116,6 +117,7 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	fs.DurationVar(&c.gossip.after, "serf-heal", 10*time.Minute, "remove a member that has been failed for this `time`, such as 90s or 10m; 0: the default; negative: never")
 	fs.StringVar(&c.mirror, "mirror", "", "keep every key as a file under this `directory`, which is the mirror's own; a/b is a file in a directory, and names that cannot be are escaped with %")
 	fs.Var(&c.mode, "mirror-mode", "`permissions` of the mirror's files, such as 0644, for programs of other users (default 0600)")
+	fs.BoolVar(&c.formNew, "form-new", false, "form a new, empty cluster although DIR was a node's whose data are gone; it is not remembered")
 	fs.BoolVar(&c.inMem, "inmem", false, "keep everything in memory; DIR is not used and may be left out")
 	fs.BoolVar(&c.prompt, "prompt", false, "where DIR is new, ask for the host name and the one port of the node, and whom to join")
 	fs.BoolVar(&c.verbose, "v", false, "log everything that raft does")
@@ -174,6 +176,9 @@ func (c *config) complete(out io.Writer) (err error) {
 	}
 	if err == nil && c.prompt && isNew(c.dir) {
 		err = ask(os.Stdin, out, c.flags, c.dir)
+	}
+	if err == nil && c.memory != nil && !hasData(c.dir) && !c.joins() && !c.formNew {
+		err = fmt.Errorf("%s remembers a node in %s, but its data are gone, and this start would form a new, empty cluster: put the data back, name members to join with -join, or, if that is meant, say -form-new or empty the directory", memoryFile, c.dir)
 	}
 	if err != nil {
 		return notFlags{err}

@@ -17,12 +17,19 @@ import (
 
 // isNew reports whether no node has been started in dir.
 func isNew(dir string) bool {
-	for _, name := range []string{memoryFile, "raft.db"} {
+	_, err := os.Lstat(filepath.Join(dir, memoryFile))
+	return err != nil && !hasData(dir)
+}
+
+// hasData reports whether there is a node's data in dir, whole or not: each start makes
+// raft.db before it remembers flags.
+func hasData(dir string) bool {
+	for _, name := range []string{"raft.db", "snapshots"} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
-			return false
+			return true
 		}
 	}
-	return true
+	return false
 }
 
 // ask asks on out what a new node is to be, and sets the flags to the answers.
