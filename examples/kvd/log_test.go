@@ -82,7 +82,7 @@ func TestALogCanBeRead(t *testing.T) {
 	dir := writeLog(t)
 	stdout, stderr := runLog(t, 0, dir)
 	const want = `node: n1, identity ID, cluster ID, term 3, voted in term 3 for ADDR
-snapshot SNAPSHOT: index 4, term 2, 2111 bytes, version 1, 1 keys, 1 requests remembered, cluster ID, members n1 (ADDR)
+snapshot SNAPSHOT: index 4, term 2, 2114 bytes, version 1, 1 keys, 1 requests remembered, cluster ID, members n1 (ADDR)
 checksum verdict      index   term type              size command
 CHECKSUM ok               1      1 configuration       68 n1 (ADDR)
 CHECKSUM ok               2      2 noop                 0 nothing
@@ -142,7 +142,7 @@ func TestALogCanBeReadAsJSON(t *testing.T) {
 	if got := strings.Join(kinds, " "); got != "node snapshot"+strings.Repeat(" entry", 8) {
 		t.Errorf("%s", got)
 	}
-	if last.Verdict != "ok" || last.Type != "command" || last.Index != 8 || last.Term != 3 || last.Size != 35 || len(last.Checksum) != 8 {
+	if last.Verdict != "ok" || last.Type != "command" || last.Index != 8 || last.Term != 3 || last.Size != 36 || len(last.Checksum) != 8 {
 		t.Errorf("%+v", last)
 	}
 	request := last.Requests[0]
