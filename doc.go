@@ -39,7 +39,10 @@
 // The first start of a node decides what it is: with [WithJoin] it asks to be
 // admitted to a cluster, with [WithBootstrapExpect] it forms one together with
 // others, and with neither alone. The same options start it again: from then on the
-// directory decides. A node that comes back at another address announces it.
+// directory decides. A node that comes back at another address takes no part until
+// the others have confirmed it there, the leader or, if there is none, the voters
+// among themselves. A copy of a node's directory stops when it is found out, with
+// [ErrCopied].
 //
 // The cluster and the node get identities that are kept with the data. A connection
 // that is meant for another node or another cluster is refused in the handshake. A

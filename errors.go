@@ -55,6 +55,10 @@ var (
 	// store that finds that out about itself stops, with ErrRemoved in its Err: its
 	// data directory must be emptied before it can join again, as a new node.
 	ErrRemoved = fmt.Errorf("%w: removed from the cluster", ErrRefused)
+	// ErrCopied is the ErrRefused of a node that runs on a copy of another's data
+	// directory. A store that finds that out about itself stops, with ErrCopied in its
+	// Err; the original goes on. What to do with the copy its text says.
+	ErrCopied = fmt.Errorf("%w: two nodes run on copies of one data directory", ErrRefused)
 	// ErrUnreachable is returned by Join when nobody answers at the address.
 	ErrUnreachable = errors.New("kvraft: unreachable")
 )
@@ -100,15 +104,16 @@ var (
 // wire lists the errors that cross the peer port, by their code there. Codes
 // are part of the protocol: append, never reorder. Code 0 is success.
 var wire = []error{
-	1: errUnsent,
-	2: ErrUnknown,
-	3: ErrNotFound,
-	4: ErrTooLarge,
-	5: ErrInvalid,
-	6: ErrRefused,
-	7: ErrUnreachable,
-	8: ErrNoLeader,
-	9: ErrRemoved,
+	1:  errUnsent,
+	2:  ErrUnknown,
+	3:  ErrNotFound,
+	4:  ErrTooLarge,
+	5:  ErrInvalid,
+	6:  ErrRefused,
+	7:  ErrUnreachable,
+	8:  ErrNoLeader,
+	9:  ErrRemoved,
+	10: ErrCopied,
 }
 
 // encodeError gives the code and the text under which err crosses the wire. An
@@ -119,6 +124,8 @@ func encodeError(err error) (byte, string) {
 		return 2, err.Error()
 	case errors.Is(err, ErrRemoved): // it is an ErrRefused as well
 		return 9, err.Error()
+	case errors.Is(err, ErrCopied): // likewise
+		return 10, err.Error()
 	}
 	for code, sentinel := range wire {
 		if sentinel != nil && errors.Is(err, sentinel) {

@@ -197,7 +197,7 @@ func (s *Store) testify(a allegation) testimony {
 	r := s.reign()
 	term, index := s.lastEntry()
 	return testimony{
-		Dead:   !r.leads && r.leader.server == a.Leader && r.dead.Load() && s.raft.CurrentTerm() == a.Term,
+		Dead:   s.isPlaced() && !r.leads && r.leader.server == a.Leader && r.dead.Load() && s.raft.CurrentTerm() == a.Term,
 		Term:   term,
 		Index:  index,
 		Server: s.server,

@@ -185,11 +185,15 @@ func everyCall(t *testing.T) [][]byte {
 			Set: []founder{{Server: "n2#b", Addr: "10.0.0.2:7000"}}, Promised: true, Known: []string{"10.0.0.2:7000"},
 		}),
 		callWitness: wantJSON(t, "message-suspect", allegation{Leader: "n1#a", Term: 9}),
+		callClaim:   wantJSON(t, "message-claim", claim{Server: "n1#a", Addr: "10.0.0.9:7000", Process: "p", Promise: true}),
 	}
 }
 
 func TestCallsAreEncodedAsTheyEverWere(t *testing.T) {
 	wantJSON(t, "answer-suspect", testimony{Dead: true, Term: 9, Index: 300, Server: "n2#b"})
+	wantJSON(t, "answer-claim", claimAnswer{
+		Server: "n2#b", Process: "q", Placed: true, Led: true, Absent: true, Voters: []raft.ServerID{"n1#a", "n2#b"}, Term: 9, Index: 300,
+	})
 	wantJSON(t, "answer-nodes", []Node{{ID: "n1", Addr: "10.0.0.1:7000", Voter: true}, {ID: "n4", Addr: "10.0.0.4:7000", Replica: true}})
 	for number, payload := range everyCall(t) {
 		if number == 0 {

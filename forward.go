@@ -37,6 +37,7 @@ const (
 	callTransfer  method = 11 // a transferRequest → nothing, once this node leads no more; on the leader
 	callFound     method = 12 // a founding → its own
 	callWitness   method = 13 // an allegation → a testimony
+	callClaim     method = 14 // a claim → a claimAnswer
 )
 
 // servePeer answers the calls on one connection until it ends.
@@ -53,7 +54,7 @@ func (s *Store) servePeer(conn net.Conn, h hello) {
 
 func (s *Store) serveCall(ctx context.Context, q call, h hello) ([]byte, error) {
 	m, payload := q.method, q.payload
-	if h.To == "" && m != callJoin && m != callAdmit && m != callFound {
+	if h.To == "" && m != callJoin && m != callAdmit && m != callFound && m != callClaim {
 		return nil, fmt.Errorf("%w: call %d without naming the node that is meant", ErrInvalid, m)
 	}
 	switch m {
@@ -92,6 +93,13 @@ func (s *Store) serveCall(ctx context.Context, q call, h hello) ([]byte, error) 
 		return serveJSON(payload, func(f founding) ([]byte, error) { return json.Marshal(s.serveFound(f)) })
 	case callWitness:
 		return serveJSON(payload, func(a allegation) ([]byte, error) { return json.Marshal(s.testify(a)) })
+	case callClaim:
+		return serveJSON(payload, func(c claim) ([]byte, error) {
+			if mine := s.self().cluster; mine == "" || h.Cluster != mine {
+				return nil, fmt.Errorf("%w: a claim of another cluster", errUnsent)
+			}
+			return marshalled(s.serveClaim(ctx, c))
+		})
 	}
 	return nil, fmt.Errorf("%w: call %d is not known here", ErrInvalid, m)
 }
@@ -170,6 +178,9 @@ func (s *Store) serveConfirm(payload []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !s.isPlaced() {
+		return nil, errUnplaced
+	}
 	if s.raft.CurrentTerm() <= term {
 		return []byte{1}, nil
 	}
@@ -185,6 +196,14 @@ func serveJSON[T any](payload []byte, serve func(T) ([]byte, error)) ([]byte, er
 	return serve(message)
 }
 
+// marshalled is the answer of a call, in JSON.
+func marshalled(answer any, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(answer)
+}
+
 // serveChange makes one attempt at a change of the membership: the node that asks
 // has other members to ask, and asks again. What was forwarded is not passed on.
 func (s *Store) serveChange(ctx context.Context, forwarded bool, attempt func(context.Context, *reign) error) error {
@@ -196,11 +215,7 @@ func (s *Store) serveChange(ctx context.Context, forwarded bool, attempt func(co
 }
 
 func (s *Store) serveNodes(ctx context.Context) ([]byte, error) {
-	nodes, err := s.nodesAsLeader(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(nodes)
+	return marshalled(s.nodesAsLeader(ctx))
 }
 
 func decodeUint64(b []byte) (uint64, error) {

@@ -33,6 +33,7 @@ func newTestServer(t testing.TB) *Store {
 		closing:  make(chan struct{}),
 		opts:     options{timing: Timing{Heartbeat: time.Second, Election: time.Second}},
 	}
+	s.placed.Store(true)
 	s.opts.limits = Limits{KeyBytes: 1 << 10, ValueBytes: 1 << 20, BatchBytes: 8 << 20}
 	var err error
 	if s.logs, err = openLogStore(raft.NewInmemStore(), logStoreOptions{fail: func(err error) { t.Error(err) }}); err != nil {
@@ -125,7 +126,7 @@ func TestAKnockMayAskForAdmissionOnly(t *testing.T) {
 			if !errors.Is(err, ErrInvalid) {
 				t.Fatalf("call %d: %v, want ErrInvalid", m, err)
 			}
-			allowed := m == callJoin || m == callAdmit || m == callFound
+			allowed := m == callJoin || m == callAdmit || m == callFound || m == callClaim
 			if refused := strings.Contains(err.Error(), "without naming the node"); refused == allowed {
 				t.Errorf("call %d: %v", m, err)
 			}
@@ -435,7 +436,7 @@ func TestAnAdmissionNamesACluster(t *testing.T) {
 	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "" }); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.acceptAdmission(admission{"", "b#2"}); err == nil {
+	if err := s.acceptAdmission(admission{Server: "b#2"}); err == nil {
 		t.Error("admitted to nothing")
 	}
 }
@@ -443,13 +444,13 @@ func TestAnAdmissionNamesACluster(t *testing.T) {
 func TestAMemberIsNotAdmittedToASecondCluster(t *testing.T) {
 	s := newTestServer(t)
 	mine := s.self()
-	if err := s.acceptAdmission(admission{"another", mine.server}); !errors.Is(err, ErrRefused) {
+	if err := s.acceptAdmission(admission{Cluster: "another", Server: mine.server}); !errors.Is(err, ErrRefused) {
 		t.Errorf("got %v, want ErrRefused", err)
 	}
-	if err := s.acceptAdmission(admission{mine.cluster, "another#1"}); !errors.Is(err, ErrRefused) {
+	if err := s.acceptAdmission(admission{Cluster: mine.cluster, Server: "another#1"}); !errors.Is(err, ErrRefused) {
 		t.Errorf("an admission of another node: %v, want ErrRefused", err)
 	}
-	if err := s.acceptAdmission(admission{mine.cluster, mine.server}); err != nil {
+	if err := s.acceptAdmission(admission{Cluster: mine.cluster, Server: mine.server}); err != nil {
 		t.Errorf("the same once more: %v", err)
 	}
 	if s.self() != mine {

@@ -432,7 +432,11 @@ func (s *Store) found(set []founder) error {
 			return s.whyClosed()
 		}
 	}
-	return s.recordFounding(set)
+	if err := s.recordFounding(set); err != nil {
+		return err
+	}
+	s.findPlace()
+	return nil
 }
 
 // recordFounding gives this node the cluster's id. Whoever has promised the set

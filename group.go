@@ -309,6 +309,9 @@ func (s *Store) apply(entry []byte) ([]command.Result, error) {
 		return nil, fmt.Errorf("%w: %w", errUnsent, s.whyClosed())
 	}
 	defer s.futures.leave()
+	if !s.isPlaced() {
+		return nil, errUnplaced
+	}
 	future := s.raft.Apply(entry, s.opts.timing.Election)
 	if err := future.Error(); err != nil {
 		return nil, applyError(err, future.Index())

@@ -49,7 +49,8 @@ type hello struct {
 // opening is a hello as it is sent.
 type opening struct {
 	hello
-	Log []sample `json:"log,omitempty"` // of the dialer's, where one of the two may be nameless
+	Log        []sample `json:"log,omitempty"`        // of the dialer's, where one of the two may be nameless
+	Configured string   `json:"configured,omitempty"` // the dialer's address in its own configuration
 }
 
 // welcome is what the acceptor answers.
@@ -59,6 +60,9 @@ type welcome struct {
 	Node    raft.ServerID `json:"node"`
 	Leads   bool          `json:"leads"`   // the acceptor is the leader, as far as it knows
 	Process string        `json:"process"` // minted when the acceptor was opened: one that answers at two addresses is one
+
+	Unconfirmed bool   `json:"unconfirmed,omitempty"` // the acceptor has no place yet, see place.go
+	Elsewhere   string `json:"elsewhere,omitempty"`   // the dialer is refused because it is to be found there
 }
 
 // self is who a node says it is.
@@ -109,7 +113,10 @@ func (t *transport) acceptHandshake(conn net.Conn) (hello, error) {
 		return h, err
 	}
 	w := t.self().judge(h, func() error { return t.knows(o) })
-	w.Leads, w.Process = t.leads(), t.process
+	if h.For == forRaft && w.Refused == "" {
+		w.Refused, w.Elsewhere = t.places.turnAway(o)
+	}
+	w.Leads, w.Process, w.Unconfirmed = t.leads(), t.process, !t.places.isPlaced()
 	if err := writeHandshake(conn, w); err != nil {
 		return h, err
 	}
@@ -126,7 +133,7 @@ func (t *transport) dialHandshake(ctx context.Context, conn net.Conn, purpose st
 	defer func() { err = release(err) }()
 
 	me := t.self()
-	o := opening{hello: hello{purpose, me.cluster, me.server, to, t.advertise, t.leads()}}
+	o := opening{hello: hello{purpose, me.cluster, me.server, to, t.advertise, t.leads()}, Configured: t.places.configuredAt()}
 	if me.cluster == "" || isBare(to) {
 		o.Log = t.samples()
 	}
@@ -135,6 +142,9 @@ func (t *transport) dialHandshake(ctx context.Context, conn net.Conn, purpose st
 	}
 	if err := readHandshake(conn, &w); err != nil {
 		return w, err
+	}
+	if w.Elsewhere != "" {
+		t.places.losePlace(w.Elsewhere)
 	}
 	if w.Refused != "" {
 		return w, errors.New(w.Refused)
@@ -167,7 +177,7 @@ func interruptible(ctx context.Context, conn net.Conn) func(err error) error {
 // of whatever version.
 type foreign struct{ head []byte }
 
-func (foreign) Error() string { return "read handshake: not a kvraft peer" }
+func (foreign) Error() string { return errNoPeer.Error() }
 
 // readHead reads what all versions of the handshake begin with, or up to the first
 // bytes that differ: whoever speaks another protocol may wait for an answer to less.
@@ -186,7 +196,10 @@ func readHead(r io.Reader) ([]byte, error) {
 	return head, nil
 }
 
-var errVersion = errors.New("read handshake: another version of the protocol")
+var (
+	errVersion = errors.New("read handshake: another version of the protocol")
+	errNoPeer  = errors.New("read handshake: not a kvraft peer")
+)
 
 // A handshake message is the magic, a length and JSON, so that it can grow. It
 // ends in a newline: an HTTP server that was dialed by mistake answers at once
@@ -210,10 +223,10 @@ func readHandshake(r io.Reader, message any) error {
 		return fmt.Errorf("read handshake: %w", err)
 	}
 	if string(head[:len("HTTP/")]) == "HTTP/" {
-		return errors.New("read handshake: not a kvraft peer, but an HTTP server: the address of its peer port is wanted")
+		return fmt.Errorf("%w, but an HTTP server: the address of its peer port is wanted", errNoPeer)
 	}
 	if [len(magic) - 1]byte(head[:]) != [len(magic) - 1]byte(magic[:]) {
-		return errors.New("read handshake: not a kvraft peer")
+		return errNoPeer
 	}
 	if v := head[len(magic)-1]; v != magic[len(magic)-1] {
 		return fmt.Errorf("%w: the peer speaks %d, this node %d", errVersion, v, magic[len(magic)-1])

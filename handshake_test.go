@@ -380,7 +380,7 @@ func FuzzHandshake(f *testing.F) {
 	f.Add(handshakeBytes(f, hello{forRPC, "", "a#1", "", "", false}))
 	f.Add(handshakeBytes(f, hello{forRaft, "c2", "a#1", "b#2", "", false}))
 	f.Add(append(handshakeBytes(f, hello{For: "x<>", To: "\x00"}), "what follows"...))
-	f.Add(handshakeBytes(f, opening{hello{forRaft, "", "a", "b#2", "", false}, []sample{{1, 2, 3}}}))
+	f.Add(handshakeBytes(f, opening{hello: hello{forRaft, "", "a", "b#2", "", false}, Log: []sample{{1, 2, 3}}}))
 	for _, c := range brokenHandshakes(f) {
 		f.Add(c.opening)
 	}

@@ -69,6 +69,8 @@ func raftPeer(t *testing.T, me self) raftTransport {
 
 // openSieve lets every message through as it is.
 var openSieve = sieve{
+	isPlaced:  func() bool { return true },
+	holdsBack: func(raft.ServerID, raft.ServerAddress) bool { return false },
 	redundant: func(*raft.InstallSnapshotRequest) (bool, error) { return false, nil },
 	asVoter:   func(candidate []byte) []byte { return candidate },
 	stored:    func(uint64) error { return nil },

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/hashicorp/raft"
 )
@@ -28,18 +27,23 @@ const (
 
 // joinRequest asks for a node to be made a member.
 type joinRequest struct {
-	ID        string `json:"id"`
-	Addr      string `json:"addr"`      // where the node is reached
-	Role      string `json:"role"`      // empty: what is noted of the id, and else a voter
-	Itself    bool   `json:"itself"`    // by the node itself: its Role counts when it is admitted, and no more once it is a member
-	Away      bool   `json:"away"`      // by a node that has left: it is not admitted, and learns whether it is a member again
-	Forwarded bool   `json:"forwarded"` // by a member to its leader, which must not pass it on
+	ID     string `json:"id"`
+	Addr   string `json:"addr"`   // where the node is reached
+	Role   string `json:"role"`   // empty: what is noted of the id, and else a voter
+	Itself bool   `json:"itself"` // by the node itself: its Role counts when it is admitted, and no more once it is a member
+	Away   bool   `json:"away"`   // by a node that has left: it is not admitted, and learns whether it is a member again
+
+	Server  raft.ServerID `json:"server,omitempty"`  // if by the node itself
+	Process string        `json:"process,omitempty"` // likewise, see welcome
+
+	Forwarded bool `json:"forwarded"` // by a member to its leader, which must not pass it on
 }
 
 // admission is what a leader tells a node that it admits.
 type admission struct {
 	Cluster string        `json:"cluster"`
-	Server  raft.ServerID `json:"server"` // the node that is meant
+	Server  raft.ServerID `json:"server"`         // the node that is meant
+	Addr    string        `json:"addr,omitempty"` // and where it has its place, for a member that is confirmed there
 }
 
 // Join admits the node id, which must be reachable under the peer address addr,
@@ -50,7 +54,8 @@ type admission struct {
 //
 // Errors: ErrUnreachable when nobody answers there, ErrRefused when another node
 // answers, the id belongs to a live member, or the node belongs to another cluster,
-// ErrRemoved when it was removed from this one; ErrInvalid, ErrNoLeader, ErrClosed;
+// ErrRemoved when it was removed from this one, ErrCopied when it runs on a copy of a
+// member's data; ErrInvalid, ErrNoLeader, ErrClosed;
 // ErrUnknown when ctx ended while the node was being admitted, which goes on.
 func (s *Store) Join(ctx context.Context, id, addr string, opts ...JoinOption) error {
 	if err := errors.Join(checkID(id), checkReachable("address", addr)); err != nil {
@@ -133,6 +138,8 @@ func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, 
 		return raft.Server{}, fmt.Errorf("%w: it belongs to another cluster (%s, this one is %s); empty its data directory to move it", ErrRefused, who.Cluster, cluster)
 	case s.isRetired(who.Node):
 		return raft.Server{}, errDismissed
+	case who.Node == req.Server && req.Process != "" && who.Process != req.Process: // both have the address, in places that do not see each other
+		return raft.Server{}, copied(who.Node, req.Addr)
 	case who.Cluster == "" && isBare(who.Node) && s.lists(who.Node): // its new address can wait: it dials the others
 		return raft.Server{}, fmt.Errorf("%w: it has yet to hear which cluster it belongs to", errUnsent)
 	case who.Cluster == "" && isBare(who.Node):
@@ -148,42 +155,66 @@ func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, 
 	return server, s.enter(ctx, server, who, req.Role)
 }
 
-// enter writes server into the configuration, unless it stands there.
+// enter writes server into the configuration, unless it stands there, and confirms it
+// in its place.
 func (s *Store) enter(ctx context.Context, server raft.Server, who welcome, role string) error {
 	config := s.configuration()
 	if role == roleReplica && isVoter(config, server.ID) {
 		return fmt.Errorf("%w: node %s is a voter; to make it a replica, remove it, empty its data directory and join it again", ErrRefused, userID(server.ID))
 	}
-	at := slices.IndexFunc(config.Servers, func(m raft.Server) bool { return m.ID == server.ID })
-	stands := at >= 0 && config.Servers[at].Address == server.Address
-	if at >= 0 && !stands {
-		old := string(config.Servers[at].Address)
-		there, err := s.knock(ctx, old)
-		switch {
-		case err != nil || there.Node != server.ID: // it has moved
-		case there.Process != who.Process:
-			return fmt.Errorf("%w: the node runs at %s already; two nodes run on copies of one data directory, and this one must be emptied", ErrRefused, old)
-		default:
-			stands = true // under another name, by which it is reached as well
+	addr, unconfirmed := string(server.Address), who.Unconfirmed && who.Cluster != ""
+	stands, err := s.stands(ctx, config, server, who)
+	if err != nil {
+		return err
+	}
+	if p, ok := s.promised(server.ID); ok && p.To != addr { // it, or a copy, was there without having got a place
+		if there, err := s.knock(ctx, p.To); err == nil && there.Node == server.ID && there.Process != who.Process {
+			return rivalry(there, server.ID, p.To)
 		}
+		unconfirmed = true
 	}
 	var replaced []raft.Server
 	if !stands {
-		var err error
 		if replaced, err = s.inTheWay(ctx, config, server, who); err != nil {
 			return err
 		}
 	}
-	if who.Cluster == "" {
-		if err := s.admit(ctx, server); err != nil {
-			return err
+	switch {
+	case who.Cluster == "":
+		if err := s.admit(ctx, admission{Cluster: s.self().cluster, Server: server.ID}, addr); err != nil {
+			return fmt.Errorf("admit: %w", err)
 		}
+	case !stands:
+		server.Address = s.relocated(addr)
+	case unconfirmed: // what has been promised of it ends with an entry, see place.go
+		server.Address = s.relocated(dialAddr(addressIn(config, server.ID)))
 	}
 	// Only now: a node that is refused must not have changed anything for others.
-	if err := s.writeIn(ctx, server, replaced, role, stands); err != nil {
+	err = s.writeIn(ctx, server, replaced, role, stands && !unconfirmed)
+	if err == nil && unconfirmed {
+		err = s.confirmPlace(ctx, server.ID, addr)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: it was begun, and can be asked for again: %v", ErrUnknown, err)
 	}
 	return nil
+}
+
+// stands reports whether server has its address in the configuration already, or
+// another by which it is reached as well.
+func (s *Store) stands(ctx context.Context, config raft.Configuration, server raft.Server, who welcome) (bool, error) {
+	old := dialAddr(addressIn(config, server.ID))
+	if old == "" || old == string(server.Address) {
+		return old != "", nil
+	}
+	there, err := s.knock(ctx, old)
+	switch {
+	case err != nil || there.Node != server.ID: // it has moved
+		return false, nil
+	case there.Process != who.Process:
+		return false, rivalry(there, server.ID, old)
+	}
+	return true, nil
 }
 
 // writeIn removes those whom the server replaces, and adds it unless it stands in the
@@ -198,9 +229,8 @@ func (s *Store) writeIn(ctx context.Context, server raft.Server, replaced []raft
 	if err := s.assignRole(server.ID, role); err != nil || stands {
 		return err
 	}
-	s.log.Info("a node joins", "id", userID(server.ID), "addr", server.Address, "identity", server.ID)
-	// For a member this changes the address only; it stays a voter.
-	return s.change(ctx, func() raft.Future { return s.raft.AddNonvoter(server.ID, server.Address, 0, s.patience()) })
+	s.log.Info("a node joins", "id", userID(server.ID), "addr", dialAddr(string(server.Address)), "identity", server.ID)
+	return s.relocate(ctx, server.ID, server.Address)
 }
 
 // assignRole takes a note of what a node is to be, if that is new.
@@ -217,29 +247,26 @@ func (s *Store) assignRole(server raft.ServerID, role string) error {
 
 // inTheWay returns the identity that the new server replaces, if there is one: a
 // member with its id at its very address, where another identity has just
-// answered. Any other member that stands in the way stays, and is why the server is
-// refused.
+// answered. Any other member that stands in the way stays. A server that is no member
+// yet is refused for it; a member is not: the other is not there any more, as whoever
+// dials it there finds out, and asks for its new address itself.
 func (s *Store) inTheWay(ctx context.Context, config raft.Configuration, server raft.Server, who welcome) (replaced []raft.Server, err error) {
 	for _, m := range config.Servers {
-		sameID, sameAddr := userID(m.ID) == userID(server.ID), m.Address == server.Address
+		sameID, sameAddr := userID(m.ID) == userID(server.ID), dialAddr(string(m.Address)) == string(server.Address)
 		if sameID && !sameAddr { // unless it goes by two names
 			there, err := s.knock(ctx, string(m.Address))
 			sameAddr = err == nil && there.Process == who.Process
 		}
 		switch {
 		case m.ID == server.ID || !sameID && !sameAddr:
-		case sameID && sameAddr && m.ID == s.server: // this leader has moved, and has yet to note it
-			return nil, s.liveElsewhere(m, s.opts.advertise)
 		case sameID && sameAddr:
-			if at := s.transport.addressOf(m.ID, string(m.Address)); at != string(m.Address) {
-				if there, err := s.knock(ctx, at); err == nil && there.Node == m.ID {
-					return nil, s.liveElsewhere(m, at)
-				}
+			if at, ok := s.whereabouts(ctx, m); ok {
+				return nil, s.liveElsewhere(m, at)
 			}
 			replaced = append(replaced, m)
 		case sameID:
 			return nil, s.idTaken(ctx, m)
-		default:
+		case addressIn(config, server.ID) == "":
 			return nil, fmt.Errorf("%w: the address belongs to member %s", ErrRefused, userID(m.ID))
 		}
 	}
@@ -247,15 +274,15 @@ func (s *Store) inTheWay(ctx context.Context, config raft.Configuration, server 
 }
 
 func (s *Store) liveElsewhere(m raft.Server, at string) error {
-	return fmt.Errorf("%w: the id %s is taken by the live member at %s, which has moved away from %s; choose another id", ErrRefused, userID(m.ID), at, m.Address)
+	return fmt.Errorf("%w: the id %s is taken by the live member at %s, which has moved away from %s; choose another id", ErrRefused, userID(m.ID), at, dialAddr(string(m.Address)))
 }
 
 func (s *Store) idTaken(ctx context.Context, m raft.Server) error {
 	if who, err := s.knock(ctx, string(m.Address)); err == nil && who.Node == m.ID {
-		return fmt.Errorf("%w: the id %s is taken by the live member at %s; choose another id", ErrRefused, userID(m.ID), m.Address)
+		return fmt.Errorf("%w: the id %s is taken by the live member at %s; choose another id", ErrRefused, userID(m.ID), dialAddr(string(m.Address)))
 	}
 	return fmt.Errorf("%w: the id %s belongs to a member at %s that does not answer; start the node at that address to replace it, or choose another id",
-		ErrRefused, userID(m.ID), m.Address)
+		ErrRefused, userID(m.ID), dialAddr(string(m.Address)))
 }
 
 // knock asks who is at an address.
@@ -269,19 +296,17 @@ func (s *Store) knock(ctx context.Context, addr string) (welcome, error) {
 	return who, conn.Close()
 }
 
-func (s *Store) admit(ctx context.Context, server raft.Server) error {
+func (s *Store) admit(ctx context.Context, a admission, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout) // no other change can be made meanwhile
 	defer cancel()
-	if err := s.ask(ctx, string(server.Address), callAdmit, admission{s.self().cluster, server.ID}, nil); err != nil {
-		return fmt.Errorf("admit: %w", err)
-	}
-	return nil
+	return s.ask(ctx, addr, callAdmit, a, nil)
 }
 
 // acceptAdmission is the other side of admit: the cluster is on disk before the
 // answer leaves, and from then on only that cluster is heard.
 func (s *Store) acceptAdmission(a admission) error {
 	var refusal error
+	var fresh bool
 	err := s.logs.updateMeta(func(m *metadata) {
 		switch {
 		case a.Cluster == "":
@@ -295,12 +320,21 @@ func (s *Store) acceptAdmission(a admission) error {
 		case m.Promise != nil && clusterOf(m.Promise) != a.Cluster:
 			refusal = fmt.Errorf("%w: node %s has promised to form a cluster with %s", ErrRefused, m.ID, nameAll(m.Promise))
 		default:
+			fresh = m.Cluster == ""
 			m.Cluster, m.Promise = a.Cluster, nil
+			if fresh { // until it has heard of a configuration
+				m.Places = map[raft.ServerID]placePromise{m.serverID(): {To: s.opts.advertise}}
+			}
 		}
 	})
 	if err != nil || refusal != nil {
 		return errors.Join(err, refusal)
 	}
-	s.log.Info("admitted", "cluster", a.Cluster)
+	if fresh {
+		s.log.Info("admitted", "cluster", a.Cluster)
+	}
+	if fresh || a.Addr == s.opts.advertise { // nobody can have voted in its place before it is admitted
+		s.takePlace()
+	}
 	return nil
 }

@@ -35,6 +35,11 @@ type Store struct {
 	left    atomic.Bool            // it has, and does not ask to be admitted again
 	agreed  atomic.Pointer[string] // see isSettled
 
+	placed       atomic.Bool   // see place.go
+	placeChanged chan struct{} // holds one signal for watchRaft
+	claims       claims
+	relocating   sync.Map // of server ids to their next addresses, by this node as the leader; see relocate
+
 	logs          *logStore
 	closeStorage  func() error // closes what logs and snapshots stand on, if Open opened it
 	snapshots     raft.SnapshotStore
@@ -112,9 +117,11 @@ func newStore(o options) *Store {
 		lines:    lines,
 		ids:      newIDSource(),
 		changing: make(chan struct{}, 1),
-		futures:  newInflight(),
-		closing:  make(chan struct{}),
-		closed:   make(chan struct{}),
+
+		placeChanged: make(chan struct{}, 1),
+		futures:      newInflight(),
+		closing:      make(chan struct{}),
+		closed:       make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.rounds = rounds{run: s.confirm, spawn: s.spawn}
@@ -168,10 +175,11 @@ func (s *Store) open() (err error) {
 	}
 	s.transport = newTransport(&s.opts, s.opts.listener, s.self)
 	s.transport.leads = func() bool { return s.reign().leads }
+	s.transport.places = s
 	s.transport.knows, s.transport.samples = s.knowsNameless, s.logs.samples
 	context.AfterFunc(s.ctx, s.transport.cut)
 	s.peers = &peers{transport: s.transport, idle: make(map[peer][]*peerConn)}
-	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode, s.logs.term})
+	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode, s.logs.term, s.isPlaced, s.holdsBack})
 	undo = append(undo, func() error { err := s.raftTransport.Close(); s.transport.close(); return err })
 
 	if err := s.foundAlone(); err != nil {
@@ -180,6 +188,7 @@ func (s *Store) open() (err error) {
 	if s.raft, err = s.newRaft(); err != nil {
 		return err
 	}
+	s.findPlace()
 	needsOthers := s.needsOthers
 	s.logs.needsOthers.Store(&needsOthers)
 	mayCut := s.mayCut

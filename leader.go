@@ -148,6 +148,7 @@ func (s *Store) watchRaft() {
 		}
 		select {
 		case <-signals:
+		case <-s.placeChanged:
 		case <-s.ctx.Done():
 			return
 		}
@@ -181,7 +182,7 @@ func (s *Store) readReign() *reign {
 	for {
 		now := &reign{term: s.raft.CurrentTerm(), began: time.Now()}
 		addr, id := s.raft.LeaderWithID()
-		now.leads = s.raft.State() == raft.Leader
+		now.leads = s.raft.State() == raft.Leader && s.isPlaced()
 		switch {
 		case now.leads:
 			now.leader = peer{s.server, s.opts.advertise}

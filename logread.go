@@ -455,7 +455,7 @@ func logOp(op command.Op) LogOp { return LogOp{kinds[op.Kind], op.Key, op.Value,
 func logMembers(c raft.Configuration) (members []LogMember) {
 	for _, m := range c.Servers {
 		id, identity, _ := strings.Cut(string(m.ID), "#")
-		members = append(members, LogMember{id, identity, string(m.Address), m.Suffrage == raft.Voter})
+		members = append(members, LogMember{id, identity, dialAddr(string(m.Address)), m.Suffrage == raft.Voter})
 	}
 	return members
 }

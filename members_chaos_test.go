@@ -28,14 +28,7 @@ import (
 func TestHistoriesAreLinearizableWhileTheMembershipChanges(t *testing.T) {
 	t.Parallel()
 	const clusters, changesEach = 10, 30
-	seed := uint64(time.Now().UnixNano())
-	if text := os.Getenv("KVRAFT_SEED"); text != "" {
-		var err error
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("KVRAFT_SEED=%d", seed)
+	seed := seedOf(t)
 	total, counts := 0, map[string]int{}
 	for n := range scale(t, clusters) {
 		history := kvrafttest.NewHistory()
@@ -55,6 +48,20 @@ func TestHistoriesAreLinearizableWhileTheMembershipChanges(t *testing.T) {
 	t.Logf("%d calls in %d clusters; %v", total, scale(t, clusters), counts)
 }
 
+// seedOf is a new seed, or that of an earlier run.
+func seedOf(t *testing.T) uint64 {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("KVRAFT_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("KVRAFT_SEED=%d", seed)
+	return seed
+}
+
 // members is a cluster whose membership changes.
 type members struct {
 	*kvrafttest.Cluster
@@ -71,9 +78,11 @@ type members struct {
 	leaders map[uint64]raft.ServerID // guarded by terms: by term
 }
 
-func newMembers(t *testing.T, random *rand.Rand) *members {
+func newMembers(t *testing.T, random *rand.Rand) *members { return newMembersOf(t, random, 3) }
+
+func newMembersOf(t *testing.T, random *rand.Rand, nodes int) *members {
 	m := &members{t: t, random: random, counts: map[string]int{}, stores: map[int]*kvraft.Store{}, leaders: map[uint64]raft.ServerID{}}
-	m.Cluster = kvrafttest.New(t, 3, kvraft.WithTiming(kvraft.Timing{Commit: 50 * time.Millisecond}),
+	m.Cluster = kvrafttest.New(t, nodes, kvraft.WithTiming(kvraft.Timing{Commit: 50 * time.Millisecond}),
 		kvraft.WithSnapshots(kvraft.Snapshots{EveryBytes: 16 << 10, TrailingBytes: 4 << 10}))
 	m.refresh()
 	t.Cleanup(func() {
@@ -96,14 +105,14 @@ func (m *members) did(what string, nodes ...int) {
 func (m *members) refresh() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	old := maps.Clone(m.stores)
+	old := slices.Collect(maps.Values(m.stores))
 	clear(m.stores)
 	for i := range m.Len() {
 		if !m.Up(i) {
 			continue
 		}
 		m.stores[i] = m.Store(i)
-		if m.stores[i] != old[i] {
+		if !slices.Contains(old, m.stores[i]) {
 			m.follow(m.stores[i])
 		}
 	}

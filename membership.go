@@ -214,7 +214,7 @@ func isVoter(config raft.Configuration, id raft.ServerID) bool {
 // member is a server as users see it.
 func (s *Store) member(m raft.Server) Node {
 	id := userID(m.ID)
-	return Node{ID: id, Addr: string(m.Address), Voter: m.Suffrage == raft.Voter, Replica: s.isReplica(id)}
+	return Node{ID: id, Addr: dialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter, Replica: s.isReplica(id)}
 }
 
 // voters are those members of a configuration that vote.

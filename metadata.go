@@ -31,6 +31,10 @@ type metadata struct {
 	ChecksummedFrom uint64       `json:"ChecksummedFrom"` // entries below this index may lack a checksum; 0: none may
 	Snapshot        snapshotMark `json:"Snapshot"`        // the newest snapshot that was completed here
 
+	// Places are the promises of this node to find members at other addresses than the
+	// configuration says; see place.go.
+	Places map[raft.ServerID]placePromise `json:"Places,omitempty"`
+
 	// Tail is an index up to which the log is known to reach. It is raised
 	// for nothing whenever the record is written anyway, and lowered before
 	// a suffix of the log is deleted: a log that ends below it lost entries.

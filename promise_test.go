@@ -31,10 +31,10 @@ func TestAPromiseIsKept(t *testing.T) {
 			t.Errorf("with the promise %v: intends %v, %v, want %v", c.promise, set, err, c.want)
 		}
 	}
-	if err := s.acceptAdmission(admission{"another cluster", "b#2"}); err == nil {
+	if err := s.acceptAdmission(admission{Cluster: "another cluster", Server: "b#2"}); err == nil {
 		t.Error("it let itself be admitted elsewhere")
 	}
-	if err := s.acceptAdmission(admission{clusterOf(promised), "b#2"}); err != nil || s.logs.meta().Promise != nil {
+	if err := s.acceptAdmission(admission{Cluster: clusterOf(promised), Server: "b#2"}); err != nil || s.logs.meta().Promise != nil {
 		t.Errorf("an admission to the cluster that it promised: %v", err)
 	}
 }

@@ -15,7 +15,7 @@ import (
 // heed is told the term of each answer. An error means that the answer is not to be
 // believed.
 func (t raftTransport) heed(term uint64) error {
-	own := t.term()
+	own := t.by.term()
 	if term <= own {
 		return nil
 	}

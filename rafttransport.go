@@ -241,9 +241,8 @@ type raftTransport struct {
 	*raft.NetworkTransport               // for what this node asks of others
 	rpcs                   chan raft.RPC // what others ask of it, for raft
 	installs               *installs
-	stored                 func(index uint64) error // of sieve
-	term                   func() uint64            // of sieve
-	higher                 chan uint64              // holds one term of an answer, which raft is to go to
+	by                     sieve
+	higher                 chan uint64 // holds one term of an answer, which raft is to go to
 }
 
 // sieve is what a transport asks its node of messages before raft sees them.
@@ -260,10 +259,14 @@ type sieve struct {
 	node func() raftrpc.Node
 	// term is the node's term, also before raft has started.
 	term func() uint64
+	// isPlaced: the node has its place; else it hears nothing.
+	isPlaced func() bool
+	// holdsBack: entries must not go to a node at this address.
+	holdsBack func(raft.ServerID, raft.ServerAddress) bool
 }
 
 func newRaftTransport(t *transport, timeout time.Duration, log hclog.Logger, by sieve) raftTransport {
-	rt := raftTransport{rpcs: make(chan raft.RPC), installs: newInstalls(log), stored: by.stored, term: by.term, higher: make(chan uint64, 1)}
+	rt := raftTransport{rpcs: make(chan raft.RPC), installs: newInstalls(log), by: by, higher: make(chan uint64, 1)}
 	stream := raftStream{t, make(chan struct{})}
 	rt.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:          dialingStream{stream},
@@ -296,6 +299,10 @@ func (t raftTransport) sift(server *raftServer, by sieve) {
 			continue
 		case <-owner.ctx.Done():
 			return
+		}
+		if !by.isPlaced() { // it has lost it: who dials now is refused
+			rpc.Respond(nil, errUnplaced)
+			continue
 		}
 		node := by.node()
 		if err := raftrpc.Validate(rpc.Command, node); err != nil {
@@ -360,6 +367,12 @@ func (t raftTransport) AppendEntriesPipeline(id raft.ServerID, addr raft.ServerA
 
 func (t raftTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	req.Entries = withinBytes(req.Entries, 1<<20)
+	if !t.by.isPlaced() {
+		return errUnplaced
+	}
+	if len(req.Entries) > 0 && t.by.holdsBack(id, addr) {
+		return errRelocated
+	}
 	err := t.NetworkTransport.AppendEntries(id, meant(id, addr), req, resp)
 	if err == nil {
 		err = t.heed(resp.Term)
@@ -367,7 +380,7 @@ func (t raftTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, 
 	if err != nil || len(req.Entries) == 0 { // the latter acknowledges nothing
 		return err
 	}
-	return t.stored(req.Entries[len(req.Entries)-1].Index)
+	return t.by.stored(req.Entries[len(req.Entries)-1].Index)
 }
 
 // withinBytes returns the first of the entries, one at least, that together have

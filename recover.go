@@ -219,9 +219,9 @@ func (s *Store) takeStock() (r Recovery, err error) {
 	r.Addr = s.opts.advertise
 	for _, m := range config.Servers {
 		if m.ID == s.server {
-			orDefault(&r.Addr, string(m.Address))
+			orDefault(&r.Addr, dialAddr(string(m.Address)))
 		}
-		r.Members = append(r.Members, Node{ID: userID(m.ID), Addr: string(m.Address), Voter: m.Suffrage == raft.Voter})
+		r.Members = append(r.Members, Node{ID: userID(m.ID), Addr: dialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter})
 	}
 	removed := view.Note(retiredNote(s.server)) != ""
 	if len(r.Members) == 1 && r.Members[0].ID == r.ID && !removed {

@@ -191,7 +191,7 @@ func (s *Store) expel(ctx context.Context, m raft.Server, req removeRequest) err
 
 func (s *Store) checkRemovable(ctx context.Context, config raft.Configuration, m raft.Server, req removeRequest) error {
 	if req.IfSilent && len(s.silent(ctx, []raft.Server{m})) == 0 {
-		return fmt.Errorf("%w: it answers at %s", ErrRefused, m.Address)
+		return fmt.Errorf("%w: it answers at %s", ErrRefused, dialAddr(string(m.Address)))
 	}
 	if m.Suffrage != raft.Voter {
 		return nil

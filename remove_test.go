@@ -381,7 +381,7 @@ func TestAMemberThatHasMovedIsNotReplacedByWhoeverIsAtItsOldAddress(t *testing.T
 		release := c.Store(leader).HoldMembership() // nothing can be noted yet
 		join := kvraft.WithJoin("n1:7000", "n2:7000", "n3:7000")
 		s = x.start(t, "x", "elsewhere", join)
-		eventually(t, "it follows the leader", func() bool { _, ok := s.Leader(); return ok })
+		wantReason(t, s, "waiting to be confirmed at this address")
 		impostor := on(t, c.Network(), "x", "x", join)
 		time.Sleep(100 * time.Millisecond)
 		release()

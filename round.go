@@ -105,7 +105,7 @@ func (s *Store) confirm() (index uint64, err error) {
 // leaderTerm is the term in which this node is the leader.
 func (s *Store) leaderTerm() (uint64, error) {
 	term := s.raft.CurrentTerm()
-	if s.raft.State() != raft.Leader || s.raft.CurrentTerm() != term {
+	if s.raft.State() != raft.Leader || s.raft.CurrentTerm() != term || !s.isPlaced() {
 		return 0, errNotLeader
 	}
 	return term, nil

@@ -24,8 +24,11 @@ func (s *Store) settle() {
 	words := complaint{log: s.log}
 	for trouble := s.checkIn(); ; trouble = s.seekPlace() {
 		if errors.Is(trouble, ErrRemoved) {
-			s.log.Error("the node stops", "reason", errDismissed)
-			s.end(errDismissed)
+			trouble = errDismissed
+		}
+		if errors.Is(trouble, ErrRemoved) || errors.Is(trouble, ErrCopied) {
+			s.log.Error("the node stops", "reason", trouble)
+			s.end(trouble)
 			return
 		}
 		if trouble != nil {
@@ -76,7 +79,7 @@ func (s *Store) forgetStrangers() {
 // answers yet is no trouble.
 func (s *Store) checkIn() error {
 	if s.self().cluster != "" && s.isSettled() {
-		if err := s.askToJoin(); errors.Is(err, ErrRemoved) {
+		if err := s.askToJoin(); errors.Is(err, ErrRemoved) || errors.Is(err, ErrCopied) {
 			return err
 		}
 	}
@@ -116,6 +119,8 @@ func (s *Store) standing() string {
 		return "no member"
 	case s.state() == Joining:
 		return "waiting to be admitted"
+	case !s.isPlaced():
+		return "waiting to be confirmed at this address"
 	case s.reign().leader == peer{}:
 		return "no leader"
 	}
@@ -137,11 +142,13 @@ func (s *Store) seekPlace() error {
 		return s.foundTogether()
 	case s.logs.meta().isNameless():
 		return s.seekLeader()
+	case !s.isPlaced() && s.self().cluster != "":
+		return s.seekConfirmation()
 	case !s.isSettled():
 		err := s.askToJoin()
 		switch {
 		case err == nil:
-			at := s.configuredAt()
+			at := dialAddr(s.configuredAt())
 			s.agreed.Store(&at)
 		case errors.Is(err, ErrUnknown) && s.isCatchingUp():
 			return nil
@@ -172,7 +179,7 @@ func (s *Store) stayAway() error {
 // that does not vote, under its present address or one with which the leader has
 // agreed: another name of the same.
 func (s *Store) isSettled() bool {
-	at, agreed := s.configuredAt(), s.agreed.Load()
+	at, agreed := dialAddr(s.configuredAt()), s.agreed.Load()
 	if at == "" || at != s.opts.advertise && (agreed == nil || at != *agreed) {
 		return false
 	}
@@ -182,12 +189,7 @@ func (s *Store) isSettled() bool {
 // configuredAt is the address that the configuration has for this node; empty: it is
 // no member.
 func (s *Store) configuredAt() string {
-	for _, m := range s.configuration().Servers {
-		if m.ID == s.server {
-			return string(m.Address)
-		}
-	}
-	return ""
+	return addressIn(s.configuration(), s.server)
 }
 
 // isCatchingUp reports whether this node's leader brings it up to date.
@@ -211,7 +213,12 @@ func (s *Store) findTrouble() error {
 	case s.reign().leader != peer{}:
 		return nil
 	case len(silent) > (len(all)-1)/2:
-		return fmt.Errorf("%d of %d voters do not answer: %s", len(silent), len(all), strings.Join(silent, ", "))
+		trouble := fmt.Errorf("%d of %d voters do not answer: %s", len(silent), len(all), strings.Join(silent, ", "))
+		err := s.askWhoAnswers() // they may have moved
+		if err == nil || errors.Is(err, ErrRefused) {
+			return err
+		}
+		return trouble
 	}
 	// They can elect one. If they have, it knows why this node does not hear it.
 	err := s.askToJoin()
@@ -240,7 +247,7 @@ func (s *Store) silent(ctx context.Context, nodes []raft.Server) (which []string
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			which = append(which, fmt.Sprintf("%s at %s (%v)", userID(m.ID), m.Address, err))
+			which = append(which, fmt.Sprintf("%s at %s (%v)", userID(m.ID), dialAddr(string(m.Address)), err))
 		})
 	}
 	knocking.Wait()
@@ -249,7 +256,7 @@ func (s *Store) silent(ctx context.Context, nodes []raft.Server) (which []string
 }
 
 func (s *Store) ownJoinRequest() joinRequest {
-	r := joinRequest{ID: s.opts.id, Addr: s.opts.advertise, Itself: true, Away: s.leaving.Load() > 0 || s.left.Load()}
+	r := joinRequest{ID: s.opts.id, Addr: s.opts.advertise, Itself: true, Server: s.server, Process: s.transport.process, Away: s.leaving.Load() > 0 || s.left.Load()}
 	if s.opts.replica {
 		r.Role = roleReplica
 	}
@@ -309,7 +316,7 @@ func (s *Store) memberAddrs() ([]string, error) {
 	}
 	for _, m := range s.configuration().Servers {
 		if m.ID != s.server {
-			addrs = append(addrs, string(m.Address))
+			addrs = append(addrs, dialAddr(string(m.Address)))
 		}
 	}
 	slices.Sort(addrs)

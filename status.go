@@ -125,7 +125,7 @@ func (s *Store) notReady(st Status, now *applied) string {
 		return errLeft.Error()
 	case trouble != nil:
 		return s.standing() + ": " + trouble.Error()
-	case st.State == Joining:
+	case st.State == Joining, !s.isPlaced():
 		return s.standing()
 	case st.Leader == Node{}:
 		return fmt.Sprintf("no leader is known; a majority of the %d voters must be up and connected", len(voters(s.configuration())))

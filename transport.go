@@ -1,7 +1,6 @@
 package kvraft
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +30,7 @@ type transport struct {
 	leads     func() bool           // this node is the leader, as far as it knows
 	knows     func(opening) error   // what speaks against a dialer where one is nameless; see legacy.go
 	samples   func() []sample       // of this node's log
+	places    places                // see place.go
 	serve     func(net.Conn, hello) // one connection that is not raft's, until it ends
 	log       hclog.Logger
 	lines     *loglimit.Limiter // of log
@@ -55,7 +55,7 @@ type transport struct {
 
 // caller is a node of this cluster, as its connections to this one tell.
 type caller struct {
-	at   string    // where it says that it is; empty: not known, or not right
+	at   string    // where it says that it is
 	open int       // connections of it that are open
 	led  time.Time // when it dialed last as a leader
 }
@@ -72,6 +72,7 @@ func newTransport(o *options, listener net.Listener, me func() self) *transport 
 		leads:     func() bool { return false },
 		knows:     func(o opening) error { return fmt.Errorf("node %s is not known", o.From) },
 		samples:   func() []sample { return nil },
+		places:    everywhere{},
 		log:       o.logger.Named("peer"),
 		lines:     loglimit.New(time.Minute),
 		raftConns: make(chan net.Conn),
@@ -268,9 +269,7 @@ func (t *transport) handToRaft(conn *peerConn) {
 }
 
 // noteCaller remembers that a node of this cluster has dialed, and where it says
-// that it is. A node that comes back at another address must be found there before
-// there is a leader to write it into the configuration: its vote may be what a
-// leader needs.
+// that it is. It is not dialed there for that: who says so may be a copy.
 func (t *transport) noteCaller(conn *peerConn, h hello) {
 	const most = 64 // nodes; whoever lies about them can only be refused at the address
 	t.mu.Lock()
@@ -297,33 +296,29 @@ func (t *transport) callsFrom(id raft.ServerID) caller {
 	return t.callers[id]
 }
 
-// addressOf is where to dial a node that the configuration has at addr.
-func (t *transport) addressOf(id raft.ServerID, addr string) string {
-	return cmp.Or(t.callsFrom(id).at, addr)
-}
-
-// forgetAddress makes the configuration count again.
-func (t *transport) forgetAddress(id raft.ServerID) {
+// callerAddrs are the addresses of all nodes that have dialed.
+func (t *transport) callerAddrs() (addrs []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if c, known := t.callers[id]; known {
-		c.at = ""
-		t.callers[id] = c
+	for _, c := range t.callers {
+		if c.at != "" {
+			addrs = append(addrs, c.at)
+		}
 	}
+	return addrs
 }
 
 // dial connects to a node and shakes hands: to the node to, which the
 // configuration has at addr, or to whoever is at addr. The connection is the
 // caller's to close. An error means that nothing was asked of the other side.
 func (t *transport) dial(ctx context.Context, addr string, purpose string, to raft.ServerID) (*peerConn, welcome, error) {
-	if to == "" {
-		return t.dialAt(ctx, addr, purpose, to)
+	if purpose == forRaft && !t.places.isPlaced() {
+		return nil, welcome{}, errUnplaced
 	}
-	conn, w, err := t.dialAt(ctx, t.addressOf(to, addr), purpose, to)
-	if err != nil {
-		t.forgetAddress(to)
+	if to != "" {
+		addr = t.places.addressOf(to, addr)
 	}
-	return conn, w, err
+	return t.dialAt(ctx, dialAddr(addr), purpose, to)
 }
 
 // keepOnly closes the connections that were made to other nodes than these. raft's

@@ -41,7 +41,7 @@ type node struct {
 	id    string
 	host  string
 	moves int
-	gone  bool // removed from the cluster
+	gone  bool // removed from the cluster, or a copy
 	opts  []kvraft.Option
 	dir   string
 	disk  *Disk
@@ -204,7 +204,7 @@ func (c *Cluster) WaitConverged() {
 	c.wait("equal states", func() string {
 		index, sum, first := uint64(0), [32]byte{}, true
 		for _, n := range c.nodes {
-			if n.store == nil {
+			if n.store == nil || n.gone {
 				continue
 			}
 			i, h := n.store.Hash()
@@ -352,7 +352,7 @@ func (c *Cluster) Remove(i int) {
 	}
 }
 
-// Removed reports whether node i was removed.
+// Removed reports whether node i was removed, or is a copy.
 func (c *Cluster) Removed(i int) bool { return c.nodes[i].gone }
 
 // Wipe empties the disk and the directory of node i, which must be down.

@@ -291,11 +291,11 @@ func (g *Gossip) tags(store Store) map[string]string {
 	return tags
 }
 
-// hasFailed tells whether the store has stopped by itself, as a member. The error of one
-// that was closed is ErrClosed and nothing else.
+// hasFailed tells whether the store has stopped by itself, as a member, which a copy of
+// one is not. The error of one that was closed is ErrClosed and nothing else.
 func hasFailed(store Store) bool {
 	err := store.Err()
-	return err != nil && err != kvraft.ErrClosed && !errors.Is(err, kvraft.ErrRemoved)
+	return err != nil && err != kvraft.ErrClosed && !errors.Is(err, kvraft.ErrRemoved) && !errors.Is(err, kvraft.ErrCopied)
 }
 
 // follow reports failures as soon as the gossip knows of them.

@@ -1,0 +1,300 @@
+package kvraft
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/hashicorp/raft"
+)
+
+// How a node seeks to be confirmed in its place, of a leader or of the other voters; see
+// place.go.
+
+// claim asks for the confirmation of a place.
+type claim struct {
+	Server  raft.ServerID `json:"server"`
+	Addr    string        `json:"addr"`
+	Process string        `json:"process"`
+	Promise bool          `json:"promise"` // and not only whether it would be promised
+}
+
+// claimAnswer is what a node says of a claim.
+type claimAnswer struct {
+	Server  raft.ServerID   `json:"server"` // who answers
+	Process string          `json:"process"`
+	Placed  bool            `json:"placed"` // it has its own place
+	Led     bool            `json:"led"`    // it knows a leader, whose matter it is: nothing is promised
+	Absent  bool            `json:"absent"` // the claimant does not run where the configuration has it: another does, or nobody
+	Voters  []raft.ServerID `json:"voters"` // of its configuration
+	Term    uint64          `json:"term"`   // of its last log entry
+	Index   uint64          `json:"index"`  // likewise
+}
+
+// seekConfirmation goes one step towards this node's place.
+func (s *Store) seekConfirmation() error {
+	if done, err := s.lookAtOldPlace(); done || err != nil {
+		return err
+	}
+	if s.configuredAt() == "" {
+		return s.askToJoin()
+	}
+	answers, err := s.askForPlace(false)
+	if err != nil {
+		return err
+	}
+	t := s.count(answers)
+	if t.leader {
+		return s.askToJoin()
+	}
+	if t.enough() {
+		if answers, err = s.askForPlace(true); err != nil {
+			return err
+		}
+		if t = s.count(answers); t.enough() && !t.leader {
+			s.log.Info("confirmed by the other voters", "addr", s.opts.advertise, "old", s.configuredAt())
+			s.takePlace()
+			return nil
+		}
+	}
+	return fmt.Errorf("it was at %s, and has to be confirmed: %s; start those that are missing, or this node at its old address", dialAddr(s.configuredAt()), t)
+}
+
+// lookAtOldPlace reports whether the old address leads to this node too.
+func (s *Store) lookAtOldPlace() (here bool, err error) {
+	at := dialAddr(s.configuredAt())
+	if at == "" {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, s.opts.timing.Heartbeat)
+	defer cancel()
+	there, err := s.knock(ctx, at)
+	switch {
+	case err != nil || there.Node != s.server:
+		return false, nil
+	case there.Process == s.transport.process:
+		s.takePlace()
+		return true, nil
+	}
+	return false, rivalry(there, s.server, at)
+}
+
+// rivalry is the answer to a claim of a place at which another process answers.
+func rivalry(there welcome, id raft.ServerID, at string) error {
+	if there.Unconfirmed { // neither of the two has more of a right to it
+		return fmt.Errorf("%w: another node claims the place of %s, at %s: stop the one that runs on a copy", ErrRefused, userID(id), at)
+	}
+	return copied(id, at)
+}
+
+// askForPlace asks all addresses that may be nodes', at once. It fails when one knows
+// that this node is a copy.
+func (s *Store) askForPlace(promise bool) ([]claimAnswer, error) {
+	addrs, _ := s.memberAddrs() // an address that is not known cannot be asked
+	addrs = append(addrs, s.transport.callerAddrs()...)
+	slices.Sort(addrs)
+	addrs = slices.Compact(addrs)
+	ctx, cancel := context.WithTimeout(s.ctx, 3*s.opts.timing.Heartbeat) // the other side looks for one
+	defer cancel()
+	answers, errs := make([]claimAnswer, len(addrs)), make([]error, len(addrs))
+	var asking sync.WaitGroup
+	for i, addr := range addrs {
+		asking.Go(func() {
+			question := claim{s.server, s.opts.advertise, s.transport.process, promise}
+			errs[i] = s.ask(ctx, addr, callClaim, question, &answers[i])
+		})
+	}
+	asking.Wait()
+	var refused error
+	for _, err := range errs {
+		switch {
+		case errors.Is(err, ErrCopied):
+			return nil, err
+		case errors.Is(err, ErrRefused):
+			refused = err
+		}
+	}
+	return answers, refused
+}
+
+// tally is what the answers to a claim come to.
+type tally struct {
+	voters  int
+	there   int  // voters that answer, this one among them
+	absent  int  // of those, how many know that it does not run at its old address, this one among them
+	leader  bool // there is one, or will be without this node
+	missing []string
+}
+
+func (t tally) enough() bool { return t.there == t.voters || t.absent > t.voters/2 }
+
+func (t tally) String() string {
+	text := fmt.Sprintf("%d of %d voters are here, and %d know that it is not there any more", t.there, t.voters, t.absent)
+	if len(t.missing) > 0 {
+		text += "; missing are " + strings.Join(t.missing, ", ")
+	}
+	return text
+}
+
+// count goes by the newest configuration, that of the node whose log reaches furthest. An identity under
+// which two answer counts for nobody.
+func (s *Store) count(answers []claimAnswer) (t tally) {
+	newest := s.claimAnswer()
+	by := make(map[raft.ServerID]claimAnswer)
+	double := make(map[raft.ServerID]bool)
+	for _, a := range answers {
+		if a.Server == "" || a.Server == s.server {
+			continue
+		}
+		if other, ok := by[a.Server]; ok && other.Process != a.Process {
+			double[a.Server] = true
+		}
+		by[a.Server] = a
+		if cmp.Or(cmp.Compare(a.Term, newest.Term), cmp.Compare(a.Index, newest.Index)) > 0 {
+			newest = a
+		}
+		t.leader = t.leader || a.Led
+	}
+	t.voters, t.there, t.absent = len(newest.Voters), 1, 1
+	placed := 0
+	for _, id := range newest.Voters {
+		a, ok := by[id]
+		switch {
+		case id == s.server:
+		case !ok || double[id]:
+			t.missing = append(t.missing, userID(id))
+		default:
+			t.there++
+			t.absent += oneIf(a.Absent)
+			placed += oneIf(a.Placed)
+		}
+	}
+	t.leader = t.leader || placed > t.voters/2 || !slices.Contains(newest.Voters, s.server)
+	return t
+}
+
+func oneIf(is bool) int {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+func idsOf(servers []raft.Server) (ids []raft.ServerID) {
+	for _, m := range servers {
+		ids = append(ids, m.ID)
+	}
+	return ids
+}
+
+func (s *Store) claimAnswer() claimAnswer {
+	term, index := s.lastEntry()
+	return claimAnswer{
+		Server: s.server, Process: s.transport.process, Placed: s.isPlaced(), Led: s.reign().leader != peer{},
+		Voters: idsOf(voters(s.configuration())), Term: term, Index: index,
+	}
+}
+
+// serveClaim is the other side.
+func (s *Store) serveClaim(ctx context.Context, c claim) (claimAnswer, error) {
+	a := s.claimAnswer()
+	from := addressIn(s.configuration(), c.Server)
+	switch {
+	case c.Server == s.server && c.Process != a.Process:
+		return a, rivalry(welcome{Unconfirmed: !a.Placed}, s.server, s.opts.advertise)
+	case c.Server == s.server, a.Led, from == "":
+		return a, nil
+	}
+	at := []string{dialAddr(from)}
+	if p, ok := s.promised(c.Server); ok {
+		at = append(at, p.To)
+	}
+	if rival := s.claims.note(c); rival != "" {
+		at = append(at, rival)
+	}
+	a.Absent = true
+	for _, addr := range at {
+		absent, err := s.isAbsent(ctx, c, addr)
+		if err != nil {
+			return a, err
+		}
+		a.Absent = a.Absent && absent
+	}
+	s.claims.take(c)
+	if !c.Promise {
+		return a, nil
+	}
+	return a, s.promisePlace(c.Server, placePromise{from, c.Addr})
+}
+
+// isAbsent reports whether the member of a claim is known not to be at an address but
+// for the claimant itself. Silence tells nothing.
+func (s *Store) isAbsent(ctx context.Context, c claim, addr string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
+	defer cancel()
+	there, err := s.knock(ctx, addr)
+	switch {
+	case err != nil:
+		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errNoPeer), nil
+	case there.Node == c.Server && there.Process != c.Process:
+		return false, rivalry(there, c.Server, addr)
+	}
+	return true, nil
+}
+
+// claims are the latest ones that were made on this node, so that two nodes on copies
+// of one directory are seen that are both away from its old address.
+type claims struct {
+	mu     sync.Mutex
+	latest map[raft.ServerID]claim // guarded by mu
+}
+
+// note returns where another claimant of the same place was.
+func (cs *claims) note(c claim) (rival string) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if old, ok := cs.latest[c.Server]; ok && old.Process != c.Process {
+		return old.Addr
+	}
+	return ""
+}
+
+func (cs *claims) take(c claim) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if cs.latest == nil {
+		cs.latest = make(map[raft.ServerID]claim)
+	}
+	cs.latest[c.Server] = c // members only: there are few
+}
+
+// askWhoAnswers asks a member for this node's place that answers at some address,
+// whoever should be there.
+func (s *Store) askWhoAnswers() error {
+	addrs, _ := s.memberAddrs()
+	ctx, cancel := context.WithTimeout(s.ctx, s.opts.timing.Heartbeat)
+	defer cancel()
+	here := make(chan string, len(addrs))
+	var knocking sync.WaitGroup
+	for _, addr := range addrs {
+		knocking.Go(func() {
+			if who, err := s.knock(ctx, addr); err == nil && who.Node != s.server {
+				here <- addr
+			}
+		})
+	}
+	knocking.Wait()
+	close(here)
+	err := errNoLeaderKnown
+	for addr := range here {
+		if err = s.askMember(addr); err == nil || errors.Is(err, ErrRefused) {
+			break
+		}
+	}
+	return err
+}

@@ -1,0 +1,241 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/hashicorp/raft"
+)
+
+// A copy of a data directory has the identity of its original. If both acted under it,
+// each could give the vote that the other has given, and two sides of a partition could
+// each find a majority. What tells them apart is where they are:
+//
+// A node has its place when it runs where its own configuration has it. Elsewhere it is
+// unconfirmed. It then sends nothing of raft's and takes nothing: it gives no vote and
+// stands for no election, takes no entry, answers no round of a read and no question
+// about a leader's death, and leads nobody. Others dial a member where their own newest
+// configuration has it, and nowhere else, whatever it says of itself, unless they have
+// promised otherwise as below.
+//
+// A leader confirms it, by an entry that gives the member its new address. The member
+// takes no entries yet, and what runs at the old address is not sent this one: so the
+// majority that commits it is one without the member. Any later majority shares with it
+// another voter, who refuses a candidate that lacks the entry; and a candidate that has
+// it asks for the vote at the new address alone. So from then on nothing that is done at
+// any other address counts, whether the leader could see it or not, and it does not
+// matter how old the data of the one that is confirmed are: whatever had been committed
+// before is in the log of that majority. Entries have an order, so one place follows
+// another, and two are never confirmed at a time.
+//
+// Without the vote of those that have moved there may be no leader who could do that:
+// all the nodes of a cluster may come back at new addresses. Then they confirm each
+// other. A voter without a leader is asked by each, looks whether anybody with that
+// identity answers where it has it, and if not promises on disk to find it at the new
+// address until an entry says otherwise; what calls from the old one it turns away. Two
+// cases suffice for the node to act:
+//
+//   - All voters are there and promise. Who acts at another address needs one of them
+//     for a majority, unless a majority has been copied.
+//   - A majority, this node among it, is there, and those that promise have seen more
+//     than silence at the old address: it refuses connections, or somebody else answers.
+//     So the original does not run. (If it has run since the copy was made, and those
+//     who know what it did are away, it is as if a disk had lost data.)
+//
+// Nodes that have their places are not asked for that if they are a majority: they will
+// have a leader. Nobody waits for the place of another: to promise a node needs no place
+// itself, and an address that another member still has in the configuration is no
+// obstacle. So whatever the addresses have become, nodes that are all there confirm each
+// other, and a leader moves them one by one.
+
+// copied is told to a node that runs on a copy.
+func copied(id raft.ServerID, at string) error {
+	return fmt.Errorf("%w: node %s runs at %s already; keep one of the two, empty the data directory of the other, and let it join as a new node under another id",
+		ErrCopied, userID(id), at)
+}
+
+func (s *Store) isPlaced() bool { return s.placed.Load() }
+
+// findPlace is for the start: a node that is where its configuration has it needs no
+// confirmation, or where it was admitted while it has none; nor does one that is taken
+// over from hraftd and has yet to hear of its cluster.
+func (s *Store) findPlace() {
+	at := dialAddr(s.configuredAt())
+	if p, ok := s.promised(s.server); ok {
+		at = p.To
+	}
+	if s.logs.meta().isNameless() || at == s.opts.advertise {
+		s.takePlace()
+	}
+}
+
+func (s *Store) takePlace() {
+	if !s.placed.Swap(true) {
+		s.tellPlace()
+	}
+}
+
+// losePlace is for a node that another has turned away, because it finds it elsewhere.
+func (s *Store) losePlace(at string) {
+	if !s.placed.Swap(false) {
+		return
+	}
+	s.log.Warn("others find this node at another address: it has to be confirmed", "addr", s.opts.advertise, "other", at)
+	s.transport.keepOnly(nil)
+	s.tellPlace()
+}
+
+// tellPlace makes watchRaft look.
+func (s *Store) tellPlace() {
+	select {
+	case s.placeChanged <- struct{}{}:
+	default:
+	}
+}
+
+// A member that has moved has an address in the configuration that differs from all that
+// were ever there, though the same may be dialed: so what was promised of an earlier
+// address ends for good, and members that have exchanged theirs can be moved one after
+// the other, though raft wants no address twice. It is "moved/", the leader's term and a
+// log index, and the address to dial.
+const movedPrefix = "moved/"
+
+func (s *Store) relocated(addr string) raft.ServerAddress {
+	return raft.ServerAddress(fmt.Sprintf("%s%d-%d:%s", movedPrefix, s.raft.CurrentTerm(), s.raft.LastIndex(), addr))
+}
+
+// dialAddr is the address to dial.
+func dialAddr(addr string) string {
+	if rest, ok := strings.CutPrefix(addr, movedPrefix); ok {
+		_, addr, _ = strings.Cut(rest, ":")
+	}
+	return addr
+}
+
+// placePromise is where a node has promised to find a member that the configuration has
+// elsewhere.
+type placePromise struct {
+	From string `json:"From"` // as the configuration has it
+	To   string `json:"To"`
+}
+
+// promised returns the promise for a member, as long as it holds: until the
+// configuration has it elsewhere.
+func (s *Store) promised(id raft.ServerID) (placePromise, bool) {
+	p, ok := s.logs.meta().Places[id]
+	return p, ok && addressIn(s.configuration(), id) == p.From
+}
+
+func (s *Store) promisePlace(id raft.ServerID, p placePromise) error {
+	config := s.configuration()
+	err := s.logs.updateMeta(func(m *metadata) {
+		places := map[raft.ServerID]placePromise{id: p}
+		for other, old := range m.Places { // those that still hold
+			if other != id && addressIn(config, other) == old.From {
+				places[other] = old
+			}
+		}
+		m.Places = places
+	})
+	if err != nil {
+		return fmt.Errorf("promise a place: %w", err)
+	}
+	return nil
+}
+
+func addressIn(config raft.Configuration, id raft.ServerID) string {
+	for _, m := range config.Servers {
+		if m.ID == id {
+			return string(m.Address)
+		}
+	}
+	return ""
+}
+
+// confirmPlace tells a member at addr that its place is there. The entry by which it is
+// must be committed.
+func (s *Store) confirmPlace(ctx context.Context, id raft.ServerID, addr string) error {
+	if err := s.admit(ctx, admission{Cluster: s.self().cluster, Server: id, Addr: addr}, addr); err != nil {
+		return fmt.Errorf("confirm its place: %w", err)
+	}
+	return nil
+}
+
+var (
+	errUnplaced  = fmt.Errorf("%w: this node has to be confirmed at its new address", errUnsent)
+	errRelocated = errors.New("the member is getting another address")
+)
+
+// relocate gives a member another address, as the leader.
+func (s *Store) relocate(ctx context.Context, id raft.ServerID, to raft.ServerAddress) error {
+	s.relocating.Store(id, to)
+	// For a member this changes the address only; a voter stays one.
+	return s.change(ctx, func() raft.Future {
+		defer s.relocating.CompareAndDelete(id, to)
+		f := s.raft.AddNonvoter(id, to, 0, s.patience())
+		f.Error() // it is known then; the caller asks again
+		return f
+	})
+}
+
+// holdsBack reports whether entries must not go to a member at addr: it is about to get
+// another. raft sends an entry before it goes by it.
+func (s *Store) holdsBack(id raft.ServerID, addr raft.ServerAddress) bool {
+	to, ok := s.relocating.Load(id)
+	return ok && to != addr
+}
+
+// whereabouts is where a member answers that is not at its address.
+func (s *Store) whereabouts(ctx context.Context, m raft.Server) (string, bool) {
+	if m.ID == s.server {
+		return s.opts.advertise, true
+	}
+	for _, addr := range []string{s.addressOf(m.ID, string(m.Address)), s.transport.callsFrom(m.ID).at} {
+		if addr == "" || addr == dialAddr(string(m.Address)) {
+			continue
+		}
+		if there, err := s.knock(ctx, addr); err == nil && there.Node == m.ID {
+			return addr, true
+		}
+	}
+	return "", false
+}
+
+// places is what a transport asks its node.
+type places interface {
+	isPlaced() bool
+	addressOf(id raft.ServerID, addr string) string // where to dial a member that the configuration has at addr
+	configuredAt() string
+	turnAway(o opening) (why, elsewhere string) // not empty: who dials for raft is refused
+	losePlace(at string)                        // another has turned this node away
+}
+
+func (s *Store) addressOf(id raft.ServerID, addr string) string {
+	if p, ok := s.promised(id); ok && p.From == addr {
+		return p.To
+	}
+	return dialAddr(addr)
+}
+
+// turnAway is for who has a right to the place by a configuration that the promise came
+// after.
+func (s *Store) turnAway(o opening) (why, elsewhere string) {
+	if !s.isPlaced() {
+		return fmt.Sprintf("node %s has to be confirmed at its new address", s.server), ""
+	}
+	if p, ok := s.promised(o.From); ok && o.At == dialAddr(p.From) && o.Configured == p.From {
+		return fmt.Sprintf("node %s has promised to find node %s at %s", s.server, o.From, p.To), p.To
+	}
+	return "", ""
+}
+
+// everywhere is for a transport without a node.
+type everywhere struct{}
+
+func (everywhere) isPlaced() bool                                { return true }
+func (everywhere) addressOf(_ raft.ServerID, addr string) string { return dialAddr(addr) }
+func (everywhere) configuredAt() string                          { return "" }
+func (everywhere) turnAway(opening) (why, elsewhere string)      { return "", "" }
+func (everywhere) losePlace(string)                              {}

@@ -1,0 +1,326 @@
+package kvraft_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kvraft/kvraft"
+	"github.com/kvraft/kvraft/kvrafttest"
+)
+
+// The leader and the original are on one side of a partition, the third node and the
+// copy on the other. Both are two of three identities.
+func TestACopyOfADataDirectoryGivesNoSideAMajority(t *testing.T) {
+	for range 5 {
+		synctest.Test(t, func(t *testing.T) {
+			c := kvrafttest.New(t, 3)
+			leader := c.WaitLeader()
+			original, other := (leader+1)%3, (leader+2)%3
+			mustSet(t, c.Store(leader), "key", "value")
+			c.Partition([]int{leader, original}, []int{other})
+			duplicate := c.Copy(original)
+			c.Partition([]int{leader, original}, []int{other, duplicate})
+			time.Sleep(time.Minute)
+			for _, i := range []int{other, duplicate} {
+				if _, err := c.Store(i).Set(within(t, 10*time.Second), "key", []byte("on the side of the copy")); err == nil {
+					t.Errorf("%s acknowledged a write on the side of the copy", c.Host(i))
+				}
+				if err := c.Store(i).Err(); err != nil {
+					t.Errorf("%s has stopped, though it sees nobody else who could be the original: %v", c.Host(i), err)
+				}
+			}
+			mustSet(t, c.Store(original), "key", "on the side of the original")
+			c.Heal()
+			wantStopped(t, c, duplicate)
+			c.WaitReady(original, other)
+			wantValue(t, c.Store(other), "key", "on the side of the original")
+		})
+	}
+}
+
+// wantStopped waits until a copy has been told that it is one.
+func wantStopped(t *testing.T, c *kvrafttest.Cluster, i int) {
+	t.Helper()
+	eventually(t, "the copy stops", func() bool { return c.Store(i).Err() != nil })
+	err := c.Store(i).Err()
+	if !errors.Is(err, kvraft.ErrCopied) || !errors.Is(err, kvraft.ErrRefused) || !errors.Is(err, kvraft.ErrClosed) {
+		t.Errorf("the copy stopped with %v", err)
+	}
+	if st := c.Store(i).Status(); st.State != kvraft.Stopped || !strings.Contains(st.Reason, "empty the data directory of the other") {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestACopyThatSeesItsOriginalStops(t *testing.T) {
+	for _, nodes := range []int{1, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			c := kvrafttest.New(t, nodes)
+			mustSet(t, c.Store(0), "key", "value")
+			duplicate := c.Copy(0)
+			wantStopped(t, c, duplicate)
+			wantValue(t, c.Store(0), "key", "value")
+		})
+	}
+}
+
+// The copy is confirmed while nobody sees the original, which then is the one that has
+// no place any more: whatever it has acknowledged before is with the others.
+func TestTheOneThatIsConfirmedFirstKeepsThePlace(t *testing.T) {
+	movesAlive(t)
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		original, other := (leader+1)%3, (leader+2)%3
+		duplicate := c.Copy(original)
+		wantStopped(t, c, duplicate)
+		c.Isolate(other)
+		mustSet(t, c.Store(leader), "key", "which the copy does not have")
+		c.Heal()
+		c.Isolate(original)
+		duplicate = c.Copy(original)
+		eventually(t, "the copy has the place", func() bool { return c.Store(duplicate).Status().Ready })
+		wantValue(t, c.Store(duplicate), "key", "which the copy does not have")
+		mustSet(t, c.Store(duplicate), "key", "after")
+		c.Heal()
+		eventually(t, "the original stops", func() bool { return errors.Is(c.Store(original).Err(), kvraft.ErrCopied) })
+		wantValue(t, c.Store(other), "key", "after")
+		c.Abandon()
+	})
+}
+
+// Every permutation of the addresses of three nodes, and some of those of five.
+func TestNodesThatComeBackWithEachOthersAddressesAreReady(t *testing.T) {
+	movesAlive(t)
+	random := rand.New(rand.NewPCG(seedOf(t), 0))
+	for nodes, most := range map[int]int{2: 2, 3: 6, 5: scale(t, 10)} {
+		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := kvrafttest.New(t, nodes)
+				orders := permutations(nodes)
+				random.Shuffle(len(orders), func(i, j int) { orders[i], orders[j] = orders[j], orders[i] })
+				for n, order := range orders[:most] {
+					key := fmt.Sprint("key-", n)
+					mustSet(t, c.Store(n%nodes), key, "value")
+					comeBack(t, c, order)
+					wantValue(t, c.Store((n+1)%nodes), key, "value")
+				}
+			})
+		})
+	}
+}
+
+// comeBack stops all nodes and starts node i where node order[i] was.
+func comeBack(t *testing.T, c *kvrafttest.Cluster, order []int) {
+	t.Helper()
+	for i := range order {
+		c.Crash(i)
+	}
+	seen := make([]bool, len(order))
+	for i := range order { // cycle by cycle
+		var cycle []int
+		for at := i; !seen[at]; at = order[at] {
+			seen[at] = true
+			cycle = append(cycle, at)
+		}
+		c.Exchange(cycle...)
+	}
+	for i := range order {
+		c.Restart(i)
+	}
+	began := time.Now()
+	for i := range order {
+		c.WaitReady(i)
+		if st := c.Store(i).Status(); st.Addr != c.Host(i)+":7000" {
+			t.Errorf("%v: n%d is at %s, not at %s", order, i+1, st.Addr, c.Host(i))
+		}
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("%v: ready after %v", order, took)
+	}
+}
+
+// permutations are all orders of the first n numbers.
+func permutations(n int) (all [][]int) {
+	if n == 0 {
+		return [][]int{nil}
+	}
+	for _, shorter := range permutations(n - 1) {
+		for at := range n {
+			all = append(all, slices.Insert(slices.Clone(shorter), at, n-1))
+		}
+	}
+	return all
+}
+
+// In clusters with copies of nodes that run no two sides acknowledge, and no version is
+// given twice, whatever is cut, killed and moved; and at the end every node of the
+// cluster is ready, and every copy has been told.
+func TestHistoriesAreLinearizableWithCopiesAndExchangedAddresses(t *testing.T) {
+	movesAlive(t)
+	const clusters, changesEach = 4, 20
+	seed := seedOf(t)
+	total, counts := 0, map[string]int{}
+	for n := range scale(t, clusters) {
+		history := kvrafttest.NewHistory()
+		synctest.Test(t, func(t *testing.T) {
+			p := newPlacesRun(t, rand.New(rand.NewPCG(seed, uint64(n))), counts)
+			p.run(history, changesEach)
+		})
+		history.Check(t, time.Minute)
+		total += history.Len()
+		if t.Failed() {
+			break
+		}
+	}
+	t.Logf("%d calls in %d clusters; %v", total, scale(t, clusters), counts)
+}
+
+// placesRun is a cluster of which the nodes are copied and change their addresses. A
+// copy may be asked as any node is.
+type placesRun struct {
+	*members
+	copies map[int]int // of those that run: to their originals
+}
+
+func newPlacesRun(t *testing.T, random *rand.Rand, counts map[string]int) *placesRun {
+	m := newMembersOf(t, random, 3+2*random.IntN(2))
+	m.counts = counts
+	return &placesRun{members: m, copies: map[int]int{}}
+}
+
+func (p *placesRun) run(history *kvrafttest.History, changes int) {
+	ctx, stop := context.WithCancel(p.t.Context())
+	var running sync.WaitGroup
+	for i := range 9 {
+		random := rand.New(rand.NewPCG(p.random.Uint64(), 0))
+		running.Go(func() { p.client(ctx, random, history, i) })
+	}
+	for range changes {
+		p.copyOne()
+		p.cut()
+		p.change()
+		time.Sleep(time.Duration(p.random.IntN(20_000)) * time.Millisecond)
+		p.mend()
+	}
+	stop()
+	running.Wait()
+}
+
+// copyOne starts a copy of a node, half of the time. It is on the side of the partition
+// that chance decides.
+func (p *placesRun) copyOne() {
+	if p.random.IntN(2) == 0 {
+		return
+	}
+	original := p.random.IntN(p.size())
+	if p.random.IntN(2) == 0 { // it shall not be seen at once
+		p.Isolate(original)
+	}
+	p.did("copy", original)
+	duplicate := p.Copy(original)
+	p.copies[duplicate] = original
+	p.refresh()
+}
+
+// size is the number of nodes without the copies.
+func (p *placesRun) size() int { return len(p.list(func(int) bool { return true })) }
+
+// cut divides the nodes and the copies at random.
+func (p *placesRun) cut() {
+	if p.random.IntN(3) == 0 {
+		return
+	}
+	var sides [2][]int
+	for i := range p.Len() {
+		if p.Up(i) {
+			side := p.random.IntN(2)
+			sides[side] = append(sides[side], i)
+		}
+	}
+	p.did("cut", sides[0]...)
+	p.Partition(sides[0], sides[1])
+}
+
+// change kills nodes and starts some of them elsewhere. The original of a copy that runs
+// goes on running: to the others a copy of a node that has died is that node.
+func (p *placesRun) change() {
+	free := p.list(func(i int) bool {
+		for _, original := range p.copies {
+			if original == i {
+				return false
+			}
+		}
+		return true
+	})
+	victim := free[p.random.IntN(len(free))]
+	switch p.random.IntN(4) {
+	case 0:
+		p.down(victim)
+	case 1:
+		p.down(victim)
+		p.did("move", victim)
+		p.Move(victim)
+		p.Restart(victim)
+	case 2:
+		p.random.Shuffle(len(free), func(i, j int) { free[i], free[j] = free[j], free[i] })
+		exchange := free[:1+p.random.IntN(len(free))]
+		p.did("exchange", exchange...)
+		for _, i := range exchange {
+			p.kill(i)
+		}
+		p.Exchange(exchange...)
+		for _, i := range exchange {
+			p.Restart(i)
+		}
+	}
+	p.refresh()
+}
+
+// kill crashes a node, however few are left.
+func (p *placesRun) kill(i int) {
+	p.mu.Lock()
+	if len(p.stores) > 1 {
+		delete(p.stores, i)
+	}
+	p.mu.Unlock()
+	p.Crash(i)
+}
+
+// mend ends the faults. Of a node and its copy one is told then that it is the copy: the
+// original, if the cluster has found the other in its place while it was cut off.
+func (p *placesRun) mend() {
+	p.Heal()
+	for _, i := range p.list(func(i int) bool { return !p.Up(i) }) {
+		p.Restart(i)
+	}
+	for duplicate, original := range p.copies {
+		stopped := duplicate
+		eventually(p.t, "one of the two is told", func() bool {
+			if p.Store(original).Err() != nil {
+				stopped = original
+			}
+			return p.Store(stopped).Err() != nil
+		})
+		if err := p.Store(stopped).Err(); !errors.Is(err, kvraft.ErrCopied) {
+			p.t.Errorf("%s stopped with %v", p.Host(stopped), err)
+		}
+		p.mu.Lock()
+		delete(p.stores, stopped)
+		p.mu.Unlock()
+		p.Stop(stopped)
+		if stopped == original {
+			p.did("the copy stays", original)
+			p.Succeed(original, duplicate)
+		}
+		delete(p.copies, duplicate)
+	}
+	p.members.mend()
+}
