@@ -123,7 +123,7 @@ func TestWhatIsTooMuchForAMessageIsRefusedUnread(t *testing.T) {
 }
 
 func TestEveryTokenHasItsLength(t *testing.T) {
-	for _, value := range []any{nil, true, false, 1, -1, 100, -100, 1000, -1000, 1 << 20, -(1 << 20), 1 << 40, -(1 << 40), float32(1), 1.5,
+	for _, value := range []any{nil, true, false, 1, -1, 100, -100, 1000, -1000, 1 << 20, -(1 << 20), int64(1 << 40), -int64(1 << 40), float32(1), 1.5,
 		"", "text", strings.Repeat("x", 100), strings.Repeat("x", 1000), strings.Repeat("x", 100000), []byte{}, make([]byte, 100), make([]byte, 1000), make([]byte, 100000),
 		[]int{}, []int{1, 2, 3}, make([]int, 100), map[string]int{}, map[string]int{"a": 1}, map[string][]string{"a": {"b"}}, time.Now(),
 		codec.RawExt{Tag: 5, Data: make([]byte, 1)}, codec.RawExt{Tag: 5, Data: make([]byte, 2)}, codec.RawExt{Tag: 5, Data: make([]byte, 4)}, codec.RawExt{Tag: 5, Data: make([]byte, 8)},
