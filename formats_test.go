@@ -107,6 +107,9 @@ var refusals = []command.Result{
 	{Code: command.Reused, Version: 9}, {Code: command.TooLarge}, {Code: command.Invalid},
 }
 
+// created came after those.
+var created = []command.Result{{Code: command.Created, Version: 10}}
+
 // everyOrigin is everyOp in the second version of the format, which tells whose the ids
 // are.
 var everyOrigin = []command.Request{
@@ -133,6 +136,11 @@ func TestCommandsAreEncodedAsTheyEverWere(t *testing.T) {
 	wantGolden(t, "command-refusals", command.AppendResults(nil, refusals))
 	results, err = command.DecodeResults(golden(t, "command-refusals", nil))
 	if err != nil || !reflect.DeepEqual(results, refusals) {
+		t.Errorf("%+v, %v", results, err)
+	}
+	wantGolden(t, "command-created", command.AppendResults(nil, created))
+	results, err = command.DecodeResults(golden(t, "command-created", nil))
+	if err != nil || !reflect.DeepEqual(results, created) {
 		t.Errorf("%+v, %v", results, err)
 	}
 }

@@ -44,7 +44,7 @@ func TestEachEntryOfABatchIsAnsweredInOrder(t *testing.T) {
 		setEntry(5, 2, "b", "2"),
 		{Index: 6, Term: 2, Type: raft.LogCommand, Data: command.Append(nil, nil)}, // opens a term
 	})
-	for i, want := range [][]command.Result{{{Code: command.OK, Version: 1}}, nil, {{Code: command.OK, Version: 2}}, {}} {
+	for i, want := range [][]command.Result{{{Code: command.Created, Version: 1}}, nil, {{Code: command.Created, Version: 2}}, {}} {
 		if got, ok := answers[i].([]command.Result); !ok || !slices.Equal(got, want) {
 			t.Errorf("answer %d is %v, want %v", i, answers[i], want)
 		}

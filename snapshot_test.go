@@ -131,7 +131,7 @@ func TestTheSnapshotFormatStaysAsItIs(t *testing.T) {
 		"026331" + "ac02" + "03" + // c1, index 300, term 3
 		"01" + "00" + "01" + "01" + // revision, floor, keys, requests
 		"05636f6c6f72" + "05677265656e" + "01" +
-		"01000000000000000000000000000002" + "05" + "00" + "01"
+		"01000000000000000000000000000002" + "05" + "06" + "01" // created, at 1
 	raw, err := hex.DecodeString(body)
 	if err != nil {
 		t.Fatal(err)

@@ -14,8 +14,9 @@ import (
 
 // Op is one operation of a batch.
 type Op struct {
-	op command.Op
-	id *RequestID // an IDOp
+	op      command.Op
+	id      *RequestID // an IDOp
+	created *bool      // of WithCreated
 }
 
 // SetOp sets key to value. The store keeps no reference to value after Batch
@@ -44,7 +45,13 @@ type writeOptions struct {
 	conditional bool
 	version     uint64
 	id          *RequestID
+	created     *bool
 }
+
+// WithCreated sets *created, when the write succeeds, to whether it has made a key that
+// was not there before. It is decided by the write itself, with nothing in between; of a
+// repetition under an id of the caller's it is what the first attempt did.
+func WithCreated(created *bool) WriteOption { return func(o *writeOptions) { o.created = created } }
 
 // WithRequestID makes a write that the caller repeats, after ErrUnknown say or
 // after a restart of its own, take effect once: the repetition, on whichever
@@ -99,18 +106,25 @@ func conditions(key string, opts []WriteOption, op Op) []Op {
 	if o.id != nil {
 		ops = append(ops, IDOp(*o.id))
 	}
+	if o.created != nil {
+		ops = append(ops, Op{created: o.created})
+	}
 	return ops
 }
 
 func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 	var request command.Request
 	var id *RequestID
+	created := new(bool)
 	for _, o := range ops {
-		if o.id != nil {
+		switch {
+		case o.id != nil:
 			id = o.id
-			continue
+		case o.created != nil:
+			created = o.created
+		default:
+			request.Ops = append(request.Ops, o.op)
 		}
-		request.Ops = append(request.Ops, o.op)
 	}
 	if err := s.opts.limits.check(request.Ops); err != nil {
 		return 0, err
@@ -132,6 +146,7 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 	case command.Reused:
 		return 0, fmt.Errorf("%w: its name, %q, was used for another write", ErrReused, id.name)
 	}
+	*created = result.Code == command.Created
 	return result.Version, nil
 }
 

@@ -62,7 +62,7 @@ func TestAnOriginCanBeTrusted(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := kvhttp.Handler(newFake(), kvhttp.WithCrossOriginProtection(&trusting))
-	wantAnswer(t, call(t, h, "PUT", "/files/f", "v", "Sec-Fetch-Site: cross-site", "Origin: https://admin.example.com"), 200, "")
+	wantMade(t, call(t, h, "PUT", "/files/f", "v", "Sec-Fetch-Site: cross-site", "Origin: https://admin.example.com"))
 	wantProblem(t, call(t, h, "PUT", "/files/f", "v", "Sec-Fetch-Site: cross-site", "Origin: https://evil.example"), 403)
 }
 

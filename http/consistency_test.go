@@ -93,7 +93,7 @@ func TestAWriteHasNoLevel(t *testing.T) {
 	store := newFake()
 	h := kvhttp.Handler(store)
 	const query = "?consistency=nonsense&max_staleness=&at_least=x"
-	wantAnswer(t, call(t, h, "PUT", "/files/f"+query, "v", "If-None-Match: *"), 200, "")
+	wantMade(t, call(t, h, "PUT", "/files/f"+query, "v", "If-None-Match: *"))
 	wantAnswer(t, call(t, h, "POST", "/keys/f/"+query, `{"value":"w"}`, "If-Match: *"), 200, `{"value":"w"}`)
 	if want := leveled(); store.asked != want {
 		t.Errorf("a condition was looked at with %s, want %s", store.asked, want)

@@ -19,7 +19,8 @@
 //	GET /keys/{key}/                {"value":"v"}; {"value":""} when absent
 //	POST /keys/{key}/               {"value":"v"}: sets the key and answers the same
 //	GET /files/{key}                the value's bytes; 404 when absent
-//	PUT, POST /files/{key}          sets the key to the bytes of the body
+//	PUT, POST /files/{key}          sets the key to the bytes of the body; a PUT that
+//	                                made the key is answered 201
 //	DELETE /files/{key}             200, also when absent
 //	GET /watch?prefix=&from=        changes as they come, as server-sent events; see below
 //	POST /join                      {"id":"n2","addr":"host:port"}: admits a node; with

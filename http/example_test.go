@@ -36,7 +36,7 @@ func ExampleHandler() {
 		}
 		defer response.Body.Close()
 		answer, err := io.ReadAll(response.Body)
-		if err != nil || response.StatusCode != http.StatusOK {
+		if err != nil || response.StatusCode/100 != 2 {
 			log.Fatal(response.Status, string(answer), err)
 		}
 		return string(answer)

@@ -114,6 +114,10 @@ func (f *fake) Set(ctx context.Context, key string, value []byte, opts ...kvraft
 	if err := f.check(key, opts); err != nil {
 		return 0, err
 	}
+	if created := (*bool)(applied(opts...).FieldByName("created").UnsafePointer()); created != nil {
+		_, held := f.entries[key]
+		*created = !held
+	}
 	f.revision++
 	f.set(key, value)
 	return f.revision, nil

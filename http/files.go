@@ -26,13 +26,18 @@ func (h *handler) setFile(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	created := false
 	version, err := h.write(r, func(opts ...kvraft.WriteOption) (uint64, error) {
-		return h.store.Set(r.Context(), r.key, value, opts...)
+		return h.store.Set(r.Context(), r.key, value, append(opts, kvraft.WithCreated(&created))...)
 	})
 	if err != nil {
 		return err
 	}
 	w.Header().Set("ETag", etag(version))
-	h.respond(w, r, "", nil)
+	status := http.StatusOK
+	if created && r.Method == http.MethodPut { // raftd's POST answers 200
+		status = http.StatusCreated
+	}
+	h.send(w, r.Request, status, nil)
 	return nil
 }

@@ -38,6 +38,15 @@ func wantAnswer(t testing.TB, w *httptest.ResponseRecorder, status int, body str
 	}
 }
 
+// wantMade wants a PUT to have been carried out, whether it made its key or not:
+// TestAPutThatMakesItsKeyIsAnswered201 looks at the difference.
+func wantMade(t testing.TB, w *httptest.ResponseRecorder) {
+	t.Helper()
+	if w.Code != 200 && w.Code != 201 || w.Body.Len() > 0 {
+		t.Errorf("got %d %q, want 200 or 201", w.Code, w.Body)
+	}
+}
+
 func wantETag(t testing.TB, w *httptest.ResponseRecorder, etag string) {
 	t.Helper()
 	if got := w.Header().Get("ETag"); got != etag {
@@ -182,7 +191,7 @@ func TestAFileIsItsBytes(t *testing.T) {
 	h := kvhttp.Handler(newFake())
 	for i, value := range []string{"", "\x00\xff\r\n", "<html>", strings.Repeat("x", limits.value)} {
 		w := call(t, h, "PUT", "/files/f", value, "Content-Type: text/html")
-		wantAnswer(t, w, 200, "")
+		wantMade(t, w)
 		wantETag(t, w, fmt.Sprintf("%q", fmt.Sprint(i+1)))
 		w = call(t, h, "GET", "/files/f", "")
 		if w.Code != 200 || w.Body.String() != value || w.Header().Get("Content-Type") != "application/octet-stream" {
@@ -414,7 +423,7 @@ func FuzzHandler(f *testing.F) {
 	if _, err := views.Set(f.Context(), "held", []byte("\xfe")); err != nil {
 		f.Fatal(err)
 	}
-	known := []int{200, 204, 304, 400, 404, 405, 406, 412, 413, 414}
+	known := []int{200, 201, 204, 304, 400, 404, 405, 406, 412, 413, 414}
 	f.Fuzz(func(t *testing.T, method, target, body, tags, key string) {
 		r, err := http.NewRequest(method, "http://host"+target, strings.NewReader(body))
 		if err != nil {
@@ -454,4 +463,31 @@ func FuzzHandler(f *testing.F) {
 			t.Errorf("not JSON: %q", w.Body)
 		}
 	})
+}
+
+func TestAPutThatMakesItsKeyIsAnswered201(t *testing.T) {
+	store := openStore(t)
+	h := kvhttp.Handler(store)
+	key := keyed(t, store, "made")
+	for i, c := range []struct {
+		method, target, body, header string
+		status                       int
+	}{
+		{"PUT", "/files/a", "1", "", 201},
+		{"PUT", "/files/a", "1", "", 200},
+		{"DELETE", "/files/a", "", "", 200},
+		{"PUT", "/files/a", "", "", 201},
+		{"PUT", "/files/b", "1", "If-None-Match: *", 201},
+		{"PUT", "/files/b", "1", "If-Match: *", 200},
+		{"PUT", "/files/c", "1", key, 201},
+		{"PUT", "/files/c", "1", key, 201}, // as the first was
+		{"PUT", "/files/c", "1", "", 200},
+		{"POST", "/files/d", "1", "", 200}, // as raftd's
+		{"POST", "/keys/e", `{"value":"1"}`, "", 200},
+		{"POST", "/key", `{"f":"1"}`, "", 200},
+	} {
+		if w := call(t, h, c.method, c.target, c.body, c.header); w.Code != c.status {
+			t.Errorf("%d: %s %s: got %d %s, want %d", i, c.method, c.target, w.Code, w.Body, c.status)
+		}
+	}
 }

@@ -49,7 +49,7 @@ func TestAPathNamesItsKey(t *testing.T) {
 	} {
 		store := newFake()
 		h := kvhttp.Handler(store)
-		wantAnswer(t, call(t, h, "PUT", target, "v"), 200, "")
+		wantMade(t, call(t, h, "PUT", target, "v"))
 		wantValues(t, store, map[string]string{key: "v"})
 		wantAnswer(t, call(t, h, "GET", target, ""), 200, "v")
 		wantAnswer(t, call(t, h, "DELETE", strings.Replace(target, "files", "key", 1), ""), 200, "")
@@ -123,7 +123,7 @@ func TestAHandlerWorksBelowAPrefix(t *testing.T) {
 		"/slash/files/a%2Fb":        "a/b",
 	} {
 		clear(store.entries)
-		wantAnswer(t, call(t, mux, "PUT", target, "v"), 200, "")
+		wantMade(t, call(t, mux, "PUT", target, "v"))
 		wantValues(t, store, map[string]string{key: "v"})
 	}
 }
@@ -142,7 +142,7 @@ func FuzzKeyRoundTrip(f *testing.F) {
 		for _, set := range names {
 			store := newFake()
 			h := kvhttp.Handler(store)
-			wantAnswer(t, call(t, h, "PUT", "/files"+set, string(value)), 200, "")
+			wantMade(t, call(t, h, "PUT", "/files"+set, string(value)))
 			wantValues(t, store, map[string]string{key: string(value)})
 			for _, get := range names {
 				wantAnswer(t, call(t, h, "GET", "/files"+get, ""), 200, string(value))
@@ -197,7 +197,7 @@ func TestABodyWithoutEndIsCutOffAtTheLimit(t *testing.T) {
 
 func TestABodyThatIsTooLargeIsNotEvenRead(t *testing.T) {
 	h := kvhttp.Handler(newFake(), kvhttp.WithBodyLimit(4))
-	wantAnswer(t, call(t, h, "PUT", "/files/a", "1234"), 200, "")
+	wantMade(t, call(t, h, "PUT", "/files/a", "1234"))
 	body := &endless{}
 	r := httptest.NewRequest("PUT", "/files/a", body)
 	r.ContentLength = 5
@@ -271,7 +271,7 @@ func TestAStoreThatDoesNotAnswerIsGivenUpInTime(t *testing.T) {
 		store.fail = nil
 		store.mu.Unlock()
 		fmt.Fprint(conn, "PUT /files/a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nvalue")
-		wantStatus(t, conn, 200)
+		wantStatus(t, conn, 201)
 	})
 	wantValues(t, store, map[string]string{"a": "value"})
 }

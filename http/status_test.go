@@ -126,7 +126,7 @@ func TestADrainingServerIsNotReadyAndEndsItsConnections(t *testing.T) {
 	ctx, begin := context.WithCancel(t.Context())
 	h := kvhttp.Handler(newFake(), kvhttp.WithDrainContext(ctx))
 	wantAnswer(t, call(t, h, "GET", "/readyz", ""), 200, "ok\n")
-	if w := call(t, h, "PUT", "/files/f", "v"); w.Code != 200 || w.Header().Get("Connection") != "" {
+	if w := call(t, h, "PUT", "/files/f", "v"); w.Code != 201 || w.Header().Get("Connection") != "" {
 		t.Errorf("before: %d %v", w.Code, w.Header())
 	}
 	begin()

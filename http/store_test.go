@@ -33,7 +33,7 @@ func TestARealStoreAnswersAsTheFakeDoes(t *testing.T) {
 	long, large := strings.Repeat("k", 1<<10+1), strings.Repeat("v", 1<<20+1)
 
 	created := call(t, h, "PUT", "/files/f", "old", "If-None-Match: *")
-	wantAnswer(t, created, 200, "")
+	wantAnswer(t, created, 201, "")
 	current := created.Header().Get("ETag")
 	for _, header := range []string{"If-None-Match: *", `If-Match: "99"`, `If-Match: "98", "99"`, "If-None-Match: W/" + current} {
 		w := call(t, h, "PUT", "/files/f", "new", header)

@@ -96,7 +96,7 @@ func (r remote) do(ctx context.Context, method, path string, body []byte) (tag s
 	if err != nil {
 		return "", nil, unanswered(req, err)
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode/100 != 2 {
 		return "", nil, refused(req, resp.StatusCode, answer)
 	}
 	return resp.Header.Get("ETag"), answer, nil

@@ -96,13 +96,14 @@ const (
 	Reused   Code = 3 // its ID is a caller's, who has used it for other ops, nothing changed
 	TooLarge Code = 4 // over a limit of the leader's, which did not take it into its log
 	Invalid  Code = 5 // likewise: it is none that a caller can make
+	Created  Code = 6 // applied as OK, and all that it changed is one key that was not there before
 )
 
 // Result is the outcome of one request.
 type Result struct {
 	Code Code
 
-	// Version is for OK the revision after the request, for Conflict the version that the key has (0 = absent), and for
+	// Version is for OK and Created the revision after the request, for Conflict the version that the key has (0 = absent), and for
 	// Expired and Reused the log index at which the request was refused: what a new ID for it may be born at.
 	Version uint64
 }
@@ -360,7 +361,7 @@ func (r *reader) skipOp() {
 
 func (r *reader) code() Code {
 	c := Code(r.byte())
-	if c > Invalid {
+	if c > Created {
 		r.fail(fmt.Errorf("unknown result code %d", c))
 	}
 	return c

@@ -221,7 +221,7 @@ func TestDamagedResultsAreRefusedWithTheReason(t *testing.T) {
 		"another version":     {"\x02\x00", "unknown format version 2"},
 		"trailing byte":       {"\x01\x00\x00", "trailing bytes"},
 		"one result too many": {"\x01\x02\x00\x00\x00", "count"},
-		"unknown code":        {"\x01\x01\x06\x00", "unknown result code 6"},
+		"unknown code":        {"\x01\x01\x07\x00", "unknown result code 7"},
 		"needless byte":       {"\x01\x01\x00\x80\x00", "malformed number"},
 	} {
 		t.Run(name, func(t *testing.T) { refused(t, DecodeResults, c.results, c.reason) })

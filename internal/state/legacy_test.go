@@ -103,7 +103,7 @@ func TestReplicasOfALegacyLogAgreeWhereverTheyBegin(t *testing.T) {
 func TestARevisionThatIsRaisedIsTheOneBeforeTheNextWrites(t *testing.T) {
 	for name, s := range map[string]*State{"new": New(), "legacy": NewLegacy(map[string]string{"a": "1"})} {
 		s.RaiseRevision(100)
-		if got := s.Apply(7, []command.Request{request(1, 6, set("b", "1"))})[0]; got != ok(101) {
+		if got := s.Apply(7, []command.Request{request(1, 6, set("b", "1"))})[0]; got != (command.Result{Code: command.Created, Version: 101}) {
 			t.Errorf("%s: the first write after it: %+v", name, got)
 		}
 		if it, there := s.View().Get("a"); there && it.Version != 2 {

@@ -100,7 +100,9 @@ func (l *Loader) remember(r *recent, rec Remembered, last *uint64) error {
 	if rec.Index < *last {
 		return fmt.Errorf("remembered request at index %d after index %d", rec.Index, *last)
 	}
-	if rec.Result.Code != command.OK && rec.Result.Code != command.Conflict {
+	switch rec.Result.Code {
+	case command.OK, command.Conflict, command.Created:
+	default:
 		return fmt.Errorf("remembered request at index %d has result code %d", rec.Index, rec.Result.Code)
 	}
 	if rec.Result.Version > l.state.revision {

@@ -115,7 +115,7 @@ func (s *State) execute(ops []command.Op) command.Result {
 			return command.Result{Code: command.Conflict, Version: v}
 		}
 	}
-	before, next := len(s.changes), s.revision+1
+	before, next, code := len(s.changes), s.revision+1, command.OK
 	for i := range ops {
 		switch ops[i].Kind {
 		case command.Set:
@@ -128,9 +128,12 @@ func (s *State) execute(ops []command.Op) command.Result {
 	}
 	if len(s.changes) > before {
 		s.revision = next
+		if len(s.changes) == before+1 && s.changes[before].created {
+			code = command.Created
+		}
 		s.changes = s.changes[:before+len(squash(s.changes[before:]))]
 	}
-	return command.Result{Code: command.OK, Version: s.revision}
+	return command.Result{Code: code, Version: s.revision}
 }
 
 // version is that of key; 0: it is not there.

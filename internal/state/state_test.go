@@ -65,8 +65,20 @@ func expired(index uint64) command.Result {
 	return command.Result{Code: command.Expired, Version: index}
 }
 
+// plainly takes Created for OK: TestARequestTellsThatItMadeItsKey looks at the difference.
+func plainly(results []command.Result) []command.Result {
+	results = slices.Clone(results)
+	for i := range results {
+		if results[i].Code == command.Created {
+			results[i].Code = command.OK
+		}
+	}
+	return results
+}
+
 func wantResults(t *testing.T, got []command.Result, want ...command.Result) {
 	t.Helper()
+	got = plainly(got)
 	if !slices.Equal(got, want) {
 		t.Errorf("results %v, want %v", got, want)
 	}
@@ -376,7 +388,7 @@ func (m *modelTable) forget(all *model, who string) {
 }
 
 func (m *model) execute(ops []command.Op) command.Result {
-	after, effective := maps.Clone(m.items), false
+	after, effective, changes, made := maps.Clone(m.items), false, 0, false
 	for _, op := range ops {
 		_, there := after[op.Key]
 		switch op.Kind {
@@ -386,15 +398,21 @@ func (m *model) execute(ops []command.Op) command.Result {
 			}
 		case command.Set:
 			after[op.Key] = Item{Value: op.Value, Version: m.revision + 1}
-			effective = true
+			effective, changes, made = true, changes+1, !there
 		case command.Delete:
 			delete(after, op.Key)
 			effective = effective || there
+			if there {
+				changes++
+			}
 		}
 	}
 	if effective {
 		m.items = after
 		m.revision++
+	}
+	if changes == 1 && made {
+		return command.Result{Code: command.Created, Version: m.revision}
 	}
 	return ok(m.revision)
 }
@@ -572,3 +590,36 @@ func benchState(n int) (*State, []string) {
 
 func BenchmarkApply1(b *testing.B)   { benchmarkApply(b, 1) }
 func BenchmarkApply256(b *testing.B) { benchmarkApply(b, 256) }
+
+func TestARequestTellsThatItMadeItsKey(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	r.entry(request(1, 0, set("there", "1")))
+	for i, c := range []struct {
+		ops  []command.Op
+		made bool
+	}{
+		{[]command.Op{set("a", "1")}, true},
+		{[]command.Op{set("a", "2")}, false},
+		{[]command.Op{check("b", 0), set("b", "1")}, true},
+		{[]command.Op{check("b", 0), set("b", "1")}, false}, // a conflict
+		{[]command.Op{del("a")}, false},
+		{[]command.Op{set("a", "3")}, true},
+		{[]command.Op{del("absent")}, false},
+		{[]command.Op{del("absent"), set("c", "1")}, true},
+		{[]command.Op{set("d", "1"), del("d")}, false},
+		{[]command.Op{set("d", "1"), set("d", "2")}, false}, // not one write
+		{[]command.Op{set("e", "1"), set("f", "1")}, false},
+		{[]command.Op{set("g", "1"), set("there", "2")}, false},
+		{[]command.Op{del("there"), set("there", "3")}, false},
+		{[]command.Op{note("n", "1")}, false},
+	} {
+		req := request(uint64(10+i), 1, c.ops...)
+		first := r.entry(req)[0]
+		if made := first.Code == command.Created; made != c.made {
+			t.Errorf("%d: %v, made: %v", i, first, c.made)
+		}
+		if again := r.entry(req)[0]; again != first {
+			t.Errorf("%d: a copy is answered %v, the first %v", i, again, first)
+		}
+	}
+}
