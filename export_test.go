@@ -2,6 +2,7 @@ package kvraft
 
 import (
 	"context"
+	"io"
 
 	"github.com/hashicorp/raft"
 )
@@ -76,3 +77,24 @@ func (s *Store) Connections() int {
 
 // AskVoters asks whether this node leads in a term, as a round of reads does.
 func (s *Store) AskVoters(term uint64) error { return s.askVoters(s.ctx, term) }
+
+// HoldRaft holds raft's main goroutine up until release.
+func (s *Store) HoldRaft() (release func()) {
+	reading, gate := make(chan struct{}), make(chan struct{})
+	answer := make(chan raft.RPCResponse, 1)
+	s.raftTransport.rpcs <- raft.RPC{ // of an old term: it is read to its end, and refused
+		Command:  &raft.InstallSnapshotRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}, SnapshotVersion: 1},
+		Reader:   gatedReader{reading, gate},
+		RespChan: answer,
+	}
+	<-reading
+	return func() { close(gate) }
+}
+
+type gatedReader struct{ reading, gate chan struct{} }
+
+func (r gatedReader) Read([]byte) (int, error) {
+	close(r.reading)
+	<-r.gate
+	return 0, io.EOF
+}

@@ -146,7 +146,7 @@ func (s *Store) takeOver(r *reign, since time.Time, dial time.Duration) {
 		case <-r.ctx.Done():
 			return
 		}
-		if !s.seemsDead(r, since) {
+		if !s.seemsDead(r, since) || s.raftTransport.abstention.err() != nil {
 			return
 		}
 		r.dead.Store(true)
@@ -178,6 +178,8 @@ type testimony struct {
 	Term   uint64        `json:"term"`  // of its last log entry
 	Index  uint64        `json:"index"` // likewise
 	Server raft.ServerID `json:"server"`
+
+	Abstains bool `json:"abstains,omitempty"` // it asks nobody for a vote, see standstill.go
 }
 
 // before reports whether a voter goes before another: its log reaches further.
@@ -201,6 +203,8 @@ func (s *Store) testify(a allegation) testimony {
 		Term:   term,
 		Index:  index,
 		Server: s.server,
+
+		Abstains: s.raftTransport.abstention.err() != nil,
 	}
 }
 

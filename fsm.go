@@ -53,6 +53,9 @@ type fsm struct {
 	every  int64        // bytes of log after which a snapshot is due
 	due    chan struct{}
 
+	busy  atomic.Bool   // while a call of raft's lasts
+	steps atomic.Uint64 // grows with what is done in it: entries, bytes of a snapshot
+
 	history history // used by raft's FSM goroutine alone
 	keep    int64   // bytes of history
 
@@ -78,11 +81,13 @@ func newFSM(ctx context.Context, every, keep int64, cluster func() string, fail 
 // ApplyBatch applies committed entries and answers a []command.Result, or an
 // error, for each.
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	defer f.work()()
 	answers := make([]any, len(logs))
 	last := f.now.Load()
 	index, term := last.index, last.term
 	for i, entry := range logs {
 		results, err := f.applyEntry(entry)
+		f.steps.Add(1)
 		if err != nil {
 			answers[i] = err
 			continue
@@ -223,8 +228,30 @@ func (f *fsm) forget(w waiter) {
 	}
 }
 
+// work is for the beginning of a call of raft's; what it returns is for its end.
+func (f *fsm) work() (end func()) {
+	f.busy.Store(true)
+	return func() {
+		f.steps.Add(1)
+		f.busy.Store(false)
+	}
+}
+
+// steadyReader counts what is read.
+type steadyReader struct {
+	r     io.Reader
+	bytes *atomic.Uint64
+}
+
+func (c steadyReader) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.bytes.Add(uint64(n))
+	return n, err
+}
+
 // Snapshot takes the root of the state, nothing more: Apply waits for it.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	defer f.work()()
 	if f.failed != nil {
 		return nil, f.failed
 	}
@@ -235,7 +262,8 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 // Restore replaces the state by a snapshot's, or leaves it as it is.
 func (f *fsm) Restore(r io.ReadCloser) error {
 	defer r.Close()
-	head, restored, err := readSnapshot(bufio.NewReaderSize(r, 1<<20))
+	defer f.work()()
+	head, restored, err := readSnapshot(bufio.NewReaderSize(steadyReader{r, &f.steps}, 1<<20))
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,7 @@ type Store struct {
 	fsm           *fsm
 	transport     *transport
 	raftTransport raftTransport
+	watchdog      *watchdog
 	raft          *raft.Raft
 	peers         *peers
 
@@ -189,6 +190,7 @@ func (s *Store) open() (err error) {
 		return err
 	}
 	s.findPlace()
+	s.watchdog = newWatchdog(s)
 	needsOthers := s.needsOthers
 	s.logs.needsOthers.Store(&needsOthers)
 	mayCut := s.mayCut
@@ -376,6 +378,7 @@ func (s *Store) start() {
 	s.work.Go(s.settle)
 	s.work.Go(s.learnName)
 	s.work.Go(s.electSelf)
+	s.watchdog.start()
 }
 
 // takeSnapshots compacts the log whenever enough of it has gathered.

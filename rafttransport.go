@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -20,6 +18,11 @@ import (
 	"github.com/kvraft/kvraft/internal/raftrpc"
 )
 
+// leastRate is what the whole of a message must have come at, in bytes per second: a sender
+// must not hold up whoever reads it with a byte now and then. messageTimeout is granted
+// beside that.
+const leastRate = 16 << 10
+
 // messageConn bounds each message of an accepted raft connection. raft's
 // transport reads without any deadline, and a snapshot that stalls half-way
 // would hold raft's main goroutine for good. Between messages, after an answer
@@ -27,18 +30,24 @@ import (
 type messageConn struct {
 	net.Conn
 	inMessage bool
+	read      int64         // bytes of the message
+	waited    time.Duration // for them: not what its user did meanwhile
 }
 
 func (c *messageConn) Read(b []byte) (int, error) {
-	limit := idleLimit
+	began, limit := time.Now(), idleLimit
 	if c.inMessage {
-		limit = messageTimeout
+		limit = min(messageTimeout, messageTimeout+time.Duration(c.read)*time.Second/leastRate-c.waited)
 	}
-	if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
+	if err := c.SetReadDeadline(began.Add(limit)); err != nil {
 		return 0, err
 	}
 	n, err := c.Conn.Read(b)
+	if c.inMessage {
+		c.waited += time.Since(began)
+	}
 	c.inMessage = true
+	c.read += int64(n)
 	if errors.Is(err, net.ErrClosed) {
 		err = io.EOF // cut by this node: not the error that raft would log it as
 	}
@@ -46,7 +55,7 @@ func (c *messageConn) Read(b []byte) (int, error) {
 }
 
 func (c *messageConn) Write(b []byte) (int, error) {
-	c.inMessage = false
+	c.inMessage, c.read, c.waited = false, 0, 0
 	if err := c.SetWriteDeadline(time.Now().Add(messageTimeout)); err != nil {
 		return 0, err
 	}
@@ -243,6 +252,10 @@ type raftTransport struct {
 	installs               *installs
 	by                     sieve
 	higher                 chan uint64 // holds one term of an answer, which raft is to go to
+
+	incoming   *incoming
+	acked      *acked
+	abstention *abstention
 }
 
 // sieve is what a transport asks its node of messages before raft sees them.
@@ -266,7 +279,10 @@ type sieve struct {
 }
 
 func newRaftTransport(t *transport, timeout time.Duration, log hclog.Logger, by sieve) raftTransport {
-	rt := raftTransport{rpcs: make(chan raft.RPC), installs: newInstalls(log), by: by, higher: make(chan uint64, 1)}
+	rt := raftTransport{
+		rpcs: make(chan raft.RPC), installs: newInstalls(log), by: by, higher: make(chan uint64, 1),
+		incoming: new(incoming), acked: new(acked), abstention: new(abstention),
+	}
 	stream := raftStream{t, make(chan struct{})}
 	rt.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:          dialingStream{stream},
@@ -316,7 +332,7 @@ func (t raftTransport) sift(server *raftServer, by sieve) {
 		case *raft.AppendEntriesRequest:
 			raftrpc.Limit(req)
 		case *raft.InstallSnapshotRequest:
-			if raftrpc.Outdated(req, node) {
+			if raftrpc.Outdated(req, node) || req.Term == node.Term && owner.leads() { // a term has one leader
 				rpc.Respond(&raft.InstallSnapshotResponse{Term: node.Term}, nil)
 				continue
 			}
@@ -324,6 +340,9 @@ func (t raftTransport) sift(server *raftServer, by sieve) {
 				owner.running.Go(func() { declineSnapshot(rpc, req, err) })
 				continue
 			}
+			rpc.Reader = t.incoming.begin(req.Size, rpc.Reader)
+		case *raft.TimeoutNowRequest:
+			t.abstention.end()
 		case *raft.RequestVoteRequest:
 			req.ID = by.asVoter(req.ID)
 		case *raft.RequestPreVoteRequest:
@@ -366,7 +385,7 @@ func (t raftTransport) AppendEntriesPipeline(id raft.ServerID, addr raft.ServerA
 }
 
 func (t raftTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	req.Entries = withinBytes(req.Entries, 1<<20)
+	req.Entries = withinBytes(req.Entries, maxEntriesBytes)
 	if !t.by.isPlaced() {
 		return errUnplaced
 	}
@@ -380,8 +399,15 @@ func (t raftTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, 
 	if err != nil || len(req.Entries) == 0 { // the latter acknowledges nothing
 		return err
 	}
-	return t.by.stored(req.Entries[len(req.Entries)-1].Index)
+	last := req.Entries[len(req.Entries)-1].Index
+	if resp.Success {
+		t.acked.note(req.Term, id, last)
+	}
+	return t.by.stored(last)
 }
+
+// maxEntriesBytes is how many bytes of entries a message has, if it has more than one.
+const maxEntriesBytes = 1 << 20
 
 // withinBytes returns the first of the entries, one at least, that together have
 // no more than so many bytes. raft goes on after the last one of the request.
@@ -396,6 +422,9 @@ func withinBytes(entries []*raft.Log, most int) []*raft.Log {
 }
 
 func (t raftTransport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if err := t.abstention.err(); err != nil {
+		return err
+	}
 	if err := t.NetworkTransport.RequestVote(id, meant(id, addr), req, resp); err != nil {
 		return err
 	}
@@ -403,6 +432,9 @@ func (t raftTransport) RequestVote(id raft.ServerID, addr raft.ServerAddress, re
 }
 
 func (t raftTransport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if err := t.abstention.err(); err != nil {
+		return err
+	}
 	if err := t.NetworkTransport.RequestPreVote(id, meant(id, addr), req, resp); err != nil {
 		return err
 	}
@@ -423,65 +455,4 @@ func (t raftTransport) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress
 
 func (t raftTransport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	return t.NetworkTransport.TimeoutNow(id, meant(id, addr), req, resp)
-}
-
-// installs reports a node that is sent snapshots again and again. Its link may be
-// too slow for one; or the end of its log conflicts with the leader's in a way that
-// no snapshot of raft mends (hashicorp/raft issue 697).
-type installs struct {
-	log hclog.Logger
-
-	mu    sync.Mutex
-	sent  map[raft.ServerID][]time.Time // guarded by mu: when, within the last minutes
-	bytes map[raft.ServerID]int64       // guarded by mu: of the snapshot that was sent last, so far
-}
-
-func newInstalls(log hclog.Logger) *installs {
-	return &installs{log: log, sent: make(map[raft.ServerID][]time.Time), bytes: make(map[raft.ServerID]int64)}
-}
-
-// keepOnly forgets nodes that are no members any more.
-func (i *installs) keepOnly(members map[raft.ServerID]bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	maps.DeleteFunc(i.sent, func(id raft.ServerID, _ []time.Time) bool { return !members[id] })
-	maps.DeleteFunc(i.bytes, func(id raft.ServerID, _ int64) bool { return !members[id] })
-}
-
-// sentTo is how much of its snapshot a node was sent.
-func (i *installs) sentTo(id raft.ServerID) int64 {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.bytes[id]
-}
-
-// outgoing counts the bytes of a snapshot as they are sent.
-type outgoing struct {
-	installs *installs
-	to       raft.ServerID
-	data     io.Reader
-}
-
-func (s *outgoing) Read(b []byte) (int, error) {
-	n, err := s.data.Read(b)
-	s.installs.mu.Lock()
-	defer s.installs.mu.Unlock()
-	s.installs.bytes[s.to] += int64(n)
-	return n, err
-}
-
-func (i *installs) count(id raft.ServerID) {
-	const often, within = 3, 10 * time.Minute
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.bytes[id] = 0
-	now := time.Now()
-	recent := slices.DeleteFunc(i.sent[id], func(at time.Time) bool { return now.Sub(at) > within })
-	if recent = append(recent, now); len(recent) < often {
-		i.sent[id] = recent
-		return
-	}
-	delete(i.sent, id) // count anew
-	i.log.Error("a node is sent a snapshot again and again: if its link is fast enough for one, stop it, empty its data directory and start it again",
-		"node", id, "times", often, "within", within)
 }

@@ -162,10 +162,13 @@ func (s *Store) timeoutNow(to peer) error {
 }
 
 // stand is timeoutNow for this node, without the network.
-func (s *Store) stand(ctx context.Context) error {
+func (s *Store) stand(ctx context.Context) error { return s.askRaft(ctx, s.timeoutNowRequest()) }
+
+// askRaft has this node's raft answer a message, without the network.
+func (s *Store) askRaft(ctx context.Context, message any) error {
 	answer := make(chan raft.RPCResponse, 1)
 	select {
-	case s.raftTransport.rpcs <- raft.RPC{Command: s.timeoutNowRequest(), RespChan: answer}:
+	case s.raftTransport.rpcs <- raft.RPC{Command: message, RespChan: answer}:
 	case <-ctx.Done():
 		return ended(ctx)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -406,9 +407,7 @@ func TestARaftMessageThatStallsInItsMiddleEndsTheConnection(t *testing.T) {
 			}
 		}
 		send(idleLimit - time.Millisecond) // the first message may be long in coming
-		for range 100 {
-			send(messageTimeout - time.Millisecond) // slow, and not stalled
-		}
+		send(messageTimeout - time.Second) // slow, and not stalled
 		if _, err := conn.Write([]byte("answer")); err != nil {
 			t.Fatal(err)
 		}
@@ -418,6 +417,55 @@ func TestARaftMessageThatStallsInItsMiddleEndsTheConnection(t *testing.T) {
 			t.Errorf("after %v: %v, want a timeout after %v", time.Since(began), err, messageTimeout)
 		}
 	})
+}
+
+func TestARaftMessageThatDripsEndsTheConnection(t *testing.T) {
+	for name, c := range map[string]struct {
+		bytes int           // in a piece
+		every time.Duration // one comes
+		after time.Duration // the connection ends; 0: it does not
+	}{
+		"a byte now and then":            {1, 5 * time.Second, messageTimeout},
+		"a byte often":                   {1, time.Millisecond, 10600 * time.Millisecond},
+		"less than the least rate":       {leastRate / 4, time.Second / 2, 2 * messageTimeout},
+		"a little more":                  {leastRate/2 + 1, time.Second / 2, 0},
+		"much, with a reader that rests": {leastRate, time.Second / 4, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				raw, far := memPipe()
+				conn := &messageConn{Conn: raw}
+				var sending sync.WaitGroup
+				sending.Go(func() {
+					for {
+						if _, err := far.Write(make([]byte, c.bytes)); err != nil {
+							return
+						}
+						time.Sleep(c.every)
+					}
+				})
+				defer func() { raw.Close(); far.Close(); sending.Wait() }()
+				began := time.Now()
+				var err error
+				for buf := make([]byte, 64<<10); err == nil && time.Since(began) < 10*time.Minute; {
+					_, err = conn.Read(buf)
+					if c.bytes == leastRate {
+						time.Sleep(2 * time.Second)
+					}
+				}
+				took := time.Since(began)
+				if c.after == 0 {
+					if err != nil {
+						t.Errorf("after %v: %v", took, err)
+					}
+					return
+				}
+				if !errors.Is(err, os.ErrDeadlineExceeded) || took < c.after-time.Second || took > c.after+time.Second {
+					t.Errorf("after %v: %v, want a timeout after %v", took, err, c.after)
+				}
+			})
+		})
+	}
 }
 
 // blockedConn writes nothing before its deadline.

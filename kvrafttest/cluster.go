@@ -274,7 +274,12 @@ func (c *Cluster) Isolate(i int) { c.network.Isolate(c.nodes[i].host) }
 // Block cuts one way, until Heal: what from sends does not reach to.
 func (c *Cluster) Block(from, to int) { c.network.Block(c.nodes[from].host, c.nodes[to].host) }
 
-// Heal ends every cut and delay of the network.
+// DropLarge loses packets of more than so many bytes that from sends to to, until Heal.
+func (c *Cluster) DropLarge(from, to, over int) {
+	c.network.DropLarge(c.nodes[from].host, c.nodes[to].host, over)
+}
+
+// Heal ends every cut, loss and delay of the network.
 func (c *Cluster) Heal() { c.network.Heal() }
 
 // Crash ends node i as kill -9 would: its connections are reset, nothing that it

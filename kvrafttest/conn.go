@@ -235,7 +235,8 @@ type stream struct {
 	edge           *edge
 	window         int
 	writer, reader *conn
-	used           int // bytes written and not read, those included that nobody will read
+	stalled        bool // behind a large packet that was lost
+	used           int  // bytes written and not read, those included that nobody will read
 	data           queue[byte]
 	marks          queue[mark] // when data arrives
 	end            error       // what the reader meets behind the data: io.EOF, a reset, or nil while the stream is open
@@ -250,6 +251,10 @@ type mark struct {
 
 // write takes as much of b as the window holds.
 func (s *stream) write(b []byte, now time.Time) int {
+	if s.edge.largest > 0 && len(b) > s.edge.largest && !s.stalled {
+		s.settle(now)
+		s.stalled = true
+	}
 	b = b[:min(len(b), s.window-s.used)]
 	if len(b) == 0 {
 		return 0
@@ -259,7 +264,7 @@ func (s *stream) write(b []byte, now time.Time) int {
 		return len(b) // nobody will read them, of which the writer has not heard
 	}
 	due := s.due(now)
-	if s.marks.empty() && !s.edge.cut {
+	if s.marks.empty() && !s.held() {
 		s.reader.reads.wakeAt(due, now)
 	}
 	s.data.push(b...)
@@ -298,7 +303,7 @@ func (s *stream) finish(end error, now time.Time) {
 		return
 	}
 	s.end, s.endDue = end, s.due(now)
-	if !s.edge.cut {
+	if !s.held() {
 		s.reader.reads.wakeAt(s.endDue, now)
 		s.reader.writes.wakeAt(s.endDue, now)
 	}
@@ -321,8 +326,11 @@ func (s *stream) due(now time.Time) time.Time {
 }
 
 func (s *stream) arrived(due, now time.Time) bool {
-	return due.IsZero() || !s.edge.cut && !now.Before(due)
+	return due.IsZero() || !s.held() && !now.Before(due)
 }
+
+// held says that nothing arrives.
+func (s *stream) held() bool { return s.edge.cut || s.stalled }
 
 // ended says whether the end has arrived, perhaps with data before it that is not read yet.
 func (s *stream) ended(now time.Time) bool {
@@ -331,7 +339,7 @@ func (s *stream) ended(now time.Time) bool {
 
 // next returns when more data or the end arrives; zero: unknown.
 func (s *stream) next() time.Time {
-	if !s.marks.empty() && !s.edge.cut {
+	if !s.marks.empty() && !s.held() {
 		return s.marks.items()[0].due
 	}
 	return s.nextEnd()
@@ -339,7 +347,7 @@ func (s *stream) next() time.Time {
 
 // nextEnd returns when the end arrives; zero: unknown.
 func (s *stream) nextEnd() time.Time {
-	if s.edge.cut {
+	if s.held() {
 		return time.Time{}
 	}
 	return s.endDue

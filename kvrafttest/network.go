@@ -134,7 +134,7 @@ func (n *Network) Isolate(host string) {
 	n.rewire()
 }
 
-// Heal removes every partition, block, isolation and delay. What was stalled arrives at once, what was on its way within one
+// Heal removes every partition, block, isolation and delay, and lets large packets through. What was stalled arrives at once, what was on its way within one
 // latency of the network. Connections that were reset stay so.
 func (n *Network) Heal() {
 	n.mu.Lock()
@@ -145,7 +145,7 @@ func (n *Network) Heal() {
 	n.rewire()
 	latest := time.Now().Add(n.latency)
 	for _, e := range n.edges {
-		e.delay = n.latency
+		e.delay, e.largest = n.latency, 0
 		e.hurry(latest)
 	}
 }
@@ -156,6 +156,15 @@ func (n *Network) SetDelay(from, to string, d time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.edge(route{from, to}).delay = max(d, 0)
+}
+
+// DropLarge loses large packets of one direction, until [Network.Heal], as a path does whose MTU is smaller than its ends
+// believe: a Write of more than so many bytes stalls its connection in that direction, with all that follows it, while the
+// other direction, other connections and new ones go on. Healed, what was stalled arrives.
+func (n *Network) DropLarge(from, to string, over int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.edge(route{from, to}).largest = max(over, 1)
 }
 
 // Reset ends the process on a host, as kill -9 does: its listeners close and its ends of all connections fail at once with
@@ -410,6 +419,7 @@ type route struct{ from, to string }
 type edge struct {
 	delay   time.Duration
 	cut     bool
+	largest int                // a Write of more bytes stalls its stream; 0: none does
 	ends    map[*conn]struct{} // the ends that receive over this edge and are not closed
 	changed chan struct{}      // closed when the edge opens, is cut or loses a host; nil while nobody watches
 }
@@ -445,6 +455,7 @@ func (e *edge) setCut(cut bool, now time.Time) {
 // hurry lets everything on its way arrive at the given time or before.
 func (e *edge) hurry(latest time.Time) {
 	for c := range e.ends {
+		c.in.stalled = false
 		c.in.hurry(latest)
 		c.wake()
 	}

@@ -307,6 +307,34 @@ func TestACutBetweenAWriteAndItsArrivalHoldsAReaderThatWaits(t *testing.T) {
 	})
 }
 
+func TestALargePacketThatIsLostStallsItsConnectionOneWay(t *testing.T) {
+	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+		near, far := pair(t, n, "a", "b")
+		n.DropLarge("a", "b", 10)
+		send(t, near, "0123456789")
+		receive(t, far, "0123456789")
+		send(t, near, "arrived")
+		time.Sleep(latency)
+		send(t, near, "0123456789a")
+		send(t, near, "b")
+		receive(t, far, "arrived")
+		far.SetReadDeadline(time.Now().Add(time.Hour))
+		timesOut(t, read(far))
+		far.SetReadDeadline(time.Time{})
+
+		send(t, far, "the other way, however large")
+		receive(t, near, "the other way, however large")
+		another, there := connect(t, n, "a", "b:2")
+		send(t, another, "small")
+		receive(t, there, "small")
+
+		time.AfterFunc(time.Second, n.Heal)
+		equal(t, elapsed(func() { receive(t, far, "0123456789ab") }), time.Second)
+		send(t, near, "large once more")
+		receive(t, far, "large once more")
+	})
+}
+
 func TestAPartitionSeparatesGroupsAndBridgesBelongToSeveral(t *testing.T) {
 	groups := func(g ...[]string) [][]string { return g }
 	for _, test := range []struct {

@@ -1,0 +1,188 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// A leader whose large packets are lost, on a path whose MTU is smaller than believed,
+// keeps its place: its heartbeats are small and are answered. But nothing that is
+// written is committed. The others could go on without it; they only do not know.
+//
+// It hands over. The heir is the voter whose log reaches furthest among those that
+// answer. It need not have the whole of the leader's log: what only the leader has is
+// not committed, and who wrote it has yet to be answered. Elected it is by the votes of
+// the others, whose logs do not reach further; so a majority of all voters, without
+// this leader, must answer, or else the heir must have the whole log and this node may
+// vote for it. Where neither is so nobody can do better, and the leader stays: reads go
+// on. (That an heir with every committed entry is elected, and no other, is the rule of
+// elections and not of what is done here: section 5.4.1 of the Raft paper.)
+//
+// The old leader then has the longest log, and would win the next election, and stand
+// still again. So it abstains for a while: it asks nobody for a vote, unless a leader
+// makes it stand. It votes, and follows. When there is no other leader after that time
+// it stands again, and if it leads and stands still again, it waits longer.
+
+const mostYields = 5 // doublings of the time after which a leader that stands still again yields again
+
+// lookAtCommits is for a leader.
+func (w *watchdog) lookAtCommits(now time.Time) string {
+	s, r := w.s, w.reign
+	if !r.leads {
+		return ""
+	}
+	commit, last := s.raft.CommitIndex(), s.raft.LastIndex()
+	if w.commit != 0 && commit > w.commit {
+		w.yields.Store(0)
+	}
+	w.commit = commit
+	if sent := s.raftTransport.installs.sentToAll(); sent > w.sent { // one that is sent again is not
+		w.sent = sent
+	}
+	stalled := w.commits.Look(now, last > commit, commit+s.nearness(commit+1)+uint64(w.sent))
+	if stalled == 0 {
+		w.yieldAt = 0
+		return ""
+	}
+	size := max(s.logs.sizeOf(commit+1, commit+1), maxEntriesBytes)
+	byDesign := s.patience() + time.Duration(size)*perByte // for one attempt to send it
+	w.yieldAt = max(w.yieldAt, (byDesign+s.patience())<<min(w.yields.Load(), mostYields))
+	if stalled > w.yieldAt && s.hasOtherVoter() {
+		w.yieldAt = 2 * stalled
+		s.spawn(func() { w.yield(r, stalled) })
+	}
+	if stalled <= byDesign {
+		return ""
+	}
+	return fmt.Sprintf("no write is committed: %d log entries have waited for %v for a majority of the voters to store them", last-commit, stalled.Round(time.Second))
+}
+
+// nearness tells how near a majority is to having the entry at index: it changes when
+// one more of those that lack it has come nearer.
+func (s *Store) nearness(index uint64) (sum uint64) {
+	for _, m := range voters(s.configuration()) {
+		sum += min(s.raftTransport.acked.by(m.ID), index)
+	}
+	return sum
+}
+
+// yield has another voter elected, if one can be.
+func (w *watchdog) yield(r *reign, stalled time.Duration) {
+	s := w.s
+	heir, err := s.standInFor(r)
+	if err != nil {
+		s.log.Warn("this leader commits nothing, and none can take its place", "for", stalled.String(), "reason", err)
+		return
+	}
+	s.log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", userID(heir.server))
+	w.yields.Add(1)
+	s.raftTransport.abstention.begin(10 * s.opts.timing.Election)
+	asked := make(chan error, 1)
+	s.spawn(func() { asked <- s.timeoutNow(heir) })
+	select {
+	case <-time.After(s.opts.timing.Election):
+	case <-r.ctx.Done():
+		return
+	}
+	if err := s.stepDown(r, heir); err != nil {
+		s.log.Warn("step down", "error", err)
+	}
+}
+
+// standInFor finds who can be elected without this leader.
+func (s *Store) standInFor(r *reign) (peer, error) {
+	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
+	defer cancel()
+	all := voters(s.configuration())
+	answers := make(chan testimony, len(all))
+	asked := 0
+	for _, m := range all {
+		if m.ID != s.server && s.spawn(func() { answers <- s.askWitness(ctx, m, allegation{s.server, r.term}) }) {
+			asked++
+		}
+	}
+	heard, best := 0, testimony{}
+	for range asked {
+		t := <-answers
+		if t.Server != "" {
+			heard++
+		}
+		if t.Server != "" && !t.Abstains && (best.Server == "" || t.before(best)) {
+			best = t
+		}
+	}
+	term, index := s.lastEntry()
+	whole := !testimony{Term: term, Index: index}.before(testimony{Term: best.Term, Index: best.Index})
+	for _, m := range all {
+		if m.ID == best.Server && (heard > len(all)/2 || whole) {
+			return peer{m.ID, string(m.Address)}, nil
+		}
+	}
+	return peer{}, fmt.Errorf("%d of the %d other voters answer", heard, asked)
+}
+
+// stepDown makes raft follow nobody, in the next term: as if a candidate that cannot win
+// had asked for its vote.
+func (s *Store) stepDown(r *reign, candidate peer) error {
+	return s.askRaft(r.ctx, &raft.RequestVoteRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(candidate.server), Addr: s.raftTransport.EncodePeer(candidate.server, raft.ServerAddress(candidate.addr))},
+		Term:      r.term + 1, LeadershipTransfer: true,
+	})
+}
+
+// acked is how far the log of each follower is known to agree with the leader's.
+type acked struct {
+	mu    sync.Mutex
+	term  uint64                   // guarded by mu: of the leader
+	index map[raft.ServerID]uint64 // guarded by mu
+}
+
+func (a *acked) note(term uint64, id raft.ServerID, index uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.index == nil || a.term != term {
+		a.term, a.index = term, make(map[raft.ServerID]uint64)
+	}
+	a.index[id] = max(a.index[id], index)
+}
+
+func (a *acked) by(id raft.ServerID) uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.index[id]
+}
+
+var errAbstains = errors.New("this node abstains: as the leader it committed nothing")
+
+// abstention is the time in which a node does not ask for votes.
+type abstention struct {
+	mu    sync.Mutex
+	until time.Time // guarded by mu
+}
+
+func (a *abstention) begin(d time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.until = time.Now().Add(d)
+}
+
+func (a *abstention) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.until = time.Time{}
+}
+
+// err is what asking for a vote ends with, or nil.
+func (a *abstention) err() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if time.Now().Before(a.until) {
+		return errAbstains
+	}
+	return nil
+}

@@ -1,0 +1,227 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/progress"
+)
+
+// watchdog watches whether this node gets anything done; package progress has the rule
+// and what it has to do with pauses. Each kind of work that stands still makes the node
+// not ready. What is done then depends on whose fault it is:
+//
+//   - raft's main goroutine. It is asked something without effect at each step. As
+//     long as it does not answer, signs of what it is busy with count too: entries
+//     applied, bytes of a snapshot that arrive or are restored, and writes of the log
+//     store under way, which have watchdogs of their own. Without any for Timing.Stall,
+//     and longer by the size of a snapshot, the node stops: the others carry on, and
+//     if it leads they elect one of theirs.
+//   - The state machine, while a call of it lasts. Likewise.
+//   - The log, on a leader: entries wait to be committed, and neither is one committed
+//     nor do those get nearer to it that are missing for a majority. A leader without
+//     contact to a majority has lost its place by its lease before; this one has
+//     contact, and what it sends does not arrive. See standstill.go.
+//   - The state, on a follower: it lacks what its leader had long ago, or the leader
+//     says nothing.
+type watchdog struct {
+	s     *Store
+	probe func() bool // asks raft's main goroutine; false: the node has stopped
+
+	answers atomic.Uint64 // of raft's main goroutine
+	stopped sync.Once
+
+	main, answering, state progress.Watch
+
+	// of one reign
+	reign   *reign
+	commits progress.Watch
+	sent    int64         // the most bytes of snapshots that were sent
+	yieldAt time.Duration // standstill after which leadership is handed over, again
+	yields  atomic.Int32  // how often it was, since the last commit
+	commit  uint64        // what was committed at the last look
+	lag     progress.Watch
+	asking  progress.Watch
+	goal    uint64 // log index that the state is to reach
+	goals   uint64 // how many were reached
+
+	leader struct { // what it has told
+		sync.Mutex
+		index   uint64 // guarded by the mutex
+		answers uint64 // guarded by the mutex
+		err     error  // guarded by the mutex
+	}
+
+	reason atomic.Pointer[string]
+}
+
+func newWatchdog(s *Store) *watchdog {
+	w := &watchdog{s: s}
+	w.probe = w.probeRaft
+	for _, watch := range []*progress.Watch{&w.main, &w.answering, &w.state} {
+		watch.Step = w.step()
+	}
+	return w
+}
+
+// step is how often it looks.
+func (w *watchdog) step() time.Duration { return w.s.opts.timing.Heartbeat / 2 }
+
+// notReady is why the node is not ready, or "".
+func (w *watchdog) notReady() string {
+	if reason := w.reason.Load(); reason != nil {
+		return *reason
+	}
+	return ""
+}
+
+// start has three goroutines look until the store stops.
+func (w *watchdog) start() {
+	s := w.s
+	s.work.Go(func() { w.every(w.step(), w.look) })
+	s.work.Go(func() {
+		w.every(w.step(), func() {
+			if w.probe() {
+				w.answers.Add(1)
+			}
+		})
+	})
+	s.work.Go(func() { w.every(s.opts.timing.Heartbeat, w.askLeader) })
+}
+
+func (w *watchdog) every(pause time.Duration, do func()) {
+	ticker := time.NewTicker(pause)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			do()
+		case <-w.s.ctx.Done():
+			return
+		}
+	}
+}
+
+func (w *watchdog) look() {
+	now := time.Now()
+	if r := w.s.reign(); r != w.reign {
+		w.begin(r)
+	}
+	reason := ""
+	for _, look := range []func(time.Time) string{w.lookAtRaft, w.lookAtState, w.lookAtCommits, w.lookAtLag} {
+		if found := look(now); reason == "" {
+			reason = found
+		}
+	}
+	w.reason.Store(&reason)
+}
+
+// begin forgets what was of another reign.
+func (w *watchdog) begin(r *reign) {
+	w.reign, w.sent, w.yieldAt, w.goal, w.commit = r, 0, 0, 0, 0
+	for _, watch := range []*progress.Watch{&w.commits, &w.lag, &w.asking} {
+		*watch = progress.Watch{Step: w.step()}
+	}
+	w.leader.Lock()
+	defer w.leader.Unlock()
+	w.leader.index, w.leader.err = 0, nil
+}
+
+// probeRaft has raft's main goroutine answer a message of term 0, at which it does not
+// look any further.
+func (w *watchdog) probeRaft() bool {
+	s := w.s
+	if s.raft.CurrentTerm() == 0 { // it would look further
+		return true
+	}
+	err := s.askRaft(s.ctx, &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}})
+	if err == nil {
+		s.raftTransport.incoming.end()
+	}
+	return err == nil
+}
+
+func (w *watchdog) lookAtRaft(now time.Time) string {
+	s := w.s
+	answers, incoming := w.answers.Load(), s.raftTransport.incoming
+	done := answers + s.fsm.steps.Load() + uint64(incoming.total.Load())
+	stalled := w.main.Look(now, s.logs.writing.Load() == 0, done)
+	limit := s.opts.timing.Stall + time.Duration(incoming.got.Load())*perByte
+	if stalled > limit {
+		w.stop(fmt.Errorf("raft has got nothing done for %v: its main goroutine is held up", stalled))
+	}
+	unanswered := w.answering.Look(now, true, answers)
+	size := incoming.size.Load()
+	switch {
+	case unanswered <= s.patience():
+		return ""
+	case size > 0:
+		return fmt.Sprintf("installing a snapshot: %d of %d bytes have arrived", incoming.got.Load(), size)
+	}
+	return fmt.Sprintf("raft has not answered for %v: its main goroutine, or the disk, is held up", unanswered.Round(time.Second))
+}
+
+func (w *watchdog) lookAtState(now time.Time) string {
+	f := w.s.fsm
+	stalled := w.state.Look(now, f.busy.Load(), f.steps.Load())
+	if stalled > w.s.opts.timing.Stall {
+		w.stop(fmt.Errorf("the state machine has got nothing done for %v", stalled))
+	}
+	if stalled > w.s.patience() {
+		return fmt.Sprintf("the state machine has got nothing done for %v", stalled.Round(time.Second))
+	}
+	return ""
+}
+
+func (w *watchdog) stop(err error) { w.stopped.Do(func() { w.s.stopForFault(err) }) }
+
+// askLeader learns, on a follower, how far the leader's state is. It is a small
+// question, with a small answer.
+func (w *watchdog) askLeader() {
+	s := w.s
+	r := s.reign()
+	if r.leads || r.leader == (peer{}) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, s.patience())
+	defer cancel()
+	index, err := s.forwardReadIndex(ctx, r.leader, leaderLocal)
+	if r.ctx.Err() != nil {
+		return
+	}
+	w.leader.Lock()
+	defer w.leader.Unlock()
+	if w.leader.err = err; err == nil {
+		w.leader.answers++
+		w.leader.index = max(w.leader.index, index)
+	}
+}
+
+// lookAtLag is for a follower. It has to reach what it has heard of the leader's state,
+// and then what it has heard meanwhile; how long it takes for that is how far it lags.
+func (w *watchdog) lookAtLag(now time.Time) string {
+	s := w.s
+	follows := !w.reign.leads && w.reign.leader != (peer{})
+	w.leader.Lock()
+	index, answers, err := w.leader.index, w.leader.answers, w.leader.err
+	w.leader.Unlock()
+	at := s.Index()
+	if at >= w.goal {
+		w.goal = index
+		w.goals++
+	}
+	limit := 2*s.patience() + s.opts.timing.Commit
+	if silent := w.asking.Look(now, follows, answers); silent > limit {
+		return fmt.Sprintf("the leader has answered no question for %v: %v", silent.Round(time.Second), errors.Join(err))
+	}
+	if behind := w.lag.Look(now, follows && at < w.goal, w.goals); behind > limit {
+		return fmt.Sprintf("catching up with the leader: it had log index %d in its state %v ago, this node is at %d", w.goal, behind.Round(time.Second), at)
+	}
+	return ""
+}
