@@ -114,7 +114,7 @@ func TestCallsThatAreUnderWayShareABudget(t *testing.T) {
 			t.Errorf("a small one on the same connection: %v", err)
 		}
 		time.Sleep(messageTimeout + 9*time.Second) // virtual: those that stalled are given up
-		if _, err := callOn(t, conn, callWrite, time.Minute, strings.Repeat("x", 40<<20)); !errors.Is(err, ErrInvalid) {
+		if _, err := callOn(t, conn, callWrite, time.Minute, strings.Repeat("x", 40<<20)); !errors.Is(err, ErrTooLarge) {
 			t.Errorf("when there is room again: %v, want an answer to what it says", err)
 		}
 		synctest.Wait()

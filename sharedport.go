@@ -6,10 +6,12 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/kvraft/kvraft/internal/connlimit"
 )
 
 const (
-	maxWaiting  = 4096            // connections that nobody has accepted, as in the queue of a system
+	maxWaiting  = 4096            // connections that nobody has accepted, as in the queue of a system; a quarter of the process's descriptors at most
 	longestWait = 5 * time.Second // for each of them
 )
 
@@ -30,7 +32,7 @@ func newOthers(shared bool, peers net.Listener, ended <-chan struct{}) *others {
 		shared: shared,
 		peers:  peers,
 		conns:  make(chan net.Conn),
-		places: make(chan struct{}, maxWaiting),
+		places: make(chan struct{}, connlimit.Within(maxWaiting, 4)),
 		ended:  ended,
 		closed: make(chan struct{}),
 	}
@@ -42,7 +44,7 @@ func newOthers(shared bool, peers net.Listener, ended <-chan struct{}) *others {
 //	http.Serve(store.OtherConns(), kvhttp.Handler(store))
 //
 // It is the same at each call, and hands out connections made since Open: 4096 wait
-// to be accepted, each for up to 5 s; what is too many or too long is closed. What
+// to be accepted, or a quarter of the process's descriptors, each for up to 5 s; what is too many or too long is closed. What
 // was accepted is its new owner's to close, and outlives the store. Accept returns
 // net.ErrClosed after Close, which has these connections refused from then on and is
 // nothing to the store, and when the store stops. Without WithSharedPort it returns

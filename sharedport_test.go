@@ -157,11 +157,11 @@ func TestOthersThatNobodyAcceptsHoldUpNobodyAndAreHungUpOn(t *testing.T) {
 		var log bytes.Buffer
 		lan := new(memNet)
 		b := sharePort(t, lan, hclog.New(&hclog.LoggerOptions{Output: &log}))
-		waiting := make([]net.Conn, maxWaiting)
+		waiting := make([]net.Conn, cap(b.others.places))
 		for i := range waiting {
 			waiting[i] = say(t, lan, "GET")
+			synctest.Wait() // a host has so many connections that have said nothing yet, and no more
 		}
-		synctest.Wait()
 		endsAt(t, say(t, lan, "GET"), 0) // one too many
 
 		a := newTestTransport(t, lan, "a:1", nodeA, nil)

@@ -190,7 +190,7 @@ func (t *transport) refuseOne(raw net.Conn, reason error) {
 // handOut gives the connection away, with what was read of it: cut does not close
 // it any more.
 func (t *transport) handOut(conn *peerConn, head []byte) {
-	defer conn.leave() // what is given away counts no more
+	conn.leave() // those that wait to be accepted have a limit of their own
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
