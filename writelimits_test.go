@@ -86,7 +86,7 @@ func TestTheOthersOfAGroupAreWrittenThoughOneIsOverALimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	results, err := command.DecodeResults(answer)
-	want := []command.Result{{Code: command.OK, Version: 2}, {Code: command.TooLarge}, {Code: command.Conflict, Version: 2}, {Code: command.Invalid}, {Code: command.OK, Version: 3}}
+	want := []command.Result{{Code: command.Created, Version: 2}, {Code: command.TooLarge}, {Code: command.Conflict, Version: 2}, {Code: command.Invalid}, {Code: command.Created, Version: 3}}
 	if err != nil || !slices.Equal(results, want) {
 		t.Errorf("%v, %v, want %v", results, err, want)
 	}
