@@ -271,7 +271,6 @@ func TestAnErrorIsShort(t *testing.T) {
 		{"GET", "/key?limit=" + long, "", ""},
 		{"GET", "/key?consistency=" + long, "", ""},
 		{"GET", "/key?" + long + "%zz", "", ""},
-		{"GET", "/watch?prefix=" + long, "", ""},
 		{"GET", "/watch?from=" + long, "", ""},
 		{"POST", "/join", `{"id":"` + long + `","addr":"h:1"}`, ""},
 		{"POST", "/join", `{"id":"n","addr":"` + long + `:1"}`, ""},
