@@ -78,7 +78,9 @@ func (p *peerOf) connect() net.Conn {
 func encodeRaft(t testing.TB, kind raftrpc.Kind, req any) []byte {
 	t.Helper()
 	b := bytes.NewBuffer([]byte{byte(kind)})
-	if err := codec.NewEncoder(b, &codec.MsgpackHandle{BasicHandle: codec.BasicHandle{TimeNotBuiltin: true}}).Encode(req); err != nil {
+	var handle codec.MsgpackHandle
+	handle.TimeNotBuiltin = true
+	if err := codec.NewEncoder(b, &handle).Encode(req); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()

@@ -159,10 +159,10 @@ func TestAWatchCopiesEachValueUnlessToldOtherwise(t *testing.T) {
 			return nil
 		}
 		for _, begin := range []kvraft.WatchOption{kvraft.SnapshotFirst, kvraft.After(0)} {
-			if first(begin) == first(begin) {
+			if one, other := first(begin), first(begin); one == other {
 				t.Error("two watches have the same bytes")
 			}
-			if first(begin, kvraft.SharedValues) != first(begin, kvraft.SharedValues) {
+			if one, other := first(begin, kvraft.SharedValues), first(begin, kvraft.SharedValues); one != other {
 				t.Error("the value was copied")
 			}
 		}

@@ -91,9 +91,9 @@ func decode(bytes []byte, into any) (err error) {
 			err = fmt.Errorf("decoder panicked: %v", p)
 		}
 	}()
-	return codec.NewDecoderBytes(bytes, &codec.MsgpackHandle{BasicHandle: codec.BasicHandle{
-		DecodeOptions: codec.DecodeOptions{MaxInitLen: max(len(bytes), 1)},
-	}}).Decode(into)
+	var handle codec.MsgpackHandle
+	handle.MaxInitLen = max(len(bytes), 1)
+	return codec.NewDecoderBytes(bytes, &handle).Decode(into)
 }
 
 // maxItems is how many values one message may consist of. An entry has a dozen, and a message up to 64 of them; a member of

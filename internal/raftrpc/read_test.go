@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 raft still sends the fields that it calls deprecated
+
 package raftrpc
 
 import (
