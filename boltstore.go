@@ -202,14 +202,24 @@ func createBolt(path string, wait time.Duration) error {
 }
 
 // nameBolt gives the file its name, unless another process was faster: then
-// that one's file stays, as it may be in use. File systems without links get a
-// rename, which cannot tell.
+// that one's file stays, as it may be in use. It has perhaps removed this one's
+// already. File systems without links get a rename, which cannot tell.
 func nameBolt(unfinished, path string) error {
 	err := os.Link(unfinished, path)
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && exists(path):
+		return nil
+	case err != nil && !errors.Is(err, fs.ErrExist):
 		return os.Rename(unfinished, path)
 	}
-	return os.Remove(unfinished)
+	return removeIfThere(unfinished)
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 const unfinishedSuffix = ".new"
@@ -225,7 +235,7 @@ func removeUnfinished(path string) error {
 		if !strings.HasPrefix(file.Name(), name+".") || !strings.HasSuffix(file.Name(), unfinishedSuffix) {
 			continue
 		}
-		if err := os.Remove(filepath.Join(dir, file.Name())); err != nil {
+		if err := removeIfThere(filepath.Join(dir, file.Name())); err != nil {
 			return err
 		}
 	}

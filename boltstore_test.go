@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -260,6 +261,33 @@ func benchmarkGetLog(b *testing.B, logs raft.LogStore) {
 		index = index%1000 + 1
 		if err := logs.GetLog(index, &e); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+func TestOfSeveralFirstStartsAtOnceOneHasTheDirectoryAndTheOthersFindItLocked(t *testing.T) {
+	for range 50 {
+		path := filepath.Join(t.TempDir(), "node", "raft.db")
+		const starts = 4
+		opened := make(chan *boltBase, starts)
+		var starting sync.WaitGroup
+		for range starts {
+			starting.Go(func() {
+				base, err := openBolt(path, 50*time.Millisecond, hclog.NewNullLogger())
+				if err != nil && !errors.Is(err, ErrLocked) {
+					t.Error(err)
+				}
+				if err == nil {
+					opened <- base
+				}
+			})
+		}
+		starting.Wait()
+		if len(opened) != 1 {
+			t.Fatalf("%d of %d starts have the directory", len(opened), starts)
+		}
+		if err := (<-opened).Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }
