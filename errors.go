@@ -24,6 +24,8 @@ var (
 	// ErrTooLarge is returned for a key, a value or a batch over its limit
 	// (see [WithLimits]).
 	ErrTooLarge = errors.New("kvraft: too large")
+	// ErrKeyTooLarge is the ErrTooLarge of a key.
+	ErrKeyTooLarge = fmt.Errorf("%w: key", ErrTooLarge)
 	// ErrInvalid is returned for an argument that can never be right, such as
 	// an empty key; its text says what to do instead.
 	ErrInvalid = errors.New("kvraft: invalid argument")

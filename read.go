@@ -77,7 +77,7 @@ func AtLeast(version uint64) ReadOption {
 // ErrStale with MaxStaleness and AtLeast.
 func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry, error) {
 	if len(key) > maxBatchBytes { // no node's limits allow it
-		return Entry{}, fmt.Errorf("%w: key of %d bytes, no limit is above %d", ErrTooLarge, len(key), maxBatchBytes)
+		return Entry{}, fmt.Errorf("%w of %d bytes, no limit is above %d", ErrKeyTooLarge, len(key), maxBatchBytes)
 	}
 	o := newReadOptions(opts)
 	if o.level == local {

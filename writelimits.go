@@ -41,7 +41,7 @@ func (l Limits) checkSet(op command.Op) error {
 	case op.Key == "":
 		return fmt.Errorf("%w: empty key", ErrInvalid)
 	case len(op.Key) > l.KeyBytes:
-		return fmt.Errorf("%w: key of %d bytes, the limit is %d", ErrTooLarge, len(op.Key), l.KeyBytes)
+		return fmt.Errorf("%w of %d bytes, the limit is %d", ErrKeyTooLarge, len(op.Key), l.KeyBytes)
 	case len(op.Value) > l.ValueBytes:
 		return fmt.Errorf("%w: value of %d bytes, the limit is %d", ErrTooLarge, len(op.Value), l.ValueBytes)
 	}

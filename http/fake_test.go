@@ -53,7 +53,7 @@ func (f *fake) enter(ctx context.Context, key string) error {
 	case key == "":
 		return kvraft.ErrInvalid
 	case len(key) > limits.key:
-		return kvraft.ErrTooLarge
+		return kvraft.ErrKeyTooLarge
 	}
 	return nil
 }
@@ -159,7 +159,7 @@ func (f *fake) Batch(ctx context.Context, ops ...kvraft.Op) (uint64, error) {
 			return 0, kvraft.ErrInvalid
 		}
 		if len(key) > limits.key {
-			return 0, kvraft.ErrTooLarge
+			return 0, kvraft.ErrKeyTooLarge
 		}
 	}
 	f.batches = append(f.batches, keys)

@@ -78,7 +78,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 		here = res.bare
 	}
 	if do := here[method]; do != nil {
-		return h.tellKeyTooLong(req, do(w, req))
+		return tellKeyTooLong(req, do(w, req))
 	}
 	if res.keyed[method] != nil {
 		return refuse(http.StatusBadRequest, "no key: name it as /%s/{key} or /%[1]s?key={key}", noun)
@@ -138,13 +138,9 @@ func allow(sets ...methods) string {
 	return strings.Join(slices.Compact(names), ", ")
 }
 
-// tellKeyTooLong turns ErrTooLarge into 414 if the key is to blame: the store
-// refuses to read it too.
-func (h *handler) tellKeyTooLong(r *request, err error) error {
-	if !errors.Is(err, kvraft.ErrTooLarge) || r.key == "" {
-		return err
-	}
-	if _, err := h.store.Get(r.Context(), r.key, kvraft.Stale); errors.Is(err, kvraft.ErrTooLarge) {
+// tellKeyTooLong is 414 where the key that is too large stands in the target.
+func tellKeyTooLong(r *request, err error) error {
+	if errors.Is(err, kvraft.ErrKeyTooLarge) && r.key != "" {
 		return refuse(http.StatusRequestURITooLong, "%v", err)
 	}
 	return err

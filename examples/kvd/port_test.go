@@ -86,8 +86,8 @@ func TestANodeWithOnePortThatIsRemovedSaysSo(t *testing.T) {
 	if code, body, err := post(nodes[0].url("/remove"), `{"id": "node1"}`); err != nil || code != 200 {
 		t.Fatalf("POST /remove: %d %s, %v", code, body, err)
 	}
-	if code := nodes[1].exitCode(); code != 1 {
-		t.Errorf("exit code %d, want 1", code)
+	if code := nodes[1].exitCode(); code != 3 {
+		t.Errorf("exit code %d, want 3", code)
 	}
 	nodes[1].waitOutput("kvd: kvraft: store closed: ")
 	if out := nodes[1].output.String(); strings.Contains(out, net.ErrClosed.Error()) {
@@ -105,7 +105,7 @@ func TestACrowdOfClientsIsServedOnTheOnePort(t *testing.T) {
 	n.raddr = n.haddr
 	n.start(t)
 	waitReady(t, n)
-	conns := make([]net.Conn, 1000)
+	conns := make([]net.Conn, 500) // and no more than one host may have that have said nothing
 	for i := range conns {
 		conn, err := net.Dial("tcp", n.haddr)
 		if err != nil {
@@ -118,7 +118,7 @@ func TestACrowdOfClientsIsServedOnTheOnePort(t *testing.T) {
 		conns[i] = conn
 	}
 	for _, conn := range conns {
-		if _, err := io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: node0\r\nConnection: close\r\n\r\n"); err != nil {
+		if _, err := io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
 	}
