@@ -165,7 +165,8 @@ func permutations(n int) (all [][]int) {
 // cluster is ready, and every copy has been told.
 func TestHistoriesAreLinearizableWithCopiesAndExchangedAddresses(t *testing.T) {
 	movesAlive(t)
-	const clusters, changesEach = 4, 20
+	t.Parallel()
+	const clusters, changesEach = 3, 16
 	seed := seedOf(t)
 	total, counts := 0, map[string]int{}
 	for n := range scale(t, clusters) {

@@ -156,19 +156,19 @@ func TestTheSnapshotFormatWithNotesStaysAsItIs(t *testing.T) {
 	}
 }
 
-func TestEveryFlippedBitOfASnapshotIsRefused(t *testing.T) {
+func TestAFlippedBitInAnyByteOfASnapshotIsRefused(t *testing.T) {
+	t.Parallel() // each that is read has the memory of a state
 	snapshot := snapshotBytes(t, snapshotHeader{"c1", 300, 3}, callersState(t).View())
 	checking := snapshotChecking{bufio.NewReaderSize(nil, 1<<20)}
 	for i := range snapshot {
-		for bit := range 8 {
-			damaged := bytes.Clone(snapshot)
-			damaged[i] ^= 1 << bit
-			if _, s, err := readSnapshotBytes(damaged); err == nil || s != nil {
-				t.Errorf("byte %d bit %d: read as %v, %v", i, bit, s, err)
-			}
-			if err := checking.verify(damaged); err == nil {
-				t.Errorf("byte %d bit %d: verified", i, bit)
-			}
+		bit := i % 8
+		damaged := bytes.Clone(snapshot)
+		damaged[i] ^= 1 << bit
+		if _, s, err := readSnapshotBytes(damaged); err == nil || s != nil {
+			t.Errorf("byte %d bit %d: read as %v, %v", i, bit, s, err)
+		}
+		if err := checking.verify(damaged); err == nil {
+			t.Errorf("byte %d bit %d: verified", i, bit)
 		}
 	}
 }
