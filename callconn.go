@@ -119,7 +119,8 @@ func (c *callConn) release() {
 // serve ends a call when its time is up or its caller has gone.
 func (c *callConn) serve(ctx context.Context, q call, serve func(context.Context, call) ([]byte, error)) ([]byte, error) {
 	const soon = 100 * time.Millisecond // most calls have ended by then
-	ctx, cancel := context.WithTimeout(ctx, q.timeout)
+	// An answer that says what became of a call must arrive before its caller gives up.
+	ctx, cancel := context.WithTimeout(ctx, q.timeout-min(q.timeout/8, 100*time.Millisecond))
 	defer cancel()
 	if err := c.paced.pause(); err != nil {
 		return nil, err

@@ -95,6 +95,7 @@ func TestAStrangerIsRememberedForAMinute(t *testing.T) {
 		}
 		dial(self{"", "a#1"}, "b#2")   // of no cluster
 		dial(self{"c1", "a#1"}, "b#1") // of this one, and behind the times
+		dial(self{"c2", "a#1"}, "d#1") // of another one, and for another node
 		if h, lost := b.lastStranger(); lost {
 			t.Errorf("%+v is no stranger", h)
 		}

@@ -151,13 +151,14 @@ func (s *Store) change(ctx context.Context, ask func() raft.Future) error {
 }
 
 // lockMembership lets one change at a time through. A channel, not a mutex: it
-// is held while the network is waited for.
+// is held while the network is waited for. A change whose time is up before its turn
+// has not begun.
 func (s *Store) lockMembership(ctx context.Context) (unlock func(), err error) {
 	select {
 	case s.changing <- struct{}{}:
 		return func() { <-s.changing }, nil
 	case <-ctx.Done():
-		return nil, ended(ctx)
+		return nil, fmt.Errorf("%w: another change of the membership is under way: %w", errUnsent, ended(ctx))
 	}
 }
 

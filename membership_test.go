@@ -620,3 +620,22 @@ func TestANodeMayComeBackUnderAnotherNameOfItsAddress(t *testing.T) {
 		t.Errorf("the members are %+v, %v", nodes, err)
 	}
 }
+
+func TestAChangeWhoseTurnNeverComesWasNotApplied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		release := c.Store(leader).HoldMembership()
+		for i := range 3 { // on the leader, and through it
+			for what, change := range map[string]func(context.Context) error{
+				"remove":   func(ctx context.Context) error { return c.Store(i).Remove(ctx, "nobody") },
+				"transfer": func(ctx context.Context) error { return c.Store(i).TransferLeadership(ctx, "") },
+			} {
+				if err := change(within(t, time.Second)); !errors.Is(err, kvraft.ErrNoLeader) || errors.Is(err, kvraft.ErrUnknown) {
+					t.Errorf("%s on node %d: %v, want ErrNoLeader: it was not applied", what, i+1, err)
+				}
+			}
+		}
+		release()
+	})
+}

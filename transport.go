@@ -215,7 +215,7 @@ func (t *transport) noteRefusal(kind string, from net.Addr, h hello, reason erro
 	if t.ctx.Err() != nil {
 		return
 	}
-	if h.Cluster != "" && h.Cluster != t.self().cluster {
+	if me := t.self(); h.Cluster != "" && h.Cluster != me.cluster && userID(h.To) == userID(me.server) {
 		t.mu.Lock()
 		t.stranger, t.strangerAt = h, time.Now()
 		t.mu.Unlock()
