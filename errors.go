@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Errors of a call. Test for them with errors.Is: they are equal on whichever
@@ -159,7 +160,17 @@ func noLeader(ctx context.Context, last error) error {
 	if last == nil || errors.Is(last, ctx.Err()) {
 		return fmt.Errorf("%w: %w", ErrNoLeader, ended(ctx))
 	}
-	return fmt.Errorf("%w: %w (%v)", ErrNoLeader, ended(ctx), last)
+	return fmt.Errorf("%w: %w (%s)", ErrNoLeader, ended(ctx), attempt(last))
+}
+
+// attempt is how an attempt ended, for an error that tells the outcome of all of them:
+// without the outcome of this one.
+func attempt(err error) string {
+	text := err.Error()
+	for _, outcome := range []error{errUnsent, ErrUnknown, ErrNoLeader} {
+		text = strings.TrimPrefix(text, outcome.Error()+": ")
+	}
+	return text
 }
 
 // ended is why ctx has ended: its error, and its cause where that says more.

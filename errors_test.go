@@ -124,3 +124,17 @@ func TestUnknownWinsOnTheWire(t *testing.T) {
 		t.Errorf("an outcome that is unknown crosses as code %d", code)
 	}
 }
+
+func TestAnErrorTellsItsOutcomeOnce(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), -1)
+	defer cancel()
+	unknown := fmt.Errorf("%w: node n1: reset", ErrUnknown)
+	for want, err := range map[string]error{
+		"kvraft: outcome unknown: context deadline exceeded (node n1: reset)": outcome(ctx, ctx.Err(), true, unknown),
+		"kvraft: no leader: context deadline exceeded (no leader is known)":   outcome(ctx, ctx.Err(), false, errNoLeaderKnown),
+	} {
+		if err.Error() != want {
+			t.Errorf("%q, want %q", err, want)
+		}
+	}
+}
