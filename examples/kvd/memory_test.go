@@ -64,7 +64,13 @@ func TestTheDirectoryAloneStartsANodeAsItWas(t *testing.T) {
 		"bootstrap-expect": "3", "join": nodes[1].flags[3], "serf": gossip, "serf-join": others, "serf-heal": "1h0m0s"})
 	wantMemory(t, replica, map[string]string{"join": nodes[0].haddr + "," + nodes[1].haddr, "replica": "true", "leave-on-exit": "true"})
 
-	before := membersOf(t, nodes[0])
+	var before membership
+	eventually(t, "the first node to know the replica", func() string {
+		if before = membersOf(t, nodes[0]); !strings.Contains(before.ids(), "replica") {
+			return "the members are " + before.ids()
+		}
+		return ""
+	})
 	for _, n := range append(nodes, replica) {
 		remembered := readFile(t, memoryOf(n))
 		n.stop(t)
@@ -75,7 +81,7 @@ func TestTheDirectoryAloneStartsANodeAsItWas(t *testing.T) {
 	}
 	after := membersOf(t, nodes[0])
 	if after.Cluster != before.Cluster || after.ids() != before.ids() {
-		t.Errorf("%+v, want %+v", after, before)
+		t.Fatalf("%+v, want %+v", after, before)
 	}
 	for i, m := range after.Nodes {
 		if m != before.Nodes[i] {
