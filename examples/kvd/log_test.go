@@ -164,8 +164,7 @@ func TestWhatIsDamagedInALogIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := bytes.LastIndex(data, []byte("large "))
-	data[at] ^= 1
+	data = bytes.ReplaceAll(data, []byte("large "), []byte("larger")) // bbolt may have left older copies of the page
 	snapshots, err := filepath.Glob(filepath.Join(dir, "snapshots", "*"))
 	if err := errors.Join(err, os.WriteFile(path, data, 0o600), os.RemoveAll(filepath.Join(snapshots[0], "state.bin"))); err != nil {
 		t.Fatal(err)
