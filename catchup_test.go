@@ -100,7 +100,7 @@ func TestWhatANodeIsToBeIsRememberedByTheCluster(t *testing.T) {
 // Its join was asked for by an operator, whose leader died; the node itself does
 // not know whom to ask.
 func TestTheNextLeaderPromotesWhoHasJoined(t *testing.T) {
-	for delay := range 12 {
+	for delay := range few(12) {
 		synctest.Test(t, func(t *testing.T) {
 			c := kvrafttest.New(t, 3)
 			for n := range 50 {

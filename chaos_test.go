@@ -33,6 +33,15 @@ func scale(t *testing.T, n int) int {
 	return n
 }
 
+// few is how often to repeat what takes minutes of virtual time: n times, or a quarter of
+// that with -short or under the race detector, and twice at the least.
+func few(n int) int {
+	if testing.Short() || kvraft.Raced {
+		return max(2, n/4)
+	}
+	return n
+}
+
 // Clients on every node read and write a few keys while the network is cut, nodes
 // crash, lose their disks, are slow or hand leadership over. What the clients saw
 // must be linearizable, and at the end all replicas must be equal.

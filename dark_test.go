@@ -163,7 +163,7 @@ func TestAnAddressThatAMemberHasLeftKeepsNoConnection(t *testing.T) {
 		leader := c.WaitLeader()
 		other := (leader + 1) % 3
 		had := 0
-		for move := range 6 {
+		for move := range few(6) {
 			mustSet(t, c.Store(other), "key", "value")
 			manyReads(t, c.Store(other))
 			time.Sleep(2 * time.Minute) // virtual

@@ -172,7 +172,7 @@ func TestAFoundingSurvivesCrashesAndCuts(t *testing.T) {
 // well again and it starts anew, the founding goes on.
 func TestAFoundingSurvivesADiskThatFails(t *testing.T) {
 	t.Parallel()
-	for k := range 40 {
+	for k := range few(40) {
 		synctest.Test(t, func(t *testing.T) {
 			all := seeds(t, kvrafttest.NewNetwork(), 3)
 			all[0].up(t)

@@ -576,7 +576,7 @@ func TestNothingIsKeptForNodesThatAreGone(t *testing.T) {
 		c := kvrafttest.New(t, 3)
 		connections := func() int { return c.Store(c.WaitLeader()).Connections() }
 		var first int
-		for round := range 8 {
+		for round := range few(8) {
 			_, s := removable(t, c) // each time another identity
 			for range 20 {
 				mustSet(t, c.Store(0), "key", "value")

@@ -473,7 +473,7 @@ func TestANodeThatHasLeftSaysSoAndStaysAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := kvrafttest.New(t, 3)
 		s, log := leaver(t, c)
-		for range 10 {
+		for range few(10) {
 			if st := s.Status(); st.Reason != hasLeft || st.State != kvraft.Joining || st.Ready {
 				t.Errorf("status %+v", st)
 			}
