@@ -629,6 +629,7 @@ func TestEntriesThatCannotBeStoredBehindStopTheStore(t *testing.T) {
 					t.Fatal(err)
 				}
 				err := l.awaitStored(12)
+				synctest.Wait() // who waits may hear of it before the node does
 				if errs := told.told(); len(errs) != 1 || err != errs[0] {
 					t.Errorf("awaited: %v, told %v", err, errs)
 				}

@@ -74,6 +74,7 @@ func TestAfterItsTimeTheFunctionIsCalledOnce(t *testing.T) {
 			}
 		})
 		time.Sleep(time.Minute)
+		synctest.Wait() // orders the call before what follows
 		if calls != 1 {
 			t.Errorf("called %d times", calls)
 		}
