@@ -30,9 +30,9 @@ const (
 // group is requests that go together. They are encoded: a caller may give its write
 // up, and use the value's bytes for something else, while it is on its way.
 type group struct {
-	requests [][]byte // guarded by writes.mu until taken, and does not change then; nil: given up
+	requests [][]byte // guarded by writes.mu until sealed, and does not change then; nil: given up
 	bytes    int      // guarded by writes.mu: with those that were given up
-	taken    bool     // guarded by writes.mu: to be sent
+	sealed   bool     // guarded by writes.mu: it can be sent, and counts as sent
 	ended    bool     // guarded by writes.mu
 
 	done    chan struct{}
@@ -46,19 +46,21 @@ func (g *group) full() bool { return g.bytes >= groupBytes || len(g.requests) >=
 // writes are the groups of a node. There is no queue beside them: each caller has
 // one request in one of them, and waits for it.
 type writes struct {
-	send  func(entry []byte) ([]command.Result, error)
+	// send calls seal when nothing but sending is left to do: until then the group was
+	// not sent. It sends what that returns, unless it is nil.
+	send  func(seal func() (entry []byte)) ([]command.Result, error)
 	spawn func(func()) bool   // starts a goroutine that Close waits for; false: too late
 	onWay *inflight           // groups that are sent
 	room  *semaphore.Weighted // bytes of queueBytes
 
 	mu      sync.Mutex
 	waiting []*group            // guarded by mu: the last one gathers, those before it are full
-	taken   map[*group]struct{} // guarded by mu
+	taken   map[*group]struct{} // guarded by mu: to be sent, or on their way
 	senders int                 // guarded by mu: goroutines that send, at most groupsAtOnce
 	refusal error               // guarded by mu: why no request is taken any more; nil: it is
 }
 
-func newWrites(send func([]byte) ([]command.Result, error), spawn func(func()) bool) writes {
+func newWrites(send func(func() []byte) ([]command.Result, error), spawn func(func()) bool) writes {
 	return writes{send: send, spawn: spawn, onWay: newInflight(), room: semaphore.NewWeighted(queueBytes), taken: make(map[*group]struct{})}
 }
 
@@ -139,7 +141,7 @@ func (w *writes) giveUp(g *group, i int) error {
 	switch {
 	case g.ended:
 		return nil
-	case g.taken:
+	case g.sealed:
 		return ErrUnknown
 	}
 	g.requests[i] = nil
@@ -205,25 +207,36 @@ func (w *writes) take() *group {
 	g := w.waiting[0]
 	w.waiting = w.waiting[1:]
 	w.taken[g] = struct{}{}
-	g.taken = true
 	return g
 }
 
 func (w *writes) sendGroup(g *group) {
 	defer w.onWay.leave()
-	given := slices.DeleteFunc(slices.Clone(g.requests), func(r []byte) bool { return r == nil })
-	if len(given) == 0 {
-		w.end(g, nil, nil)
-		return
+	given := 0
+	results, err := w.send(func() (entry []byte) {
+		entry, given = w.seal(g)
+		return entry
+	})
+	if err == nil && len(results) != given {
+		err = fmt.Errorf("%w: %d results for %d requests", ErrUnknown, len(results), given)
 	}
-	results, err := w.send(command.Join(nil, given))
-	if err == nil && len(results) != len(given) {
-		err = fmt.Errorf("%w: %d results for %d requests", ErrUnknown, len(results), len(given))
-	}
-	if err == nil && len(given) < len(g.requests) {
+	if err == nil && given < len(g.requests) {
 		results = spread(results, g.requests)
 	}
 	w.end(g, results, err)
+}
+
+// seal returns the entry of those requests that were not given up; nil if there are none.
+// None of them can be given up any more.
+func (w *writes) seal(g *group) (entry []byte, requests int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	g.sealed = true
+	given := slices.DeleteFunc(slices.Clone(g.requests), func(r []byte) bool { return r == nil })
+	if g.ended || len(given) == 0 {
+		return nil, 0
+	}
+	return command.Join(nil, given), len(given)
 }
 
 // spread gives each request the place of its own result; those that were given up
@@ -266,27 +279,55 @@ func (w *writes) refuse(why error) {
 	w.waiting = nil
 }
 
-// abandon answers those that are on their way, though nothing is known of them.
+// abandon answers those that are on their way, though nothing is known of them, and those
+// that are about to be sent.
 func (w *writes) abandon(why error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for g := range w.taken {
-		w.finish(g, nil, fmt.Errorf("%w: %v", ErrUnknown, why))
+		err := fmt.Errorf("%w: %w", errUnsent, why)
+		if g.sealed {
+			err = fmt.Errorf("%w: %v", ErrUnknown, why)
+		}
+		w.finish(g, nil, err)
 	}
 }
 
-// send brings the entry of a group to the leader, here or elsewhere.
-func (s *Store) send(entry []byte) ([]command.Result, error) {
+// send brings a group to the leader, here or elsewhere.
+func (s *Store) send(seal func() []byte) ([]command.Result, error) {
 	reign := s.reign()
 	switch {
 	case reign.leads:
-		return s.apply(entry)
+		return s.applySealed(seal)
 	case reign.leader == peer{}:
 		return nil, errNoLeaderKnown
 	}
-	ctx, cancel := context.WithTimeout(reign.ctx, s.patience()+time.Duration(len(entry))*perByte)
+	return s.forwardWrite(reign, seal)
+}
+
+func (s *Store) applySealed(seal func() []byte) ([]command.Result, error) {
+	entry := seal()
+	if entry == nil {
+		return nil, nil
+	}
+	return s.apply(entry)
+}
+
+// forwardWrite sends a group over a connection. A leader to which none can be made has
+// been sent nothing, however long that takes.
+func (s *Store) forwardWrite(r *reign, seal func() []byte) ([]command.Result, error) {
+	conn, err := s.peers.connectWithin(r.ctx, s.patience(), r.leader)
+	if err != nil {
+		return nil, err
+	}
+	entry := seal()
+	if entry == nil {
+		s.peers.giveIdle(r.leader, conn)
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, s.patience()+time.Duration(len(entry))*perByte)
 	defer cancel()
-	answer, err := s.peers.call(ctx, reign.leader, callWrite, entry)
+	answer, err := s.peers.ask(ctx, r.leader, conn, question{callWrite, entry, 0})
 	if err != nil {
 		return nil, err
 	}

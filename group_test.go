@@ -48,6 +48,19 @@ func hold(s *Store) {
 	s.writes.senders = groupsAtOnce
 }
 
+// sending is a send that has nothing to wait for.
+func sending(f func(entry []byte) ([]command.Result, error)) func(func() []byte) ([]command.Result, error) {
+	return func(seal func() []byte) ([]command.Result, error) {
+		if entry := seal(); entry != nil {
+			return f(entry)
+		}
+		return nil, nil
+	}
+}
+
+// emptyEntry is what a group without requests would be.
+func emptyEntry() []byte { return []byte{} }
+
 // waiting adds requests with values of so many bytes, and returns them.
 func waiting(t *testing.T, s *Store, sizes ...int) (all [][]byte) {
 	t.Helper()
@@ -145,10 +158,10 @@ func TestAWriteThatIsGivenUpBeforeItIsSentIsNotSent(t *testing.T) {
 		if _, err := s.enqueue(ctx, make([]byte, groupBytes), false); !errors.Is(err, errUnsent) || !errors.Is(err, errEnough) {
 			t.Errorf("got %v, want errUnsent and the context's cause", err)
 		}
-		s.writes.send = func([]byte) ([]command.Result, error) {
+		s.writes.send = sending(func([]byte) ([]command.Result, error) {
 			t.Error("it is sent nevertheless")
 			return nil, errEnough
-		}
+		})
 		s.writes.sendGroup(s.writes.take())
 	})
 }
@@ -175,13 +188,13 @@ func TestOthersOfItsGroupGetTheirResultsWhenAWriteIsGivenUp(t *testing.T) {
 		}
 		cancel()
 		synctest.Wait()
-		s.writes.send = func(entry []byte) (results []command.Result, err error) {
+		s.writes.send = sending(func(entry []byte) (results []command.Result, err error) {
 			requests, err := command.Decode(entry)
 			for _, r := range requests {
 				results = append(results, command.Result{Version: r.Born})
 			}
 			return results, err
-		}
+		})
 		s.writes.sendGroup(s.writes.take())
 		writers.Wait()
 	})
@@ -193,7 +206,11 @@ func TestAWriteThatIsGivenUpOnItsWayIsUnknown(t *testing.T) {
 		hold(s)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		taken := make(chan *group)
-		time.AfterFunc(time.Second, func() { taken <- s.writes.take() })
+		time.AfterFunc(time.Second, func() {
+			g := s.writes.take()
+			s.writes.seal(g)
+			taken <- g
+		})
 		time.AfterFunc(2*time.Second, func() { cancel(errEnough) })
 		done := make(chan error)
 		go func() {
@@ -212,11 +229,11 @@ func TestTheOutcomeOfAWriteIsItsGroups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
 		want := command.Result{Code: command.Conflict, Version: 9}
-		s.writes.send = func([]byte) ([]command.Result, error) { return []command.Result{want}, nil }
+		s.writes.send = sending(func([]byte) ([]command.Result, error) { return []command.Result{want}, nil })
 		if got, err := s.enqueue(t.Context(), []byte{1}, false); got != want || err != nil {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}
-		s.writes.send = func([]byte) ([]command.Result, error) { return nil, errEnough }
+		s.writes.send = sending(func([]byte) ([]command.Result, error) { return nil, errEnough })
 		if _, err := s.enqueue(t.Context(), []byte{1}, false); err != errEnough {
 			t.Errorf("got %v, want the error of the group", err)
 		}
@@ -243,6 +260,7 @@ func TestClosingRefusesWhatWaitsAndWaitsForWhatIsOnItsWay(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		sent, given := enqueue(t.Context()), enqueue(ctx)
 		g := s.writes.take()
+		s.writes.seal(g)
 		waits := enqueue(t.Context())
 
 		s.stop(ErrClosed)
@@ -268,7 +286,7 @@ func TestWhatIsOnItsWayWhenTheStoreEndsIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
 		never := make(chan struct{})
-		s.writes.send = func([]byte) ([]command.Result, error) { <-never; return nil, errEnough }
+		s.writes.send = sending(func([]byte) ([]command.Result, error) { <-never; return nil, errEnough })
 		time.AfterFunc(time.Second, func() { s.end(errEnough) })
 		if _, err := s.enqueue(t.Context(), []byte{1}, false); !errors.Is(err, ErrUnknown) || errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrUnknown alone", err)
@@ -463,13 +481,13 @@ func TestAnAnswerThatDoesNotFitTheGroupIsUnknown(t *testing.T) {
 
 func TestAGroupWithoutALeaderIsUnsent(t *testing.T) {
 	s := newTestServer(t)
-	if _, err := s.send(nil); !errors.Is(err, errUnsent) {
+	if _, err := s.send(emptyEntry); !errors.Is(err, errUnsent) {
 		t.Errorf("got %v, want errUnsent", err)
 	}
 	s.court.reign = newTestReign(s, peerB, true)
 	s.stop(ErrClosed)
 	s.futures.drain(time.Second)
-	if _, err := s.send(nil); !errors.Is(err, errUnsent) || !errors.Is(err, ErrClosed) {
+	if _, err := s.send(emptyEntry); !errors.Is(err, errUnsent) || !errors.Is(err, ErrClosed) {
 		t.Errorf("on a leader that closes: %v, want errUnsent and ErrClosed", err)
 	}
 }
@@ -478,12 +496,12 @@ func TestAGroupIsGivenUpOnALeaderThatIsSilentOrNoLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestFollower(t, serveUntilEnd)
 		began := time.Now()
-		if _, err := s.send(nil); !errors.Is(err, ErrUnknown) || time.Since(began) != s.patience() {
+		if _, err := s.send(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != s.patience() {
 			t.Errorf("after %v: %v, want ErrUnknown after %v", time.Since(began), err, s.patience())
 		}
 		time.AfterFunc(time.Second, func() { s.replaceReign(&reign{leader: peer{"c#3", "c:1"}}) })
 		began = time.Now()
-		if _, err := s.send(nil); !errors.Is(err, ErrUnknown) || time.Since(began) != time.Second {
+		if _, err := s.send(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != time.Second {
 			t.Errorf("after %v: %v, want ErrUnknown when the leader changes", time.Since(began), err)
 		}
 	})
@@ -500,27 +518,20 @@ func TestAGivenUpWriteSendsNoBytesOfItsCallersNextUse(t *testing.T) {
 			sent = string(group[0].Ops[0].Value)
 			return answerFrame(0, string(command.AppendResults(nil, make([]command.Result, 1))))
 		}))
-		hold(s)
 		ctx, cancel := context.WithCancel(t.Context())
 		value := []byte("green")
-		done := make(chan error)
-		go func() {
-			_, err := s.Set(ctx, "color", value)
-			done <- err
-		}()
-		synctest.Wait()
-		g := s.writes.take() // and is not scheduled for a moment
-		cancel()
-		synctest.Wait()
-		select {
-		case err := <-done: // Set has returned: value is the caller's again
-			t.Logf("Set: %v", err)
+		send := s.writes.send
+		s.writes.send = sending(func(entry []byte) ([]command.Result, error) {
+			cancel()
+			time.Sleep(time.Second) // in which Set returns: value is its caller's again
 			copy(value, "XXXXX")
-			s.writes.sendGroup(g)
-		default: // Set waits for the sender
-			s.writes.sendGroup(g)
-			<-done
+			return send(func() []byte { return entry })
+		})
+		if _, err := s.Set(ctx, "color", value); !errors.Is(err, ErrUnknown) {
+			t.Errorf("given up on its way: %v", err)
 		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		if sent != "green" {
 			t.Errorf("the leader was sent %q, which nobody wrote", sent)
 		}
@@ -541,6 +552,37 @@ func TestWhatIsQueuedGoesAsOneGroup(t *testing.T) {
 		writers.Wait()
 		if !slices.Equal(leader.sizes, []int{256}) {
 			t.Errorf("256 queued requests went as %v", leader.sizes)
+		}
+	})
+}
+
+// A leader that cannot accept connections takes none, however long it is waited for.
+func TestAWriteForWhichNoConnectionIsMadeWasNotApplied(t *testing.T) {
+	for _, limit := range []time.Duration{time.Second, 10 * time.Second} { // less than an attempt takes, and more
+		synctest.Test(t, func(t *testing.T) {
+			s := newTestFollower(t, serveUntilEnd)
+			s.peers.transport.network.(*memNet).hangs = peerB.addr
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			_, err := s.Set(ctx, "k", nil)
+			if !errors.Is(err, ErrNoLeader) || errors.Is(err, ErrUnknown) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("after %v: %v, want ErrNoLeader", limit, err)
+			}
+			if limit > s.patience() && !strings.Contains(err.Error(), "no connection within 3s: node b: ") {
+				t.Errorf("%v does not say what kept it", err)
+			}
+			time.Sleep(time.Minute) // the attempts end
+		})
+	}
+}
+
+func TestAWriteThatHasNoConnectionWhenTheStoreEndsWasNotApplied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestFollower(t, serveUntilEnd)
+		s.peers.transport.network.(*memNet).hangs = peerB.addr
+		time.AfterFunc(time.Second, func() { s.end(errEnough) })
+		if _, err := s.Set(t.Context(), "k", nil); errors.Is(err, ErrUnknown) || !errors.Is(err, ErrClosed) {
+			t.Errorf("got %v, want ErrClosed", err)
 		}
 	})
 }

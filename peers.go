@@ -44,9 +44,7 @@ func (p *peers) call(ctx context.Context, to peer, m method, payload []byte) ([]
 // callWithin is call for an answer that has to begin within a time, and has more by its
 // size: errSlow tells that this was not enough.
 func (p *peers) callWithin(ctx context.Context, within time.Duration, to peer, m method, payload []byte) ([]byte, error) {
-	connecting, cancel := context.WithTimeout(ctx, within)
-	conn, err := p.connect(connecting, to)
-	cancel()
+	conn, err := p.connectWithin(ctx, within, to)
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +64,17 @@ func (p *peers) connect(ctx context.Context, to peer) (*peerConn, error) {
 		return nil, fmt.Errorf("%w: node %s: %w", errUnsent, userID(to.server), err)
 	}
 	return conn, nil
+}
+
+// connectWithin is connect that gives up after a time, which is not its caller's.
+func (p *peers) connectWithin(ctx context.Context, within time.Duration, to peer) (*peerConn, error) {
+	soon, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	conn, err := p.connect(soon, to)
+	if err != nil && soon.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: no connection within %v: %s", errUnsent, within, attempt(err))
+	}
+	return conn, err
 }
 
 // ask makes a call on a connection to a node.

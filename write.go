@@ -192,7 +192,7 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 			continue
 		case !errors.Is(err, errUnsent):
 			maybe, last = true, err
-		case !maybe:
+		case !maybe && (last == nil || ctx.Err() == nil): // else the last one tells more
 			last = err
 		}
 		if err := s.pause(ctx, reign, attempt); err != nil {

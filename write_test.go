@@ -96,14 +96,14 @@ func (x *scriptedSender) send(s *Store, answers ...answer) {
 }
 
 func (x *scriptedSender) answer(s *Store, a answer) {
-	s.writes.send = func(entry []byte) ([]command.Result, error) {
+	s.writes.send = sending(func(entry []byte) ([]command.Result, error) {
 		requests, err := command.Decode(entry)
 		if err != nil {
 			return nil, err
 		}
 		x.ids, x.born = append(x.ids, requests[0].ID), append(x.born, requests[0].Born)
 		return []command.Result{a.result}, a.err
-	}
+	})
 	g := s.writes.take()
 	s.writes.mu.Lock()
 	s.writes.senders--
