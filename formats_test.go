@@ -172,8 +172,8 @@ func TestHandshakesAreEncodedAsTheyEverWere(t *testing.T) {
 func everyCall(t *testing.T) [][]byte {
 	return [][]byte{
 		callWrite:     command.Append(nil, everyOp),
-		callGet:       append([]byte{byte(leaderLocal)}, "color"...),
-		callReadIndex: {byte(linearizable)},
+		callGet:       append([]byte{byte(LeaderLocal)}, "color"...),
+		callReadIndex: {byte(Linearizable)},
 		callConfirm:   {0, 0, 0, 0, 0, 0, 0, 9},
 		callCatchUp: wantJSON(t, "message-catch-up", pace{
 			Target: 9, Within: time.Second, So: Progress{Index: 5, Behind: 4, Bytes: 3, Rate: 2},

@@ -163,11 +163,11 @@ func (s *Store) serveReadIndex(ctx context.Context, payload []byte) ([]byte, err
 	return binary.BigEndian.AppendUint64(nil, index), nil
 }
 
-func decodeLevel(payload []byte) (level, error) {
-	if len(payload) == 0 || level(payload[0]) != linearizable && level(payload[0]) != leaderLocal {
+func decodeLevel(payload []byte) (ReadLevel, error) {
+	if len(payload) == 0 || ReadLevel(payload[0]) != Linearizable && ReadLevel(payload[0]) != LeaderLocal {
 		return 0, fmt.Errorf("%w: a read without a level that the leader knows", ErrInvalid)
 	}
-	return level(payload[0]), nil
+	return ReadLevel(payload[0]), nil
 }
 
 // serveConfirm answers for the quorum round of read.go. CurrentTerm is in
@@ -253,7 +253,7 @@ func (s *Store) ask(ctx context.Context, addr string, m method, message, answer 
 }
 
 // forwardGet asks the leader for an entry, when it is its turn.
-func (s *Store) forwardGet(ctx context.Context, leader peer, key string, l level) (Entry, error) {
+func (s *Store) forwardGet(ctx context.Context, leader peer, key string, l ReadLevel) (Entry, error) {
 	if s.forwarded.Acquire(ctx, 1) != nil {
 		return Entry{}, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
 	}
@@ -269,7 +269,7 @@ func (s *Store) forwardGet(ctx context.Context, leader peer, key string, l level
 }
 
 // forwardReadIndex asks the leader for a log index to read at.
-func (s *Store) forwardReadIndex(ctx context.Context, leader peer, l level) (uint64, error) {
+func (s *Store) forwardReadIndex(ctx context.Context, leader peer, l ReadLevel) (uint64, error) {
 	answer, err := s.peers.callWithin(ctx, s.patience(), leader, callReadIndex, []byte{byte(l)})
 	if err != nil {
 		return 0, err

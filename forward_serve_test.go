@@ -47,7 +47,7 @@ func newTestServer(t testing.TB) *Store {
 	s.fsm = newFSM(s.ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
 	s.rounds = rounds{run: s.confirm, spawn: s.spawn}
 	for l := range s.asking {
-		s.asking[l] = rounds{run: func() (uint64, error) { return s.askLeader(level(l)) }, spawn: s.spawn}
+		s.asking[l] = rounds{run: func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, spawn: s.spawn}
 	}
 	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
 	s.callBytes = semaphore.NewWeighted(callBytes)
@@ -273,8 +273,8 @@ func TestANodeThatDoesNotLeadAnswersNoRead(t *testing.T) {
 		s := newTestServer(t)
 		conn := servedBy(t, s, helloB)
 		for m, payload := range map[method]string{
-			callGet:       "\x00key", // linearizable
-			callReadIndex: "\x01",    // leaderLocal
+			callGet:       "\x00key", // Linearizable
+			callReadIndex: "\x01",    // LeaderLocal
 			callNodes:     "",
 		} {
 			if _, err := callOn(t, conn, m, time.Minute, payload); !errors.Is(err, errUnsent) {

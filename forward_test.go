@@ -356,13 +356,13 @@ func TestAForwardedReadIsTheLeadersEntry(t *testing.T) {
 			{"\x00\x00\x00\x00\x00\x00\x00\x01", Entry{"color", []byte{}, 1}},
 		} {
 			answer = c.answer
-			got, err := s.forwardGet(t.Context(), peerB, "color", leaderLocal)
+			got, err := s.forwardGet(t.Context(), peerB, "color", LeaderLocal)
 			if err != nil || got.Key != c.want.Key || !bytes.Equal(got.Value, c.want.Value) || got.Version != c.want.Version {
 				t.Errorf("got %+v, %v, want %+v", got, err, c.want)
 			}
 		}
 		for _, answer = range []string{"", "\x00\x00\x00\x00\x00\x00\x00"} {
-			if got, err := s.forwardGet(t.Context(), peerB, "color", leaderLocal); err == nil || errors.Is(err, ErrNotFound) {
+			if got, err := s.forwardGet(t.Context(), peerB, "color", LeaderLocal); err == nil || errors.Is(err, ErrNotFound) {
 				t.Errorf("an answer of %d bytes is %+v, %v", len(answer), got, err)
 			}
 		}

@@ -8,15 +8,31 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// JoinOption qualifies Join.
-type JoinOption func(*joinRequest)
+// JoinOption qualifies Join: it is a [JoinFlag].
+type JoinOption interface{ qualify(*joinOptions) }
 
-// Replica makes Join admit a node that stays without a vote: it has the whole
-// state and takes every call, but does not count for the quorum, so that it makes
-// no write slower and no majority harder. It is for reads near their readers. To
-// make it a voter, join it again without Replica; a voter becomes a replica only by
-// being removed, emptied and joined again.
-func Replica(r *joinRequest) { r.Role = roleReplica }
+type joinOptions struct{ flags JoinFlag }
+
+// JoinFlag is a JoinOption without a value.
+type JoinFlag byte
+
+const (
+	// Replica makes Join admit a node that stays without a vote: it has the whole
+	// state and takes every call, but does not count for the quorum, so that it makes
+	// no write slower and no majority harder. It is for reads near their readers. To
+	// make it a voter, join it again without Replica; a voter becomes a replica only by
+	// being removed, emptied and joined again.
+	Replica JoinFlag = 1 << iota
+)
+
+func (f JoinFlag) qualify(o *joinOptions) { o.flags |= f }
+
+func (o joinOptions) role() string {
+	if o.flags&Replica != 0 {
+		return roleReplica
+	}
+	return roleVoter
+}
 
 // What a member is meant to be. The cluster takes a note of each replica, which
 // outlives the leader that was asked.
@@ -61,11 +77,7 @@ func (s *Store) Join(ctx context.Context, id, addr string, opts ...JoinOption) e
 	if err := errors.Join(checkID(id), checkReachable("address", addr)); err != nil {
 		return err
 	}
-	req := joinRequest{ID: id, Addr: addr, Role: roleVoter}
-	for _, opt := range opts {
-		opt(&req)
-	}
-	return s.join(ctx, req)
+	return s.join(ctx, joinRequest{ID: id, Addr: addr, Role: gather[joinOptions](opts).role()})
 }
 
 // errDismissed is what a removed node is told that wants to be a member again.

@@ -127,7 +127,7 @@ func newStore(o options) *Store {
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.rounds = rounds{run: s.confirm, spawn: s.spawn}
 	for l := range s.asking {
-		s.asking[l] = rounds{run: func() (uint64, error) { return s.askLeader(level(l)) }, spawn: s.spawn}
+		s.asking[l] = rounds{run: func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, spawn: s.spawn}
 	}
 	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
 	s.callBytes = semaphore.NewWeighted(callBytes)

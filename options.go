@@ -264,6 +264,15 @@ func (o *options) setDefaults() {
 	orDefault(&o.history, 16<<20)
 }
 
+// gather is what the options of a call come to. An option of another call has another
+// qualify, and does not compile.
+func gather[O any, Opt interface{ qualify(*O) }](opts []Opt) (o O) {
+	for _, opt := range opts {
+		opt.qualify(&o)
+	}
+	return o
+}
+
 func orDefault[T comparable](field *T, value T) {
 	var zero T
 	if *field == zero {

@@ -14,73 +14,76 @@ type Entry struct {
 	Version uint64 // of the write that set it; never 0
 }
 
-// ReadOption says how fresh a read must be. Without one a read is linearizable. Of
-// several levels the last one counts; MaxStaleness and AtLeast, which bound a read
-// of what this node has, count together.
-type ReadOption func(*readOptions)
+// ReadOption says how fresh a read must be: a [ReadLevel], or [MaxStaleness] or
+// [AtLeast]. Without one a read is linearizable. Of several levels the last one counts;
+// MaxStaleness and AtLeast, which bound a read of what this node has, count together.
+type ReadOption interface{ qualify(*readOptions) }
 
 type readOptions struct {
-	level   level
-	maxAge  time.Duration // local: 0 for any
-	version uint64        // local: at least
+	level   ReadLevel
+	maxAge  time.Duration // Stale: 0 for any
+	version uint64        // Stale: at least
 }
 
-// A level crosses the peer port as its number.
-type level byte
+// ReadLevel is a ReadOption: who is asked for what a read returns.
+type ReadLevel byte
 
 const (
-	linearizable level = 0
-	leaderLocal  level = 1
-	local        level = 2 // never sent
+	// Linearizable is the default: the read sees every write that had completed, on
+	// any node, before it began. It costs a round trip from the leader to a majority,
+	// which reads at the same time share, and no disk access.
+	Linearizable ReadLevel = 0
+
+	// LeaderLocal reads what the leader has, without a round to make sure that it
+	// still is the leader: after a partition it may miss the writes of its successor
+	// for as long as Timing.Lease, or longer if the node was paused.
+	LeaderLocal ReadLevel = 1
+
+	// Stale reads what this node has, without asking anybody. It may lag behind by
+	// any amount, and works without a leader.
+	Stale ReadLevel = 2
 )
 
-func newReadOptions(opts []ReadOption) (o readOptions) {
-	for _, opt := range opts {
-		opt(&o)
+// A level that is none of these counts as the strictest. (Linearizable and LeaderLocal
+// cross the peer port as their numbers.)
+func (l ReadLevel) qualify(o *readOptions) {
+	if l > Stale {
+		l = Linearizable
 	}
-	return o
+	o.level = l
 }
-
-// Linearizable is the default: the read sees every write that had completed, on
-// any node, before it began. It costs a round trip from the leader to a majority,
-// which reads at the same time share, and no disk access.
-func Linearizable(o *readOptions) { o.level = linearizable }
-
-// LeaderLocal reads what the leader has, without a round to make sure that it
-// still is the leader: after a partition it may miss the writes of its successor
-// for as long as Timing.Lease, or longer if the node was paused.
-func LeaderLocal(o *readOptions) { o.level = leaderLocal }
-
-// Stale reads what this node has, without asking anybody. It may lag behind by
-// any amount, and works without a leader.
-func Stale(o *readOptions) { o.level = local }
 
 // MaxStaleness reads what this node has if that is proven to lack no write that
 // completed more than d ago. The proof is a quorum round; the node makes one when
 // the last is too old, and fails with ErrStale when it cannot.
-func MaxStaleness(d time.Duration) ReadOption {
-	return func(o *readOptions) { o.level, o.maxAge = local, max(d, 1) }
-}
+func MaxStaleness(d time.Duration) ReadOption { return maxStaleness(d) }
+
+type maxStaleness time.Duration
+
+func (d maxStaleness) qualify(o *readOptions) { o.level, o.maxAge = Stale, time.Duration(max(d, 1)) }
 
 // AtLeast reads what this node has once that has reached a version: with the
 // version that a write returned, on whichever node, the read sees the write. It
 // fails with ErrStale if ctx ends before, and for the version of a write that was lost
 // in a recovery.
-func AtLeast(version uint64) ReadOption {
-	return func(o *readOptions) { o.level, o.version = local, version }
-}
+func AtLeast(version uint64) ReadOption { return atLeast(version) }
+
+type atLeast uint64
+
+func (v atLeast) qualify(o *readOptions) { o.level, o.version = Stale, uint64(v) }
 
 // Get returns the entry of a key, by default linearizable. It may be called on
 // any node.
 //
-// Errors: ErrNotFound, ErrTooLarge for a key of more than 64 MiB, ErrClosed, ErrNoLeader when the context ended before a leader answered, and
-// ErrStale with MaxStaleness and AtLeast.
+// Errors: ErrNotFound, ErrTooLarge for a key of more than 64 MiB, ErrClosed,
+// ErrNoLeader when the context ended before a leader answered, and ErrStale with
+// MaxStaleness and AtLeast.
 func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry, error) {
 	if len(key) > maxBatchBytes { // no node's limits allow it
 		return Entry{}, fmt.Errorf("%w of %d bytes, no limit is above %d", ErrKeyTooLarge, len(key), maxBatchBytes)
 	}
-	o := newReadOptions(opts)
-	if o.level == local {
+	o := gather[readOptions](opts)
+	if o.level == Stale {
 		now, err := s.localState(ctx, o)
 		if err != nil {
 			return Entry{}, err
@@ -105,7 +108,7 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 }
 
 // readAsLeader answers from this node's state.
-func (s *Store) readAsLeader(ctx context.Context, key string, l level) (Entry, error) {
+func (s *Store) readAsLeader(ctx context.Context, key string, l ReadLevel) (Entry, error) {
 	if _, err := s.readIndexAsLeader(ctx, l); err != nil {
 		return Entry{}, err
 	}
@@ -119,7 +122,7 @@ func (s *Store) readAsLeader(ctx context.Context, key string, l level) (Entry, e
 // that lags behind by more they ask for their entries after all.
 const fewReaders = 2
 
-func (s *Store) readAsFollower(ctx context.Context, leader peer, key string, l level) (Entry, error) {
+func (s *Store) readAsFollower(ctx context.Context, leader peer, key string, l ReadLevel) (Entry, error) {
 	defer s.readers.Add(-1)
 	if s.readers.Add(1) <= fewReaders {
 		return s.forwardGet(ctx, leader, key, l)
@@ -140,7 +143,7 @@ func (s *Store) readAsFollower(ctx context.Context, leader peer, key string, l l
 
 // readHere waits until this node has what the leader had, for as long as it takes: the
 // entry may be too large for the link, or the link too slow.
-func (s *Store) readHere(ctx context.Context, key string, l level) (Entry, error) {
+func (s *Store) readHere(ctx context.Context, key string, l ReadLevel) (Entry, error) {
 	index, err := s.asking[l].join(ctx)
 	if err != nil {
 		return Entry{}, err
@@ -154,8 +157,8 @@ func (s *Store) readHere(ctx context.Context, key string, l level) (Entry, error
 // readIndexAsLeader returns a log index that this node's state has reached. If
 // linearizable, a quorum has confirmed that no later leader can have committed
 // anything before the call, and the state holds everything committed by then.
-func (s *Store) readIndexAsLeader(ctx context.Context, l level) (uint64, error) {
-	if l == leaderLocal {
+func (s *Store) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, error) {
+	if l == LeaderLocal {
 		term, err := s.leaderTerm()
 		if err != nil {
 			return 0, err
@@ -170,7 +173,7 @@ func (s *Store) readIndexAsLeader(ctx context.Context, l level) (uint64, error) 
 
 // readIndex is readIndexAsLeader on whoever leads. Once this node's state has
 // reached the index it serves as well as the leader's.
-func (s *Store) readIndex(ctx context.Context, l level) (index uint64, err error) {
+func (s *Store) readIndex(ctx context.Context, l ReadLevel) (index uint64, err error) {
 	err = s.readLoop(ctx, func(ctx context.Context, reign *reign) (err error) {
 		if reign.leads {
 			index, err = s.readIndexAsLeader(ctx, l)
@@ -183,7 +186,7 @@ func (s *Store) readIndex(ctx context.Context, l level) (index uint64, err error
 }
 
 // askLeader is a round of asking.
-func (s *Store) askLeader(l level) (index uint64, err error) {
+func (s *Store) askLeader(l ReadLevel) (index uint64, err error) {
 	now := s.reign()
 	if now.leads || now.leader == (peer{}) {
 		return 0, errNoLeaderKnown // whoever takes part asks again
@@ -227,7 +230,7 @@ func (s *Store) proveFresh(ctx context.Context, maxAge time.Duration) error {
 		return nil
 	}
 	at := time.Now()
-	index, err := s.readIndex(ctx, linearizable)
+	index, err := s.readIndex(ctx, Linearizable)
 	if err != nil {
 		return tooStale(err, "ask the leader")
 	}

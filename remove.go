@@ -10,21 +10,32 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// RemoveOption qualifies Remove.
-type RemoveOption func(*removeRequest)
+// RemoveOption qualifies Remove: it is a [RemoveFlag].
+type RemoveOption interface{ qualify(*removeOptions) }
 
-// Force makes Remove go on although it takes the majority away from the voters
-// that answer, and with it every write and linearizable read until others answer.
-func Force(r *removeRequest) { r.Force = true }
+type removeOptions struct{ flags RemoveFlag }
 
-// MayReturn makes Remove a leave: the node is a member no more, but may be admitted
-// again with the data that it has. It asks for that when it is opened with the
-// addresses of members, and as long as it runs unless it has removed itself.
-func MayReturn(r *removeRequest) { r.MayReturn = true }
+// RemoveFlag is a RemoveOption without a value.
+type RemoveFlag byte
 
-// IfSilent makes Remove refuse a node that answers the leader. It is for programs
-// that remove what they take for dead.
-func IfSilent(r *removeRequest) { r.IfSilent = true }
+const (
+	// Force makes Remove go on although it takes the majority away from the voters
+	// that answer, and with it every write and linearizable read until others answer.
+	Force RemoveFlag = 1 << iota
+
+	// MayReturn makes Remove a leave: the node is a member no more, but may be admitted
+	// again with the data that it has. It asks for that when it is opened with the
+	// addresses of members, and as long as it runs unless it has removed itself.
+	MayReturn
+
+	// IfSilent makes Remove refuse a node that answers the leader. It is for programs
+	// that remove what they take for dead.
+	IfSilent
+)
+
+func (f RemoveFlag) qualify(o *removeOptions) { o.flags |= f }
+
+func (o removeOptions) has(f RemoveFlag) bool { return o.flags&f != 0 }
 
 // removeRequest asks for a node to be made no member any more.
 type removeRequest struct {
@@ -50,10 +61,8 @@ func (s *Store) Remove(ctx context.Context, id string, opts ...RemoveOption) err
 	if err := checkID(id); err != nil {
 		return err
 	}
-	req := removeRequest{ID: id}
-	for _, opt := range opts {
-		opt(&req)
-	}
+	o := gather[removeOptions](opts)
+	req := removeRequest{ID: id, Force: o.has(Force), MayReturn: o.has(MayReturn), IfSilent: o.has(IfSilent)}
 	if id == s.opts.id && req.MayReturn {
 		return s.leave(ctx, req)
 	}

@@ -21,8 +21,8 @@ type View struct {
 // what is read from a View neither waits nor fails. Errors are those of Get,
 // without those of the key.
 func (s *Store) View(ctx context.Context, opts ...ReadOption) (*View, error) {
-	o := newReadOptions(opts)
-	if o.level == local {
+	o := gather[readOptions](opts)
+	if o.level == Stale {
 		now, err := s.localState(ctx, o)
 		if err != nil {
 			return nil, err
@@ -36,7 +36,7 @@ func (s *Store) View(ctx context.Context, opts ...ReadOption) (*View, error) {
 }
 
 // freshen waits until this node's state is as fresh as the leader's.
-func (s *Store) freshen(ctx context.Context, l level) error {
+func (s *Store) freshen(ctx context.Context, l ReadLevel) error {
 	index, err := s.readIndex(ctx, l)
 	if err != nil {
 		return err

@@ -35,37 +35,51 @@ const (
 	EventSync   EventKind = "sync"   // everything up to Version has been yielded
 )
 
-// WatchOption qualifies Watch.
-type WatchOption func(*watchOptions)
+// WatchOption qualifies Watch: a [WatchFlag], or [After] or [SyncEvery].
+type WatchOption interface{ qualify(*watchOptions) }
 
 type watchOptions struct {
+	flags     WatchFlag
 	resumes   bool
 	after     uint64
-	snapshot  bool
-	shared    bool
 	syncEvery time.Duration
 }
+
+// WatchFlag is a WatchOption without a value.
+type WatchFlag byte
+
+const (
+	// SnapshotFirst begins a watch with the keys that are there, in order, each as an
+	// EventSet with the version that it has, and an EventSync with the version that they
+	// are of.
+	SnapshotFirst WatchFlag = 1 << iota
+
+	// SharedValues saves the copy of each value: those of the events are the store's own,
+	// and must not be written to.
+	SharedValues
+)
+
+func (f WatchFlag) qualify(o *watchOptions) { o.flags |= f }
+
+func (o watchOptions) has(f WatchFlag) bool { return o.flags&f != 0 }
 
 // After begins a watch with the first change above a version, such as that of the
 // last event that was seen, on whichever node, or of a View. 0 is before the first
 // change of all.
-func After(version uint64) WatchOption {
-	return func(o *watchOptions) { o.resumes, o.after = true, version }
-}
+func After(version uint64) WatchOption { return after(version) }
 
-// SnapshotFirst begins a watch with the keys that are there, in order, each as an
-// EventSet with the version that it has, and an EventSync with the version that they
-// are of.
-func SnapshotFirst(o *watchOptions) { o.snapshot = true }
+type after uint64
 
-// SharedValues saves the copy of each value: those of the events are the store's own,
-// and must not be written to.
-func SharedValues(o *watchOptions) { o.shared = true }
+func (v after) qualify(o *watchOptions) { o.resumes, o.after = true, uint64(v) }
 
 // SyncEvery adds an EventSync when all that had happened has been yielded, and again
 // whenever nothing else was yielded for d. It shows that the watch lives, and keeps
 // the version to go on after fresh where few keys are watched. 0: none.
-func SyncEvery(d time.Duration) WatchOption { return func(o *watchOptions) { o.syncEvery = d } }
+func SyncEvery(d time.Duration) WatchOption { return syncEvery(d) }
+
+type syncEvery time.Duration
+
+func (d syncEvery) qualify(o *watchOptions) { o.syncEvery = time.Duration(d) }
 
 // Watch yields the changes of all keys that begin with prefix, in the order of their
 // versions, as this node comes to know them. Each change since the watch began is
@@ -84,12 +98,10 @@ func SyncEvery(d time.Duration) WatchOption { return func(o *watchOptions) { o.s
 //
 // The watch ends when the caller breaks off, leaving nothing behind, or with an error:
 // that of ctx, ErrClosed when the store closes, ErrCompacted, ErrInvalid for a version
-// of the future, and ErrNoLeader when ctx ended before a leader could tell whether there is such a version.
+// of the future, and ErrNoLeader when ctx ended before a leader could tell whether
+// there is such a version.
 func (s *Store) Watch(ctx context.Context, prefix string, opts ...WatchOption) iter.Seq2[Event, error] {
-	var o watchOptions
-	for _, opt := range opts {
-		opt(&o)
-	}
+	o := gather[watchOptions](opts)
 	after := s.fsm.now.Load().view.Revision()
 	if o.resumes {
 		after = o.after
@@ -146,7 +158,7 @@ func (w *watch) run(yield func(Event) bool) error {
 
 // begin sees to it that there is something to go on from.
 func (w *watch) begin(yield func(Event) bool) error {
-	if w.opts.snapshot && w.opts.resumes {
+	if w.opts.has(SnapshotFirst) && w.opts.resumes {
 		return fmt.Errorf("%w: After and SnapshotFirst exclude each other", ErrInvalid)
 	}
 	if w.opts.syncEvery < 0 {
@@ -155,7 +167,7 @@ func (w *watch) begin(yield func(Event) bool) error {
 	if err := w.ended(); err != nil {
 		return err
 	}
-	if w.opts.snapshot {
+	if w.opts.has(SnapshotFirst) {
 		return w.snapshot(yield)
 	}
 	return w.reach()
@@ -186,7 +198,7 @@ func (w *watch) snapshot(yield func(Event) bool) error {
 
 // value is what the caller gets of one.
 func (w *watch) value(v []byte) []byte {
-	if w.opts.shared {
+	if w.opts.has(SharedValues) {
 		return v
 	}
 	return bytes.Clone(v)
@@ -199,7 +211,7 @@ func (w *watch) reach() error {
 	if s.fsm.now.Load().view.Revision() >= w.after {
 		return nil
 	}
-	if err := s.freshen(w.ctx, linearizable); err != nil {
+	if err := s.freshen(w.ctx, Linearizable); err != nil {
 		return err
 	}
 	if at := s.fsm.now.Load().view.Revision(); at < w.after {

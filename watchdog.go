@@ -191,7 +191,7 @@ func (w *watchdog) askLeader() {
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, s.patience())
 	defer cancel()
-	index, err := s.forwardReadIndex(ctx, r.leader, leaderLocal)
+	index, err := s.forwardReadIndex(ctx, r.leader, LeaderLocal)
 	if r.ctx.Err() != nil {
 		return
 	}

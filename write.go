@@ -39,7 +39,7 @@ func CheckOp(key string, version uint64) Op {
 func IDOp(id RequestID) Op { return Op{id: &id} }
 
 // WriteOption qualifies Set and Delete.
-type WriteOption func(*writeOptions)
+type WriteOption interface{ qualify(*writeOptions) }
 
 type writeOptions struct {
 	conditional bool
@@ -51,7 +51,11 @@ type writeOptions struct {
 // WithCreated sets *created, when the write succeeds, to whether it has made a key that
 // was not there before. It is decided by the write itself, with nothing in between; of a
 // repetition under an id of the caller's it is what the first attempt did.
-func WithCreated(created *bool) WriteOption { return func(o *writeOptions) { o.created = created } }
+func WithCreated(created *bool) WriteOption { return withCreated{created} }
+
+type withCreated struct{ created *bool }
+
+func (w withCreated) qualify(o *writeOptions) { o.created = w.created }
 
 // WithRequestID makes a write that the caller repeats, after ErrUnknown say or
 // after a restart of its own, take effect once: the repetition, on whichever
@@ -63,13 +67,19 @@ func WithCreated(created *bool) WriteOption { return func(o *writeOptions) { o.c
 // of memory at most on each node: at 1,000 of them a second those of the last 17
 // minutes. Writes without one take nothing from that. When it no longer remembers as
 // far back as the id was made, the write is not applied, and answered with ErrUnknown.
-func WithRequestID(id RequestID) WriteOption { return func(o *writeOptions) { o.id = &id } }
+func WithRequestID(id RequestID) WriteOption { return withRequestID(id) }
+
+type withRequestID RequestID
+
+func (id withRequestID) qualify(o *writeOptions) { o.id = (*RequestID)(&id) }
 
 // IfVersion makes a write fail with ErrConflict unless the key is at version; 0
 // means that it must be absent.
-func IfVersion(version uint64) WriteOption {
-	return func(o *writeOptions) { o.conditional, o.version = true, version }
-}
+func IfVersion(version uint64) WriteOption { return ifVersion(version) }
+
+type ifVersion uint64
+
+func (v ifVersion) qualify(o *writeOptions) { o.conditional, o.version = true, uint64(v) }
 
 // Set stores value under key and returns the key's new version. It may be called
 // on any node. When it returns nil the write is on the disks of a majority and
@@ -95,10 +105,7 @@ func (s *Store) Batch(ctx context.Context, ops ...Op) (version uint64, err error
 }
 
 func conditions(key string, opts []WriteOption, op Op) []Op {
-	var o writeOptions
-	for _, opt := range opts {
-		opt(&o)
-	}
+	o := gather[writeOptions](opts)
 	ops := []Op{op}
 	if o.conditional {
 		ops = append(ops, CheckOp(key, o.version))

@@ -20,7 +20,7 @@ type fake struct {
 	entries  map[string]kvraft.Entry
 	batches  [][]string // the keys of each batch, in its order
 	changed  []string   // each change of the membership, in words
-	asked    string     // the level of the last read, as leveled gives it
+	asked    string     // the options of the last read, as given gives them
 	status   kvraft.Status
 	views    *kvraft.Store // a real store, where views are taken
 	events   []kvraft.Event
@@ -64,7 +64,7 @@ func (f *fake) Get(ctx context.Context, key string, opts ...kvraft.ReadOption) (
 	if err != nil {
 		return kvraft.Entry{}, err
 	}
-	f.asked = leveled(opts...)
+	f.asked = given(opts)
 	entry, ok := f.entries[key]
 	if !ok {
 		return kvraft.Entry{}, kvraft.ErrNotFound
@@ -79,14 +79,14 @@ func (f *fake) View(ctx context.Context, opts ...kvraft.ReadOption) (*kvraft.Vie
 	if err != nil {
 		return nil, err
 	}
-	f.asked = leveled(opts...)
+	f.asked = given(opts)
 	return f.views.View(ctx)
 }
 
 func (f *fake) Watch(ctx context.Context, prefix string, opts ...kvraft.WatchOption) iter.Seq2[kvraft.Event, error] {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.asked = fmt.Sprintf("%q %v", prefix, applied(opts...))
+	f.asked = fmt.Sprintf("%q %s", prefix, given(opts))
 	return func(yield func(kvraft.Event, error) bool) {
 		for _, e := range f.events {
 			if !yield(e, nil) {
@@ -114,9 +114,11 @@ func (f *fake) Set(ctx context.Context, key string, value []byte, opts ...kvraft
 	if err := f.check(key, opts); err != nil {
 		return 0, err
 	}
-	if created := (*bool)(applied(opts...).FieldByName("created").UnsafePointer()); created != nil {
-		_, held := f.entries[key]
-		*created = !held
+	for _, opt := range opts {
+		if created := find(reflect.ValueOf(opt), reflect.Pointer); created.IsValid() { // WithCreated
+			_, held := f.entries[key]
+			*(*bool)(created.UnsafePointer()) = !held
+		}
 	}
 	f.revision++
 	f.set(key, value)
@@ -171,11 +173,11 @@ func (f *fake) Batch(ctx context.Context, ops ...kvraft.Op) (uint64, error) {
 }
 
 func (f *fake) Join(ctx context.Context, id, addr string, opts ...kvraft.JoinOption) error {
-	return f.change(ctx, "join", append([]string{id, addr}, given(opts)...))
+	return f.change(ctx, "join", []string{id, addr, given(opts)})
 }
 
 func (f *fake) Remove(ctx context.Context, id string, opts ...kvraft.RemoveOption) error {
-	return f.change(ctx, "remove", append([]string{id}, given(opts)...))
+	return f.change(ctx, "remove", []string{id, given(opts)})
 }
 
 func (f *fake) TransferLeadership(ctx context.Context, id string) error {
@@ -189,16 +191,17 @@ func (f *fake) change(ctx context.Context, call string, asked []string) error {
 	if err != nil {
 		return err
 	}
-	f.changed = append(f.changed, strings.Join(append([]string{call}, asked...), " "))
+	f.changed = append(f.changed, strings.TrimSpace(call+" "+strings.Join(asked, " ")))
 	return nil
 }
 
-// given is what options set, in words.
-func given[Option any](opts []Option) (words []string) {
-	if len(opts) > 0 {
-		words = append(words, fmt.Sprintf("%+v", applied(opts...)))
+// given is options in words.
+func given[Option any](opts []Option) string {
+	var words []string
+	for _, opt := range opts {
+		words = append(words, fmt.Sprintf("%T(%v)", opt, opt))
 	}
-	return words
+	return strings.Join(words, " ")
 }
 
 // Index moves on with every write.
@@ -216,7 +219,7 @@ func (f *fake) Status() kvraft.Status {
 	return f.status
 }
 
-// check judges IfVersion. The other option, WithRequestID, means nothing here.
+// check judges IfVersion, the only option that is a number.
 func (f *fake) check(key string, opts []kvraft.WriteOption) error {
 	if f.before != nil {
 		before := f.before
@@ -224,27 +227,12 @@ func (f *fake) check(key string, opts []kvraft.WriteOption) error {
 		before(f)
 	}
 	for _, opt := range opts {
-		options := applied(opt)
 		found := f.entries[key].Version
-		if find(options, reflect.Bool).Bool() && found != find(options, reflect.Uint64).Uint() {
+		if v := reflect.ValueOf(opt); v.Kind() == reflect.Uint64 && v.Uint() != found {
 			return &kvraft.ConflictError{Version: found}
 		}
 	}
 	return nil
-}
-
-// leveled is what read options come to together.
-func leveled(opts ...kvraft.ReadOption) string {
-	return fmt.Sprint(applied(append([]kvraft.ReadOption{kvraft.Linearizable}, opts...)...))
-}
-
-// applied is what options set in the store.
-func applied[Option any](opts ...Option) reflect.Value {
-	options := reflect.New(reflect.TypeFor[Option]().In(0).Elem())
-	for _, opt := range opts {
-		reflect.ValueOf(opt).Call([]reflect.Value{options})
-	}
-	return options.Elem()
 }
 
 func (f *fake) set(key string, value []byte) {

@@ -33,13 +33,16 @@ func (h *handler) remove(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	var opts []kvraft.RemoveOption
-	for name, opt := range map[string]kvraft.RemoveOption{"force": kvraft.Force, "may_return": kvraft.MayReturn} {
-		wanted, err := asked(r, name)
+	for _, flag := range []struct {
+		name string
+		opt  kvraft.RemoveOption
+	}{{"force", kvraft.Force}, {"may_return", kvraft.MayReturn}} {
+		wanted, err := asked(r, flag.name)
 		if err != nil {
 			return err
 		}
 		if wanted {
-			opts = append(opts, opt)
+			opts = append(opts, flag.opt)
 		}
 	}
 	if err := h.store.Remove(r.Context(), fields[0], opts...); err != nil {

@@ -124,7 +124,7 @@ func TestAWatchBeginsWhereItIsAskedTo(t *testing.T) {
 			headers = append(headers, "Last-Event-ID: "+c.last)
 		}
 		call(t, kvhttp.Handler(store), "GET", "/watch"+c.query, "", headers...)
-		if want := fmt.Sprintf("%q %v", c.prefix, applied(append(c.want, kvraft.SyncEvery(every), kvraft.SharedValues)...)); store.asked != want {
+		if want := fmt.Sprintf("%q %s", c.prefix, given(append(c.want, kvraft.SyncEvery(every), kvraft.SharedValues))); store.asked != want {
 			t.Errorf("%s, %s: asked for %s, want %s", c.query, c.last, store.asked, want)
 		}
 	}
