@@ -97,7 +97,8 @@
 // No promise rests on clocks that agree. Time decides only how soon a silent
 // leader is replaced; see [Timing]. One whose process has ended is not silent: its
 // connections break and its address refuses others. When a majority of the voters
-// see that, the best placed of them stands for election at once.
+// see that, the best placed of them stands for election at once. Of a silent one it
+// does when a majority have heard nothing of it for [Timing.Heartbeat].
 //
 // # Upstream defects
 //

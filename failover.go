@@ -31,6 +31,14 @@ import (
 //     who has heard from it since, or has any connection from it, does not take it
 //     for dead, whatever its address says.
 //   - What one follower sees is not enough.
+//
+// The timeout goes the same way. A follower of raft looks at times that are drawn at
+// random whether it has heard from its leader within Heartbeat, and forgets it only
+// then, up to three times Heartbeat after it was last heard; until then it gives nobody
+// a pre-vote, and a candidate that is refused waits again. So a majority took from one
+// to three times Heartbeat. Here each follower asks the others as soon as it has heard
+// nothing for Heartbeat: when a majority of the voters have not, the leader has had no
+// answer from a majority for as long, and its lease, which is not longer, has ended.
 
 // keepVigil watches the leader of a reign, as long as that lasts.
 func (s *Store) keepVigil(r *reign) {
@@ -130,16 +138,14 @@ func (s *Store) seemsDead(r *reign, since time.Time) bool {
 }
 
 // takeOver stands for election when a majority of the voters take the leader for
-// dead as well, and no other of them is placed better.
+// dead as well.
 // A leader that lives has the time of a dial, and a little more, to make itself
 // heard.
 func (s *Store) takeOver(r *reign, since time.Time, dial time.Duration) {
 	const poll = 5 * time.Millisecond
 	grace := dial + s.opts.timing.Heartbeat/40
-	turn := s.opts.timing.Heartbeat / 4 // for each of those placed better to try
 	end := time.Now().Add(2 * s.opts.timing.Heartbeat)
-	term := s.raft.CurrentTerm()
-	var agreed time.Time
+	turn := s.newTurn(r)
 	for wait := grace; time.Now().Before(end); wait = poll {
 		select {
 		case <-time.After(wait):
@@ -150,31 +156,96 @@ func (s *Store) takeOver(r *reign, since time.Time, dial time.Duration) {
 			return
 		}
 		r.dead.Store(true)
-		rank, majority := s.rankAmongWitnesses(r, term)
-		if !majority {
+		if !turn.has(r.ctx) {
 			continue
 		}
-		if agreed.IsZero() {
-			agreed = time.Now()
-		}
-		if time.Since(agreed) < time.Duration(rank)*turn {
-			continue
-		}
-		if _, leader := s.raft.LeaderWithID(); leader != r.leader.server || s.raft.CurrentTerm() != term {
-			return // raft has heard of another, or voted
-		}
-		s.log.Warn("the leader's process is gone: standing for election", "leader", userID(r.leader.server))
-		if err := s.stand(r.ctx); err != nil {
-			s.log.Warn("stand for election", "error", err)
-		}
+		s.standAfter(r, "the leader's process is gone")
 		<-r.ctx.Done() // if it is not elected it goes by the timeout
 		return
 	}
 }
 
-// testimony is what a voter answers when it is asked whether a leader is dead.
+// awaitSilence stands for election when a majority of the voters have not heard from
+// the leader for Heartbeat, which raft may find out before or later.
+func (s *Store) awaitSilence(r *reign) {
+	heartbeat := s.opts.timing.Heartbeat
+	turn := s.newTurn(r)
+	for s.stillFollows(r) {
+		silence := s.silence()
+		wait := heartbeat - silence
+		switch {
+		case wait > 0:
+			turn = s.newTurn(r)
+		case s.raftTransport.abstention.err() == nil && turn.has(s.ctx):
+			s.standAfter(r, "the leader is silent")
+			return
+		case silence < 3*heartbeat:
+			wait = heartbeat / 50
+		default: // there is no majority
+			wait = heartbeat / 4
+		}
+		select {
+		case <-time.After(wait):
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// silence is how long this node has heard nothing from a leader, nor voted for one. What
+// its process before this one has heard it does not know.
+func (s *Store) silence() time.Duration {
+	return min(time.Since(s.raft.LastContact()), time.Since(s.transport.born))
+}
+
+// stillFollows reports whether this node has had no other leader since, and is in the
+// same term: raft may have forgotten the leader.
+func (s *Store) stillFollows(r *reign) bool {
+	now := s.reign()
+	return s.ctx.Err() == nil && (now == r || now.leader == peer{}) && s.raft.CurrentTerm() == r.term
+}
+
+// standAfter stands for election, in place of the leader of a reign.
+func (s *Store) standAfter(r *reign, reason string) {
+	if !s.stillFollows(r) || !r.stood.CompareAndSwap(false, true) {
+		return // raft has heard of another, or voted
+	}
+	s.log.Warn("standing for election", "reason", reason, "leader", userID(r.leader.server))
+	var err error
+	if s.raft.State() == raft.Candidate { // it waits for pre-votes, and would not hear of it
+		err = s.stepDown(s.ctx, r.term, peer{s.server, s.opts.advertise})
+	}
+	if err == nil {
+		err = s.stand(s.ctx)
+	}
+	if err != nil {
+		s.log.Warn("stand for election", "error", err)
+	}
+}
+
+// turn is one node's, among those that find the leader of a reign lost.
+type turn struct {
+	s      *Store
+	reign  *reign
+	agreed time.Time // when a majority was first found to
+}
+
+func (s *Store) newTurn(r *reign) *turn { return &turn{s: s, reign: r} }
+
+// has reports whether a majority of the voters find the leader lost, and those of them
+// that are placed better have had the time to try.
+func (t *turn) has(ctx context.Context) bool {
+	each := t.s.opts.timing.Heartbeat / 4
+	rank, majority := t.s.rankAmongWitnesses(ctx, t.reign)
+	if majority && t.agreed.IsZero() {
+		t.agreed = time.Now()
+	}
+	return majority && time.Since(t.agreed) >= time.Duration(rank)*each
+}
+
+// testimony is what a voter answers when it is asked whether a leader is lost.
 type testimony struct {
-	Dead   bool          `json:"dead"`
+	Dead   bool          `json:"dead"`  // its process has ended, or it has been silent for Heartbeat
 	Term   uint64        `json:"term"`  // of its last log entry
 	Index  uint64        `json:"index"` // likewise
 	Server raft.ServerID `json:"server"`
@@ -198,8 +269,9 @@ type allegation struct {
 func (s *Store) testify(a allegation) testimony {
 	r := s.reign()
 	term, index := s.lastEntry()
+	lost := r.leader.server == a.Leader && r.dead.Load() || s.silence() >= s.opts.timing.Heartbeat
 	return testimony{
-		Dead:   s.isPlaced() && !r.leads && r.leader.server == a.Leader && r.dead.Load() && s.raft.CurrentTerm() == a.Term,
+		Dead:   lost && s.isPlaced() && !r.leads && s.raft.CurrentTerm() == a.Term,
 		Term:   term,
 		Index:  index,
 		Server: s.server,
@@ -221,16 +293,16 @@ func (s *Store) lastEntry() (term, index uint64) {
 	return 0, 0
 }
 
-// rankAmongWitnesses asks the other voters. rank is how many of those that take
-// the leader for dead go before this node.
-func (s *Store) rankAmongWitnesses(r *reign, term uint64) (rank int, majority bool) {
+// rankAmongWitnesses asks the other voters. rank is how many of those that find the
+// leader lost, and may stand, go before this node.
+func (s *Store) rankAmongWitnesses(ctx context.Context, r *reign) (rank int, majority bool) {
 	config := s.configuration()
 	if !isVoter(config, s.server) {
 		return 0, false
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat/4)
+	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat/4)
 	defer cancel()
-	question := allegation{r.leader.server, term}
+	question := allegation{r.leader.server, r.term}
 	mine := s.testify(question)
 	answers := make(chan testimony, len(config.Servers))
 	asked := 0
@@ -249,7 +321,7 @@ func (s *Store) rankAmongWitnesses(r *reign, term uint64) (rank int, majority bo
 			continue
 		}
 		dead++
-		if t.before(mine) {
+		if !t.Abstains && t.before(mine) {
 			rank++
 		}
 	}

@@ -264,6 +264,57 @@ func TestALostLinkGoesByTheTimeout(t *testing.T) {
 	})
 }
 
+// One that hangs, or whose links are lost, refuses nothing: README tells how long that
+// takes.
+func TestALeaderThatHangsIsReplacedAfterOneHeartbeat(t *testing.T) {
+	const heartbeat = time.Second
+	for _, nodes := range []int{3, 5} {
+		synctest.Test(t, func(t *testing.T) {
+			c := kvrafttest.New(t, nodes)
+			for range 15 {
+				leader := c.WaitLeader()
+				c.Isolate(leader)
+				began := time.Now()
+				mustSet(t, c.Store((leader+1)%nodes), "key", "value")
+				if took := time.Since(began); took < 8*heartbeat/10 || took > 12*heartbeat/10 {
+					t.Errorf("of %d nodes another wrote after %v", nodes, took)
+				}
+				c.Heal()
+				c.WaitReady(leader)
+				c.WaitConverged()
+			}
+		})
+	}
+}
+
+// A follower that has not heard the leader for longer than the others asks in vain for
+// their pre-votes, and waits to ask again. When they do not hear it either it does not
+// wait on; here it alone can be elected.
+func TestACandidateThatWaitsForPreVotesTakesOver(t *testing.T) {
+	const heartbeat = time.Second
+	for range 3 {
+		synctest.Test(t, func(t *testing.T) {
+			c := kvrafttest.New(t, 3)
+			leader := c.WaitLeader()
+			deaf, other := (leader+1)%3, (leader+2)%3
+			term := c.Store(leader).Status().Term
+			c.DropLarge(leader, other, 4<<10)
+			mustSet(t, c.Store(leader), "key", strings.Repeat("v", 64<<10))
+			c.Block(leader, deaf)
+			time.Sleep(4 * heartbeat)
+			if st := c.Store(other).Status(); st.Term != term || st.Leader.ID != fmt.Sprint("n", leader+1) {
+				t.Errorf("one follower did not hear the leader: %s leads in term %d, it was n%d in term %d", st.Leader.ID, st.Term, leader+1, term)
+			}
+			c.Isolate(leader)
+			began := time.Now()
+			mustSet(t, c.Store(other), "key", "value")
+			if took := time.Since(began); took > 12*heartbeat/10 {
+				t.Errorf("another wrote after %v", took)
+			}
+		})
+	}
+}
+
 // Two of three are gone: nobody stands for election in vain, and the one that is
 // left says what is wrong.
 func TestAVoterWithoutAMajorityDoesNotStand(t *testing.T) {

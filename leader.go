@@ -22,6 +22,7 @@ type reign struct {
 	number uint64 // counts the reigns that this node has seen
 	began  time.Time
 	dead   atomic.Bool // this node takes the leader for dead, see failover.go
+	stood  atomic.Bool // this node has stood for election to take its place
 	ctx    context.Context
 	cancel context.CancelFunc // ends ctx, and with it what was asked of this leader
 }
@@ -173,6 +174,7 @@ func (s *Store) updateReign() {
 		s.work.Go(func() { s.tend(now) })
 	case now.leader != peer{}:
 		s.work.Go(func() { s.keepVigil(now) })
+		s.work.Go(func() { s.awaitSilence(now) })
 	}
 }
 

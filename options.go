@@ -61,9 +61,9 @@ type Network interface {
 // Timing holds the intervals of a node. A zero field means its default. All
 // nodes of a cluster should use the same.
 type Timing struct {
-	// Heartbeat is how long a follower goes without word from a leader before
-	// it stands for election. It must exceed the slowest fsync, since
-	// heartbeats queue behind it. Default 1 s.
+	// Heartbeat is how long a leader may be silent: when a majority of the voters
+	// have had no word from it for as long, one of them stands for election. It
+	// must exceed the slowest fsync, since heartbeats queue behind it. Default 1 s.
 	Heartbeat time.Duration
 	// Election is how long a candidate waits for votes. Default: Heartbeat.
 	Election time.Duration

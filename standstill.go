@@ -89,7 +89,7 @@ func (w *watchdog) yield(r *reign, stalled time.Duration) {
 	case <-r.ctx.Done():
 		return
 	}
-	if err := s.stepDown(r, heir); err != nil {
+	if err := s.stepDown(r.ctx, r.term, heir); err != nil {
 		s.log.Warn("step down", "error", err)
 	}
 }
@@ -128,10 +128,10 @@ func (s *Store) standInFor(r *reign) (peer, error) {
 
 // stepDown makes raft follow nobody, in the next term: as if a candidate that cannot win
 // had asked for its vote.
-func (s *Store) stepDown(r *reign, candidate peer) error {
-	return s.askRaft(r.ctx, &raft.RequestVoteRequest{
+func (s *Store) stepDown(ctx context.Context, term uint64, candidate peer) error {
+	return s.askRaft(ctx, &raft.RequestVoteRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(candidate.server), Addr: s.raftTransport.EncodePeer(candidate.server, raft.ServerAddress(candidate.addr))},
-		Term:      r.term + 1, LeadershipTransfer: true,
+		Term:      term + 1, LeadershipTransfer: true,
 	})
 }
 
