@@ -60,7 +60,7 @@ func TestHistoriesAreLinearizableUnderFaults(t *testing.T) {
 	for n := range scale(t, clusters) {
 		history := kvrafttest.NewHistory()
 		synctest.Test(t, func(t *testing.T) {
-			chaos(t, rand.New(rand.NewPCG(seed, uint64(n))), history, faultsEach)
+			chaos(t, rand.New(rand.NewPCG(seed, uint64(n))), history, few(faultsEach))
 		})
 		history.Check(t, time.Minute)
 		total += history.Len()

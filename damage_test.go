@@ -266,7 +266,7 @@ func TestAFlippedBitIsReportedOrHarmless(t *testing.T) {
 			flips = 300
 		}
 		if raced {
-			flips /= 3
+			flips /= 10
 		}
 		for i := range flips {
 			at := rng.IntN(usedBytes(data))
@@ -293,7 +293,7 @@ func TestAPageCannotLoseItsElementsToAFlippedBit(t *testing.T) {
 	db, page := trial.files["raft.db"], os.Getpagesize()
 	step := page
 	if raced {
-		step *= 7
+		step *= 20
 	}
 	for at := 10; at < usedBytes(db); at += step {
 		none := bytes.Clone(db)
@@ -313,7 +313,11 @@ func TestATruncatedFileIsReportedOrHarmless(t *testing.T) {
 	rng := rand.New(rand.NewPCG(9, 10))
 	for name, data := range trial.files {
 		trial.with(t, name, nil, "empty")
-		for range 40 {
+		cuts := 40
+		if raced {
+			cuts /= 10
+		}
+		for range cuts {
 			n := rng.IntN(usedBytes(data) + 1)
 			if rng.IntN(2) == 0 {
 				n = n / 4096 * 4096

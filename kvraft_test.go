@@ -290,15 +290,11 @@ func TestAcknowledgedIncrementsCountOnceOverCrashes(t *testing.T) {
 					case errors.Is(err, kvraft.ErrUnknown):
 						unknown.Add(1)
 					}
-					time.Sleep(20 * time.Millisecond)
+					time.Sleep(100 * time.Millisecond) // for each increment all others are repeated
 				}
 			})
 		}
-		crashes := 10
-		if kvraft.Raced {
-			crashes = 3
-		}
-		for range crashes {
+		for range few(10) {
 			time.Sleep(3 * time.Second)
 			leader := c.WaitLeader()
 			c.Crash(leader)

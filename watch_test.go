@@ -507,7 +507,7 @@ func TestWatchersOnAllNodesSeeTheSameUnderFaults(t *testing.T) {
 				seeds := rand.New(rand.NewPCG(random.Uint64(), 0))
 				writing.Go(func() { scribble(writes, seeds, &stores[i%c.Len()], i) })
 			}
-			for range 20 {
+			for range few(20) {
 				time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)
 				cut(random, c)
 				time.Sleep(time.Duration(random.IntN(3000)) * time.Millisecond)
