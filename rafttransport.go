@@ -396,8 +396,12 @@ func (t raftTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, 
 	if err == nil {
 		err = t.heed(resp.Term)
 	}
-	if err != nil || len(req.Entries) == 0 { // the latter acknowledges nothing
+	if err != nil {
 		return err
+	}
+	if len(req.Entries) == 0 { // it acknowledges nothing
+		t.acked.note(req.Term, id, 0)
+		return nil
 	}
 	last := req.Entries[len(req.Entries)-1].Index
 	if resp.Success {

@@ -81,7 +81,13 @@ func (w *watchdog) yield(r *reign, stalled time.Duration) {
 	}
 	s.log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", userID(heir.server))
 	w.yields.Add(1)
-	s.raftTransport.abstention.begin(10 * s.opts.timing.Election)
+	s.abdicate(r, heir, 10*s.opts.timing.Election)
+}
+
+// abdicate makes heir stand for election, steps down if that is of no use, and abstains
+// for a while.
+func (s *Store) abdicate(r *reign, heir peer, abstain time.Duration) {
+	s.raftTransport.abstention.begin(abstain)
 	asked := make(chan error, 1)
 	s.spawn(func() { asked <- s.timeoutNow(heir) })
 	select {
@@ -135,20 +141,30 @@ func (s *Store) stepDown(ctx context.Context, term uint64, candidate peer) error
 	})
 }
 
-// acked is how far the log of each follower is known to agree with the leader's.
+// acked is how far the log of each follower is known to agree with the leader's, and when
+// the follower has last answered.
 type acked struct {
-	mu    sync.Mutex
-	term  uint64                   // guarded by mu: of the leader
-	index map[raft.ServerID]uint64 // guarded by mu
+	mu       sync.Mutex
+	term     uint64                      // guarded by mu: of the leader
+	index    map[raft.ServerID]uint64    // guarded by mu
+	answered map[raft.ServerID]time.Time // guarded by mu
 }
 
+// note takes note of an answer; index 0: it tells nothing of the log.
 func (a *acked) note(term uint64, id raft.ServerID, index uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.index == nil || a.term != term {
-		a.term, a.index = term, make(map[raft.ServerID]uint64)
+		a.term, a.index, a.answered = term, make(map[raft.ServerID]uint64), make(map[raft.ServerID]time.Time)
 	}
-	a.index[id] = max(a.index[id], index)
+	a.index[id], a.answered[id] = max(a.index[id], index), time.Now()
+}
+
+// since returns whether a follower has answered the leader of a term since then.
+func (a *acked) since(term uint64, id raft.ServerID, then time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.term == term && a.answered[id].After(then)
 }
 
 func (a *acked) by(id raft.ServerID) uint64 {
@@ -157,7 +173,7 @@ func (a *acked) by(id raft.ServerID) uint64 {
 	return a.index[id]
 }
 
-var errAbstains = errors.New("this node abstains: as the leader it committed nothing")
+var errAbstains = errors.New("this node abstains: as the leader it was of no use")
 
 // abstention is the time in which a node does not ask for votes.
 type abstention struct {

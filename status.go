@@ -123,6 +123,8 @@ func (s *Store) notReady(st Status, now *applied) string {
 		return "catching up with the leader" + behind(st.Progress[st.ID])
 	case s.left.Load():
 		return errLeft.Error()
+	case s.watchdog.notReady() != "":
+		return s.watchdog.notReady()
 	case trouble != nil:
 		return s.standing() + ": " + trouble.Error()
 	case st.State == Joining, !s.isPlaced():
@@ -135,8 +137,6 @@ func (s *Store) notReady(st Status, now *applied) string {
 		return s.standing()
 	case s.logs.meta().isNameless():
 		return "the cluster, taken over from hraftd, has yet to get its id"
-	case s.watchdog.notReady() != "":
-		return s.watchdog.notReady()
 	case now.term < st.Term:
 		return fmt.Sprintf("catching up with the leader: nothing of its term, %d, is in the state yet", st.Term)
 	}

@@ -35,10 +35,13 @@ type transport struct {
 	log       hclog.Logger
 	lines     *loglimit.Limiter // of log
 
-	raftConns chan net.Conn      // accepted for raft, see raftStream
-	others    *others            // accepted for neither raft nor serve
-	limit     *connlimit.Limiter // of what is accepted
-	refusing  chan struct{}      // holds a token for each connection over the limit that is told so
+	accepted  atomic.Uint64                 // connections
+	shortage  atomic.Pointer[acceptFailure] // the last one, if nothing was accepted since
+	reserve   reserve                       // see shortage.go
+	raftConns chan net.Conn                 // accepted for raft, see raftStream
+	others    *others                       // accepted for neither raft nor serve
+	limit     *connlimit.Limiter            // of what is accepted
+	refusing  chan struct{}                 // holds a token for each connection over the limit that is told so
 	running   sync.WaitGroup
 
 	ctx    context.Context // ends with cut
@@ -113,27 +116,38 @@ func (t *transport) cut() {
 func (t *transport) close() {
 	t.cut()
 	t.running.Wait()
+	t.reserve.empty()
 }
 
+// acceptFailure is an Accept that has failed.
+type acceptFailure struct {
+	at  time.Time
+	err error
+}
+
+const longestAcceptWait = time.Second
+
 func (t *transport) accept() {
-	const longest = time.Second
 	wait := 5 * time.Millisecond
 	for {
 		conn, err := t.listener.Accept()
 		switch {
 		case err == nil:
 			wait = 5 * time.Millisecond
+			t.accepted.Add(1)
+			t.shortage.Store(nil)
 			t.running.Go(func() { t.handle(conn) })
 			continue
 		case t.ctx.Err() != nil:
 			return
 		}
+		t.shortage.Store(&acceptFailure{time.Now(), err})
 		if missed, ok := t.lines.Allow("accept"); ok { // out of file descriptors, say: it passes
 			t.log.Error("accept", "error", err, "others", missed)
 		}
 		select {
 		case <-time.After(wait):
-			wait = min(2*wait, longest)
+			wait = min(2*wait, longestAcceptWait)
 		case <-t.ctx.Done():
 			return
 		}

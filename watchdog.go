@@ -28,6 +28,8 @@ import (
 //     nor do those get nearer to it that are missing for a majority. A leader without
 //     contact to a majority has lost its place by its lease before; this one has
 //     contact, and what it sends does not arrive. See standstill.go.
+//   - The listener: it fails to accept connections, and accepts none. A leader then hands
+//     over. See shortage.go.
 //   - The state, on a follower: it lacks what its leader had long ago, or the leader
 //     says nothing.
 type watchdog struct {
@@ -37,7 +39,9 @@ type watchdog struct {
 	answers atomic.Uint64 // of raft's main goroutine
 	stopped sync.Once
 
-	main, answering, state progress.Watch
+	main, answering, state, accepting progress.Watch
+
+	leaveAt time.Duration // for how long nothing was accepted after which leadership is handed over, again
 
 	// of one reign
 	reign   *reign
@@ -64,7 +68,7 @@ type watchdog struct {
 func newWatchdog(s *Store) *watchdog {
 	w := &watchdog{s: s}
 	w.probe = w.probeRaft
-	for _, watch := range []*progress.Watch{&w.main, &w.answering, &w.state} {
+	for _, watch := range []*progress.Watch{&w.main, &w.answering, &w.state, &w.accepting} {
 		watch.Step = w.step()
 	}
 	return w
@@ -114,7 +118,7 @@ func (w *watchdog) look() {
 		w.begin(r)
 	}
 	reason := ""
-	for _, look := range []func(time.Time) string{w.lookAtRaft, w.lookAtState, w.lookAtCommits, w.lookAtLag} {
+	for _, look := range []func(time.Time) string{w.lookAtRaft, w.lookAtState, w.lookAtListener, w.lookAtCommits, w.lookAtLag} {
 		if found := look(now); reason == "" {
 			reason = found
 		}

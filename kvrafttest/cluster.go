@@ -279,7 +279,11 @@ func (c *Cluster) DropLarge(from, to, over int) {
 	c.network.DropLarge(c.nodes[from].host, c.nodes[to].host, over)
 }
 
-// Heal ends every cut, loss and delay of the network.
+// Exhaust leaves node i without file descriptors to accept connections, and unless dials
+// to make any, until Heal or Crash.
+func (c *Cluster) Exhaust(i int, dials bool) { c.network.Exhaust(c.nodes[i].host, dials) }
+
+// Heal ends every cut, loss, delay and shortage of the network.
 func (c *Cluster) Heal() { c.network.Heal() }
 
 // Crash ends node i as kill -9 would: its connections are reset, nothing that it

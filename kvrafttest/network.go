@@ -134,7 +134,17 @@ func (n *Network) Isolate(host string) {
 	n.rewire()
 }
 
-// Heal removes every partition, block, isolation and delay, and lets large packets through. What was stalled arrives at once, what was on its way within one
+// Exhaust leaves the process on a host without file descriptors, until [Network.Heal] or [Network.Reset]: it accepts no
+// connection, though others make them, as their systems do, and unless dials it makes none either. Both fail with
+// [syscall.EMFILE]. What it has open goes on.
+func (n *Network) Exhaust(host string, dials bool) {
+	h := n.Host(host)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	h.deaf, h.mute = true, !dials
+}
+
+// Heal removes every partition, block, isolation and delay, lets large packets through and gives file descriptors back. What was stalled arrives at once, what was on its way within one
 // latency of the network. Connections that were reset stay so.
 func (n *Network) Heal() {
 	n.mu.Lock()
@@ -142,6 +152,9 @@ func (n *Network) Heal() {
 	n.groups = nil
 	clear(n.blocked)
 	clear(n.isolated)
+	for _, h := range n.hosts {
+		h.deaf, h.mute = false, false
+	}
 	n.rewire()
 	latest := time.Now().Add(n.latency)
 	for _, e := range n.edges {
@@ -274,6 +287,8 @@ type Host struct {
 
 	// guarded by network.mu
 	dead      bool
+	deaf      bool // it accepts nothing
+	mute      bool // it dials nobody
 	listeners map[int]*listener
 }
 
@@ -344,6 +359,9 @@ func (h *Host) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: to.Network(), Err: err}
 	}
+	if h.isMute() {
+		return nil, &net.OpError{Op: "dial", Net: to.Network(), Addr: to, Err: syscall.EMFILE}
+	}
 	if err := h.roundTrip(ctx, to.host); err != nil {
 		return nil, &net.OpError{Op: "dial", Net: to.Network(), Addr: to, Err: err}
 	}
@@ -352,6 +370,12 @@ func (h *Host) Dial(ctx context.Context, addr string) (net.Conn, error) {
 		return nil, &net.OpError{Op: "dial", Net: to.Network(), Addr: to, Err: err}
 	}
 	return c, nil
+}
+
+func (h *Host) isMute() bool {
+	h.network.mu.Lock()
+	defer h.network.mu.Unlock()
+	return h.mute
 }
 
 // roundTrip waits until both edges to another host have been open for as long as a message there and its answer take.
@@ -472,16 +496,49 @@ type listener struct {
 	host    *Host
 	at      address
 	backlog chan *conn
+	first   *conn // guarded by network.mu: of the backlog, for which there was no descriptor; nil: there is none
 	closed  chan struct{}
 }
 
 func (l *listener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.backlog:
-		return c, nil
-	case <-l.closed:
-		return nil, &net.OpError{Op: "accept", Net: l.at.Network(), Addr: l.at, Err: net.ErrClosed}
+	c := l.takeFirst()
+	if c == nil {
+		select {
+		case c = <-l.backlog:
+		case <-l.closed:
+			return nil, l.failed(net.ErrClosed)
+		}
 	}
+	if l.putBack(c) {
+		return nil, l.failed(syscall.EMFILE)
+	}
+	return c, nil
+}
+
+func (l *listener) failed(err error) error {
+	return &net.OpError{Op: "accept", Net: l.at.Network(), Addr: l.at, Err: err}
+}
+
+func (l *listener) takeFirst() *conn {
+	l.host.network.mu.Lock()
+	defer l.host.network.mu.Unlock()
+	c := l.first
+	l.first = nil
+	return c
+}
+
+// putBack reports whether there is no descriptor for a connection.
+func (l *listener) putBack(c *conn) bool {
+	l.host.network.mu.Lock()
+	defer l.host.network.mu.Unlock()
+	if !l.host.deaf {
+		return false
+	}
+	l.first = c
+	if l.host.listeners[l.at.port] != l { // closed meanwhile
+		c.shut(syscall.ECONNRESET, syscall.ECONNRESET)
+	}
+	return true
 }
 
 func (l *listener) Close() error {
@@ -498,6 +555,9 @@ func (l *listener) shut() {
 	}
 	delete(l.host.listeners, l.at.port)
 	close(l.closed)
+	if l.first != nil {
+		l.first.shut(syscall.ECONNRESET, syscall.ECONNRESET)
+	}
 	for {
 		select {
 		case c := <-l.backlog:

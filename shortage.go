@@ -1,0 +1,117 @@
+package kvraft
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+)
+
+// A leader without file descriptors keeps its place: it has its connections to the others,
+// and heartbeats go on. But nobody can connect to it, and who has no connection to it
+// already waits for a leader that does not take his calls, and elects no other.
+//
+// It hands over, as a leader does that commits nothing (see standstill.go). The heir gets
+// no vote of this node, which it cannot reach, so that a majority without it must be
+// there: those that have answered a moment ago, or can be connected to. For that there is
+// a descriptor in reserve.
+
+// lookAtListener is for every node: one that others cannot reach is not ready.
+func (w *watchdog) lookAtListener(now time.Time) string {
+	s, t := w.s, w.s.transport
+	failure := t.shortage.Load()
+	fails := failure != nil && now.Sub(failure.at) < 2*longestAcceptWait // else nobody has tried to connect since
+	lasts := w.accepting.Look(now, fails, t.accepted.Load())
+	if lasts == 0 {
+		t.reserve.fill()
+	}
+	if lasts <= s.patience() {
+		w.leaveAt = 0
+		return ""
+	}
+	if r := w.reign; r.leads && lasts > w.leaveAt && s.hasOtherVoter() {
+		w.leaveAt = 2 * lasts
+		s.spawn(func() { w.leave(r, lasts, failure.err) })
+	}
+	return fmt.Sprintf("this node can accept no connection: %v", failure.err)
+}
+
+// leave has another voter elected, if one can be.
+func (w *watchdog) leave(r *reign, lasts time.Duration, reason error) {
+	s := w.s
+	heir, err := s.successorOf(r)
+	if err != nil {
+		s.log.Warn("this leader can accept no connection, and none can take its place", "for", lasts.String(), "reason", reason, "because", err)
+		return
+	}
+	s.log.Warn("this leader can accept no connection; handing leadership over", "for", lasts.String(), "reason", reason, "to", userID(heir.server))
+	s.abdicate(r, heir, 4*s.opts.timing.Election)
+}
+
+// successorOf returns the voter whose log is known to reach furthest, of those that have
+// answered this leader a moment ago.
+func (s *Store) successorOf(r *reign) (heir peer, err error) {
+	moment := time.Now().Add(-s.opts.timing.Heartbeat)
+	acked := s.raftTransport.acked
+	all := voters(s.configuration())
+	there := 0
+	for _, m := range all {
+		voter := peer{m.ID, string(m.Address)}
+		switch {
+		case m.ID == s.server:
+		case acked.since(r.term, m.ID, moment):
+			there++
+			if heir == (peer{}) || acked.by(m.ID) > acked.by(heir.server) {
+				heir = voter
+			}
+		case s.isThere(r, voter):
+			there++
+		}
+	}
+	if heir == (peer{}) || there <= len(all)/2 {
+		return peer{}, fmt.Errorf("of the %d voters %d others are there", len(all), there)
+	}
+	return heir, nil
+}
+
+// isThere reports whether a voter can be connected to.
+func (s *Store) isThere(r *reign, voter peer) bool {
+	defer s.transport.reserve.release()()
+	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
+	defer cancel()
+	conn, _, err := s.transport.dial(ctx, voter.addr, forRPC, voter.server)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
+}
+
+// reserve is a file descriptor that is kept for when there is no other.
+type reserve struct {
+	mu   sync.Mutex
+	file *os.File // guarded by mu; nil: there is none
+}
+
+func (r *reserve) fill() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.file == nil {
+		r.file, _ = os.Open(os.DevNull) // or else later
+	}
+}
+
+func (r *reserve) empty() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.file != nil {
+		r.file.Close()
+		r.file = nil
+	}
+}
+
+// release makes the descriptor free until the function that it returns is called.
+func (r *reserve) release() (fill func()) {
+	r.empty()
+	return r.fill
+}
