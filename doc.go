@@ -66,8 +66,8 @@
 //
 // # Watching
 //
-// [Store.Watch] yields the changes of all keys with a prefix, on any node, each once
-// and in the order of their versions, which are the same on every node: a watch that
+// [Store.Watch] yields the changes of all keys with a prefix, or of one, on any node,
+// each once and in the order of their versions, which are the same on every node: a watch that
 // ends on one goes on, [After] the last version that was seen, on another. It ends
 // with an error when it would have to leave something out. A copy of some keys that is
 // always right, or says that it is not:
@@ -85,7 +85,7 @@
 //
 // Each node keeps the latest changes in memory, see [WithHistory], for all its
 // watchers. One that waits costs nothing but its goroutine, and a write wakes only
-// those whose prefix its key has.
+// those that watch its key.
 //
 // # Who owns the bytes
 //

@@ -4,6 +4,7 @@ import (
 	"iter"
 	"slices"
 	"sort"
+	"strings"
 	"sync"
 
 	"github.com/kvraft/kvraft/internal/state"
@@ -70,40 +71,50 @@ func (h *history) since(version uint64) iter.Seq[*state.Change] {
 	}
 }
 
-// bells wake those that wait for a change of a key with some prefix. One bell hangs
-// for each prefix that somebody waits for, so that a change costs nothing to all who
+// scope is the keys of a watch: those with a prefix, or the one that it is.
+type scope struct {
+	prefix string
+	exact  bool
+}
+
+func (s scope) has(key string) bool {
+	return strings.HasPrefix(key, s.prefix) && (!s.exact || len(key) == len(s.prefix))
+}
+
+// bells wake those that wait for a change of a key of some scope. One bell hangs
+// for each scope that somebody waits for, so that a change costs nothing to all who
 // wait for another; when it is rung it is taken down. A watcher that is busy has none.
 type bells struct {
 	mu      sync.Mutex
-	version uint64           // guarded by mu: the changes up to it were rung for
-	hung    map[string]*bell // guarded by mu: by prefix
-	lengths []int            // guarded by mu: how many of them have a prefix of that length
+	version uint64          // guarded by mu: the changes up to it were rung for
+	hung    map[scope]*bell // guarded by mu
+	lengths []int           // guarded by mu: how many of them have a prefix of that length
 }
 
 type bell struct {
-	prefix  string
+	scope   scope
 	waiting int           // guarded by bells.mu
 	rung    chan struct{} // closed at the first change
 	before  uint64        // the version before that change; set before rung is closed
 }
 
-// hang joins those who wait for a change of prefix that is above a version, or returns
+// hang joins those who wait for a change in a scope that is above a version, or returns
 // nil if there may have been one.
-func (b *bells) hang(prefix string, above uint64) *bell {
+func (b *bells) hang(s scope, above uint64) *bell {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.version > above {
 		return nil
 	}
-	hung := b.hung[prefix]
+	hung := b.hung[s]
 	if hung == nil {
-		hung = &bell{prefix: prefix, rung: make(chan struct{})}
+		hung = &bell{scope: s, rung: make(chan struct{})}
 		if b.hung == nil {
-			b.hung = make(map[string]*bell)
+			b.hung = make(map[scope]*bell)
 		}
-		b.hung[prefix] = hung
-		b.lengths = append(b.lengths, make([]int, max(0, len(prefix)+1-len(b.lengths)))...)
-		b.lengths[len(prefix)]++
+		b.hung[s] = hung
+		b.lengths = append(b.lengths, make([]int, max(0, len(s.prefix)+1-len(b.lengths)))...)
+		b.lengths[len(s.prefix)]++
 	}
 	hung.waiting++
 	return hung
@@ -115,7 +126,7 @@ func (b *bells) hang(prefix string, above uint64) *bell {
 func (b *bells) leave(w *bell) (quiet uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.hung[w.prefix] != w {
+	if b.hung[w.scope] != w {
 		return w.before
 	}
 	if w.waiting--; w.waiting == 0 {
@@ -126,8 +137,8 @@ func (b *bells) leave(w *bell) (quiet uint64) {
 
 // takeDown is called with mu held.
 func (b *bells) takeDown(w *bell) {
-	delete(b.hung, w.prefix)
-	b.lengths[len(w.prefix)]--
+	delete(b.hung, w.scope)
+	b.lengths[len(w.scope.prefix)]--
 }
 
 // ring wakes those who wait for one of the changes from version to version. If the
@@ -155,9 +166,12 @@ func (b *bells) ringFor(c *state.Change) {
 		if bells == 0 {
 			continue
 		}
-		if w := b.hung[c.Key[:n]]; w != nil {
+		if w := b.hung[scope{prefix: c.Key[:n]}]; w != nil {
 			b.strike(w, c.Version-1)
 		}
+	}
+	if w := b.hung[scope{c.Key, true}]; w != nil {
+		b.strike(w, c.Version-1)
 	}
 }
 

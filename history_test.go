@@ -102,7 +102,7 @@ func TestABellIsRungByTheKeysWithItsPrefixAlone(t *testing.T) {
 	b.ring(&h, 0, 10)
 	hung := map[string]*bell{}
 	for _, prefix := range []string{"", "a", "a/", "a/b", "ab", "b", "a/b/c/d", "\xff"} {
-		hung[prefix] = b.hang(prefix, 10)
+		hung[prefix] = b.hang(scope{prefix: prefix}, 10)
 	}
 	h.record([]state.Change{change(11, "c", 0), change(12, "a/b/c", 0), change(13, "a/b", 0)}, 1<<20)
 	b.ring(&h, 10, 13)
@@ -124,9 +124,26 @@ func TestABellIsRungByTheKeysWithItsPrefixAlone(t *testing.T) {
 	}
 }
 
+func TestTheBellOfAKeyIsNotRungByThoseThatBeginWithIt(t *testing.T) {
+	var b bells
+	var h history
+	b.ring(&h, 0, 10)
+	exact, all := b.hang(scope{"a", true}, 10), b.hang(scope{prefix: "a"}, 10)
+	h.record([]state.Change{change(11, "ab", 0), change(12, "", 0)}, 1<<20)
+	b.ring(&h, 10, 12)
+	if isRung(exact) || !isRung(all) {
+		t.Errorf("rung: %v for the key, %v for the prefix", isRung(exact), isRung(all))
+	}
+	h.record([]state.Change{change(13, "a", 0)}, 1<<20)
+	b.ring(&h, 12, 13)
+	if quiet := b.leave(exact); !isRung(exact) || quiet != 12 {
+		t.Errorf("rung: %v, nothing has changed up to version %d, want 12", isRung(exact), quiet)
+	}
+}
+
 func TestABellHangsWhileSomebodyWaits(t *testing.T) {
 	var b bells
-	first, second := b.hang("a", 0), b.hang("a", 0)
+	first, second := b.hang(scope{prefix: "a"}, 0), b.hang(scope{prefix: "a"}, 0)
 	if first != second {
 		t.Error("two bells for one prefix")
 	}
@@ -146,14 +163,14 @@ func TestNobodyBeginsToWaitForWhatHasHappened(t *testing.T) {
 	var h history
 	h.record([]state.Change{change(1, "a", 0)}, 1<<20)
 	b.ring(&h, 0, 1)
-	if b.hang("a", 0) != nil {
+	if b.hang(scope{prefix: "a"}, 0) != nil {
 		t.Error("a bell for what was rung for already")
 	}
-	w := b.hang("a", 1)
+	w := b.hang(scope{prefix: "a"}, 1)
 	if w == nil {
 		t.Fatal("no bell for what comes")
 	}
-	ahead := b.hang("a", 5) // who has seen a state before it is rung for
+	ahead := b.hang(scope{prefix: "a"}, 5) // who has seen a state before it is rung for
 	if ahead == nil || b.leave(ahead) > 5 {
 		t.Error("who is ahead does not wait")
 	}
@@ -163,7 +180,7 @@ func TestNobodyBeginsToWaitForWhatHasHappened(t *testing.T) {
 func TestEveryBellIsRungWhenTheHistoryLacksSomething(t *testing.T) {
 	var b bells
 	b.ring(&history{}, 0, 5)
-	w := b.hang("quiet", 5)
+	w := b.hang(scope{prefix: "quiet"}, 5)
 	b.ring(&history{floor: 5}, 5, 5) // a snapshot of what was there
 	if isRung(w) {
 		t.Error("rung for nothing")
@@ -178,7 +195,7 @@ func TestTenThousandWatchersOfOtherKeysAreNotWoken(t *testing.T) {
 	f, _ := newTestFSM(t, 1<<20)
 	var hung []*bell
 	for i := range 10_000 {
-		hung = append(hung, f.bells.hang(fmt.Sprintf("key-%d/", i), 0))
+		hung = append(hung, f.bells.hang(scope{prefix: fmt.Sprintf("key-%d/", i)}, 0))
 	}
 	f.Apply(setEntry(1, 1, "key-4711/x", "value"))
 	for i, w := range hung {
@@ -278,7 +295,7 @@ func TestASnapshotThatIsRestoredBeginsANewHistory(t *testing.T) {
 	for i := range uint64(3) {
 		f.Apply(setEntry(i+1, 1, fmt.Sprint("key-", i), "old"))
 	}
-	w := f.bells.hang("quiet", 3)
+	w := f.bells.hang(scope{prefix: "quiet"}, 3)
 	if err := f.Restore(io.NopCloser(bytes.NewReader(snapshot))); err != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +317,7 @@ func TestTheHistoryBeginsWhereHraftdsLogEnds(t *testing.T) {
 		s.fsm.Apply(&raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Data: []byte(`{"op":"set","key":"a","value":"` + value + `"}`)})
 	}
 	legacy(1, "1")
-	w := s.fsm.bells.hang("", 1)
+	w := s.fsm.bells.hang(scope{prefix: ""}, 1)
 	legacy(2, "2")
 	s.fsm.Apply(nextEntry(3, "b"))
 	if !isRung(w) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"strings"
 	"time"
 
 	"github.com/kvraft/kvraft/internal/state"
@@ -54,6 +53,10 @@ const (
 	// are of.
 	SnapshotFirst WatchFlag = 1 << iota
 
+	// ExactKey makes prefix a key: its changes are yielded, and not those of keys that
+	// begin with it.
+	ExactKey
+
 	// SharedValues saves the copy of each value: those of the events are the store's own,
 	// and must not be written to.
 	SharedValues
@@ -81,8 +84,8 @@ type syncEvery time.Duration
 
 func (d syncEvery) qualify(o *watchOptions) { o.syncEvery = time.Duration(d) }
 
-// Watch yields the changes of all keys that begin with prefix, in the order of their
-// versions, as this node comes to know them. Each change since the watch began is
+// Watch yields the changes of all keys that begin with prefix, or with [ExactKey] of that
+// one key, in the order of their versions, as this node comes to know them. Each change since the watch began is
 // yielded, once; of one Batch the events follow each other, one for each key that is
 // not as it was. Without an option the watch begins with the first change above what
 // this node has when Watch is called; a version of After that it has not reached is
@@ -107,7 +110,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, opts ...WatchOption) i
 		after = o.after
 	}
 	return func(yield func(Event, error) bool) {
-		w := watch{store: s, ctx: ctx, prefix: prefix, opts: o, after: after, due: o.syncEvery > 0}
+		w := watch{store: s, ctx: ctx, scope: scope{prefix, o.has(ExactKey)}, opts: o, after: after, due: o.syncEvery > 0}
 		err := w.run(func(e Event) bool { return yield(e, nil) })
 		if err != nil && err != errBrokenOff {
 			yield(Event{}, fmt.Errorf("watch %.100q: %w", prefix, err))
@@ -120,13 +123,13 @@ var errBrokenOff = errors.New("kvraft: the caller broke off")
 
 // watch is one iteration.
 type watch struct {
-	store  *Store
-	ctx    context.Context
-	prefix string
-	opts   watchOptions
-	after  uint64         // everything up to this version was yielded, or is none of the prefix
-	due    bool           // an EventSync, when nothing else is
-	found  []state.Change // the changes of one version; copies, as a pointer would keep its segment of the history
+	store *Store
+	ctx   context.Context
+	scope scope
+	opts  watchOptions
+	after uint64         // everything up to this version was yielded, or is not in the scope
+	due   bool           // an EventSync, when nothing else is
+	found []state.Change // the changes of one version; copies, as a pointer would keep its segment of the history
 }
 
 func (w *watch) run(yield func(Event) bool) error {
@@ -177,8 +180,8 @@ func (w *watch) begin(yield func(Event) bool) error {
 func (w *watch) snapshot(yield func(Event) bool) error {
 	view := w.store.fsm.now.Load().view
 	var err error
-	view.Ascend(w.prefix, func(key string, item state.Item) bool {
-		if !strings.HasPrefix(key, w.prefix) {
+	view.Ascend(w.scope.prefix, func(key string, item state.Item) bool {
+		if !w.scope.has(key) {
 			return false
 		}
 		if err = w.ended(); err == nil && !yield(Event{Kind: EventSet, Key: key, Value: w.value(item.Value), Version: item.Version, More: true}) {
@@ -230,7 +233,7 @@ func (w *watch) ended() error {
 	return nil
 }
 
-// advance finds the changes of the next version that has any of the prefix, or else
+// advance finds the changes of the next version that has any in the scope, or else
 // has gone through all that there are.
 func (w *watch) advance(now *applied) error {
 	w.found = w.found[:0]
@@ -241,7 +244,7 @@ func (w *watch) advance(now *applied) error {
 		if len(w.found) > 0 && c.Version != w.found[0].Version {
 			break
 		}
-		if strings.HasPrefix(c.Key, w.prefix) {
+		if w.scope.has(c.Key) {
 			w.found = append(w.found, *c)
 		}
 	}
@@ -267,10 +270,10 @@ func (w *watch) yieldFound(yield func(Event) bool) bool {
 	return true
 }
 
-// wait returns when there is something of the prefix, a sync event is due, or the
+// wait returns when there is something in the scope, a sync event is due, or the
 // watch is to end.
 func (w *watch) wait() {
-	bell := w.store.fsm.bells.hang(w.prefix, w.after)
+	bell := w.store.fsm.bells.hang(w.scope, w.after)
 	if bell == nil {
 		return
 	}

@@ -116,6 +116,25 @@ func TestAWatchYieldsTheChangesOfItsPrefixInOrder(t *testing.T) {
 	})
 }
 
+func TestAWatchOfOneKeyLeavesOutThoseThatBeginWithIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := kvrafttest.New(t, 1).Store(0)
+		set := func(key, value string) kvraft.Op { return kvraft.SetOp(key, []byte(value)) }
+		mustBatch(t, s, set("color", "red"), set("color/of/sky", "blue"), set("col", "x"))
+		watch := s.Watch(t.Context(), "color", kvraft.ExactKey, kvraft.SnapshotFirst)
+		changed := later(time.Minute, func() {
+			mustSet(t, s, "colors", "many")
+			mustBatch(t, s, set("color", "green"), set("color2", "x"))
+			mustDelete(t, s, "color/of/sky")
+			mustDelete(t, s, "color")
+		})
+		wantEvents(t, watch, "set color=red@1+", "sync @1", "set color=green@3", "delete color@5")
+		<-changed
+		wantEvents(t, s.Watch(t.Context(), "color", kvraft.ExactKey, kvraft.SnapshotFirst), "sync @5")
+		wantEvents(t, s.Watch(t.Context(), "color", kvraft.ExactKey, kvraft.After(0)), "set color=red@1", "set color=green@3")
+	})
+}
+
 func TestAWatchCanBeginWithWhatIsThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := kvrafttest.New(t, 1).Store(0)

@@ -87,8 +87,8 @@
 //
 // # Watching
 //
-// GET /watch streams the changes of the keys that begin with prefix, of all keys
-// without one, in the order of their versions, as server-sent events:
+// GET /watch streams the changes of the keys that begin with prefix, of the one key that
+// key= names, or of all keys, in the order of their versions, as server-sent events:
 //
 //	id: 17
 //	event: set
@@ -146,7 +146,7 @@
 // with the encoded ones too, unless it is made with UseEncodedPath and SkipClean;
 // chi and echo leave every path as it is. The query is safe from all of them:
 // /key?key=, /keys?key= and /files?key=, each also with a slash before the
-// question mark, take any key. In a query a + is a space and %2B a plus. A
+// question mark, take any key, as /watch?key= does. In a query a + is a space and %2B a plus. A
 // request names its key once, in the path or in the query. Data that was hraftd's may
 // have an empty key: it is listed, and DELETE /key?key= deletes it.
 //

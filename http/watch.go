@@ -32,7 +32,7 @@ type stream struct {
 // Until there is a first event it is a request like any other; SyncEvery sees to it
 // that there is one as soon as the store can serve.
 func (h *handler) watch(w http.ResponseWriter, r *request) error {
-	prefix, opts, err := parseWatch(r)
+	keys, opts, err := parseWatch(r)
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (h *handler) watch(w http.ResponseWriter, r *request) error {
 	s := &stream{h.sender(w, r.Request), h}
 	defer s.resettable()()
 	begun := false
-	for event, err := range h.store.Watch(ctx, prefix, append(opts, kvraft.SyncEvery(h.heartbeat), kvraft.SharedValues)...) {
+	for event, err := range h.store.Watch(ctx, keys, append(opts, kvraft.SyncEvery(h.heartbeat), kvraft.SharedValues)...) {
 		late.Stop()
 		if err != nil && !begun && r.Header.Get("Last-Event-ID") == "" {
 			return err
@@ -69,42 +69,64 @@ func (h *handler) watch(w http.ResponseWriter, r *request) error {
 	return nil
 }
 
-// parseWatch takes the position of a client that reconnects before that of its
-// address, which says where it first began.
-func parseWatch(r *request) (prefix string, opts []kvraft.WatchOption, err error) {
+// parseWatch returns the prefix, or the key, and where to begin.
+func parseWatch(r *request) (keys string, opts []kvraft.WatchOption, err error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return "", nil, refuse(http.StatusBadRequest, "the query: %v", err)
 	}
-	if prefix, _, err = parameter(query, "prefix"); err != nil {
+	if keys, opts, err = watchedKeys(query); err != nil {
 		return "", nil, err
 	}
+	begin, err := watchBegin(r, query)
+	return keys, append(opts, begin...), err
+}
+
+func watchedKeys(query url.Values) (string, []kvraft.WatchOption, error) {
+	prefix, all, err := parameter(query, "prefix")
+	if err != nil {
+		return "", nil, err
+	}
+	key, exact, err := parameter(query, "key")
+	switch {
+	case err != nil:
+		return "", nil, err
+	case exact && all:
+		return "", nil, refuse(http.StatusBadRequest, "key and prefix exclude each other")
+	case exact:
+		return key, []kvraft.WatchOption{kvraft.ExactKey}, nil
+	}
+	return prefix, nil, nil
+}
+
+// watchBegin takes the position of a client that reconnects before that of its address,
+// which says where it first began.
+func watchBegin(r *request, query url.Values) ([]kvraft.WatchOption, error) {
 	from, _, err := parameter(query, "from")
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	resumes := from != ""
 	snapshot, err := asked(r, "snapshot")
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	if snapshot && resumes {
-		return "", nil, refuse(http.StatusBadRequest, "from and snapshot exclude each other")
+	if snapshot && from != "" {
+		return nil, refuse(http.StatusBadRequest, "from and snapshot exclude each other")
 	}
 	if last := r.Header.Get("Last-Event-ID"); last != "" {
-		from, resumes, snapshot = last, true, false
+		from, snapshot = last, false
 	}
-	if resumes {
-		version, err := strconv.ParseUint(from, 10, 64)
-		if err != nil {
-			return "", nil, refuse(http.StatusBadRequest, "from, or Last-Event-ID, %q: want a version, without quotes", from)
-		}
-		opts = append(opts, kvraft.After(version))
+	switch {
+	case snapshot:
+		return []kvraft.WatchOption{kvraft.SnapshotFirst}, nil
+	case from == "":
+		return nil, nil
 	}
-	if snapshot {
-		opts = append(opts, kvraft.SnapshotFirst)
+	version, err := strconv.ParseUint(from, 10, 64)
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "from, or Last-Event-ID, %q: want a version, without quotes", from)
 	}
-	return prefix, opts, nil
+	return []kvraft.WatchOption{kvraft.After(version)}, nil
 }
 
 // begin sends the header, or fails without having sent anything.

@@ -109,6 +109,9 @@ func TestAWatchBeginsWhereItIsAskedTo(t *testing.T) {
 		{"", "", "", nil},
 		{"?prefix=a%2F%ff+b", "", "a/\xff b", nil},
 		{"?prefix=&from=", "", "", nil},
+		{"?key=a%2F", "", "a/", []kvraft.WatchOption{kvraft.ExactKey}},
+		{"?key=a&snapshot", "", "a", []kvraft.WatchOption{kvraft.ExactKey, kvraft.SnapshotFirst}},
+		{"?key=&from=1", "", "", []kvraft.WatchOption{kvraft.ExactKey, kvraft.After(1)}}, // data of hraftd's may have it
 		{"?from=17", "", "", []kvraft.WatchOption{kvraft.After(17)}},
 		{"?prefix=a&from=0", "", "a", []kvraft.WatchOption{kvraft.After(0)}},
 		{"?snapshot", "", "", []kvraft.WatchOption{kvraft.SnapshotFirst}},
@@ -133,7 +136,7 @@ func TestAWatchBeginsWhereItIsAskedTo(t *testing.T) {
 func TestAWatchThatCannotBeginIsAProblem(t *testing.T) {
 	store := newFake()
 	h := kvhttp.Handler(store, kvhttp.WithTimeout(time.Millisecond))
-	for _, query := range []string{"?from=x", "?from=-1", `?from="1"`, "?from=1&from=1", "?prefix=a&prefix=b", "?from=1&snapshot", "?snapshot=perhaps", "?prefix=%x", "?a;b"} {
+	for _, query := range []string{"?from=x", "?from=-1", `?from="1"`, "?from=1&from=1", "?prefix=a&prefix=b", "?key=a&key=b", "?key=a&prefix=a", "?from=1&snapshot", "?snapshot=perhaps", "?prefix=%x", "?a;b"} {
 		wantProblem(t, call(t, h, "GET", "/watch"+query, ""), 400)
 	}
 	wantProblem(t, call(t, h, "GET", "/watch", "", "Last-Event-ID: x"), 400)
