@@ -71,9 +71,7 @@ func (s *Store) lookAtOldPlace() (here bool, err error) {
 	if at == "" {
 		return false, nil
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, s.opts.timing.Heartbeat)
-	defer cancel()
-	there, err := s.knock(ctx, at)
+	there, err := s.knockSoon(s.ctx, at)
 	switch {
 	case err != nil || there.Node != s.server:
 		return false, nil
@@ -235,9 +233,7 @@ func (s *Store) serveClaim(ctx context.Context, c claim) (claimAnswer, error) {
 // isAbsent reports whether the member of a claim is known not to be at an address but
 // for the claimant itself. Silence tells nothing.
 func (s *Store) isAbsent(ctx context.Context, c claim, addr string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
-	defer cancel()
-	there, err := s.knock(ctx, addr)
+	there, err := s.knockSoon(ctx, addr)
 	switch {
 	case err != nil:
 		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errNoPeer), nil

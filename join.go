@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/raft"
 )
@@ -122,94 +123,156 @@ func (s *Store) addMember(ctx context.Context, reign *reign, req joinRequest) er
 	return nil
 }
 
+// arrival is a node that is to be a member, as it was found when it was looked at.
+type arrival struct {
+	server      raft.Server // at the address where it answers
+	role        string
+	fresh       bool          // in no cluster until now
+	stands      bool          // in the configuration, with that address or another by which it is reached
+	unconfirmed bool          // in its place
+	replaced    []raft.Server // whom it replaces
+
+	term   uint64             // of the leader that looked
+	config raft.Configuration // before it did
+}
+
 // addNonvoter reaches the node, checks who answers, and sees to it that it is a
-// member at that address.
+// member at that address. It waits for others before it locks the membership: a
+// stranger that answers slowly, or not at all, holds up nobody else's change. What it has
+// found counts if the members are the same afterwards.
 func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, error) {
-	unlock, err := s.lockMembership(ctx)
-	if err != nil {
-		return raft.Server{}, err
+	begun := false // the node has been told that it is admitted
+	for {
+		a, err := s.lookAt(ctx, req, &begun)
+		entered := false
+		if err == nil {
+			entered, err = s.enter(ctx, a)
+		}
+		if entered && err == nil && a.unconfirmed {
+			err = s.confirmPlace(ctx, a.server.ID, req.Addr)
+		}
+		switch {
+		case err != nil && (begun || entered) && !errors.Is(err, ErrUnknown):
+			return raft.Server{}, fmt.Errorf("%w: it was begun, and can be asked for again: %v", ErrUnknown, err)
+		case err != nil:
+			return raft.Server{}, err
+		case entered:
+			return a.server, nil
+		}
 	}
-	defer unlock()
+}
+
+// lookAt asks others about a node that is to be a member, and admits it if nothing
+// speaks against that and it is in no cluster.
+func (s *Store) lookAt(ctx context.Context, req joinRequest, begun *bool) (*arrival, error) {
+	if err := s.arriving.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("%w: other nodes are being looked at: %w", errUnsent, ended(ctx))
+	}
+	defer s.arriving.Release(1)
 	if err := s.awaitOwnTerm(ctx); err != nil {
-		return raft.Server{}, err
+		return nil, err
 	}
+	term, err := s.leaderTerm()
+	if err != nil {
+		return nil, err
+	}
+	a := &arrival{term: term, config: s.configuration(), role: req.Role}
+	who, err := s.identifyAt(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	a.server = raft.Server{ID: who.Node, Address: raft.ServerAddress(req.Addr), Suffrage: raft.Nonvoter}
+	switch listed := addressIn(a.config, who.Node) != ""; {
+	case req.Away && !listed:
+		return nil, fmt.Errorf("%w: it has left", ErrRefused)
+	case req.Itself && listed: // the cluster knows better what it is to be
+		a.role = ""
+	}
+	if err := s.lookAround(ctx, a, who); err != nil {
+		return nil, err
+	}
+	if a.fresh = who.Cluster == ""; !a.fresh { // else only now: a node that is refused stays as it was
+		return a, nil
+	}
+	err = s.admit(ctx, admission{Cluster: s.self().cluster, Server: a.server.ID}, req.Addr)
+	*begun = err == nil || errors.Is(err, ErrUnknown)
+	if err != nil {
+		return nil, fmt.Errorf("admit: %w", err)
+	}
+	return a, nil
+}
+
+// identifyAt is who answers, if it may be a member.
+func (s *Store) identifyAt(ctx context.Context, req joinRequest) (welcome, error) {
 	who, err := s.knock(ctx, req.Addr)
 	if err != nil && ctx.Err() != nil { // the leader's time is up, or the caller's: it says nothing of the node
-		return raft.Server{}, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
+		return who, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
 	}
 	if err != nil {
-		return raft.Server{}, fmt.Errorf("%w from the leader, %s: %w", ErrUnreachable, s.opts.id, err)
+		return who, fmt.Errorf("%w from the leader, %s: %w", ErrUnreachable, s.opts.id, err)
 	}
 	cluster := s.self().cluster
 	switch {
 	case cluster == "": // a moment after hraftd's cluster was taken over
-		return raft.Server{}, fmt.Errorf("%w: the cluster has yet to get its id", errUnsent)
+		return who, fmt.Errorf("%w: the cluster has yet to get its id", errUnsent)
 	case userID(who.Node) != req.ID:
-		return raft.Server{}, fmt.Errorf("%w: the node at %s is %q", ErrRefused, req.Addr, userID(who.Node))
+		return who, fmt.Errorf("%w: the node at %s is %q", ErrRefused, req.Addr, userID(who.Node))
 	case who.Cluster != "" && who.Cluster != cluster:
-		return raft.Server{}, fmt.Errorf("%w: it belongs to another cluster (%s, this one is %s); empty its data directory to move it", ErrRefused, who.Cluster, cluster)
+		return who, fmt.Errorf("%w: it belongs to another cluster (%s, this one is %s); empty its data directory to move it", ErrRefused, who.Cluster, cluster)
 	case s.isRetired(who.Node):
-		return raft.Server{}, errDismissed
+		return who, errDismissed
 	case who.Node == req.Server && req.Process != "" && who.Process != req.Process: // both have the address, in places that do not see each other
-		return raft.Server{}, copied(who.Node, req.Addr)
+		return who, copied(who.Node, req.Addr)
 	case who.Cluster == "" && isBare(who.Node) && s.lists(who.Node): // its new address can wait: it dials the others
-		return raft.Server{}, fmt.Errorf("%w: it has yet to hear which cluster it belongs to", errUnsent)
+		return who, fmt.Errorf("%w: it has yet to hear which cluster it belongs to", errUnsent)
 	case who.Cluster == "" && isBare(who.Node):
-		return raft.Server{}, fmt.Errorf("%w: it has the data of a cluster of hraftd's in which it has not been started since; empty its data directory", ErrRefused)
+		return who, fmt.Errorf("%w: it has the data of a cluster of hraftd's in which it has not been started since; empty its data directory", ErrRefused)
 	}
-	server := raft.Server{ID: who.Node, Address: raft.ServerAddress(req.Addr), Suffrage: raft.Nonvoter}
-	switch listed := s.lists(server.ID); {
-	case req.Away && !listed:
-		return raft.Server{}, fmt.Errorf("%w: it has left", ErrRefused)
-	case req.Itself && listed: // the cluster knows better what it is to be
-		req.Role = ""
-	}
-	return server, s.enter(ctx, server, who, req.Role)
+	return who, nil
 }
 
-// enter writes server into the configuration, unless it stands there, and confirms it
-// in its place.
-func (s *Store) enter(ctx context.Context, server raft.Server, who welcome, role string) error {
-	config := s.configuration()
-	if role == roleReplica && isVoter(config, server.ID) {
-		return fmt.Errorf("%w: node %s is a voter; to make it a replica, remove it, empty its data directory and join it again", ErrRefused, userID(server.ID))
+// lookAround looks whether another stands where the node, who, is to stand.
+func (s *Store) lookAround(ctx context.Context, a *arrival, who welcome) (err error) {
+	if a.role == roleReplica && isVoter(a.config, a.server.ID) {
+		return fmt.Errorf("%w: node %s is a voter; to make it a replica, remove it, empty its data directory and join it again", ErrRefused, userID(a.server.ID))
 	}
-	addr, unconfirmed := string(server.Address), who.Unconfirmed && who.Cluster != ""
-	stands, err := s.stands(ctx, config, server, who)
-	if err != nil {
+	a.unconfirmed = who.Unconfirmed && who.Cluster != ""
+	if a.stands, err = s.stands(ctx, a.config, a.server, who); err != nil {
 		return err
 	}
-	if p, ok := s.promised(server.ID); ok && p.To != addr { // it, or a copy, was there without having got a place
-		if there, err := s.knock(ctx, p.To); err == nil && there.Node == server.ID && there.Process != who.Process {
-			return rivalry(there, server.ID, p.To)
+	if p, ok := s.promised(a.server.ID); ok && p.To != string(a.server.Address) { // it, or a copy, was there without having got a place
+		if there, err := s.knockSoon(ctx, p.To); err == nil && there.Node == a.server.ID && there.Process != who.Process {
+			return rivalry(there, a.server.ID, p.To)
 		}
-		unconfirmed = true
+		a.unconfirmed = true
 	}
-	var replaced []raft.Server
-	if !stands {
-		if replaced, err = s.inTheWay(ctx, config, server, who); err != nil {
-			return err
-		}
+	if !a.stands {
+		a.replaced, err = s.inTheWay(ctx, a.config, a.server, who)
 	}
-	switch {
-	case who.Cluster == "":
-		if err := s.admit(ctx, admission{Cluster: s.self().cluster, Server: server.ID}, addr); err != nil {
-			return fmt.Errorf("admit: %w", err)
-		}
-	case !stands:
-		server.Address = s.relocated(addr)
-	case unconfirmed: // what has been promised of it ends with an entry, see place.go
-		server.Address = s.relocated(dialAddr(addressIn(config, server.ID)))
-	}
-	// Only now: a node that is refused must not have changed anything for others.
-	err = s.writeIn(ctx, server, replaced, role, stands && !unconfirmed)
-	if err == nil && unconfirmed {
-		err = s.confirmPlace(ctx, server.ID, addr)
-	}
+	return err
+}
+
+// enter writes an arrival into the configuration, unless it stands there, and reports
+// whether the members were still those that it was found among.
+func (s *Store) enter(ctx context.Context, a *arrival) (entered bool, err error) {
+	unlock, err := s.lockMembership(ctx)
 	if err != nil {
-		return fmt.Errorf("%w: it was begun, and can be asked for again: %v", ErrUnknown, err)
+		return false, err
 	}
-	return nil
+	defer unlock()
+	term, err := s.leaderTerm()
+	if err != nil || term != a.term || s.isRetired(a.server.ID) || !slices.Equal(s.configuration().Servers, a.config.Servers) {
+		return false, err
+	}
+	server := a.server
+	switch {
+	case a.fresh:
+	case !a.stands:
+		server.Address = s.relocated(string(server.Address))
+	case a.unconfirmed: // what has been promised of it ends with an entry, see place.go
+		server.Address = s.relocated(dialAddr(addressIn(a.config, server.ID)))
+	}
+	return true, s.writeIn(ctx, server, a)
 }
 
 // stands reports whether server has its address in the configuration already, or
@@ -219,7 +282,7 @@ func (s *Store) stands(ctx context.Context, config raft.Configuration, server ra
 	if old == "" || old == string(server.Address) {
 		return old != "", nil
 	}
-	there, err := s.knock(ctx, old)
+	there, err := s.knockSoon(ctx, old)
 	switch {
 	case err != nil || there.Node != server.ID: // it has moved
 		return false, nil
@@ -229,16 +292,16 @@ func (s *Store) stands(ctx context.Context, config raft.Configuration, server ra
 	return true, nil
 }
 
-// writeIn removes those whom the server replaces, and adds it unless it stands in the
-// configuration.
-func (s *Store) writeIn(ctx context.Context, server raft.Server, replaced []raft.Server, role string, stands bool) error {
-	for _, m := range replaced {
+// writeIn removes those whom an arrival replaces, and adds the server that it is unless
+// that stands in the configuration with its place.
+func (s *Store) writeIn(ctx context.Context, server raft.Server, a *arrival) error {
+	for _, m := range a.replaced {
 		s.log.Warn("a member came back without its data: it is replaced", "id", userID(m.ID), "old", m.ID, "new", server.ID)
 		if err := s.dismiss(ctx, m, removeRequest{}); err != nil {
 			return fmt.Errorf("remove the old identity: %w", err)
 		}
 	}
-	if err := s.assignRole(server.ID, role); err != nil || stands {
+	if err := s.assignRole(server.ID, a.role); err != nil || a.stands && !a.unconfirmed {
 		return err
 	}
 	s.log.Info("a node joins", "id", userID(server.ID), "addr", dialAddr(string(server.Address)), "identity", server.ID)
@@ -264,13 +327,16 @@ func (s *Store) assignRole(server raft.ServerID, role string) error {
 // dials it there finds out, and asks for its new address itself.
 func (s *Store) inTheWay(ctx context.Context, config raft.Configuration, server raft.Server, who welcome) (replaced []raft.Server, err error) {
 	for _, m := range config.Servers {
+		if m.ID == server.ID {
+			continue
+		}
 		sameID, sameAddr := userID(m.ID) == userID(server.ID), dialAddr(string(m.Address)) == string(server.Address)
 		if sameID && !sameAddr { // unless it goes by two names
-			there, err := s.knock(ctx, string(m.Address))
+			there, err := s.knockSoon(ctx, string(m.Address))
 			sameAddr = err == nil && there.Process == who.Process
 		}
 		switch {
-		case m.ID == server.ID || !sameID && !sameAddr:
+		case !sameID && !sameAddr:
 		case sameID && sameAddr:
 			if at, ok := s.whereabouts(ctx, m); ok {
 				return nil, s.liveElsewhere(m, at)
@@ -290,7 +356,7 @@ func (s *Store) liveElsewhere(m raft.Server, at string) error {
 }
 
 func (s *Store) idTaken(ctx context.Context, m raft.Server) error {
-	if who, err := s.knock(ctx, string(m.Address)); err == nil && who.Node == m.ID {
+	if who, err := s.knockSoon(ctx, string(m.Address)); err == nil && who.Node == m.ID {
 		return fmt.Errorf("%w: the id %s is taken by the live member at %s; choose another id", ErrRefused, userID(m.ID), dialAddr(string(m.Address)))
 	}
 	return fmt.Errorf("%w: the id %s belongs to a member at %s that does not answer; start the node at that address to replace it, or choose another id",
@@ -308,8 +374,16 @@ func (s *Store) knock(ctx context.Context, addr string) (welcome, error) {
 	return who, conn.Close()
 }
 
+// knockSoon is knock for where somebody was that is likely to be gone: several of those
+// must not take all the time that there is for a call.
+func (s *Store) knockSoon(ctx context.Context, addr string) (welcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
+	defer cancel()
+	return s.knock(ctx, addr)
+}
+
 func (s *Store) admit(ctx context.Context, a admission, addr string) error {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout) // no other change can be made meanwhile
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	return s.ask(ctx, addr, callAdmit, a, nil)
 }

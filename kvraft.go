@@ -63,8 +63,9 @@ type Store struct {
 	proof        atomic.Pointer[freshness]
 	ids          *idSource
 	writes       writes
-	changing     chan struct{} // holds one token while the configuration is changed
-	futures      *inflight     // what raft has been asked and has not answered
+	changing     chan struct{}       // holds one token while the configuration is changed
+	arriving     *semaphore.Weighted // a place for each of maxArrivals
+	futures      *inflight           // what raft has been asked and has not answered
 
 	ctx     context.Context // ends when the store stops, with the reason as its cause
 	cancel  context.CancelCauseFunc
@@ -130,6 +131,7 @@ func newStore(o options) *Store {
 		s.asking[l] = rounds{run: func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, spawn: s.spawn}
 	}
 	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
+	s.arriving = semaphore.NewWeighted(maxArrivals)
 	s.callBytes = semaphore.NewWeighted(callBytes)
 	s.writes = newWrites(s.send, s.spawn)
 	context.AfterFunc(s.ctx, func() { s.writes.abandon(s.whyClosed()) })

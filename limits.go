@@ -32,6 +32,7 @@ const (
 
 	maxIdle           = 24 // connections kept open to one node
 	maxForwardedReads = 16 // reads that ask the leader for their entries; others wait for their turn
+	maxArrivals       = 16 // nodes that a leader looks at, at one time, because they are to be members; others wait for their turn
 
 	maxRefusing = 64 // connections over the limit that are told so; the others are just closed
 )

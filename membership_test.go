@@ -639,3 +639,64 @@ func TestAChangeWhoseTurnNeverComesWasNotApplied(t *testing.T) {
 		release()
 	})
 }
+
+// A stranger names an address where nobody answers, or answers and says nothing.
+func TestAStrangerThatDoesNotAnswerHoldsUpNoOtherChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		mute, err := c.Network().Host("mute").Listen("mute:7000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mute.Close()
+		c.Network().Host("gone")
+		c.Network().Isolate("gone")
+		began := time.Now()
+		var strangers sync.WaitGroup
+		for n := range 8 {
+			strangers.Go(func() {
+				addr := []string{"mute:7000", "gone:7000"}[n%2]
+				if err := c.Store(leader).Join(within(t, time.Minute), fmt.Sprint("stranger-", n), addr); !errors.Is(err, kvraft.ErrUnreachable) {
+					t.Errorf("join at %s: %v", addr, err)
+				}
+			})
+		}
+		time.Sleep(100 * time.Millisecond)
+		added := c.Add()
+		if err := c.Store(leader).Remove(within(t, time.Minute), fmt.Sprint("n", added)); err != nil { // the one before it
+			t.Error(err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("one was added and one removed after %v", took)
+		}
+		strangers.Wait()
+		c.Abandon()
+	})
+}
+
+// What a leader has seen before it could make the change counts only if the members
+// are the same then.
+func TestOfTwoNodesThatJoinAtOnceUnderOneIdOneIsAdmitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		release := c.Store(leader).HoldMembership()
+		var both []*kvraft.Store
+		for _, host := range []string{"a", "b"} {
+			both = append(both, open(t, t.TempDir(), kvraft.WithID("n4"), kvraft.WithAddr(host+":7000"), kvraft.WithNetwork(c.Network().Host(host)), kvraft.WithInMemory(), kvraft.WithJoin("n1:7000")))
+		}
+		time.Sleep(time.Second) // both have been looked at
+		release()
+		eventually(t, "one is ready", func() bool { return both[0].Status().Ready || both[1].Status().Ready })
+		time.Sleep(10 * time.Second)
+		nodes, err := c.Store(leader).Nodes(within(t, time.Minute))
+		if err != nil || len(nodes) != 4 {
+			t.Errorf("the members are %+v, %v", nodes, err)
+		}
+		if both[0].Status().Ready == both[1].Status().Ready {
+			t.Error("both are ready")
+		}
+		c.Abandon()
+	})
+}

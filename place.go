@@ -196,7 +196,7 @@ func (s *Store) whereabouts(ctx context.Context, m raft.Server) (string, bool) {
 		if addr == "" || addr == dialAddr(string(m.Address)) {
 			continue
 		}
-		if there, err := s.knock(ctx, addr); err == nil && there.Node == m.ID {
+		if there, err := s.knockSoon(ctx, addr); err == nil && there.Node == m.ID {
 			return addr, true
 		}
 	}
