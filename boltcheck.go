@@ -28,7 +28,29 @@ import (
 // The values are checked by those who read them. What it cannot see is a page
 // number that changed into that of an older copy of the same page: so the last
 // entries could go, of which metadata.Tail does not know yet.
-func checkBoltFile(path string) error {
+func checkBoltFile(path string) (meta boltMeta, err error) {
+	err = readBoltFile(path, func(c *boltCheck) (err error) {
+		if meta, err = c.readMetas(); err == nil {
+			err = c.checkBuckets(meta.root)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+		return nil
+	})
+	return meta, err
+}
+
+// readBoltMeta reads the newer meta page of a file.
+func readBoltMeta(path string) (meta boltMeta, err error) {
+	err = readBoltFile(path, func(c *boltCheck) (err error) {
+		meta, err = c.readMetas()
+		return err
+	})
+	return meta, err
+}
+
+func readBoltFile(path string, read func(*boltCheck) error) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
@@ -38,15 +60,7 @@ func checkBoltFile(path string) error {
 	if err != nil {
 		return err
 	}
-	c := &boltCheck{file: file, size: info.Size()}
-	root, err := c.readMetas()
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	if err := c.checkBuckets(root); err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	return nil
+	return read(&boltCheck{file: file, size: info.Size()})
 }
 
 // boltCheck is one walk over a bbolt file, in bbolt's own (native) byte order.
@@ -73,9 +87,9 @@ const (
 // boltMeta is the part of a meta page that matters here.
 type boltMeta struct{ pageSize, root, pages, transaction uint64 }
 
-// readMetas returns the root page of the newest transaction. With an error it is
-// the newest that can be read, or 0.
-func (c *boltCheck) readMetas() (root uint64, err error) {
+// readMetas returns the meta page of the newest transaction. With an error it is
+// the newest that can be read, or zero.
+func (c *boltCheck) readMetas() (newest boltMeta, err error) {
 	first, err := c.readMeta(0)
 	if err != nil {
 		err = fmt.Errorf("meta page 0: %w", err)
@@ -87,12 +101,12 @@ func (c *boltCheck) readMetas() (root uint64, err error) {
 	if err == nil && second.pageSize != first.pageSize {
 		err = fmt.Errorf("meta pages with page sizes %d and %d", first.pageSize, second.pageSize)
 	}
-	newest := first
+	newest = first
 	if second.transaction > first.transaction {
 		newest = second
 	}
 	if newest.pageSize == 0 {
-		return 0, err
+		return newest, err
 	}
 	c.pageSize, c.pages = int64(newest.pageSize), newest.pages
 	if inFile := uint64(c.size / c.pageSize); c.pages > inFile {
@@ -100,7 +114,7 @@ func (c *boltCheck) readMetas() (root uint64, err error) {
 		c.pages = inFile
 	}
 	c.seen = make([]bool, c.pages)
-	return newest.root, err
+	return newest, err
 }
 
 // readSecondMeta looks at every place where it can be if the page size is not

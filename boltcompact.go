@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"go.etcd.io/bbolt"
 )
 
@@ -16,19 +18,33 @@ import (
 // ones are what a node needs between two snapshots.
 const compactFrom = 256 << 20
 
-// compactBolt replaces the raft.db at path, which was checked, by a copy without
-// its free pages when it has from bytes and three quarters of them are free. bbolt
-// uses such pages again, and never gives them back: the file stays as large as the
-// log has ever been. A crash leaves the one file or the other. After an error the old
-// one is still there, unless replaced. A link at path stays one: the file that it leads
-// to is replaced, on its own disk.
-func compactBolt(path string, from int64, wait time.Duration) (replaced bool, err error) {
-	if path, err = filepath.EvalSymlinks(path); err != nil {
-		return false, err
+// tryToCompact is compactBolt, but most errors of it are none to start with the old file.
+func tryToCompact(path string, found boltState, from int64, wait time.Duration, log hclog.Logger) (boltState, error) {
+	now, err := compactBolt(path, found, from, wait)
+	switch {
+	case err == nil:
+		return now, nil
+	case now != found: // and a power loss could bring the old one back, without what comes now
+		return now, fmt.Errorf("replace it by a smaller one: %w", err)
+	case errors.Is(err, syscall.EIO): // what the disk does to a copy it may do to the log
+		return now, err
 	}
-	info, err := os.Stat(path)
-	if err != nil || info.Size() < from || runtime.GOOS == "windows" { // which renames no file that is open
-		return false, err
+	log.Warn("the free pages of raft.db stay in the file", "error", err)
+	return found, nil
+}
+
+// compactBolt replaces the raft.db at path, which was checked in the state found, by a
+// copy without its free pages when it has from bytes and three quarters of them are free,
+// and returns the state of what is at path then. bbolt uses such pages again, and never
+// gives them back: the file stays as large as the log has ever been. A crash leaves the
+// one file or the other. A link at path stays one: the file that it leads to is replaced,
+// on its own disk.
+func compactBolt(path string, found boltState, from int64, wait time.Duration) (now boltState, err error) {
+	if found.file.Size() < from || runtime.GOOS == "windows" { // which renames no file that is open
+		return found, nil
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return found, err
 	}
 	var old *bbolt.DB // whose lock keeps others out
 	err = contain(func() (err error) {
@@ -36,24 +52,28 @@ func compactBolt(path string, from int64, wait time.Duration) (replaced bool, er
 		return err
 	})
 	if err != nil {
-		return false, lockError(path, err)
+		return found, lockError(path, err)
 	}
 	defer func() { err = errors.Join(err, old.Close()) }()
-	if err := stillAt(path, info); err != nil {
-		return false, err
+	if err := found.check(path); err != nil {
+		return found, err
 	}
 	used, err := bytesInUse(old)
-	if err != nil || used > info.Size()/4 {
-		return false, err
+	if err != nil || used > found.file.Size()/4 {
+		return found, err
 	}
 	unfinished := path + "." + rand.Text() + unfinishedSuffix
-	if err := contain(func() error { return copyBolt(unfinished, old) }); err != nil {
-		return false, errors.Join(fmt.Errorf("compact %s: %w", path, err), os.RemoveAll(unfinished))
+	err = contain(func() (err error) {
+		now, err = copyBolt(unfinished, old)
+		return err
+	})
+	if err != nil {
+		return found, errors.Join(fmt.Errorf("compact %s: %w", path, err), os.RemoveAll(unfinished))
 	}
 	if err := os.Rename(unfinished, path); err != nil {
-		return false, errors.Join(err, os.Remove(unfinished))
+		return found, errors.Join(err, os.Remove(unfinished))
 	}
-	return true, syncDir(filepath.Dir(path))
+	return now, syncDir(filepath.Dir(path))
 }
 
 func bytesInUse(db *bbolt.DB) (used int64, err error) {
@@ -65,18 +85,23 @@ func bytesInUse(db *bbolt.DB) (used int64, err error) {
 }
 
 // copyBolt makes a complete file at path, and checks it: what it replaces was good.
-func copyBolt(path string, old *bbolt.DB) error {
+func copyBolt(path string, old *bbolt.DB) (made boltState, err error) {
 	const transaction = 1 << 20 // bytes
 	fresh, err := bbolt.Open(path, 0o600, boltOptions(0))
 	if err != nil {
-		return err
+		return made, err
 	}
 	fresh.NoSync = true // until it is whole
 	if err := bbolt.Compact(fresh, old, transaction); err != nil {
-		return errors.Join(err, fresh.Close())
+		return made, errors.Join(err, fresh.Close())
 	}
 	if err := errors.Join(fresh.Sync(), fresh.Close()); err != nil {
-		return err
+		return made, err
 	}
-	return checkBoltFile(path)
+	meta, err := checkBoltFile(path)
+	if err != nil {
+		return made, err
+	}
+	info, err := os.Stat(path)
+	return boltState{info, meta.transaction}, err
 }

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
@@ -17,7 +16,7 @@ import (
 func grownBolt(t *testing.T, entries uint64) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "raft.db")
-	base, err := openBolt(path, time.Second, hclog.NewNullLogger())
+	base, err := openTestBolt(path, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +39,7 @@ func grownBolt(t *testing.T, entries uint64) (path string) {
 // boltContent is all that a raft.db holds.
 func boltContent(t *testing.T, path string) (logs []raft.Log, record string) {
 	t.Helper()
-	base, err := openBolt(path, time.Second, hclog.NewNullLogger())
+	base, err := openTestBolt(path, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,6 +60,28 @@ func boltContent(t *testing.T, path string) (logs []raft.Log, record string) {
 	return logs, string(value)
 }
 
+// stateAt is the state of the raft.db at path.
+func stateAt(t *testing.T, path string) boltState {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta, err := readBoltMeta(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return boltState{info, meta.transaction}
+}
+
+// compactAt compacts what is at path now.
+func compactAt(t *testing.T, path string, from int64, wait time.Duration) (replaced bool, err error) {
+	t.Helper()
+	found := stateAt(t, path)
+	now, err := compactBolt(path, found, from, wait)
+	return now != found, err
+}
+
 func fileSize(t *testing.T, path string) int64 {
 	t.Helper()
 	info, err := os.Stat(path)
@@ -74,7 +95,7 @@ func TestAFileThatIsMostlyFreeIsCompacted(t *testing.T) {
 	path := grownBolt(t, 1000)
 	logs, record := boltContent(t, path)
 	before := fileSize(t, path)
-	if replaced, err := compactBolt(path, 1<<20, time.Second); !replaced || err != nil {
+	if replaced, err := compactAt(t, path, 1<<20, time.Second); !replaced || err != nil {
 		t.Fatal(replaced, err)
 	}
 	if after := fileSize(t, path); after > before/4 {
@@ -98,7 +119,7 @@ func TestALinkStaysOneWhenItsFileIsCompacted(t *testing.T) {
 	}
 	logs, record := boltContent(t, link)
 	before := fileSize(t, file)
-	if replaced, err := compactBolt(link, 1<<20, time.Second); !replaced || err != nil {
+	if replaced, err := compactAt(t, link, 1<<20, time.Second); !replaced || err != nil {
 		t.Fatal(replaced, err)
 	}
 	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
@@ -118,7 +139,7 @@ func TestALinkStaysOneWhenItsFileIsCompacted(t *testing.T) {
 func TestAFileThatIsSmallOrFullOrInUseStaysAsItIs(t *testing.T) {
 	mostlyFree := grownBolt(t, 1000)
 	full := filepath.Join(t.TempDir(), "raft.db")
-	base, err := openBolt(full, time.Second, hclog.NewNullLogger())
+	base, err := openTestBolt(full, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,10 +151,9 @@ func TestAFileThatIsSmallOrFullOrInUseStaysAsItIs(t *testing.T) {
 	}{
 		"small":  {mostlyFree, 1 << 40, nil},
 		"in use": {full, 1, ErrLocked},
-		"absent": {full + "x", 1, os.ErrNotExist},
 	} {
 		before, _ := os.Stat(c.path)
-		if replaced, err := compactBolt(c.path, c.from, time.Millisecond); replaced || !errors.Is(err, c.want) {
+		if replaced, err := compactAt(t, c.path, c.from, time.Millisecond); replaced || !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, %v, want %v", name, replaced, err, c.want)
 		}
 		if after, _ := os.Stat(c.path); before != nil && !os.SameFile(before, after) {
@@ -148,7 +168,7 @@ func TestAFileThatIsSmallOrFullOrInUseStaysAsItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, _ := os.Stat(full)
-	if replaced, err := compactBolt(full, 1, time.Second); replaced || err != nil {
+	if replaced, err := compactAt(t, full, 1, time.Second); replaced || err != nil {
 		t.Error(replaced, err)
 	}
 	if after, _ := os.Stat(full); !os.SameFile(before, after) {
@@ -162,28 +182,32 @@ func TestWhoeverHasWaitedForAReplacedFileIsLockedOut(t *testing.T) {
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
 		t.Skip("needs /proc to see that a file was opened")
 	}
-	for name, open := range map[string]func(path string) error{
-		"to use it": func(path string) error {
-			base, err := newBoltBase(path, time.Minute)
+	for name, open := range map[string]func(path string, found boltState) error{
+		"to use it": func(path string, found boltState) error {
+			base, err := reopenBolt(path, found, time.Minute)
 			if err == nil {
 				err = errors.Join(errors.New("it was opened"), base.Close())
 			}
 			return err
 		},
-		"to verify it": func(path string) error { return verifyBolt(path, time.Minute) },
-		"to compact it": func(path string) error {
-			_, err := compactBolt(path, 1, time.Minute)
+		"to verify it": func(path string, _ boltState) error {
+			_, _, err := verifyBolt(path, time.Minute)
+			return err
+		},
+		"to compact it": func(path string, found boltState) error {
+			_, err := compactBolt(path, found, 1, time.Minute)
 			return err
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := grownBolt(t, 1000)
-			first, err := newBoltBase(path, time.Second)
+			found := stateAt(t, path)
+			first, err := newBoltBase(path, boltOptions(time.Second))
 			if err != nil {
 				t.Fatal(err)
 			}
 			result := make(chan error)
-			go func() { result <- open(path) }()
+			go func() { result <- open(path, found) }()
 			for opened(t, path) < 2 {
 				time.Sleep(time.Millisecond)
 			}

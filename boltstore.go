@@ -51,45 +51,116 @@ func (b *boltBase) Close() error {
 	}
 }
 
-// openBolt opens the raft.db at path, and creates it and its directory if there
-// is none. It waits that long for another process to let go of the file, and
-// then returns an error that wraps [ErrLocked]. A file that is there is never
-// taken for a new one, however short: it is created under another name. One that is
-// mostly free is compacted, or that fails with a warning.
-func openBolt(path string, wait time.Duration, log hclog.Logger) (*boltBase, error) {
-	if err := makeDir(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("create the data directory: %w", err)
+// boltState tells a state of a raft.db from any other.
+type boltState struct {
+	file        os.FileInfo // nil: there is no file
+	transaction uint64      // the newest one
+}
+
+// readBolt verifies the raft.db at path and opens it for reading: until base is closed
+// nobody writes to it. Where there never was one base is nil. It waits that long for
+// another process to let go of the file, and then returns an error that wraps
+// [ErrLocked]. It writes nothing.
+func readBolt(path string, wait time.Duration) (base *boltBase, found boltState, err error) {
+	there, err := findBolt(path)
+	if err == nil && there {
+		base, found, err = verifyBolt(path, wait)
 	}
-	found, err := findBolt(path)
-	switch {
-	case err != nil:
-	case found:
-		err = verifyBolt(path, wait)
-	default:
-		err = createBolt(path, wait)
+	if err != nil {
+		err = fmt.Errorf("open %s: %w", path, err)
+	}
+	return base, found, err
+}
+
+// verifyBolt checks the file while it is locked. bbolt looks at no more of it before
+// than the meta pages.
+func verifyBolt(path string, wait time.Duration) (*boltBase, boltState, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, boltState{}, err
+	}
+	options := boltOptions(wait)
+	options.ReadOnly = true
+	base, err := newBoltBase(path, options)
+	if err != nil {
+		return nil, boltState{}, readError(err)
+	}
+	meta, err := checkBoltFile(path)
+	found := boltState{info, meta.transaction}
+	if err = cmp.Or(found.checkFile(path), err); err != nil {
+		return nil, boltState{}, errors.Join(err, base.Close())
+	}
+	return base, found, nil
+}
+
+// openBolt opens the raft.db at path for writing, which readBolt has found in that state
+// and let go of since. It returns ErrLocked if another process has used it meanwhile.
+// Where there was none, it and its directory are created: a file that is there is never
+// taken for a new one, however short, as it is created under another name. One of
+// compactFrom bytes that is mostly free is compacted, or that fails with a warning.
+// Nothing else is written.
+func openBolt(path string, found boltState, compactFrom int64, wait time.Duration, log hclog.Logger) (base *boltBase, err error) {
+	if found.file == nil {
+		found, err = createBolt(path, wait)
+	} else {
+		found, err = tryToCompact(path, found, compactFrom, wait, log)
+	}
+	if err == nil {
+		base, err = reopenBolt(path, found, wait)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	replaced, err := compactBolt(path, compactFrom, wait)
-	switch {
-	case err == nil:
-	case replaced: // and a power loss could bring the old one back, without what comes now
-		return nil, fmt.Errorf("open %s: replace it by a smaller one: %w", path, err)
-	case errors.Is(err, syscall.EIO): // what the disk does to a copy it may do to the log
-		return nil, fmt.Errorf("open %s: %w", path, err)
-	default:
-		log.Warn("the free pages of raft.db stay in the file", "error", err)
+	return base, nil
+}
+
+// reopenBolt opens a file for writing and writes nothing yet. raft-boltdb would store
+// a transaction, even if its buckets are there, after which older versions of bolt
+// cannot read the file; it does not if the options say by then that the file is only
+// to be read.
+func reopenBolt(path string, found boltState, wait time.Duration) (*boltBase, error) {
+	options := boltOptions(wait)
+	options.OpenFile = func(path string, flag int, mode os.FileMode) (*os.File, error) {
+		options.ReadOnly = true
+		return os.OpenFile(path, flag, mode)
 	}
-	base, err := newBoltBase(path, wait)
+	base, err := newBoltBase(path, options)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, err
 	}
-	if err := errors.Join(removeUnfinished(path), mark(path)); err != nil {
+	if err := found.check(path); err != nil {
 		return nil, errors.Join(err, base.Close())
 	}
 	return base, nil
 }
+
+// checkFile returns ErrLocked unless the file at path is the one that was found: whoever
+// has waited for its lock may have got that of a file which another process has replaced
+// meanwhile, and uses. To write to that would be to write to nothing.
+func (found boltState) checkFile(path string) error {
+	now, err := os.Stat(path)
+	if err != nil || !os.SameFile(found.file, now) {
+		return errors.Join(ErrLocked, err)
+	}
+	return nil
+}
+
+// check returns ErrLocked unless the file at path, which is locked, is in the state in
+// which it was found: another process may have used it meanwhile.
+func (found boltState) check(path string) error {
+	if err := found.checkFile(path); err != nil {
+		return err
+	}
+	meta, err := readBoltMeta(path)
+	if err != nil || meta.transaction != found.transaction {
+		return errors.Join(ErrLocked, err)
+	}
+	return nil
+}
+
+// tidyBolt removes what crashes at the birth of the raft.db have left, and makes sure
+// that its loss would be noticed.
+func tidyBolt(path string) error { return errors.Join(removeUnfinished(path), mark(path)) }
 
 // findBolt reports whether there is a file at path, or returns why it cannot be a
 // raft.db, or must not be taken for one that never was.
@@ -141,36 +212,17 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// newBoltBase opens a file that is new or was verified. Whoever has waited for its
-// lock may have got that of a file which compactBolt has replaced meanwhile: to write
-// to that would be to write to nothing.
-func newBoltBase(path string, wait time.Duration) (*boltBase, error) {
+// newBoltBase opens a file that is new or is verified before it is used.
+func newBoltBase(path string, options *bbolt.Options) (*boltBase, error) {
 	base := &boltBase{path: path}
-	before, _ := os.Stat(path) // nil: it is new
 	err := contain(func() (err error) {
-		base.BoltStore, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: boltOptions(wait)})
+		base.BoltStore, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: options})
 		return err
 	})
 	if err != nil {
 		return nil, lockError(path, err)
 	}
-	if before == nil {
-		return base, nil
-	}
-	if err := stillAt(path, before); err != nil {
-		return nil, errors.Join(err, base.Close())
-	}
 	return base, nil
-}
-
-// stillAt returns ErrLocked unless the file at path is the one that it was: whoever
-// has replaced it meanwhile uses the other.
-func stillAt(path string, before os.FileInfo) error {
-	after, err := os.Stat(path)
-	if err != nil || !os.SameFile(before, after) {
-		return errors.Join(ErrLocked, err)
-	}
-	return nil
 }
 
 func boltOptions(wait time.Duration) *bbolt.Options {
@@ -185,31 +237,40 @@ func boltOptions(wait time.Duration) *bbolt.Options {
 }
 
 // createBolt makes an empty raft.db complete before it gets its name, so that a
-// crash at its birth leaves no file which looks like a damaged one.
-func createBolt(path string, wait time.Duration) error {
+// crash at its birth leaves no file which looks like a damaged one. What is at path then
+// may be another process's, but is empty all the same if it is in the returned state.
+func createBolt(path string, wait time.Duration) (made boltState, err error) {
+	if err := makeDir(filepath.Dir(path)); err != nil {
+		return made, fmt.Errorf("create the data directory: %w", err)
+	}
 	unfinished := path + "." + rand.Text() + unfinishedSuffix
-	base, err := newBoltBase(unfinished, wait)
+	base, err := newBoltBase(unfinished, boltOptions(wait))
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(unfinished))
+		return made, errors.Join(err, os.RemoveAll(unfinished))
 	}
-	if err := base.Close(); err != nil {
-		return errors.Join(err, os.Remove(unfinished))
+	err = base.Close()
+	var meta boltMeta
+	if err == nil {
+		meta, err = readBoltMeta(unfinished)
 	}
-	if err := nameBolt(unfinished, path); err != nil {
-		return errors.Join(err, os.RemoveAll(unfinished))
+	if err == nil {
+		err = nameBolt(unfinished, path)
 	}
-	return syncDir(filepath.Dir(path))
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && exists(path): // another process has made it, and tidied
+		return made, errors.Join(ErrLocked, err)
+	case err != nil:
+		return made, errors.Join(err, os.RemoveAll(unfinished))
+	}
+	info, err := os.Stat(path)
+	return boltState{info, meta.transaction}, errors.Join(err, syncDir(filepath.Dir(path)))
 }
 
 // nameBolt gives the file its name, unless another process was faster: then
-// that one's file stays, as it may be in use. It has perhaps removed this one's
-// already. File systems without links get a rename, which cannot tell.
+// that one's file stays, as it may be in use. File systems without links get a
+// rename, which cannot tell.
 func nameBolt(unfinished, path string) error {
-	err := os.Link(unfinished, path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && exists(path):
-		return nil
-	case err != nil && !errors.Is(err, fs.ErrExist):
+	if err := os.Link(unfinished, path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return os.Rename(unfinished, path)
 	}
 	return removeIfThere(unfinished)
@@ -242,22 +303,6 @@ func removeUnfinished(path string) error {
 	return nil
 }
 
-// verifyBolt checks the file while it is locked.
-func verifyBolt(path string, wait time.Duration) error {
-	before, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	locked, err := lockBolt(path, wait)
-	if err != nil {
-		return err
-	}
-	if err := stillAt(path, before); err != nil {
-		return errors.Join(err, locked.Close())
-	}
-	return errors.Join(checkBoltFile(path), locked.Close())
-}
-
 // lockedBolt is a file under bbolt's shared lock: nobody writes to it until it is
 // closed.
 type lockedBolt struct {
@@ -277,15 +322,19 @@ func lockBolt(path string, wait time.Duration) (locked lockedBolt, err error) {
 		locked.DB, err = bbolt.Open(path, 0, options)
 		return err
 	})
-	switch {
-	case err == nil:
-		return locked, nil
-	case errors.Is(err, bbolterrors.ErrTimeout):
-		return locked, lockError(path, err)
-	case errors.As(err, new(syscall.Errno)): // no permission, a directory, out of memory
-		return locked, err
+	if err != nil {
+		err = readError(lockError(path, err))
 	}
-	return locked, fmt.Errorf("%w: %w", ErrDamaged, err)
+	return locked, err
+}
+
+// readError is err, or ErrDamaged if it is what the file holds that is wrong, and not
+// that there is no permission, or no memory.
+func readError(err error) error {
+	if errors.Is(err, ErrLocked) || errors.As(err, new(syscall.Errno)) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
 func lockError(path string, err error) error {

@@ -3,6 +3,7 @@ package kvraft
 import (
 	"bytes"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,14 +16,29 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+// openTestBolt opens a raft.db as a start does, and waits that long for its lock.
+func openTestBolt(path string, wait time.Duration) (*boltBase, error) {
+	base, found, err := readBolt(path, wait)
+	if err == nil && base != nil {
+		err = base.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if base, err = openBolt(path, found, compactFrom, wait, hclog.NewNullLogger()); err != nil {
+		return nil, err
+	}
+	return base, tidyBolt(path)
+}
+
 func TestADirectoryInUseIsLocked(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raft.db")
-	base, err := openBolt(path, time.Second, hclog.NewNullLogger())
+	base, err := openTestBolt(path, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer base.Close()
-	if _, err := openBolt(path, time.Millisecond, hclog.NewNullLogger()); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), path) {
+	if _, err := openTestBolt(path, time.Millisecond); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), path) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -32,14 +48,14 @@ func TestAPathThatIsNoFileOfOursGetsAClearError(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "raft.db"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openBolt(filepath.Join(dir, "raft.db"), time.Second, hclog.NewNullLogger()); err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "not a regular file") {
+	if _, err := openTestBolt(filepath.Join(dir, "raft.db"), time.Second); err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("a directory: %v", err)
 	}
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openBolt(filepath.Join(file, "raft.db"), time.Second, hclog.NewNullLogger()); err == nil || !strings.Contains(err.Error(), "not a directory") {
+	if _, err := openTestBolt(filepath.Join(file, "raft.db"), time.Second); err == nil || !strings.Contains(err.Error(), "not a directory") {
 		t.Errorf("below a file: %v", err)
 	}
 }
@@ -47,7 +63,7 @@ func TestAPathThatIsNoFileOfOursGetsAClearError(t *testing.T) {
 func TestANewDirectoryIsMadeAndOpensAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "b", "raft.db")
 	for range 2 {
-		base, err := openBolt(path, time.Second, hclog.NewNullLogger())
+		base, err := openTestBolt(path, time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -63,7 +79,7 @@ func TestWhatACrashAtBirthLeavesIsRemoved(t *testing.T) {
 	if err := os.WriteFile(left, []byte("half a file"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	base, err := openBolt(filepath.Join(dir, "raft.db"), time.Second, hclog.NewNullLogger())
+	base, err := openTestBolt(filepath.Join(dir, "raft.db"), time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +92,7 @@ func TestWhatACrashAtBirthLeavesIsRemoved(t *testing.T) {
 // A directory that never had a snapshot, and has lost its raft.db.
 func TestARaftDBThatIsGoneIsNotTakenForOneThatNeverWas(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raft.db")
-	base, err := openBolt(path, time.Second, hclog.NewNullLogger())
+	base, err := openTestBolt(path, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +100,7 @@ func TestARaftDBThatIsGoneIsNotTakenForOneThatNeverWas(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if _, err := openBolt(path, time.Second, hclog.NewNullLogger()); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "it is missing") {
+		if _, err := openTestBolt(path, time.Second); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "it is missing") {
 			t.Errorf("err = %v", err)
 		}
 	}
@@ -103,6 +119,38 @@ func TestAFileThatAnotherProcessMadeMeanwhileStays(t *testing.T) {
 	}
 }
 
+// So that all of what a node takes over hraftd's directory with is the record.
+func TestARaftDBThatIsOpenedIsNotWrittenTo(t *testing.T) {
+	dir := copyOf(t, "hraftd/node0")
+	path := filepath.Join(dir, boltFile)
+	before := tree(t, dir)
+	base, found, err := readBolt(path, time.Second)
+	must(t, err)
+	must(t, base.Close())
+	base, err = openBolt(path, found, math.MaxInt64, time.Second, hclog.NewNullLogger())
+	must(t, err)
+	wantSameTree(t, dir, before)
+	must(t, errors.Join(base.Set(metadataKey, []byte("record")), base.Close()))
+}
+
+// What was decided about it may not hold any more.
+func TestARaftDBThatAnotherProcessHasUsedSinceItWasReadIsLocked(t *testing.T) {
+	path := filepath.Join(copyOf(t, "hraftd/node0"), boltFile)
+	base, found, err := readBolt(path, time.Second)
+	must(t, err)
+	must(t, base.Close())
+	other, err := newBoltBase(path, boltOptions(time.Second))
+	must(t, err)
+	must(t, other.Close())
+	before := tree(t, path)
+	for _, from := range []int64{1, math.MaxInt64} { // it may be compacted, or not
+		if _, err := openBolt(path, found, from, time.Second, hclog.NewNullLogger()); !errors.Is(err, ErrLocked) {
+			t.Errorf("err = %v", err)
+		}
+	}
+	wantSameTree(t, path, before)
+}
+
 func TestTheOldestMetaPageIsNeverFallenBackTo(t *testing.T) {
 	dir := t.TempDir()
 	fillTestDir(t, dir, true)
@@ -111,7 +159,7 @@ func TestTheOldestMetaPageIsNeverFallenBackTo(t *testing.T) {
 		damaged := bytes.Clone(db)
 		copy(damaged[page*os.Getpagesize():], make([]byte, 512))
 		writeFiles(t, dir, map[string][]byte{"raft.db": damaged})
-		if _, err := openBolt(filepath.Join(dir, "raft.db"), time.Second, hclog.NewNullLogger()); !errors.Is(err, ErrDamaged) {
+		if _, err := openTestBolt(filepath.Join(dir, "raft.db"), time.Second); !errors.Is(err, ErrDamaged) {
 			t.Errorf("without meta page %d: %v", page, err)
 		}
 	}
@@ -128,7 +176,7 @@ func TestAFileCutBelowItsHighWaterMarkIsRefused(t *testing.T) {
 	if err := os.Truncate(path, int64(c.pages)*c.pageSize-1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openBolt(path, time.Second, hclog.NewNullLogger()); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "cut short") {
+	if _, err := openTestBolt(path, time.Second); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "cut short") {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -141,7 +189,7 @@ func TestAFileCutShortUnderARunningNodeIsAnError(t *testing.T) {
 	}
 	dir, told := t.TempDir(), &failures{}
 	fillTestDir(t, dir, true)
-	base, err := openBolt(filepath.Join(dir, "raft.db"), time.Second, hclog.NewNullLogger())
+	base, err := openTestBolt(filepath.Join(dir, "raft.db"), time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +211,7 @@ func TestAFileCutShortUnderARunningNodeIsAnError(t *testing.T) {
 func TestADatabaseThatGrewAndShrankPassesTheCheck(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raft.db")
 	for round := range uint64(12) {
-		base, err := openBolt(path, time.Second, hclog.NewNullLogger())
+		base, err := openTestBolt(path, time.Second)
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
@@ -203,7 +251,7 @@ func BenchmarkStoreLogs(b *testing.B) {
 	} {
 		for size, data := range map[string][]byte{"100B": make([]byte, 100), "128KiB": make([]byte, 128<<10)} {
 			b.Run(size+"/"+name, func(b *testing.B) {
-				base, err := openBolt(filepath.Join(b.TempDir(), "raft.db"), time.Second, hclog.NewNullLogger())
+				base, err := openTestBolt(filepath.Join(b.TempDir(), "raft.db"), time.Second)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -239,7 +287,7 @@ func BenchmarkSeal(b *testing.B) {
 func BenchmarkGetLog(b *testing.B) {
 	for name, cache := range map[string]int64{"cached": 64 << 20, "from disk": 1} {
 		b.Run(name, func(b *testing.B) {
-			base, err := openBolt(filepath.Join(b.TempDir(), "raft.db"), time.Second, hclog.NewNullLogger())
+			base, err := openTestBolt(filepath.Join(b.TempDir(), "raft.db"), time.Second)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -273,7 +321,7 @@ func TestOfSeveralFirstStartsAtOnceOneHasTheDirectoryAndTheOthersFindItLocked(t 
 		var starting sync.WaitGroup
 		for range starts {
 			starting.Go(func() {
-				base, err := openBolt(path, 50*time.Millisecond, hclog.NewNullLogger())
+				base, err := openTestBolt(path, 50*time.Millisecond)
 				if err != nil && !errors.Is(err, ErrLocked) {
 					t.Error(err)
 				}

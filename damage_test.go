@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
@@ -50,7 +49,7 @@ type testNode struct {
 }
 
 func openTestNode(dir string) (n testNode, err error) {
-	n.base, err = openBolt(filepath.Join(dir, "raft.db"), time.Second, hclog.NewNullLogger())
+	n.base, err = openTestBolt(filepath.Join(dir, "raft.db"), time.Second)
 	if err != nil {
 		return n, err
 	}
@@ -62,7 +61,7 @@ func openTestNode(dir string) (n testNode, err error) {
 	var failed error
 	n.logs, err = openLogStore(n.base, logStoreOptions{cacheBytes: 1, name: n.base.path, fail: func(err error) { failed = err }})
 	if err == nil {
-		n.snaps, err = openSnapshots(dir, 2, n.logs, verifyTestState, hclog.NewNullLogger())
+		n.snaps, err = settleSnapshots(dir, n.logs, verifyTestState)
 	}
 	return n, errors.Join(err, failed)
 }

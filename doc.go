@@ -29,8 +29,9 @@
 // from those: the last 1,048,576, in up to 64 MiB of memory.
 //
 // A node that finds its files damaged, missing or older than it remembers does
-// not start, and says which. A data directory that is rolled back as a whole, to
-// an old backup say, cannot be told from a node that has been down: never do it.
+// not start, and says which; a start that is refused changes nothing in the directory.
+// One that is rolled back as a whole, to an old backup say, cannot be told from that of
+// a node that has been down: never do it.
 // When the storage of a node fails or hangs, the node stops and the others carry
 // on; see [Store.Done].
 //

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
@@ -331,7 +330,7 @@ func TestADirectoryIsReadAsItWasWritten(t *testing.T) {
 }
 
 func TestTheRecordAndTheLogAreWrittenAsTheyWereRead(t *testing.T) {
-	base, err := openBolt(filepath.Join(openedNode(t), "raft.db"), time.Second, hclog.NewNullLogger())
+	base, err := openTestBolt(filepath.Join(openedNode(t), "raft.db"), time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"math"
 	mathrand "math/rand/v2"
 	"net"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,7 +40,8 @@ type Store struct {
 	relocating   sync.Map // of server ids to their next addresses, by this node as the leader; see relocate
 
 	logs          *logStore
-	closeStorage  func() error // closes what logs and snapshots stand on, if Open opened it
+	bolt          *boltBase // below logs; nil: there is none that Open has opened
+	boltFound     boltState // by the start
 	snapshots     raft.SnapshotStore
 	fsm           *fsm
 	transport     *transport
@@ -97,7 +97,8 @@ type Store struct {
 // Bad options are reported all at once, as ErrInvalid. Other errors: ErrLocked
 // when another process has the directory open, ErrDamaged when a file in it is
 // damaged, missing or older than it should be, and those of the network. When
-// Open fails, nothing that it started is left.
+// Open fails, nothing that it started is left, and dir is as it was, unless the disk
+// failed.
 func Open(dir string, opts ...Option) (*Store, error) {
 	o, err := newOptions(dir, opts)
 	if err != nil {
@@ -167,10 +168,17 @@ func (s *Store) open() (err error) {
 	}()
 	undo = append(undo, func() error { return closeListener(s.opts.listener) })
 
-	if err := s.openStorage(&undo); err != nil {
+	undo = append(undo, s.closeStorage)
+	if err := s.readStorage(); err != nil {
+		return err
+	}
+	if err := s.checkID(); err != nil {
 		return err
 	}
 	if err := s.listen(); err != nil {
+		return err
+	}
+	if err := s.openForWriting(); err != nil {
 		return err
 	}
 	if err := s.identify(); err != nil {
@@ -201,72 +209,6 @@ func (s *Store) open() (err error) {
 	return nil
 }
 
-// openStorage opens the log store and the snapshots, and verifies both.
-func (s *Store) openStorage(undo *[]func() error) error {
-	base, err := s.openBase()
-	if err != nil {
-		return err
-	}
-	*undo = append(*undo, func() error { return s.closeStorage() })
-	opt := logStoreOptions{
-		name:   s.name(),
-		stall:  s.opts.timing.Stall,
-		whose:  s.opts.whose,
-		fail:   s.stopForFault,
-		logger: s.log.Named("log"),
-	}
-	if s.opts.atRest {
-		opt.whose = nil
-	}
-	if s.logs, err = openLogStore(base, opt); err != nil {
-		return err
-	}
-	s.snapshots, err = s.openSnapshots()
-	return err
-}
-
-func (s *Store) openBase() (LogStore, error) {
-	s.closeStorage = func() error { return nil }
-	if s.opts.inMemory {
-		return raft.NewInmemStore(), nil
-	}
-	if err := makeDir(s.opts.dir); err != nil {
-		return nil, err
-	}
-	if s.opts.logStore != nil {
-		return s.opts.logStore, nil
-	}
-	bolt, err := openBolt(filepath.Join(s.opts.dir, boltFile), time.Second, s.log)
-	if err != nil {
-		return nil, err
-	}
-	s.closeStorage = bolt.Close
-	return bolt, nil
-}
-
-func (s *Store) openSnapshots() (raft.SnapshotStore, error) {
-	if s.opts.inMemory {
-		snapshots, err := openMemorySnapshots(s.logs)
-		if err != nil {
-			return nil, err
-		}
-		snapshots.verifyNew = s.verifyNewSnapshot
-		return snapshots, nil
-	}
-	verify := verifySnapshot
-	if s.logs.foreign || s.logs.meta().isLegacy() {
-		verify = verifyOldSnapshot
-	}
-	snapshots, err := openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.logs, verify, s.log.Named("snapshot"))
-	if err != nil {
-		return nil, err
-	}
-	snapshots.verifyNew = s.verifyNewSnapshot
-	closeLog := s.closeStorage
-	s.closeStorage = func() error { return errors.Join(snapshots.Close(), closeLog()) }
-	return snapshots, nil
-}
-
 func (s *Store) listen() error {
 	if s.opts.listener == nil {
 		listener, err := s.opts.network.Listen(s.opts.addr)
@@ -281,16 +223,27 @@ func (s *Store) listen() error {
 	return nil
 }
 
+// checkID makes sure that the node may have the id that it was given. One that no cluster
+// has heard of yet may get another.
+func (s *Store) checkID() error {
+	meta := s.logs.meta()
+	if s.isRenamed() && (meta.Cluster != "" || meta.Promise != nil || meta.isLegacy()) {
+		return fmt.Errorf("%w: this is the data of node %q, not of %q", ErrInvalid, meta.ID, s.opts.id)
+	}
+	return nil
+}
+
+func (s *Store) isRenamed() bool {
+	id := s.logs.meta().ID
+	return id != "" && s.opts.id != "" && s.opts.id != id
+}
+
 // identify gives an empty node its identity. One that looks for no others promises
 // to form a cluster with itself.
 func (s *Store) identify() error {
 	meta := s.logs.meta()
 	first := meta.ID == ""
-	renamed := !first && s.opts.id != "" && meta.ID != s.opts.id
-	if renamed && (meta.Cluster != "" || meta.Promise != nil || meta.isLegacy()) {
-		return fmt.Errorf("%w: this is the data of node %q, not of %q", ErrInvalid, meta.ID, s.opts.id)
-	}
-	if first || renamed { // no cluster has heard of it yet
+	if first || s.isRenamed() {
 		err := s.logs.updateMeta(func(m *metadata) {
 			m.ID, m.Identity = s.opts.id, mint()
 			orDefault(&m.ID, s.opts.advertise)

@@ -108,20 +108,21 @@ func (l *logStore) dropSevered() error {
 // adopt writes the record of a node whose newest snapshot is newest. It is the
 // first operation that changes anything, and the only one that is needed.
 func (s *snapshotStore) adopt(newest snapshotMark) error {
-	config, err := s.newestConfiguration(newest)
-	if err != nil {
-		return fmt.Errorf("take over from hraftd: %w", err)
-	}
-	id, err := s.logs.whose(config)
-	if err != nil {
-		return fmt.Errorf("take over from hraftd: %w", err)
-	}
-	err = s.logs.updateMeta(func(m *metadata) { m.ID, m.Snapshot = id, newest })
+	err := s.logs.updateMeta(func(m *metadata) { m.ID, m.Snapshot = s.owner, newest })
 	if err != nil {
 		return fmt.Errorf("take over from hraftd: %w", err)
 	}
 	s.logs.foreign = false
 	return nil
+}
+
+// whose tells which member the node is.
+func (s *snapshotStore) whose(newest snapshotMark) (id string, err error) {
+	config, err := s.newestConfiguration(newest)
+	if err != nil {
+		return "", err
+	}
+	return s.logs.whose(config)
 }
 
 // newestConfiguration is that of the log, or of the snapshot.

@@ -155,12 +155,12 @@ func (l *Log) lock(path string) error {
 // readFile finds what is in the file. It is not bbolt that reads it, which panics on
 // damage.
 func (l *Log) readFile() error {
-	root, damage := l.check.readMetas()
-	if root == 0 {
+	meta, damage := l.check.readMetas()
+	if meta.root == 0 {
 		l.check = nil
 		return fmt.Errorf("%w: %w", ErrDamaged, damage)
 	}
-	conf, logs, err := l.check.buckets(root)
+	conf, logs, err := l.check.buckets(meta.root)
 	if err != nil {
 		l.check = nil
 		return fmt.Errorf("%w: %w", ErrDamaged, errors.Join(damage, err))

@@ -82,7 +82,7 @@ func logKey(index uint64) []byte { return binary.BigEndian.AppendUint64(nil, ind
 // storeRaw stores an entry past all that kvraft checks.
 func storeRaw(t *testing.T, dir string, entry *raft.Log) {
 	t.Helper()
-	base, err := newBoltBase(filepath.Join(dir, boltFile), time.Second)
+	base, err := newBoltBase(filepath.Join(dir, boltFile), boltOptions(time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,11 +117,11 @@ type leaf struct {
 func leafOf(t *testing.T, db []byte, index uint64) leaf {
 	t.Helper()
 	c := &boltCheck{file: bytes.NewReader(db), size: int64(len(db))}
-	root, err := c.readMetas()
+	meta, err := c.readMetas()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.checkBuckets(root); err != nil {
+	if err := c.checkBuckets(meta.root); err != nil {
 		t.Fatal(err)
 	}
 	used := c.seen
@@ -436,7 +436,7 @@ func TestANodeDoesNotStartWhileItsLogIsLookedAt(t *testing.T) {
 // named.
 func TestALogOfHraftdsIsRead(t *testing.T) {
 	dir := t.TempDir()
-	base, err := newBoltBase(filepath.Join(dir, boltFile), time.Second)
+	base, err := newBoltBase(filepath.Join(dir, boltFile), boltOptions(time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}

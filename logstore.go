@@ -421,18 +421,23 @@ func (l *logStore) deleteStored(low, high uint64) error {
 	return l.write("delete entries", 0, func() error { return l.base.DeleteRange(low, high) })
 }
 
+// checkFollows makes sure that the log has lost no entries behind the newest snapshot.
+func (l *logStore) checkFollows(newest snapshotMark) error {
+	if first, _ := l.bounds(); first > newest.Index+1 {
+		return fmt.Errorf("%w: %s: the log starts at entry %d, the newest snapshot ends at %d", ErrDamaged, l.name, first, newest.Index)
+	}
+	return nil
+}
+
 // alignWith makes the log fit the newest snapshot, which ends at index with
 // term (0, 0: there is none). A crash between the completion of an installed
 // snapshot and the clearing of the log leaves a log that ends below it or that
-// disagrees with it: such a log is deleted, as raft would have. One that starts
-// above the snapshot has lost entries, which is damage. For Open, before raft.
+// disagrees with it: such a log is deleted, as raft would have. For Open, before raft.
 func (l *logStore) alignWith(index, term uint64) error {
 	first, last := l.bounds()
 	switch {
 	case first == 0:
 		return nil
-	case first > index+1:
-		return fmt.Errorf("%w: %s: the log starts at entry %d, the newest snapshot ends at %d", ErrDamaged, l.name, first, index)
 	case last < index:
 		l.log.Warn("deleting a log that the newest snapshot replaces", "last", last, "snapshot", index)
 		return l.DeleteRange(first, last)

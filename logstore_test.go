@@ -484,7 +484,11 @@ func TestALogThatDoesNotFitTheSnapshot(t *testing.T) {
 			if err := l.StoreLogs(testEntries(10, 100, 1)); err != nil {
 				t.Fatal(err)
 			}
-			if err := l.alignWith(c.index, c.term); errors.Is(err, ErrDamaged) != c.damaged || err != nil && !c.damaged {
+			err := l.checkFollows(snapshotMark{Index: c.index})
+			if err == nil {
+				err = l.alignWith(c.index, c.term)
+			}
+			if errors.Is(err, ErrDamaged) != c.damaged || err != nil && !c.damaged {
 				t.Fatal(err)
 			}
 			if n := uint64(len(disk.entries)); n != c.left {

@@ -80,7 +80,10 @@ The other members, %s, cannot come back as they are: empty their directories and
 // for its owner to see to), ErrDamaged, and ErrInvalid when there is no node's data
 // or it belongs to no cluster. After an error it can be called again.
 func Recover(dir string, opts ...Option) (Recovery, error) {
-	return atRest(dir, opts, func(s *Store, r Recovery) (Recovery, error) {
+	if r, err := Examine(dir, opts...); err != nil { // before anything is written
+		return r, err
+	}
+	return atRest(dir, opts, (*Store).openForWriting, func(s *Store, r Recovery) (Recovery, error) {
 		r.Cluster = mint()
 		r.NewRevision = r.Revision + leastSkip + rand.Uint64N(leastSkip)
 		// First of all it is no member of the old cluster any more.
@@ -97,13 +100,10 @@ func Recover(dir string, opts ...Option) (Recovery, error) {
 	})
 }
 
-// Examine tells what Recover would start from. All that the node has acknowledged stays
-// as it is, but as at every start its directory is tidied: what was left unfinished, and
-// a log that a snapshot has replaced, is removed, a raft.db that is mostly free is
-// compacted, and what only helps to find damage is brought up to date. [OpenLog]
-// changes nothing at all. Errors are those of Recover.
+// Examine tells what Recover would start from, and writes nothing, so that a directory
+// which can only be read will do. Errors are those of Recover.
 func Examine(dir string, opts ...Option) (Recovery, error) {
-	return atRest(dir, opts, func(_ *Store, r Recovery) (Recovery, error) { return r, nil })
+	return atRest(dir, opts, (*Store).pretendWriting, func(_ *Store, r Recovery) (Recovery, error) { return r, nil })
 }
 
 // leastSkip is how many versions a recovery leaves out at the least: those of the
@@ -168,7 +168,7 @@ func (s *unpaced) Persist(sink raft.SnapshotSink) error {
 func (s *unpaced) Release() {}
 
 // atRest opens the storage of a node that does not run, and closes it.
-func atRest(dir string, opts []Option, f func(*Store, Recovery) (Recovery, error)) (r Recovery, err error) {
+func atRest(dir string, opts []Option, settle func(*Store) error, f func(*Store, Recovery) (Recovery, error)) (r Recovery, err error) {
 	o, err := newOptions(dir, opts)
 	if err != nil {
 		return r, err
@@ -183,16 +183,15 @@ func atRest(dir string, opts []Option, f func(*Store, Recovery) (Recovery, error
 	s := newStore(o)
 	defer s.lines.Close(logPatience)
 	defer s.cancel(ErrClosed)
-	var undo []func() error
 	defer func() {
-		for i := len(undo) - 1; i >= 0; i-- {
-			err = errors.Join(err, undo[i]())
-		}
-		if err != nil {
+		if err = errors.Join(err, s.closeStorage()); err != nil {
 			err = fmt.Errorf("recover %s: %w", dir, err)
 		}
 	}()
-	if err := s.openStorage(&undo); err != nil {
+	if err := s.readStorage(); err != nil {
+		return r, err
+	}
+	if err := settle(s); err != nil {
 		return r, err
 	}
 	if r, err = s.takeStock(); err != nil {

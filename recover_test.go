@@ -264,8 +264,7 @@ func TestARecoveryOfWhatCannotBeRecoveredIsRefused(t *testing.T) {
 	wantValue(t, s, "key", "value")
 }
 
-// It tidies, as every start does, and no more.
-func TestAnExaminationLeavesWhatTheNodeHas(t *testing.T) {
+func TestAnExaminationTellsWhatTheNodeHasAndLeavesIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network, dir := kvrafttest.NewNetwork(), t.TempDir()
 		s := open(t, dir, kvraft.WithID("n1"), kvraft.WithAddr("n1:7000"), kvraft.WithNetwork(network.Host("n1")))
@@ -278,8 +277,7 @@ func TestAnExaminationLeavesWhatTheNodeHas(t *testing.T) {
 		mustSet(t, s, "key", "after")
 		closeStore(t, other)
 		closeStore(t, s)
-		unfinished := filepath.Join(dir, "snapshots", "2-9-1.tmp")
-		if err := errors.Join(os.Remove(filepath.Join(dir, "raft.db.mark")), os.Mkdir(unfinished, 0o700)); err != nil {
+		if err := errors.Join(os.Remove(filepath.Join(dir, "raft.db.mark")), os.Mkdir(filepath.Join(dir, "snapshots", "2-9-1.tmp"), 0o700)); err != nil {
 			t.Fatal(err)
 		}
 		before := dump(t, dir)
@@ -291,8 +289,10 @@ func TestAnExaminationLeavesWhatTheNodeHas(t *testing.T) {
 				t.Errorf("it had\n%s\nand has\n%s", before, after)
 			}
 		}
-		if _, err := os.Stat(unfinished); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("an unfinished snapshot is left: %v", err)
+		for name, want := range map[string]error{"snapshots/2-9-1.tmp": nil, "raft.db.mark": os.ErrNotExist} {
+			if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, want) {
+				t.Errorf("%s: %v, want %v", name, err, want)
+			}
 		}
 	})
 }

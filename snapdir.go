@@ -13,6 +13,8 @@ import (
 // snapshotDir is the directory of the snapshots, as snapshotStore uses it. Names are
 // relative to it, with slashes. Tests let one of its operations fail, or be the last.
 type snapshotDir interface {
+	// Make makes the directory unless it is there.
+	Make() (snapshotDir, error)
 	ReadDir() ([]fs.DirEntry, error)
 	Open(name string) (*os.File, error)
 	Mkdir(name string) error
@@ -35,14 +37,42 @@ type snapshotFile interface {
 // process changes its working directory.
 type rootDir struct{ *os.Root }
 
-// openSnapshotDir opens the directory of the snapshots in dir.
+// openSnapshotDir opens the directory of the snapshots in dir. It need not be there.
 func openSnapshotDir(dir string) (snapshotDir, error) {
-	root, err := os.OpenRoot(filepath.Join(dir, snapshotsDir)) // a link to another disk is followed
-	if err != nil {
+	path := filepath.Join(dir, snapshotsDir)
+	root, err := os.OpenRoot(path) // a link to another disk is followed
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return absentDir{path: path}, nil
+	case err != nil:
 		return nil, err
 	}
 	return rootDir{root}, nil
 }
+
+// absentDir is the directory of a node that has none yet. All else is to be done with
+// what Make returns.
+type absentDir struct {
+	snapshotDir
+	path string
+}
+
+func (d absentDir) ReadDir() ([]fs.DirEntry, error) { return nil, nil }
+func (d absentDir) Sync(string) error               { return nil }
+func (d absentDir) Close() error                    { return nil }
+
+func (d absentDir) Make() (snapshotDir, error) {
+	if err := makeDir(d.path); err != nil {
+		return d, err
+	}
+	root, err := os.OpenRoot(d.path)
+	if err != nil {
+		return d, err
+	}
+	return rootDir{root}, nil
+}
+
+func (d rootDir) Make() (snapshotDir, error) { return d, nil }
 
 func (d rootDir) ReadDir() ([]fs.DirEntry, error) { return fs.ReadDir(d.FS(), ".") }
 

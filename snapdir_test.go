@@ -116,7 +116,7 @@ func openFaultySnapshots(t *testing.T, dir string, disk LogStore, ops *operation
 	if err != nil {
 		t.Fatal(err)
 	}
-	snaps, err := openSnapshots(dir, 2, l, verifyTestState, hclog.NewNullLogger())
+	snaps, err := settleSnapshots(dir, l, verifyTestState)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +279,7 @@ func TestASnapshotThatCannotBeReadIsNotKept(t *testing.T) {
 func TestASnapshotThatIsNoneEndsEarly(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
 	l := openTestLog(t, disk)
-	snaps, err := openSnapshots(dir, 2, l, func(io.Reader) error { return nil }, hclog.NewNullLogger())
+	snaps, err := settleSnapshots(dir, l, func(io.Reader) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,9 @@ type snapshotStore struct {
 	// verifyNew reads a snapshot that is being written, to its end.
 	verifyNew func(meta raft.SnapshotMeta, r io.Reader) error
 
+	found snapshotsFound // by the start
+	owner string         // the id of the node whose they are; for a take-over
+
 	// mu is held while directories get other names: when an id is chosen, and from the
 	// completion of a snapshot until it is remembered and older ones are removed.
 	mu sync.Mutex
@@ -52,17 +55,15 @@ type snapshotStore struct {
 
 // openSnapshots opens the snapshots in dir, reads all of them to the end, and
 // returns an error that wraps [ErrDamaged] and names the directory if one
-// cannot be read, if verify refuses its state, or if the newest is older than
-// the one that the node remembers. One that cannot be read and is no newer than the newest
-// that can be is set aside with a warning: nothing is lost with it. It keeps retain
-// snapshots, two at least: the newest must not vanish while it is sent to a follower.
-// The log is made to fit the newest snapshot, so this comes before raft starts.
+// cannot be read, if verify refuses its state, if the newest is older than
+// the one that the node remembers, or if the log does not go on behind it. One that cannot
+// be read and is no newer than the newest that can be is passed over with a warning:
+// nothing is lost with it. It writes nothing.
+//
+// It keeps retain snapshots, two at least: the newest must not vanish while it is sent to
+// a follower.
 func openSnapshots(dir string, retain int, logs *logStore, verify func(io.Reader) error, logger hclog.Logger) (*snapshotStore, error) {
-	err := makeDir(filepath.Join(dir, snapshotsDir))
-	var files snapshotDir
-	if err == nil {
-		files, err = openSnapshotDir(dir)
-	}
+	files, err := openSnapshotDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open the snapshots in %s: %w", dir, err)
 	}
@@ -83,15 +84,36 @@ func openSnapshots(dir string, retain int, logs *logStore, verify func(io.Reader
 // Close lets go of the directory.
 func (s *snapshotStore) Close() error { return s.dir.Close() }
 
-func (s *snapshotStore) load(verify func(io.Reader) error) error {
-	found, err := s.survey(verify)
-	if err != nil {
+func (s *snapshotStore) load(verify func(io.Reader) error) (err error) {
+	if s.found, err = s.survey(verify); err != nil {
 		return err
 	}
-	if err := s.tidy(found); err != nil {
+	if s.logs.foreign {
+		if s.owner, err = s.whose(s.found.newest); err != nil {
+			return fmt.Errorf("take over from hraftd: %w", err)
+		}
+	}
+	return s.logs.checkFollows(s.found.newest)
+}
+
+// settle makes the directory, the node's record and its log fit what was found. It is the
+// first to write, and comes before raft starts.
+func (s *snapshotStore) settle() error {
+	if err := s.dir.Sync("."); err != nil { // what is removed now has been replaced by what is there
+		return fmt.Errorf("open the snapshots in %s: %w", s.path, err)
+	}
+	if err := s.settleLog(); err != nil {
+		return err
+	}
+	if err := s.tidy(); err != nil {
 		return fmt.Errorf("tidy %s: %w", s.path, err)
 	}
-	newest := found.newest
+	return nil
+}
+
+// settleLog is settle for what the log store keeps.
+func (s *snapshotStore) settleLog() (err error) {
+	newest := s.found.newest
 	switch {
 	case s.logs.foreign:
 		err = s.adopt(newest)
@@ -160,7 +182,7 @@ func (s *snapshotStore) judgeFound(found *snapshotsFound, damage map[string]erro
 		if !ok || id == remembered.ID || found.newest.ID == "" || found.newest.olderThan(name.mark()) {
 			return damage[id]
 		}
-		s.log.Warn("set aside an old snapshot that cannot be read; the newest one is whole", "error", damage[id])
+		s.log.Warn("an old snapshot cannot be read, and is set aside; the newest one is whole", "error", damage[id])
 		found.unreadable = append(found.unreadable, id)
 	}
 	if found.newest.olderThan(remembered) {
@@ -177,13 +199,16 @@ func (s *snapshotStore) judgeFound(found *snapshotsFound, damage map[string]erro
 }
 
 // tidy removes what was left unfinished, and sets aside what cannot be read.
-func (s *snapshotStore) tidy(found snapshotsFound) error {
-	for _, name := range found.unfinished {
+func (s *snapshotStore) tidy() (err error) {
+	if s.dir, err = s.dir.Make(); err != nil {
+		return err
+	}
+	for _, name := range s.found.unfinished {
 		if err := s.dir.RemoveAll(name); err != nil {
 			return fmt.Errorf("remove an unfinished snapshot: %w", err)
 		}
 	}
-	for _, id := range found.unreadable {
+	for _, id := range s.found.unreadable {
 		if err := s.dir.Rename(id, id+snapshotDamaged); err != nil {
 			return fmt.Errorf("set aside a snapshot: %w", err)
 		}

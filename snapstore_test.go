@@ -12,10 +12,19 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+// settleSnapshots opens the snapshots in dir for writing.
+func settleSnapshots(dir string, logs *logStore, verify func(io.Reader) error) (*snapshotStore, error) {
+	s, err := openSnapshots(dir, 2, logs, verify, hclog.NewNullLogger())
+	if err == nil {
+		err = s.settle()
+	}
+	return s, err
+}
+
 // openTestSnapshots opens the snapshots in dir with the memory of disk.
 func openTestSnapshots(t *testing.T, dir string, disk LogStore) (*snapshotStore, error) {
 	t.Helper()
-	return openSnapshots(dir, 2, openTestLog(t, disk), verifyTestState, hclog.NewNullLogger())
+	return settleSnapshots(dir, openTestLog(t, disk), verifyTestState)
 }
 
 // snapshotsInDir makes a directory with a snapshot at each index, of term 3.
@@ -262,7 +271,7 @@ func replaceIn(path, old, new string) error {
 func TestAStateThatItsReaderRefusesIsDamaged(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
 	refuse := func(io.Reader) error { return errors.New("written by a newer version") }
-	_, err := openSnapshots(dir, 2, openTestLog(t, disk), refuse, hclog.NewNullLogger())
+	_, err := settleSnapshots(dir, openTestLog(t, disk), refuse)
 	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "newer version") {
 		t.Fatalf("got %v", err)
 	}
@@ -302,7 +311,7 @@ func TestASnapshotThatCannotBeRememberedIsNotComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	snaps, err := openSnapshots(dir, 2, l, verifyTestState, hclog.NewNullLogger())
+	snaps, err := settleSnapshots(dir, l, verifyTestState)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,7 +331,7 @@ func TestASnapshotThatVanishesFromARunningNodeStopsIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	snaps, err := openSnapshots(dir, 2, l, verifyTestState, hclog.NewNullLogger())
+	snaps, err := settleSnapshots(dir, l, verifyTestState)
 	if err := errors.Join(err, os.RemoveAll(newestIn(t, dir, disk))); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,288 @@
+package kvraft
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.etcd.io/bbolt"
+)
+
+// tree is all that is below a directory, by name: mode, time of the last change, content.
+func tree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		text := fmt.Sprint(info.Mode(), info.ModTime())
+		if info.Mode().IsRegular() {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			text += string(content)
+		}
+		all[path] = text
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func wantSameTree(t *testing.T, dir string, before map[string]string) {
+	t.Helper()
+	after := tree(t, dir)
+	for path, was := range before {
+		if is, there := after[path]; is != was {
+			t.Errorf("%s was changed, or removed (it is there: %v)", path, there)
+		}
+		delete(after, path)
+	}
+	for path := range after {
+		t.Errorf("%s was made", path)
+	}
+}
+
+// copyOf is a copy of a directory below testdata.
+func copyOf(t *testing.T, stored string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "node")
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", stored))); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// leaveUnfinished leaves in dir what a node leaves that was killed at its first start, and
+// in a snapshot. Every start that goes on removes it.
+func leaveUnfinished(t *testing.T, dir string) {
+	t.Helper()
+	writeFiles(t, dir, map[string][]byte{
+		"raft.db.ABC" + unfinishedSuffix:               []byte("half a file"),
+		"snapshots/9-9-9" + snapshotTmp + "/state.bin": []byte("half a state"),
+	})
+}
+
+const (
+	ourFixture      = "formats/node"
+	fixtureSnapshot = "snapshots/2-7-1795769191947"
+)
+
+// edited is a copy of a node's directory, with an edit, that was killed.
+func edited(edit func(t *testing.T, dir string)) func(*testing.T) string {
+	return func(t *testing.T) string {
+		dir := copyOf(t, ourFixture)
+		leaveUnfinished(t, dir)
+		edit(t, dir)
+		return dir
+	}
+}
+
+func hraftds(id string) func(*testing.T) string {
+	return func(t *testing.T) string {
+		dir := copyOf(t, "hraftd/"+id)
+		leaveUnfinished(t, dir)
+		return dir
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// flip changes a byte of a file, at a share of its length.
+func flip(t *testing.T, path string, share float64) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	must(t, err)
+	content[int(float64(len(content)-1)*share)] ^= 0x10
+	must(t, os.WriteFile(path, content, 0o600))
+}
+
+// A directory may be another program's, or a node's whose damage somebody is to look at.
+func TestAStartThatIsRefusedChangesNothing(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer taken.Close()
+	for name, c := range map[string]struct {
+		dir  func(*testing.T) string
+		opts []Option
+		want string // in the error
+	}{
+		"the id of another node":    {edited(func(*testing.T, string) {}), []Option{WithID("other")}, "this is the data of node"},
+		"an address that is taken":  {edited(func(*testing.T, string) {}), []Option{WithAddr(taken.Addr().String())}, "listen for peers"},
+		"a newer version's":         {edited(func(t *testing.T, dir string) { editRecord(t, dir, func(m *metadata) { m.Format = 99 }) }), nil, "newer version"},
+		"a record that was changed": {edited(func(t *testing.T, dir string) { editBolt(t, dir, spoilRecord) }), nil, "does not match its checksum"},
+		"entries that are missing":  {edited(func(t *testing.T, dir string) { editBolt(t, dir, dropEntries) }), nil, "entries up to"},
+		"no raft.db":                {edited(func(t *testing.T, dir string) { must(t, os.Remove(filepath.Join(dir, "raft.db"))) }), nil, "it is missing"},
+		"an empty raft.db":          {edited(func(t *testing.T, dir string) { must(t, os.Truncate(filepath.Join(dir, "raft.db"), 0)) }), nil, "the file is empty"},
+		"half a raft.db":            {edited(func(t *testing.T, dir string) { must(t, os.Truncate(filepath.Join(dir, "raft.db"), 10_000)) }), nil, "cut short"},
+		"another raft.db": {edited(func(t *testing.T, dir string) {
+			must(t, os.WriteFile(filepath.Join(dir, "raft.db"), []byte("text"), 0o600))
+		}), nil, "damaged"},
+		"a meta page that was changed": {edited(func(t *testing.T, dir string) { flip(t, filepath.Join(dir, "raft.db"), 30./32768) }), nil, "meta page 0"},
+		"no snapshot":                  {edited(func(t *testing.T, dir string) { must(t, os.RemoveAll(filepath.Join(dir, fixtureSnapshot))) }), nil, "there is no snapshot"},
+		"no snapshots":                 {edited(func(t *testing.T, dir string) { must(t, os.RemoveAll(filepath.Join(dir, "snapshots"))) }), nil, "there is no snapshot"},
+		"a snapshot that was changed":  {edited(func(t *testing.T, dir string) { flip(t, filepath.Join(dir, fixtureSnapshot, "state.bin"), 0.5) }), nil, fixtureSnapshot},
+		"a snapshot of a newer term": {edited(func(t *testing.T, dir string) {
+			editRecord(t, dir, func(m *metadata) { delete(m.Raft, "CurrentTerm") })
+		}), nil, "term"},
+		"hraftd's, and it is not told who": {hraftds("node1"), nil, "which of the members it is"},
+		"hraftd's, with another id":        {hraftds("node3"), []Option{WithID("node4")}, "no member has the id"},
+		"hraftd's, at a taken address":     {hraftds("node2"), []Option{WithID("node2"), WithAddr(taken.Addr().String())}, "listen for peers"},
+		"hraftd's, with bad options":       {hraftds("node0"), []Option{WithBootstrapExpect(3)}, "WithBootstrapExpect"},
+		"hraftd's, damaged": {func(t *testing.T) string {
+			dir := hraftds("node2")(t)
+			must(t, os.WriteFile(filepath.Join(dir, "snapshots", "2-5-1795278202525", "state.bin"), nil, 0o600))
+			return dir
+		}, []Option{WithID("node2")}, "damaged"},
+		"a directory that is not there, at a taken address": {func(t *testing.T) string {
+			return filepath.Join(t.TempDir(), "absent")
+		}, []Option{WithAddr(taken.Addr().String())}, "listen for peers"},
+		"an empty directory, at a taken address": {func(t *testing.T) string { return t.TempDir() }, []Option{WithAddr(taken.Addr().String())}, "listen for peers"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := c.dir(t)
+			for what, start := range map[string]func() error{
+				"Open":    func() error { return openAndClose(dir, c.opts...) },
+				"Recover": func() error { return ignore(Recover(dir)) },
+				"Examine": func() error { return ignore(Examine(dir)) },
+			} {
+				before := tree(t, filepath.Dir(dir))
+				err := start()
+				if err == nil || what == "Open" && !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%s: %v, want %s", what, err, c.want)
+				}
+				wantSameTree(t, filepath.Dir(dir), before)
+			}
+		})
+	}
+}
+
+func openAndClose(dir string, opts ...Option) error {
+	s, err := Open(dir, append([]Option{WithAddr("127.0.0.1:0")}, opts...)...)
+	if err == nil {
+		err = s.Close()
+	}
+	return err
+}
+
+func spoilRecord(conf, _ *bbolt.Bucket) error {
+	record := bytes.Clone(conf.Get(metadataKey))
+	record[len(record)-2] ^= 1
+	return conf.Put(metadataKey, record)
+}
+
+func dropEntries(_, logs *bbolt.Bucket) error {
+	for key, _ := logs.Cursor().First(); key != nil; key, _ = logs.Cursor().First() {
+		if err := logs.Delete(key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Nor does one at which another process has the directory.
+func TestAStartOnADirectoryInUseChangesNothing(t *testing.T) {
+	for _, stored := range []string{ourFixture, "hraftd/node0"} {
+		dir := copyOf(t, stored)
+		leaveUnfinished(t, dir)
+		before := tree(t, dir)
+		db, err := bbolt.Open(filepath.Join(dir, boltFile), 0o600, boltOptions(0)) // hraftd's lock, which is bbolt's
+		must(t, err)
+		var starting sync.WaitGroup
+		for what, start := range map[string]func() error{
+			"Open":    func() error { return openAndClose(dir) },
+			"Recover": func() error { return ignore(Recover(dir)) },
+			"Examine": func() error { return ignore(Examine(dir)) },
+			"OpenLog": func() error { return ignore(OpenLog(dir)) },
+		} {
+			starting.Go(func() {
+				if err := start(); !errors.Is(err, ErrLocked) {
+					t.Errorf("%s: %v", what, err)
+				}
+			})
+		}
+		starting.Wait()
+		must(t, db.Close())
+		wantSameTree(t, dir, before)
+	}
+}
+
+func ignore[T any](_ T, err error) error { return err }
+
+// Neither a log that is replaced nor anything else is removed by looking at it.
+func TestLookingAtADirectoryChangesNothing(t *testing.T) {
+	for name, make := range map[string]func(*testing.T) string{
+		"a node's":                 func(t *testing.T) string { return copyOf(t, ourFixture) },
+		"a node's that was killed": edited(func(*testing.T, string) {}),
+		"a node's without a mark":  edited(func(t *testing.T, dir string) { must(t, os.Remove(filepath.Join(dir, "raft.db.mark"))) }),
+		"a node's whose log a snapshot has replaced": edited(func(t *testing.T, dir string) {
+			editBolt(t, dir, dropEntries)
+			editRecord(t, dir, func(m *metadata) { m.Tail = 0 })
+			storeRaw(t, dir, sealedEntry(1, 1))
+		}),
+		"hraftd's log":                   hraftds("node1"),
+		"hraftd's log behind a snapshot": hraftds("node2"),
+		"hraftd's snapshot":              hraftds("node3"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := make(t)
+			makeReadOnly(t, dir)
+			before := tree(t, dir)
+			l, err := OpenLog(dir)
+			must(t, err)
+			for _, err := range l.Entries(0, math.MaxUint64) {
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			must(t, errors.Join(l.Err, l.Close()))
+			if r, err := Examine(dir); !errors.Is(err, ErrInvalid) {
+				t.Errorf("%+v, %v", r, err)
+			}
+			wantSameTree(t, dir, before)
+		})
+	}
+}
+
+// makeReadOnly takes the permission to write from all below dir, until the test ends. The
+// superuser can write all the same.
+func makeReadOnly(t *testing.T, dir string) {
+	t.Helper()
+	var dirs []string
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			dirs = append(dirs, path)
+			return os.Chmod(path, 0o555)
+		}
+		return os.Chmod(path, 0o444)
+	}))
+	t.Cleanup(func() {
+		for _, dir := range dirs {
+			must(t, os.Chmod(dir, 0o700))
+		}
+	})
+}
