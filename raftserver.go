@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-msgpack/v2/codec"
@@ -147,12 +148,16 @@ func (s *raftServer) ask(rpc raft.RPC) (raft.RPCResponse, error) {
 
 // refuse answers a message that raft must not see.
 func (s *raftServer) refuse(rpc raft.RPC, reason error) {
-	sender := "nobody"
-	if h, ok := rpc.Command.(raft.WithRPCHeader); ok {
-		sender = string(h.GetRPCHeader().ID)
-	}
-	s.note(fmt.Sprintf("%T", rpc.Command), sender, reason)
+	s.note(fmt.Sprintf("%T", rpc.Command), string(sender(rpc)), reason)
 	rpc.Respond(nil, fmt.Errorf("refused: %w", reason))
+}
+
+// sender is the id in a message's header.
+func sender(rpc raft.RPC) []byte {
+	if h, ok := rpc.Command.(raft.WithRPCHeader); ok {
+		return h.GetRPCHeader().ID
+	}
+	return nil
 }
 
 // note logs that a message of a kind was refused.
@@ -173,6 +178,8 @@ func (s *Store) raftNode() raftrpc.Node {
 		Committed: max(s.raft.CommitIndex(), s.raft.AppliedIndex(), now.index),
 		StateTerm: now.term,
 		Voter:     isVoter(s.configuration(), s.server),
+		Led:       s.raft.State() == raft.Leader || time.Since(s.raft.LastContact()) < s.opts.timing.Heartbeat,
+		Member:    s.lists,
 		TermAt: func(index uint64) (uint64, bool) {
 			var entry raft.Log
 			err := s.logs.GetLog(index, &entry)

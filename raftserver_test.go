@@ -106,8 +106,10 @@ func (p *peerOf) send(kind raftrpc.Kind, req any, behind ...byte) error {
 	return nil
 }
 
+// header names a member, as which anybody can pose: the messages are not refused for their
+// sender.
 func (p *peerOf) header() raft.RPCHeader {
-	return raft.RPCHeader{ProtocolVersion: 3, ID: []byte("peer#0"), Addr: []byte("peer#0@p:1")}
+	return raft.RPCHeader{ProtocolVersion: 3, ID: []byte(p.node.server), Addr: []byte("peer#0@p:1")}
 }
 
 // hostile are requests to a node that leads in a term and has a log up to last.
@@ -247,6 +249,32 @@ func TestASnapshotOfAnOldTermIsRefusedUnread(t *testing.T) {
 		}
 		if err != nil || time.Since(began) > 0 {
 			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+}
+
+// Who is no member ends nobody's term: neither with a message of a higher one, near or
+// far, nor with a snapshot that drips.
+func TestAStrangerEndsNoTerm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, peer := openSettled(t)
+		defer s.Close()
+		stranger := peer.header()
+		stranger.ID = []byte("peer#0")
+		began, term := time.Now(), s.raft.CurrentTerm()
+		for _, later := range []uint64{1, 1 << 10, 1 << 40} {
+			for kind, req := range map[raftrpc.Kind]any{
+				raftrpc.AppendEntries: &raft.AppendEntriesRequest{RPCHeader: stranger, Term: term + later},
+				raftrpc.RequestVote:   &raft.RequestVoteRequest{RPCHeader: stranger, Term: term + later, LeadershipTransfer: true},
+				raftrpc.InstallSnapshot: &raft.InstallSnapshotRequest{RPCHeader: stranger, SnapshotVersion: 1, Term: term + later, LastLogIndex: 1000, LastLogTerm: term,
+					Configuration: raft.EncodeConfiguration(s.configuration()), ConfigurationIndex: 1, Size: 1 << 40},
+			} {
+				_ = peer.send(kind, req, 1, 2, 3)
+			}
+		}
+		synctest.Wait()
+		if s.raft.State() != raft.Leader || s.raft.CurrentTerm() != term || time.Since(began) > 0 {
+			t.Errorf("%v in term %d after %v, it led in term %d", s.raft.State(), s.raft.CurrentTerm(), time.Since(began), term)
 		}
 	})
 }

@@ -323,7 +323,7 @@ func (t raftTransport) sift(server *raftServer, by sieve) {
 		node := by.node()
 		if err := raftrpc.Validate(rpc.Command, node); err != nil {
 			server.refuse(rpc, err)
-			if far := new(raftrpc.FarTerm); errors.As(err, &far) && !isPreVote(rpc.Command) {
+			if far := new(raftrpc.FarTerm); errors.As(err, &far) && !isPreVote(rpc.Command) && node.Heeds(sender(rpc)) {
 				t.raiseTerm(owner, raftrpc.Reach(far.Term, far.Own))
 			}
 			continue

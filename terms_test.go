@@ -27,7 +27,7 @@ func TestOneMessageOfAFarTermTakesTheClusterThere(t *testing.T) {
 				sender := c.Store((leader + 2) % 3)
 				far := sender.Raft().CurrentTerm() + beyond
 				message := &raft.AppendEntriesRequest{
-					RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("peer#0"), Addr: []byte("peer#0@p:1")},
+					RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(sender.ServerID()), Addr: []byte("peer#0@p:1")},
 					Term:      far,
 				}
 				answer := new(raft.AppendEntriesResponse)

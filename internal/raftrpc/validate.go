@@ -31,7 +31,10 @@ type Node struct {
 	Committed uint64 // the last entry that it knows to be committed
 	StateTerm uint64 // term of the last entry in its state
 	Voter     bool   // it has a vote
+	Led       bool   // it leads, or has just heard from a leader
 
+	// Member tells who is in its configuration.
+	Member func(raft.ServerID) bool
 	// TermAt is the term of an entry in the log, false if the log does not hold it.
 	TermAt func(index uint64) (term uint64, ok bool)
 	// Checksum compares an entry with its checksum, if it has one.
@@ -111,6 +114,19 @@ func Reach(term, own uint64) uint64 {
 	return min(term, own+maxTermStep)
 }
 
+// checkLeader is for the sender of entries or of a snapshot.
+func (n Node) checkLeader(sender []byte, term uint64) error {
+	if term > n.Term && !n.Heeds(sender) {
+		return fmt.Errorf("it is from no member, and in term %d there is a leader", n.Term)
+	}
+	return n.checkTerm(term)
+}
+
+// Heeds tells whether the node goes to a higher term of the sender's. It can be behind with its configuration and not know
+// its leader; but then it does not hear from another, or not for long. Without this a single message of whoever reaches the
+// node would end the leader's term. Of votes raft asks the same.
+func (n Node) Heeds(sender []byte) bool { return !n.Led || n.Member(raft.ServerID(sender)) }
+
 func (n Node) checkVote(term, lastIndex, lastTerm uint64, candidate []byte) error {
 	if err := n.checkTerm(term); err != nil {
 		return err
@@ -122,7 +138,7 @@ func (n Node) checkVote(term, lastIndex, lastTerm uint64, candidate []byte) erro
 }
 
 func (n Node) checkEntries(req *raft.AppendEntriesRequest) error {
-	if err := n.checkTerm(req.Term); err != nil {
+	if err := n.checkLeader(req.ID, req.Term); err != nil {
 		return err
 	}
 	if err := checkNames(req.Leader); err != nil {
@@ -200,7 +216,7 @@ func Limit(req *raft.AppendEntriesRequest) {
 func Outdated(req *raft.InstallSnapshotRequest, node Node) bool { return req.Term < node.Term }
 
 func (n Node) checkSnapshot(req *raft.InstallSnapshotRequest) error {
-	if err := n.checkTerm(req.Term); err != nil {
+	if err := n.checkLeader(req.ID, req.Term); err != nil {
 		return err
 	}
 	if err := checkNames(req.Leader); err != nil {

@@ -76,6 +76,9 @@ func configEntry(servers ...raft.Server) *raft.AppendEntriesRequest {
 func TestWhatTheProtocolSendsIsLetThrough(t *testing.T) {
 	group := command.Append(nil, []command.Request{{Ops: []command.Op{{Kind: command.Set, Key: "k", Value: []byte("v")}}}})
 	empty := Node{TermAt: func(uint64) (uint64, bool) { return 0, false }, Checksum: node.Checksum}
+	led, stray := node, node
+	led.Led, led.Member = true, func(id raft.ServerID) bool { return id == "n1#1" }
+	stray.Led, stray.Member = true, func(raft.ServerID) bool { return false }
 	aged := node
 	aged.Term = MaxTerm / 4
 	for name, c := range map[string]struct {
@@ -109,6 +112,9 @@ func TestWhatTheProtocolSendsIsLetThrough(t *testing.T) {
 		"a vote for one with an empty log":               {node, &raft.RequestVoteRequest{RPCHeader: sender, Term: 8, LeadershipTransfer: true}},
 		"a pre-vote":                                     {node, &raft.RequestPreVoteRequest{RPCHeader: sender, Term: 8, LastLogIndex: 20, LastLogTerm: 7}},
 		"a transfer":                                     {node, &raft.TimeoutNowRequest{RPCHeader: sender}},
+		"a leader that is no member yet":                 {stray, &raft.AppendEntriesRequest{RPCHeader: sender, Term: 7}},
+		"one of a later term, when there is none":        {node, &raft.AppendEntriesRequest{RPCHeader: sender, Term: 8}},
+		"a member of a later term":                       {led, &raft.AppendEntriesRequest{RPCHeader: sender, Term: 8}},
 	} {
 		if err := Validate(c.req, c.node); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -120,6 +126,8 @@ func TestWhatNoNodeSendsIsRefused(t *testing.T) {
 	const max = uint64(math.MaxUint64)
 	noVote := node
 	noVote.Voter = false
+	led := node
+	led.Led, led.Member = true, func(raft.ServerID) bool { return false }
 	behindSnapshot := node
 	behindSnapshot.TermAt = func(uint64) (uint64, bool) { return 0, false }
 	long := raft.RPCHeader{ProtocolVersion: 3, ID: make([]byte, maxName+1), Addr: sender.Addr}
@@ -146,6 +154,9 @@ func TestWhatNoNodeSendsIsRefused(t *testing.T) {
 		"a log without end":                {"ends at entry 18446744073709551615", node, &raft.RequestPreVoteRequest{RPCHeader: sender, Term: 8, LastLogIndex: max, LastLogTerm: 7}},
 		"a transfer to one without a vote": {"no vote", noVote, &raft.TimeoutNowRequest{RPCHeader: sender}},
 
+		"a later leader that is no member":     {"from no member", led, &raft.AppendEntriesRequest{RPCHeader: sender, Term: 8}},
+		"one that is far ahead":                {"from no member", led, &raft.AppendEntriesRequest{RPCHeader: sender, Term: max}},
+		"a snapshot of one":                    {"from no member", led, snapshot(func(r *raft.InstallSnapshotRequest) { r.Term = 8 })},
 		"a nil entry":                          {"nothing in place of entry 21", node, appendTo(20, 7, nil)},
 		"a nil entry after another":            {"nothing in place of entry 22", node, appendTo(20, 7, append(entries(21, 7), nil)...)},
 		"very many entries":                    {"1025 entries", node, appendTo(20, 7, make([]*raft.Log, maxEntries+1)...)},
