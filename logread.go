@@ -51,7 +51,7 @@ type LogSnapshot struct {
 	Index, Term uint64 // of the newest entry in it
 	Size        int64  // bytes of state
 	Cluster     string
-	Revision    uint64 // the version of its state
+	Version     uint64 // of its state
 	Keys        uint64
 	Requests    uint64      // that are remembered
 	Members     []LogMember // of the cluster
@@ -262,7 +262,7 @@ func (l *Log) readSnapshot(dir snapshotDir, path string) (LogSnapshot, snapshotM
 			return err
 		}
 		head, counts, err := scanSnapshot(in)
-		s.Cluster, s.Revision, s.Keys, s.Requests = head.cluster, counts.revision, counts.keys, counts.requests+counts.callers
+		s.Cluster, s.Version, s.Keys, s.Requests = head.cluster, counts.revision, counts.keys, counts.requests+counts.callers
 		return err
 	})
 	if remembered := l.meta.Snapshot; err == nil && mark.ID == remembered.ID && mark != remembered {

@@ -355,7 +355,7 @@ func TestALogTellsWhatANodeHasDone(t *testing.T) {
 		t.Fatalf("%d snapshots", len(l.Snapshots))
 	}
 	head := l.Snapshots[0]
-	if head.Err != nil || head.Cluster != st.Cluster || head.Term != st.Term || head.Revision != 2 || head.Keys != 2 || head.Requests < 2 || head.Size == 0 || !slices.Equal(head.Members, self) {
+	if head.Err != nil || head.Cluster != st.Cluster || head.Term != st.Term || head.Version != 2 || head.Keys != 2 || head.Requests < 2 || head.Size == 0 || !slices.Equal(head.Members, self) {
 		t.Errorf("%+v", head)
 	}
 	var types []string

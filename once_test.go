@@ -145,7 +145,7 @@ func TestAWriteWhoseAnswerWasLostTakesEffectOnce(t *testing.T) {
 			leader := c.WaitLeader()
 			writer := (leader + 1) % 3
 			mustSet(t, c.Store(writer), "warm", "") // so that a connection is open
-			before := c.Store(leader).Status().Revision
+			before := c.Store(leader).Status().Version
 			key := fmt.Sprint("key-", n)
 			c.Block(leader, writer) // the leader commits with the third node, and cannot say so
 			result := make(chan error, 1)
@@ -154,7 +154,7 @@ func TestAWriteWhoseAnswerWasLostTakesEffectOnce(t *testing.T) {
 				result <- err
 			}()
 			third := (leader + 2) % 3
-			eventually(t, "the write is committed", func() bool { return c.Store(leader).Status().Revision == before+1 })
+			eventually(t, "the write is committed", func() bool { return c.Store(leader).Status().Version == before+1 })
 			mustSet(t, c.Store(third), key, "overwritten")
 			c.Crash(leader)
 			c.Heal()

@@ -28,10 +28,10 @@ type Recovery struct {
 	Committed uint64 // log index up to which everything was certainly committed
 	Index     uint64 // of the node's newest log entry
 	Term      uint64 // likewise
-	Revision  uint64 // of the state with everything up to Index
+	Version   uint64 // of the state with everything up to Index
 	Keys      int    // likewise
 
-	NewRevision uint64 // that the new cluster begins at, see Recover; 0: there is no new cluster yet
+	NewVersion uint64 // that the new cluster begins at, see Recover; 0: there is no new cluster yet
 }
 
 // String says what may be lost, in sentences.
@@ -47,15 +47,15 @@ func (r Recovery) String() string {
 		cluster = "cluster " + r.Old
 	}
 	versions := fmt.Sprintf("A recovery leaves out more than %d versions: none that a lost write had is given again.", uint64(leastSkip))
-	if r.NewRevision > 0 {
-		versions = fmt.Sprintf("Versions go on after %d: none that a lost write had is given again.", r.NewRevision)
+	if r.NewVersion > 0 {
+		versions = fmt.Sprintf("Versions go on after %d: none that a lost write had is given again.", r.NewVersion)
 	}
 	return fmt.Sprintf(`Node %s of %s holds %d keys, at version %d; its log ends at index %d, term %d.
 What other members acknowledged after that is lost: this node never had it.
 What its log has after index %d is kept, also writes that nobody has acknowledged.
 %s
 The other members, %s, cannot come back as they are: empty their directories and let them join.`,
-		r.ID, cluster, r.Keys, r.Revision, r.Index, r.Term, r.Committed, versions, strings.Join(others, ", "))
+		r.ID, cluster, r.Keys, r.Version, r.Index, r.Term, r.Committed, versions, strings.Join(others, ", "))
 }
 
 // Recover makes the stopped node in dir the only member of a new cluster, with the
@@ -85,7 +85,7 @@ func Recover(dir string, opts ...Option) (Recovery, error) {
 	}
 	return atRest(dir, opts, (*Store).openForWriting, func(s *Store, r Recovery) (Recovery, error) {
 		r.Cluster = mint()
-		r.NewRevision = r.Revision + leastSkip + rand.Uint64N(leastSkip)
+		r.NewVersion = r.Version + leastSkip + rand.Uint64N(leastSkip)
 		// First of all it is no member of the old cluster any more.
 		if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = r.Cluster }); err != nil {
 			return r, err
@@ -145,8 +145,8 @@ func (r *recovering) Snapshot() (raft.FSMSnapshot, error) {
 	state.WriteNote(retiredNote(r.node), "")
 	state.WriteNote(replicaNote(userID(r.node)), "")
 	state.WriteNote(nameNote, "")
-	state.RaiseRevision(r.to.NewRevision)
-	lost := fmt.Sprintf("%d-%d", r.to.Revision+1, r.to.NewRevision)
+	state.RaiseRevision(r.to.NewVersion)
+	lost := fmt.Sprintf("%d-%d", r.to.Version+1, r.to.NewVersion)
 	if before := state.View().Note(lostNote); before != "" {
 		lost = before + "," + lost
 	}
@@ -213,7 +213,7 @@ func (s *Store) takeStock() (r Recovery, err error) {
 		return r, err
 	}
 	view := state.now.Load().view
-	r = Recovery{ID: meta.ID, Old: meta.Cluster, Committed: meta.Snapshot.Index, Revision: view.Revision(), Keys: view.Len()}
+	r = Recovery{ID: meta.ID, Old: meta.Cluster, Committed: meta.Snapshot.Index, Version: view.Revision(), Keys: view.Len()}
 	r.Term, r.Index = s.lastEntry()
 	r.Addr = s.opts.advertise
 	for _, m := range config.Servers {

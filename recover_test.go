@@ -51,7 +51,7 @@ func TestASurvivorBeginsANewCluster(t *testing.T) {
 					t.Fatal(err)
 				}
 				if seen.ID != "n2" || seen.Addr != "n2:7000" || seen.Old != before.Cluster || seen.Cluster != "" || len(seen.Members) != 3 ||
-					seen.Revision != before.Revision || seen.Keys != before.Keys || seen.Index < before.AppliedIndex || seen.Term < before.Term {
+					seen.Version != before.Version || seen.Keys != before.Keys || seen.Index < before.AppliedIndex || seen.Term < before.Term {
 					t.Errorf("examined %+v, was %+v", seen, before)
 				}
 				for _, word := range []string{"Node n2", before.Cluster, "n1 (n1:7000), n3 (n3:7000)", "is lost", "empty their directories"} {
@@ -122,11 +122,11 @@ func TestARecoveryGivesNoVersionOfALostWriteAgain(t *testing.T) {
 
 		survivor := all[2]
 		seen, err := kvraft.Examine(survivor.dir, kvraft.WithLogStore(survivor.disk.Open()))
-		if err != nil || seen.NewRevision != 0 || !strings.Contains(seen.String(), "leaves out more than 1099511627776 versions") {
+		if err != nil || seen.NewVersion != 0 || !strings.Contains(seen.String(), "leaves out more than 1099511627776 versions") {
 			t.Errorf("%v, %v", seen, err)
 		}
 		did, err := kvraft.Recover(survivor.dir, kvraft.WithLogStore(survivor.disk.Open()))
-		if err != nil || did.NewRevision < did.Revision+1<<40 || !strings.Contains(did.String(), fmt.Sprint("Versions go on after ", did.NewRevision)) {
+		if err != nil || did.NewVersion < did.Version+1<<40 || !strings.Contains(did.String(), fmt.Sprint("Versions go on after ", did.NewVersion)) {
 			t.Fatalf("%v, %v", did, err)
 		}
 		survivor.up(t)
@@ -137,14 +137,14 @@ func TestARecoveryGivesNoVersionOfALostWriteAgain(t *testing.T) {
 				t.Fatalf("%+v, %v", e, err)
 			}
 			for n := range 10 {
-				if v := mustSet(t, s, "other", fmt.Sprint(n)); v <= did.NewRevision {
-					t.Errorf("version %d, want one after %d", v, did.NewRevision)
+				if v := mustSet(t, s, "other", fmt.Sprint(n)); v <= did.NewVersion {
+					t.Errorf("version %d, want one after %d", v, did.NewVersion)
 				}
 			}
 			for _, version := range lost {
 				wantLost(t, s, version)
 			}
-			if _, err := s.Get(within(t, time.Minute), "key", kvraft.AtLeast(did.NewRevision+1)); err != nil {
+			if _, err := s.Get(within(t, time.Minute), "key", kvraft.AtLeast(did.NewVersion+1)); err != nil {
 				t.Error(err)
 			}
 			survivor.crash(t)
@@ -157,8 +157,8 @@ func TestARecoveryGivesNoVersionOfALostWriteAgain(t *testing.T) {
 		}
 
 		again, err := kvraft.Recover(all[0].dir, kvraft.WithLogStore(all[0].disk.Open()))
-		if err != nil || again.NewRevision == did.NewRevision {
-			t.Errorf("another survivor goes on after version %d, the first after %d: %v", again.NewRevision, did.NewRevision, err)
+		if err != nil || again.NewVersion == did.NewVersion {
+			t.Errorf("another survivor goes on after version %d, the first after %d: %v", again.NewVersion, did.NewVersion, err)
 		}
 	})
 }

@@ -44,7 +44,7 @@ type Status struct {
 	Term         uint64 // raft's current term
 	CommitIndex  uint64 // the newest log index known to be committed
 	AppliedIndex uint64 // the newest log index that is in the state read here
-	Revision     uint64 // the version that the newest effective write got
+	Version      uint64 // that the newest effective write got
 	Keys         int    // how many keys there are
 	Bytes        int64  // keys and values together
 
@@ -65,7 +65,7 @@ func (s *Store) Status() Status {
 		Term:         s.raft.CurrentTerm(),
 		CommitIndex:  s.raft.CommitIndex(),
 		AppliedIndex: now.index,
-		Revision:     now.view.Revision(),
+		Version:      now.view.Revision(),
 		Keys:         now.view.Len(),
 		Bytes:        now.view.Bytes(),
 	}

@@ -32,7 +32,7 @@ type status struct {
 	Term         uint64       `json:"term"`
 	CommitIndex  uint64       `json:"commit_index"`
 	AppliedIndex uint64       `json:"applied_index"`
-	Revision     uint64       `json:"revision"`
+	StateVersion uint64       `json:"state_version"`
 	Keys         int          `json:"keys"`
 	Bytes        int64        `json:"bytes"`
 	Ready        bool         `json:"ready"`
@@ -57,7 +57,7 @@ func (h *handler) status(w http.ResponseWriter, r *request) error {
 		Term:         s.Term,
 		CommitIndex:  s.CommitIndex,
 		AppliedIndex: s.AppliedIndex,
-		Revision:     s.Revision,
+		StateVersion: s.Version,
 		Keys:         s.Keys,
 		Bytes:        s.Bytes,
 		Ready:        s.Ready,

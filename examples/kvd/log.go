@@ -34,7 +34,7 @@ members, such as that one is a replica or was removed, and no key.
 With -json it is one object in a line, with whole values and these fields:
 
   "kind": "node"      id, identity, cluster, term, voted_term, voted_for
-  "kind": "snapshot"  verdict, id, index, term, size, cluster, revision, keys,
+  "kind": "snapshot"  verdict, id, index, term, size, cluster, version, keys,
                       requests (how many are remembered), members
   "kind": "entry"     verdict, index, term, type, size, checksum, and one of
                       requests  [{id, born, ops: [{op, key, value or version}]}]
@@ -152,7 +152,7 @@ func (t *logText) node(n kvraft.LogNode, problem string) {
 
 func (t *logText) snapshot(s kvraft.LogSnapshot, problem string) {
 	fmt.Fprintf(t.out, "snapshot %s: index %d, term %d, %d bytes, version %d, %d keys, %d requests remembered, cluster %s, members %s\n",
-		s.ID, s.Index, s.Term, s.Size, s.Revision, s.Keys, s.Requests, orNone(s.Cluster), orNone(nameMembers(s.Members)))
+		s.ID, s.Index, s.Term, s.Size, s.Version, s.Keys, s.Requests, orNone(s.Cluster), orNone(nameMembers(s.Members)))
 	if problem != "" {
 		fmt.Fprintf(t.out, "snapshot %s: DAMAGED: %s\n", s.ID, problem)
 	}
@@ -297,7 +297,7 @@ type jsonSnapshot struct {
 	Term     uint64       `json:"term"`
 	Size     int64        `json:"size"`
 	Cluster  string       `json:"cluster,omitempty"`
-	Revision uint64       `json:"revision"`
+	Version  uint64       `json:"version"`
 	Keys     uint64       `json:"keys"`
 	Requests uint64       `json:"requests"`
 	Members  []jsonMember `json:"members,omitempty"`
@@ -309,7 +309,7 @@ func (j logJSON) snapshot(s kvraft.LogSnapshot, problem string) {
 	if problem != "" {
 		judged = "damaged"
 	}
-	j.print(jsonSnapshot{"snapshot", judged, s.ID, s.Index, s.Term, s.Size, s.Cluster, s.Revision, s.Keys, s.Requests, jsonMembers(s.Members), problem})
+	j.print(jsonSnapshot{"snapshot", judged, s.ID, s.Index, s.Term, s.Size, s.Cluster, s.Version, s.Keys, s.Requests, jsonMembers(s.Members), problem})
 }
 
 type jsonEntry struct {
