@@ -50,6 +50,11 @@ func (s *Store) Transport() raft.Transport { return s.raftTransport }
 // NoteRetired takes note that other is to be removed, and does not remove it.
 func (s *Store) NoteRetired(other *Store) error { return s.writeNote(retiredNote(other.server), "1") }
 
+// RemoveInTerm is what a node does that is asked, as the leader of a term, to remove another.
+func (s *Store) RemoveInTerm(ctx context.Context, id string, term uint64) error {
+	return s.removeMember(ctx, removeRequest{ID: id, Term: term})
+}
+
 // HoldMembership lets no change of the membership through until release.
 func (s *Store) HoldMembership() (release func()) {
 	unlock, _ := s.lockMembership(context.Background())

@@ -197,6 +197,7 @@ func everyCall(t *testing.T) [][]byte {
 }
 
 func TestCallsAreEncodedAsTheyEverWere(t *testing.T) {
+	wantJSON(t, "message-remove-2", removeRequest{ID: "n4", Term: 9})
 	wantJSON(t, "answer-suspect", testimony{Dead: true, Term: 9, Index: 300, Server: "n2#b"})
 	wantJSON(t, "answer-claim", claimAnswer{
 		Server: "n2#b", Process: "q", Placed: true, Led: true, Absent: true, Voters: []raft.ServerID{"n1#a", "n2#b"}, Term: 9, Index: 300,

@@ -44,6 +44,8 @@ type removeRequest struct {
 	MayReturn bool   `json:"may_return"`
 	IfSilent  bool   `json:"if_silent"`
 	Forwarded bool   `json:"forwarded"` // by a member to its leader, which must not pass it on
+
+	Term uint64 `json:"term,omitempty"` // of the leader that is asked: it does nothing about it in another
 }
 
 // Remove takes the node id out of the cluster, whether it runs or not, and returns
@@ -80,22 +82,33 @@ func (s *Store) leave(ctx context.Context, req removeRequest) error {
 	return err
 }
 
+// removeFor also tells a refusal as such when an attempt on an earlier leader is in doubt.
+// That one had its effect in its own term, or never will have; and a leader has in its
+// state what was done in the terms before it, and refuses nothing of which there is a
+// note.
 func (s *Store) removeFor(ctx context.Context, req removeRequest) error {
-	var absent error // also when an earlier attempt is in doubt: had it removed anybody, there would be a note
+	var refusal error
+	doubt := uint64(0) // the last term in which an attempt may have begun
 	err := s.changeThroughLeader(ctx, func(ctx context.Context, reign *reign) error {
 		err := s.removeThrough(ctx, reign, req)
-		if errors.Is(err, ErrNotFound) {
-			absent, err = err, nil
+		switch {
+		case errors.Is(err, ErrUnknown):
+			doubt = reign.term
+		case errors.Is(err, ErrNotFound), errors.Is(err, ErrRefused) && reign.term > doubt:
+			refusal, err = err, nil
+		case err != nil && !errors.Is(err, errUnsent):
+			doubt = reign.term
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return absent
+	return refusal
 }
 
 func (s *Store) removeThrough(ctx context.Context, reign *reign, req removeRequest) error {
+	req.Term = reign.term
 	if reign.leads {
 		if err := s.removeMember(ctx, req); err != nil {
 			return fmt.Errorf("remove node %s: %w", req.ID, err)
@@ -116,13 +129,23 @@ func (s *Store) removeMember(ctx context.Context, req removeRequest) error {
 	if err := s.awaitOwnTerm(ctx); err != nil {
 		return err
 	}
+	if err := s.leadsIn(req.Term); err != nil {
+		return err
+	}
 	config := s.configuration()
 	at := slices.IndexFunc(config.Servers, func(m raft.Server) bool { return userID(m.ID) == req.ID })
 	if at < 0 {
 		return s.removeAgain(req)
 	}
 	m := config.Servers[at]
-	if err := s.checkRemovable(ctx, config, m, req); err != nil {
+	err = s.checkRemovable(ctx, config, m, req)
+	switch {
+	case err != nil && s.isRetired(m.ID):
+		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, err)
+	case err != nil:
+		return err
+	}
+	if err := s.leadsIn(req.Term); err != nil {
 		return err
 	}
 	if m.ID == s.server { // the next leader does it
@@ -135,6 +158,15 @@ func (s *Store) removeMember(ctx context.Context, req removeRequest) error {
 		return s.letGo(ctx, m)
 	}
 	return s.expel(ctx, m, req)
+}
+
+// leadsIn is an error unless this node leads in a term.
+func (s *Store) leadsIn(term uint64) error {
+	now, err := s.leaderTerm()
+	if err == nil && now != term {
+		return errNotLeader
+	}
+	return err
 }
 
 // removeAgain is for the id of a node that is no member any more. There is something
@@ -202,6 +234,9 @@ func (s *Store) checkRemovable(ctx context.Context, config raft.Configuration, m
 	if req.IfSilent && len(s.silent(ctx, []raft.Server{m})) == 0 {
 		return fmt.Errorf("%w: it answers at %s", ErrRefused, dialAddr(string(m.Address)))
 	}
+	if ctx.Err() != nil { // that it is silent then says nothing
+		return fmt.Errorf("%w: %w", errUnsent, ended(ctx))
+	}
 	if m.Suffrage != raft.Voter {
 		return nil
 	}
@@ -213,6 +248,9 @@ func (s *Store) checkRemovable(ctx context.Context, config raft.Configuration, m
 		return nil
 	}
 	silent := s.silent(ctx, rest)
+	if ctx.Err() != nil { // likewise
+		return fmt.Errorf("%w: %w", errUnsent, ended(ctx))
+	}
 	if alive := len(rest) - len(silent); alive <= len(rest)/2 {
 		return fmt.Errorf("%w: of the %d voters that would remain %d answer, which is no majority: bring others back first, or force it; silent are %s",
 			ErrRefused, len(rest), alive, strings.Join(silent, ", "))

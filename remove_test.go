@@ -614,3 +614,64 @@ func TestWhatWasNotedOfARemovedReplicaEnds(t *testing.T) {
 		expel(t, c, s)
 	})
 }
+
+// A call is under way to a leader that is killed, and the next one refuses: whatever the
+// first has done would be known to it, and what it has not done it never will.
+func TestARefusalIsToldAsOneAlthoughAnEarlierLeaderWasAskedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		asker, other := (leader+1)%3, (leader+2)%3
+		mustSet(t, c.Store(asker), "key", "over a connection that is kept")
+		c.Block(asker, leader)
+		removed := make(chan error)
+		go func() { removed <- c.Store(asker).Remove(within(t, 10*time.Second), fmt.Sprint("n", other+1)) }()
+		time.Sleep(100 * time.Millisecond)
+		c.Crash(leader)
+		if err := <-removed; !errors.Is(err, kvraft.ErrRefused) || errors.Is(err, kvraft.ErrUnknown) {
+			t.Errorf("%v, want ErrRefused: without node %d there would be no majority", err, other+1)
+		}
+	})
+}
+
+// Of that refusal the other half: a leader does not do what it was asked in an earlier
+// term.
+func TestARemovalThatWasAskedForInAnotherTermIsNotMade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		other := c.Store((leader + 1) % 3)
+		term := c.Store(leader).Status().Term
+		if err := c.Store(leader).RemoveInTerm(within(t, time.Minute), other.Status().ID, term-1); err == nil || errors.Is(err, kvraft.ErrUnknown) {
+			t.Errorf("%v, want an error: it is not made", err)
+		}
+		if got := memberIDs(t, other); got != "n1 n2 n3" {
+			t.Errorf("the members are %s", got)
+		}
+	})
+}
+
+// The leader has taken note of a removal and died, and the next one cannot finish it
+// yet. To refuse it would say that nothing comes of it.
+func TestARemovalOfWhichThereIsANoteIsNotRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		doomed, other := (leader+1)%3, (leader+2)%3
+		release := c.Store(leader).HoldMembership()
+		if err := c.Store(leader).NoteRetired(c.Store(doomed)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+		c.Crash(leader)
+		release()
+		removed := make(chan error)
+		go func() { removed <- c.Store(other).Remove(within(t, time.Minute), fmt.Sprint("n", doomed+1)) }()
+		time.Sleep(10 * time.Second)
+		c.Restart(leader)
+		if err := <-removed; err != nil {
+			t.Error(err)
+		}
+		c.Remove(doomed)
+	})
+}
