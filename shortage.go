@@ -2,6 +2,7 @@ package kvraft
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -56,6 +57,7 @@ func (s *Store) successorOf(r *reign) (heir peer, err error) {
 	acked := s.raftTransport.acked
 	all := voters(s.configuration())
 	there := 0
+	var missing error
 	for _, m := range all {
 		voter := peer{m.ID, string(m.Address)}
 		switch {
@@ -65,26 +67,30 @@ func (s *Store) successorOf(r *reign) (heir peer, err error) {
 			if heir == (peer{}) || acked.by(m.ID) > acked.by(heir.server) {
 				heir = voter
 			}
-		case s.isThere(r, voter):
+		default:
+			if err := s.reach(r, voter); err != nil {
+				missing = errors.Join(missing, fmt.Errorf("node %s: %w", userID(m.ID), err))
+				continue
+			}
 			there++
 		}
 	}
 	if heir == (peer{}) || there <= len(all)/2 {
-		return peer{}, fmt.Errorf("of the %d voters %d others are there", len(all), there)
+		return peer{}, fmt.Errorf("of the %d voters only %d others are there: %w", len(all), there, missing)
 	}
 	return heir, nil
 }
 
-// isThere reports whether a voter can be connected to.
-func (s *Store) isThere(r *reign, voter peer) bool {
+// reach connects to a voter, to see whether it is there.
+func (s *Store) reach(r *reign, voter peer) error {
 	defer s.transport.reserve.release()()
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
 	defer cancel()
 	conn, _, err := s.transport.dial(ctx, voter.addr, forRPC, voter.server)
-	if err == nil {
-		conn.Close()
+	if err != nil {
+		return err
 	}
-	return err == nil
+	return conn.Close()
 }
 
 // reserve is a file descriptor that is kept for when there is no other.

@@ -65,7 +65,7 @@ type caller struct {
 
 func newTransport(o *options, listener net.Listener, me func() self) *transport {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &transport{
+	t := &transport{
 		network:   o.network,
 		listener:  listener,
 		advertise: o.advertise,
@@ -89,6 +89,8 @@ func newTransport(o *options, listener net.Listener, me func() self) *transport 
 
 		callers: make(map[raft.ServerID]caller),
 	}
+	t.reserve.fill()
+	return t
 }
 
 // start begins to accept. serve handles the connections that are not raft's.

@@ -100,6 +100,7 @@ func run(c config) error {
 	drain := newDrain()
 	server := newServer(store, log, c.hosts(clients.Addr()), kvhttp.WithDrainContext(drain.ctx))
 	server.ConnState = drain.count
+	newClients(log).bound(server)
 	failed := make(chan error, 2)
 	go func() { failed <- server.Serve(clients) }()
 	st := store.Status()
