@@ -303,7 +303,7 @@ func (s *Store) raftConfig() *raft.Config {
 	c.ShutdownOnRemove = false           // it would leave the transport open
 	c.SnapshotThreshold = math.MaxUint64 // raft counts entries; takeSnapshots counts bytes
 	c.SnapshotInterval = 24 * time.Hour
-	c.Logger = s.log.Named("raft")
+	c.Logger = newRaftLogger(s.log.Named("raft"), s.closing)
 	c.NoLegacyTelemetry = true
 	return c
 }
@@ -460,7 +460,7 @@ func (s *Store) shutdown() error {
 	s.futures.drain(2*t.Lease + t.Election)
 	if s.ctx.Err() == nil {
 		if err := s.handOver(s.ctx, ""); err != nil { // the others wait for their election timeout, then
-			s.log.Warn("close", "error", err)
+			s.log.Info("leadership was not handed over", "reason", err)
 		}
 	}
 	s.cancel(s.whyClosed())

@@ -246,7 +246,7 @@ func (s *Store) openTerm(r *reign) {
 		if err == nil && s.logs.meta().isLegacy() {
 			err = s.nameCluster(r.ctx)
 		}
-		if err == nil {
+		if err == nil || r.ctx.Err() != nil { // another leads
 			return
 		}
 		s.log.Warn("open the term", "term", r.term, "error", err)

@@ -86,21 +86,35 @@ func (s *Store) checkIn() error {
 	return s.seekPlace()
 }
 
-// complaint logs trouble when it has changed, but not in a stream.
+// complaint logs trouble when it has changed, but not in a stream. What passes by itself
+// in a cluster that starts is a warning only when it lasts; a refusal is one at once.
 type complaint struct {
-	log  hclog.Logger
-	last string
-	at   time.Time
+	log    hclog.Logger
+	last   string
+	at     time.Time
+	since  time.Time // there has been trouble
+	warned bool
 }
 
 func (c *complaint) about(what string, trouble error) {
-	const pause = 5 * time.Second
-	switch {
-	case trouble == nil:
-		c.last = ""
-	case trouble.Error() != c.last && (c.last == "" || time.Since(c.at) > pause):
-		c.last, c.at = trouble.Error(), time.Now()
+	const pause, lasting = 5 * time.Second, 10 * time.Second
+	if trouble == nil {
+		*c = complaint{log: c.log}
+		return
+	}
+	if c.last == "" {
+		c.since = time.Now()
+	}
+	warns := time.Since(c.since) >= lasting || errors.Is(trouble, ErrRefused)
+	changed := trouble.Error() != c.last && (c.last == "" || time.Since(c.at) > pause)
+	if !changed && (!warns || c.warned) {
+		return
+	}
+	c.last, c.at, c.warned = trouble.Error(), time.Now(), warns
+	if warns {
 		c.log.Warn(what, "reason", c.last)
+	} else {
+		c.log.Info(what, "reason", c.last)
 	}
 }
 

@@ -236,23 +236,32 @@ func (t *transport) noteRefusal(kind string, from net.Addr, h hello, reason erro
 		t.stranger, t.strangerAt = h, time.Now()
 		t.mu.Unlock()
 	}
-	if missed, ok := t.lines.Allow(kind); ok {
-		t.log.Warn("refused a connection", "from", from, "node", plain(string(h.From)), "reason", plain(reason.Error()), "others", missed)
+	missed, ok := t.lines.Allow(kind)
+	if !ok {
+		return
 	}
+	if kind == broken { // its dialer has thought better of it
+		t.log.Debug("a connection broke in its handshake", "from", from, "error", plain(reason.Error()), "others", missed)
+		return
+	}
+	t.log.Warn("refused a connection", "from", from, "node", plain(string(h.From)), "reason", plain(reason.Error()), "others", missed)
 }
+
+// broken is the kind of refusal that is none.
+const broken = "broken"
 
 // refusalKind tells refusals apart by what is wrong, and not by what the dialer says.
 func (t *transport) refusalKind(h hello, reason error) string {
 	me := t.self()
 	_, isForeign := reason.(foreign)
-	var broken net.Error
+	var netErr net.Error
 	switch {
 	case isForeign:
 		return "foreign"
 	case errors.Is(reason, errVersion):
 		return "version"
-	case errors.Is(reason, io.EOF), errors.Is(reason, io.ErrUnexpectedEOF), errors.As(reason, &broken):
-		return "broken"
+	case errors.Is(reason, io.EOF), errors.Is(reason, io.ErrUnexpectedEOF), errors.As(reason, &netErr):
+		return broken
 	case h.Cluster != me.cluster:
 		return "cluster"
 	case h.To != me.server:

@@ -255,16 +255,13 @@ func newLogger(verbose bool) hclog.Logger {
 	return quiet{hclog.New(&hclog.LoggerOptions{Level: hclog.Info, IndependentLevels: true})}
 }
 
-// quiet lets only warnings through of what has a name, and of raft, which warns of
-// what is in order, only errors; and of each kind of error one in a minute.
+// quiet lets only warnings through of what has a name, and of each kind of error one in a
+// minute.
 type quiet struct{ hclog.Logger }
 
 func (q quiet) Named(name string) hclog.Logger {
 	l := q.Logger.Named(name)
 	l.SetLevel(hclog.Warn)
-	if strings.HasPrefix(name, "raft") {
-		l.SetLevel(hclog.Error)
-	}
 	return &rare{Logger: l, last: map[string]time.Time{}}
 }
 

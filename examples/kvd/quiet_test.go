@@ -1,0 +1,34 @@
+package main_test
+
+import (
+	"regexp"
+	"testing"
+)
+
+func TestAHealthyClusterLogsNoWarning(t *testing.T) {
+	nodes := startTogether(t, alike(t, 3, "-v"))
+	var logs []*output
+	for _, n := range nodes {
+		logs = append(logs, n.output)
+	}
+	for _, n := range nodes {
+		if code, body, err := post(nodes[0].url("/transfer"), `{"id":"`+n.id+`"}`); err != nil || code != 200 {
+			t.Fatal(code, body, err)
+		}
+	}
+	for _, n := range nodes {
+		n.stop(t)
+		n.start(t)
+		waitReady(t, n)
+		logs = append(logs, n.output)
+	}
+	for _, n := range nodes {
+		n.stop(t)
+	}
+	alarm := regexp.MustCompile(`(?m)^.*\[(WARN|ERROR)\].*$`)
+	for _, log := range logs {
+		for _, line := range alarm.FindAllString(log.String(), -1) {
+			t.Error(line)
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package kvraft
+
+import (
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// raftLogger is what raft logs to. Much of what raft calls an error or a warning is the
+// usual course of an election, a transfer or a start. That a peer does not answer is a
+// warning when it lasts: it may be starting again.
+type raftLogger struct {
+	hclog.Logger
+	closing <-chan struct{}
+
+	mu      sync.Mutex
+	outages map[raft.ServerAddress]outage // guarded by mu
+}
+
+// outage is of a peer that raft does not reach.
+type outage struct {
+	first, last time.Time // failures
+	told        time.Time
+}
+
+const (
+	outageLasts = 10 * time.Second
+	outageEnds  = 15 * time.Second // after the last failure: raft tries again within 11 s
+	outageAgain = time.Minute      // is told
+)
+
+func newRaftLogger(log hclog.Logger, closing <-chan struct{}) *raftLogger {
+	return &raftLogger{Logger: log, closing: closing, outages: make(map[raft.ServerAddress]outage)}
+}
+
+func (l *raftLogger) Error(msg string, args ...any) { l.log(l.Logger.Error, msg, args) }
+func (l *raftLogger) Warn(msg string, args ...any)  { l.log(l.Logger.Warn, msg, args) }
+
+func (l *raftLogger) Info(msg string, args ...any) {
+	if msg == "pipelining replication" {
+		l.reached(peerIn(args))
+	}
+	l.Logger.Info(msg, args...)
+}
+
+func (l *raftLogger) log(write func(string, ...any), msg string, args []any) {
+	switch {
+	case isUsual(msg), l.isClosing() && msg == "failed to contact quorum of nodes, stepping down":
+		l.Logger.Info(msg, args...)
+	case isOutage(msg):
+		if lasts := l.missed(peerIn(args)); lasts > 0 {
+			l.Logger.Warn(msg, append(args, "for", lasts.Round(time.Second).String())...)
+		} else {
+			l.Logger.Debug(msg, args...)
+		}
+	default:
+		write(msg, args...)
+	}
+}
+
+func (l *raftLogger) isClosing() bool {
+	select {
+	case <-l.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// isUsual reports whether raft says this in a cluster where nothing is wrong.
+func isUsual(msg string) bool {
+	switch msg {
+	case "no known peers, aborting election", // a node that waits to be admitted
+		"not part of stable configuration, aborting election",
+		"heartbeat timeout reached, not part of a stable configuration or a non-voter, not triggering a leader election",
+		"heartbeat timeout reached, starting election",
+		"Election timeout reached, restarting election",
+		"new leader elected, stepping down",
+		"peer has newer term, stopping replication",
+		"failed to get previous log", // the follower has less, or other entries
+		"previous log term mis-match",
+		"clearing log suffix",
+		"appendEntries rejected, sending older logs":
+		return true
+	}
+	return strings.HasPrefix(msg, "rejecting ") || strings.HasPrefix(msg, "duplicate requestVote") // or pre-vote
+}
+
+// isOutage reports whether raft says this of a peer that did not answer.
+func isOutage(msg string) bool {
+	switch msg {
+	case "failed to make requestVote RPC",
+		"failed to appendEntries to",
+		"failed to heartbeat to",
+		"failed to pipeline appendEntries",
+		"failed to start pipeline replication to",
+		"failed to contact": // within three leases
+		return true
+	}
+	return false
+}
+
+// peerIn is the address of the peer that a line is about, which comes first.
+func peerIn(args []any) raft.ServerAddress {
+	if len(args) < 2 {
+		return ""
+	}
+	switch peer := args[1].(type) {
+	case raft.Server:
+		return peer.Address
+	case raft.ServerAddress:
+		return peer
+	}
+	return ""
+}
+
+// missed counts a failure to reach a peer. If the outage is to be told now it returns
+// how long it lasts.
+func (l *raftLogger) missed(peer raft.ServerAddress) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	o, known := l.outages[peer]
+	if !known || now.Sub(o.last) > outageEnds {
+		o = outage{first: now}
+	}
+	o.last = now
+	lasts := now.Sub(o.first)
+	isTold := lasts >= outageLasts && now.Sub(o.told) >= outageAgain
+	if isTold {
+		o.told = now
+	}
+	l.outages[peer] = o
+	if !isTold {
+		return 0
+	}
+	return lasts
+}
+
+func (l *raftLogger) reached(peer raft.ServerAddress) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.outages, peer)
+}
