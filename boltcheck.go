@@ -171,21 +171,28 @@ func (c *boltCheck) checkBuckets(root uint64) error {
 	return c.walkBucket(logs, boltWalk{visit: checkLogKey})
 }
 
+// raftBuckets are those that raft-boltdb makes.
+var raftBuckets = []string{"conf", "logs"}
+
 // buckets returns the only two that there are.
 func (c *boltCheck) buckets(root uint64) (conf, logs boltElement, err error) {
-	var found []boltElement
-	var names []string
+	names, found, err := c.bucketNames(root)
+	if err != nil {
+		return conf, logs, err
+	}
+	if !slices.Equal(names, raftBuckets) {
+		return conf, logs, unfamiliar(fmt.Sprintf("buckets %q in place of %q", names, raftBuckets))
+	}
+	return found[0], found[1], nil
+}
+
+func (c *boltCheck) bucketNames(root uint64) (names []string, found []boltElement, err error) {
 	w := boltWalk{check: c, visit: func(e boltElement) error {
 		found, names = append(found, e), append(names, string(e.key))
 		return nil
 	}}
-	if err := w.page(root, nil); err != nil {
-		return conf, logs, err
-	}
-	if !slices.Equal(names, []string{"conf", "logs"}) {
-		return conf, logs, fmt.Errorf("buckets %q in place of conf and logs", names)
-	}
-	return found[0], found[1], nil
+	err = w.page(root, nil)
+	return names, found, err
 }
 
 // walkBucket takes w through one bucket: a page of its own, or, for little data,
@@ -217,8 +224,8 @@ func checkLogKey(e boltElement) error {
 
 func checkConfKey(e boltElement) error {
 	same := func(key []byte) bool { return bytes.Equal(key, e.key) }
-	if e.flags != 0 || !same(metadataKey) && !slices.ContainsFunc(foreignKeys, same) {
-		return fmt.Errorf("unknown key %q", e.key)
+	if e.flags != 0 || !same(metadataKey) && !slices.ContainsFunc(raftKeys, same) {
+		return unfamiliar(fmt.Sprintf("unknown key %q", e.key))
 	}
 	return nil
 }

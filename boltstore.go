@@ -331,8 +331,11 @@ func lockBolt(path string, wait time.Duration) (locked lockedBolt, err error) {
 // readError is err, or ErrDamaged if it is what the file holds that is wrong, and not
 // that there is no permission, or no memory.
 func readError(err error) error {
-	if errors.Is(err, ErrLocked) || errors.As(err, new(syscall.Errno)) {
+	switch {
+	case errors.Is(err, ErrLocked), errors.As(err, new(syscall.Errno)):
 		return err
+	case errors.Is(err, bbolterrors.ErrInvalid):
+		err = unfamiliar("it is no file of bbolt's")
 	}
 	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }

@@ -51,6 +51,7 @@
 // place of the old: what had voted does not vote again without its memory. One that
 // was removed does not come back with its data, unless the removal allows it.
 //
+// A directory that holds data of another program's raft is refused, with [ErrForeign].
 // The first start on the data of a stopped hraftd node takes it over, and there is no
 // way back. WithID names the node as hraftd was told to; all of its cluster is to be
 // stopped first. The keys are at version 2.

@@ -62,6 +62,11 @@ var (
 	// directory. A store that finds that out about itself stops, with ErrCopied in its
 	// Err; the original goes on. What to do with the copy its text says.
 	ErrCopied = fmt.Errorf("%w: two nodes run on copies of one data directory", ErrRefused)
+	// ErrForeign is returned by Open, Recover, Examine and OpenLog for a directory that
+	// holds data of another program's raft; its text says of which, if that is known.
+	// Nothing in it is changed: give the node an empty one. Files that are no raft's
+	// data are no hindrance.
+	ErrForeign = errors.New("kvraft: another program's data")
 	// ErrUnreachable is returned by Join when nobody answers at the address.
 	ErrUnreachable = errors.New("kvraft: unreachable")
 )

@@ -96,7 +96,8 @@ type Store struct {
 //
 // Bad options are reported all at once, as ErrInvalid. Other errors: ErrLocked
 // when another process has the directory open, ErrDamaged when a file in it is
-// damaged, missing or older than it should be, and those of the network. When
+// damaged, missing or older than it should be, ErrForeign when it holds data of another
+// program's raft, and those of the network. When
 // Open fails, nothing that it started is left, and dir is as it was, unless the disk
 // failed.
 func Open(dir string, opts ...Option) (*Store, error) {

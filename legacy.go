@@ -31,18 +31,15 @@ import (
 // Until a node has applied that it is nameless, and knows the others by its
 // configuration alone; see judge.
 
-// readForeign reads into m, which is no record yet, what raft has kept in the base
+// readHraftds reads into m, which is no record yet, what raft has kept in the base
 // store.
-func (l *logStore) readForeign(m *metadata) error {
-	if l.whose == nil {
-		return fmt.Errorf("%w: this is the data of hraftd, which a node takes over when it is started on it", ErrInvalid)
-	}
+func (l *logStore) readHraftds(m *metadata) error {
 	last, err := l.base.LastIndex()
 	if err != nil {
 		return fmt.Errorf("%w: find the last entry: %w", ErrDamaged, err)
 	}
 	m.ChecksummedFrom = last + 1
-	for _, key := range foreignKeys {
+	for _, key := range raftKeys {
 		value, err := getStable(l.base, key)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrDamaged, err)
@@ -69,8 +66,11 @@ func verifyLegacy(entry *raft.Log) (err error) {
 		_, err = command.DecodeLegacy(entry.Data)
 	case raft.LogConfiguration:
 		_, err = decodeConfiguration(entry.Data)
-	default: // LogAddPeerDeprecated and LogRemovePeerDeprecated
-		err = fmt.Errorf("it is of type %v, from before raft's protocol version 3: such a log cannot be taken over", entry.Type)
+	case raft.LogAddPeerDeprecated, raft.LogRemovePeerDeprecated:
+		odd := fmt.Sprintf("entry %d is of type %v, from before raft's protocol version 3, as hraftd of 2016 wrote it: such a log cannot be taken over", entry.Index, entry.Type)
+		return fmt.Errorf("%w: %w", ErrDamaged, unfamiliar(odd))
+	default:
+		err = fmt.Errorf("it is of type %v", entry.Type)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: entry %d: %w", ErrDamaged, entry.Index, err)
@@ -112,17 +112,23 @@ func (s *snapshotStore) adopt(newest snapshotMark) error {
 	if err != nil {
 		return fmt.Errorf("take over from hraftd: %w", err)
 	}
-	s.logs.foreign = false
+	s.logs.hraftds = false
 	return nil
 }
 
 // whose tells which member the node is.
 func (s *snapshotStore) whose(newest snapshotMark) (id string, err error) {
-	config, err := s.newestConfiguration(newest)
-	if err != nil {
-		return "", err
+	if s.logs.whose == nil {
+		return "", fmt.Errorf("%w: this is the data of hraftd, which a node takes over when it is started on it", ErrInvalid)
 	}
-	return s.logs.whose(config)
+	config, err := s.newestConfiguration(newest)
+	if err == nil {
+		id, err = s.logs.whose(config)
+	}
+	if err != nil {
+		err = fmt.Errorf("take over from hraftd: %w", err)
+	}
+	return id, err
 }
 
 // newestConfiguration is that of the log, or of the snapshot.

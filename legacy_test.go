@@ -357,7 +357,6 @@ func TestAnEntryOfHraftdThatCannotBeReadStopsTheStart(t *testing.T) {
 		`operation "touch"`: {Data: []byte(`{"op":"touch","key":"k"}`)},
 		"invalid character": {Data: []byte{1, 0}},
 		"unexpected end":    {},
-		"AddPeerDeprecated": {Type: raft.LogAddPeerDeprecated, Data: []byte("n2:7000")},
 		"decode config":     {Type: raft.LogConfiguration, Data: []byte("garbage")},
 		"of type":           {Type: 99},
 	} {

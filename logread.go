@@ -103,7 +103,7 @@ type LogMember struct {
 // open it.
 //
 // Errors: ErrLocked when a node has the directory open, ErrInvalid when there is no
-// node's data.
+// node's data, ErrForeign when the data are another program's.
 func OpenLog(dir string) (*Log, error) {
 	l := &Log{meta: unknownRecord, close: func() error { return nil }}
 	path := filepath.Join(dir, boltFile)
@@ -113,12 +113,16 @@ func OpenLog(dir string) (*Log, error) {
 	case errors.Is(err, ErrDamaged):
 		l.Err = err
 	default:
-		return nil, fmt.Errorf("open the log in %s: %w", dir, err)
+		return nil, fmt.Errorf("open the log in %s: %w", dir, nameForeign(dir, nil, false, err))
 	}
 	if l.Err != nil {
 		l.Err = fmt.Errorf("%s: %w", path, l.Err)
 	}
-	if err := l.readSnapshots(dir); err != nil {
+	err := l.readSnapshots(dir)
+	if foreign := nameForeign(dir, nil, false, l.Err); err == nil && l.meta.Format == 0 && errors.Is(foreign, ErrForeign) {
+		err = foreign
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the log in %s: %w", dir, err), l.Close())
 	}
 	return l, nil

@@ -18,7 +18,7 @@ import (
 // incomplete or older than the node remembers, and is the reason wrapped in
 // [ErrClosed] when a running node finds that out. Such a node does not start,
 // and does not vote. To bring it back, remove its directory and let it join
-// again, empty.
+// again, empty. (What another program has written is [ErrForeign].)
 var ErrDamaged = errors.New("kvraft: damaged data")
 
 // LogStore keeps a node's log, term and vote; see [WithLogStore].
@@ -71,10 +71,10 @@ type logStore struct {
 	name string
 	log  hclog.Logger
 
-	// fresh says that base was empty when it was opened, foreign that it has what
+	// fresh says that base was empty when it was opened, hraftds that it has what
 	// hraftd has written and no record yet.
-	fresh, foreign bool
-	// whose tells which member a foreign store is.
+	fresh, hraftds bool
+	// whose tells which member a store of hraftd's is.
 	whose func(raft.Configuration) (id string, err error)
 	// severed is the first of the entries in front of a gap; 0: there is none.
 	severed uint64

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -77,7 +74,7 @@ The other members, %s, cannot come back as they are: empty their directories and
 // Of the options count WithLogStore and WithLogger, and WithAdvertise for the
 // address of the node; the default is the one it had. Errors: ErrLocked when a node
 // has the raft.db in the directory open (that a LogStore of one's own is not in use is
-// for its owner to see to), ErrDamaged, and ErrInvalid when there is no node's data
+// for its owner to see to), ErrDamaged, ErrForeign, and ErrInvalid when there is no node's data
 // or it belongs to no cluster. After an error it can be called again.
 func Recover(dir string, opts ...Option) (Recovery, error) {
 	if r, err := Examine(dir, opts...); err != nil { // before anything is written
@@ -177,9 +174,6 @@ func atRest(dir string, opts []Option, settle func(*Store) error, f func(*Store,
 	if o.inMemory {
 		return r, fmt.Errorf("%w: a node in memory leaves nothing to recover", ErrInvalid)
 	}
-	if _, err := os.Stat(filepath.Join(dir, boltFile)); o.logStore == nil && errors.Is(err, fs.ErrNotExist) {
-		return r, fmt.Errorf("%w: %s holds no node's data", ErrInvalid, dir)
-	}
 	s := newStore(o)
 	defer s.lines.Close(logPatience)
 	defer s.cancel(ErrClosed)
@@ -190,6 +184,9 @@ func atRest(dir string, opts []Option, settle func(*Store) error, f func(*Store,
 	}()
 	if err := s.readStorage(); err != nil {
 		return r, err
+	}
+	if s.logs.fresh {
+		return r, fmt.Errorf("%w: there is no node's data", ErrInvalid)
 	}
 	if err := settle(s); err != nil {
 		return r, err

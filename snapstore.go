@@ -88,9 +88,9 @@ func (s *snapshotStore) load(verify func(io.Reader) error) (err error) {
 	if s.found, err = s.survey(verify); err != nil {
 		return err
 	}
-	if s.logs.foreign {
+	if s.logs.hraftds {
 		if s.owner, err = s.whose(s.found.newest); err != nil {
-			return fmt.Errorf("take over from hraftd: %w", err)
+			return err
 		}
 	}
 	return s.logs.checkFollows(s.found.newest)
@@ -115,7 +115,7 @@ func (s *snapshotStore) settle() error {
 func (s *snapshotStore) settleLog() (err error) {
 	newest := s.found.newest
 	switch {
-	case s.logs.foreign:
+	case s.logs.hraftds:
 		err = s.adopt(newest)
 	case newest != s.logs.meta().Snapshot:
 		err = s.remember(newest)

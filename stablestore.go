@@ -11,9 +11,9 @@ import (
 // errKeyNotFound is compared by raft by its text.
 var errKeyNotFound = errors.New("not found")
 
-// foreignKeys are raft's own keys: a store that has them and no record of
+// raftKeys are raft's own keys: a store that has them and no record of
 // kvraft's was written by other software.
-var foreignKeys = [][]byte{[]byte("CurrentTerm"), []byte("LastVoteTerm"), []byte("LastVoteCand")}
+var raftKeys = [][]byte{[]byte("CurrentTerm"), []byte("LastVoteTerm"), []byte("LastVoteCand")}
 
 // loadMeta reads the record. An empty store has none, and reads as one without an
 // id. So does, for the time being, a store of hraftd's; see adopt.
@@ -27,15 +27,15 @@ func (l *logStore) loadMeta() error {
 		l.record.Store(&m)
 		return err
 	}
-	foreign, err := writtenByOthers(l.base)
+	written, err := writtenByOthers(l.base)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	m := metadata{Format: metadataFormat}.clone()
 	l.record.Store(&m)
-	l.fresh, l.foreign = !foreign, foreign
-	if foreign {
-		return l.readForeign(&m)
+	l.fresh, l.hraftds = !written, written
+	if written {
+		return l.readHraftds(&m)
 	}
 	return nil
 }
@@ -54,7 +54,7 @@ func writtenByOthers(base LogStore) (bool, error) {
 	if err != nil || last > 0 {
 		return true, err
 	}
-	for _, key := range foreignKeys {
+	for _, key := range raftKeys {
 		value, err := getStable(base, key)
 		if err != nil || len(value) > 0 {
 			return true, err

@@ -2,27 +2,26 @@ package kvraft
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/hashicorp/raft"
 )
 
 func TestALogOfHraftdIsLeftAloneByWhoIsNotToTakeItOver(t *testing.T) {
-	for _, fill := range []func(*faultStore) error{
-		func(d *faultStore) error { return d.Set(termKey, make([]byte, 8)) },
-		func(d *faultStore) error { return d.StoreLogs(testEntries(1, 1, 1)) },
-	} {
-		disk := newFaultStore()
-		if err := fill(disk); err != nil {
-			t.Fatal(err)
-		}
-		_, err := openLogStore(disk, logStoreOptions{fail: failTest(t)})
-		if err == nil || !strings.Contains(err.Error(), "the data of hraftd") {
-			t.Fatalf("got %v", err)
-		}
-		if disk.stable["kvraft"] != nil {
-			t.Fatal("it was written to")
-		}
+	disk := newFaultStore()
+	must(t, errors.Join(disk.Set(termKey, binary.BigEndian.AppendUint64(nil, 1)), disk.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Data: []byte(`{"op":"set"}`)}})))
+	l, err := openLogStore(disk, logStoreOptions{fail: failTest(t)})
+	must(t, err)
+	_, err = settleSnapshots(t.TempDir(), l, verifyTestState)
+	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "the data of hraftd") {
+		t.Errorf("got %v", err)
+	}
+	if disk.stable["kvraft"] != nil {
+		t.Error("it was written to")
 	}
 }
 

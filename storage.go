@@ -20,10 +20,18 @@ const lockPatience = time.Second
 
 // readStorage is the first step. What it opens is for closeStorage to close.
 func (s *Store) readStorage() error {
-	base, err := s.readBase()
-	if err != nil {
-		return err
+	if s.opts.inMemory {
+		return s.readNode(raft.NewInmemStore())
 	}
+	base, err := s.readBase()
+	if err == nil {
+		err = s.readNode(base)
+	}
+	return nameForeign(s.opts.dir, base, s.opts.logStore != nil, err)
+}
+
+// readNode reads all that a node has.
+func (s *Store) readNode(base LogStore) (err error) {
 	opt := logStoreOptions{
 		name:   s.name(),
 		stall:  s.opts.timing.Stall,
@@ -41,10 +49,7 @@ func (s *Store) readStorage() error {
 }
 
 func (s *Store) readBase() (LogStore, error) {
-	switch {
-	case s.opts.inMemory:
-		return raft.NewInmemStore(), nil
-	case s.opts.logStore != nil:
+	if s.opts.logStore != nil {
 		return s.opts.logStore, nil
 	}
 	var err error
@@ -71,7 +76,7 @@ func (s *Store) readSnapshots() error {
 		return nil
 	}
 	verify := verifySnapshot
-	if s.logs.foreign || s.logs.meta().isLegacy() {
+	if s.logs.hraftds || s.logs.meta().isLegacy() {
 		verify = verifyOldSnapshot
 	}
 	snapshots, err := openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.logs, verify, s.log.Named("snapshot"))
@@ -113,7 +118,7 @@ func (s *Store) openBase() (err error) {
 		return err
 	}
 	from := int64(compactFrom)
-	if s.logs.foreign {
+	if s.logs.hraftds {
 		from = math.MaxInt64
 	}
 	if s.bolt, err = openBolt(s.boltPath(), s.boltFound, from, lockPatience, s.log); err == nil {

@@ -1,0 +1,150 @@
+package kvraft
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/command"
+)
+
+// A directory that holds data of another program's raft is refused, whether or not there
+// is a raft.db among them: to begin beside them would be to lose them from sight, and to
+// call them damaged would be to advise that they be removed. Any other files are no
+// hindrance.
+
+// foreignFiles are what programs keep beside the log of their raft, or have one in that is
+// not raft-boltdb's. All patterns must match.
+var foreignFiles = []struct {
+	program  string
+	patterns []string
+}{
+	{"Vault", []string{"vault.db"}},
+	{"rqlite", []string{"db.sqlite", "raft.db"}},
+	{"rqlite", []string{"[rw]snapshots", "raft.db"}},
+	{"a server such as Consul or Nomad", []string{"raft/raft.db"}},
+	{"a server such as Consul or Nomad", []string{"raft/wal"}},
+	{"a program with raft-wal", []string{"wal-meta.db"}},
+	{"etcd", []string{"member/wal"}},
+	{"etcd's raftexample", []string{"raftexample-[0-9]*"}},
+	{"dqlite", []string{"metadata[12]", "open-[0-9]*"}},
+	{"raftd, or another program on goraft", []string{"log", "snapshot", "name"}},
+	{"a program on goraft", []string{"log", "snapshot", "conf"}},
+	{"hraftd of 2016, or another program on a raft from before protocol version 3", []string{"peers.json", "raft.db"}},
+}
+
+// unfamiliar is what is wrong with data that may be whole, but are neither kvraft's nor
+// what can be taken over from hraftd.
+type unfamiliar string
+
+func (u unfamiliar) Error() string { return string(u) }
+
+// nameForeign is what came of the first look at the data in dir, err, or an ErrForeign in
+// place of it if the data are another program's. base is what was found of a log store, or
+// nil; own says that it belongs to the caller, who knows what else is in dir.
+func nameForeign(dir string, base LogStore, own bool, err error) error {
+	if exists(filepath.Join(dir, boltFile+markSuffix)) || hasRecord(base) {
+		return err // they are a node's
+	}
+	what, log := "", filepath.Join(dir, boltFile)
+	if own {
+		log = "the log store"
+	} else {
+		what = foreignIn(dir)
+	}
+	var odd unfamiliar
+	switch {
+	case what != "":
+	case errors.As(err, &odd):
+		what = log + ": " + odd.Error()
+	case errors.Is(err, ErrDamaged) && !hasHraftdsCommand(base):
+		what = log + ": its commands are neither kvraft's nor hraftd's"
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: %s; name an empty directory", ErrForeign, what)
+}
+
+func hasRecord(base LogStore) bool {
+	if base == nil {
+		return false
+	}
+	var record []byte
+	err := contain(func() (err error) {
+		record, err = getStable(base, metadataKey)
+		return err
+	})
+	return err != nil || len(record) > 0
+}
+
+// hasHraftdsCommand reports whether there is a command of hraftd's, or no command at all:
+// another program's log has some, and none of hraftd's.
+func hasHraftdsCommand(base LogStore) bool {
+	if base == nil {
+		return true
+	}
+	commands, found := false, false
+	_ = contain(func() error {
+		first, _ := base.FirstIndex()
+		last, err := base.LastIndex()
+		for index := first; index <= last && last > 0 && !found; index++ {
+			var entry raft.Log
+			if base.GetLog(index, &entry) != nil || entry.Type != raft.LogCommand {
+				continue
+			}
+			commands = true
+			_, err := command.DecodeLegacy(entry.Data)
+			found = err == nil
+		}
+		return err
+	})
+	return found || !commands
+}
+
+// foreignIn tells which program's data are in dir; empty: nobody's.
+func foreignIn(dir string) string {
+	for _, known := range foreignFiles {
+		if matches := matchAll(dir, known.patterns); len(matches) > 0 {
+			return fmt.Sprintf("%s holds data of %s (%s)", dir, known.program, strings.Join(matches, ", "))
+		}
+	}
+	entries, _ := os.ReadDir(dir)
+	for _, entry := range entries {
+		name := entry.Name()
+		if !strings.HasPrefix(name, boltFile) && entry.Type().IsRegular() && isRaftLog(filepath.Join(dir, name)) {
+			return fmt.Sprintf("%s holds the log of a program on hashicorp/raft, such as raft-kv-example (%s)", dir, name)
+		}
+	}
+	return ""
+}
+
+// matchAll returns a file in dir for each pattern, or nothing if there is none for one.
+func matchAll(dir string, patterns []string) (matches []string) {
+	for _, pattern := range patterns {
+		found, _ := fs.Glob(os.DirFS(dir), pattern) // the patterns are good ones
+		if len(found) == 0 {
+			return nil
+		}
+		matches = append(matches, found[0])
+	}
+	return matches
+}
+
+// isRaftLog reports whether the file is one of raft-boltdb's, whatever its name.
+func isRaftLog(path string) bool {
+	var names []string
+	err := readBoltFile(path, func(c *boltCheck) error {
+		meta, err := c.readMetas()
+		if err == nil {
+			names, _, err = c.bucketNames(meta.root)
+		}
+		return err
+	})
+	return err == nil && slices.Equal(names, raftBuckets)
+}
