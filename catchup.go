@@ -47,7 +47,7 @@ func (s *Store) tend(reign *reign) {
 	if s.fsm.awaitTerm(reign.ctx, reign.term) != nil {
 		return
 	}
-	words := complaint{log: s.log}
+	words, forgetting := complaint{log: s.log}, complaint{log: s.log}
 	for reign.ctx.Err() == nil {
 		for _, m := range s.configuration().Servers {
 			switch {
@@ -57,6 +57,7 @@ func (s *Store) tend(reign *reign) {
 				s.teach(reign, m)
 			}
 		}
+		forgetting.about("old notes of members cannot be struck out", s.forgetFormer(reign))
 		select {
 		case <-time.After(s.opts.timing.Heartbeat):
 		case <-reign.ctx.Done():
@@ -72,7 +73,7 @@ func (s *Store) finishRemoval(ctx context.Context, m raft.Server) error {
 		return err
 	}
 	defer unlock()
-	req := removeRequest{ID: userID(m.ID), Force: s.note(retiredNote(m.ID)) == retiredByForce}
+	req := removeRequest{ID: userID(m.ID), Force: s.isRetiredByForce(m.ID)}
 	if err := s.checkRemovable(ctx, s.configuration(), m, req); err != nil {
 		return err
 	}

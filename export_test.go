@@ -2,6 +2,8 @@ package kvraft
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 
 	"github.com/hashicorp/raft"
@@ -49,6 +51,26 @@ func (s *Store) Transport() raft.Transport { return s.raftTransport }
 
 // NoteRetired takes note that other is to be removed, and does not remove it.
 func (s *Store) NoteRetired(other *Store) error { return s.writeNote(retiredNote(other.server), "1") }
+
+// NoteFormer takes note of so many identities that were removed, and of as many that have
+// left, which there never were.
+func (s *Store) NoteFormer(identities int) error {
+	for n := range identities {
+		server := raft.ServerID(fmt.Sprintf("x%d#%d", n%10, n))
+		if err := errors.Join(s.writeNote(retiredNote(server), s.dated(retired)), s.writeNote(leftNote(server+"-left"), s.dated("1"))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Notes counts those that this node has.
+func (s *Store) Notes() int { return s.fsm.now.Load().view.NotesLen() }
+
+// NotesOfFormer counts those of an id that was removed or has left.
+func (s *Store) NotesOfFormer(id string) int {
+	return len(s.formerly(id, retiredNote)) + len(s.formerly(id, leftNote))
+}
 
 // RemoveInTerm is what a node does that is asked, as the leader of a term, to remove another.
 func (s *Store) RemoveInTerm(ctx context.Context, id string, term uint64) error {

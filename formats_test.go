@@ -153,6 +153,7 @@ func TestHandshakesAreEncodedAsTheyEverWere(t *testing.T) {
 			Log:   []sample{{Index: 5, Term: 2, Sum: 7}},
 		},
 		"welcome":         &welcome{Cluster: "c1", Node: "n2#b", Leads: true, Process: "p"},
+		"welcome-joined":  &welcome{Cluster: "c1", Node: "n2#b", Process: "p", Joined: true},
 		"welcome-refused": &welcome{Refused: "this is node n2#b, not n3#c", Cluster: "c1", Node: "n2#b"},
 	} {
 		var frame bytes.Buffer

@@ -63,6 +63,7 @@ type welcome struct {
 
 	Unconfirmed bool   `json:"unconfirmed,omitempty"` // the acceptor has no place yet, see place.go
 	Elsewhere   string `json:"elsewhere,omitempty"`   // the dialer is refused because it is to be found there
+	Joined      bool   `json:"joined,omitempty"`      // the acceptor has entries of its cluster's log: it is a member, or was one
 }
 
 // self is who a node says it is.
@@ -116,7 +117,7 @@ func (t *transport) acceptHandshake(conn net.Conn) (hello, error) {
 	if h.For == forRaft && w.Refused == "" {
 		w.Refused, w.Elsewhere = t.places.turnAway(o)
 	}
-	w.Leads, w.Process, w.Unconfirmed = t.leads(), t.process, !t.places.isPlaced()
+	w.Leads, w.Process, w.Unconfirmed, w.Joined = t.leads(), t.process, !t.places.isPlaced(), t.places.hasJoined()
 	if err := writeHandshake(conn, w); err != nil {
 		return h, err
 	}

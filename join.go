@@ -219,7 +219,7 @@ func (s *Store) identifyAt(ctx context.Context, req joinRequest) (welcome, error
 		return who, fmt.Errorf("%w: the node at %s is %q", ErrRefused, req.Addr, userID(who.Node))
 	case who.Cluster != "" && who.Cluster != cluster:
 		return who, fmt.Errorf("%w: it belongs to another cluster (%s, this one is %s); empty its data directory to move it", ErrRefused, who.Cluster, cluster)
-	case s.isRetired(who.Node):
+	case s.isRetired(who.Node), s.isForgotten(who):
 		return who, errDismissed
 	case who.Node == req.Server && req.Process != "" && who.Process != req.Process: // both have the address, in places that do not see each other
 		return who, copied(who.Node, req.Addr)

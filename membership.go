@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"github.com/hashicorp/raft"
-
-	"github.com/kvraft/kvraft/internal/command"
 )
 
 // raft knows a node as id#identity: the id is the user's, the identity is minted
@@ -24,41 +22,6 @@ func userID(server raft.ServerID) string {
 
 // isBare reports whether a node has no identity: it was taken over from hraftd.
 func isBare(server raft.ServerID) bool { return !strings.Contains(string(server), "#") }
-
-// The cluster takes three kinds of notes of its members, in the replicated state: of
-// each id that belongs to a replica; of each identity that was removed, so that it
-// does not come back; and of each that has left and may, so that it is known when it
-// is to be removed after all.
-
-func replicaNote(id string) string            { return "replica/" + id }
-func retiredNote(server raft.ServerID) string { return "retired/" + string(server) }
-func leftNote(server raft.ServerID) string    { return "left/" + string(server) }
-
-// How an identity was removed, as the note of it says.
-const (
-	retired        = "1"
-	retiredByForce = "forced"
-)
-
-func (s *Store) isReplica(id string) bool        { return s.note(replicaNote(id)) != "" }
-func (s *Store) isRetired(id raft.ServerID) bool { return s.note(retiredNote(id)) != "" }
-
-func (s *Store) note(name string) string { return s.fsm.now.Load().view.Note(name) }
-
-// writeNote takes a note, as the leader.
-func (s *Store) writeNote(name, text string) error {
-	op := command.Op{Kind: command.Note, Key: name, Value: []byte(text)}
-	request := command.Request{Ops: []command.Op{op}}
-	s.ids.stamp(&request, s.Index())
-	results, err := s.apply(command.Append(nil, []command.Request{request}))
-	if err == nil && results[0].Code != command.OK {
-		err = fmt.Errorf("%w: the request expired", errUnsent)
-	}
-	if err != nil {
-		return fmt.Errorf("take note of %s: %w", name, err)
-	}
-	return nil
-}
 
 // awaitOwnTerm waits until this node, as the leader, has in its state what its
 // predecessors committed: its notes can then be relied on.

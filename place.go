@@ -208,6 +208,7 @@ type places interface {
 	isPlaced() bool
 	addressOf(id raft.ServerID, addr string) string // where to dial a member that the configuration has at addr
 	configuredAt() string
+	hasJoined() bool                            // it has, or had, entries of the log
 	turnAway(o opening) (why, elsewhere string) // not empty: who dials for raft is refused
 	losePlace(at string)                        // another has turned this node away
 }
@@ -218,6 +219,8 @@ func (s *Store) addressOf(id raft.ServerID, addr string) string {
 	}
 	return dialAddr(addr)
 }
+
+func (s *Store) hasJoined() bool { return s.raft.LastIndex() > 0 }
 
 // turnAway is for who has a right to the place by a configuration that the promise came
 // after.
@@ -236,6 +239,7 @@ type everywhere struct{}
 
 func (everywhere) isPlaced() bool                                { return true }
 func (everywhere) addressOf(_ raft.ServerID, addr string) string { return dialAddr(addr) }
+func (everywhere) hasJoined() bool                               { return false }
 func (everywhere) configuredAt() string                          { return "" }
 func (everywhere) turnAway(opening) (why, elsewhere string)      { return "", "" }
 func (everywhere) losePlace(string)                              {}

@@ -25,7 +25,8 @@ const (
 
 	// MayReturn makes Remove a leave: the node is a member no more, but may be admitted
 	// again with the data that it has. It asks for that when it is opened with the
-	// addresses of members, and as long as it runs unless it has removed itself.
+	// addresses of members, and as long as it runs unless it has removed itself. Of more
+	// than 1,024 that have left, the first ones count as removed.
 	MayReturn
 
 	// IfSilent makes Remove refuse a node that answers the leader. It is for programs
@@ -52,7 +53,7 @@ type removeRequest struct {
 // when that is committed. It may be called on any member, for any member: a leader
 // hands leadership over first. Unless [MayReturn] is given, the node can not join
 // again with the data that it has, and stops when it finds out: see ErrRemoved. To
-// remove again what was removed is nothing.
+// remove again what was removed is nothing, for the latest 1,024.
 //
 // Errors: ErrRefused for the only voter, for one that answers if [IfSilent] is
 // given, and when those that answer would be no majority of the voters that remain,
@@ -172,7 +173,7 @@ func (s *Store) leadsIn(term uint64) error {
 // removeAgain is for the id of a node that is no member any more. There is something
 // to do when one has left that was to return, and now is not.
 func (s *Store) removeAgain(req removeRequest) error {
-	left, removed := s.former(req.ID, leftNote), s.former(req.ID, retiredNote)
+	left, removed := s.formerly(req.ID, leftNote), s.formerly(req.ID, retiredNote)
 	switch {
 	case len(left) == 0 && len(removed) == 0:
 		return fmt.Errorf("%w: no member is called %q", ErrNotFound, req.ID)
@@ -180,7 +181,7 @@ func (s *Store) removeAgain(req removeRequest) error {
 		return nil
 	}
 	for _, server := range left {
-		if err := s.writeNote(retiredNote(server), retired); err != nil {
+		if err := s.writeNote(retiredNote(server), s.dated(retired)); err != nil {
 			return err
 		}
 		if err := s.strike(leftNote(server)); err != nil {
@@ -190,29 +191,10 @@ func (s *Store) removeAgain(req removeRequest) error {
 	return s.strike(replicaNote(req.ID))
 }
 
-// former are the identities under an id of which there is a note.
-func (s *Store) former(id string, note func(raft.ServerID) string) (servers []raft.ServerID) {
-	s.fsm.now.Load().view.Notes(func(name, _ string) bool {
-		if server, ok := strings.CutPrefix(name, note("")); ok && userID(raft.ServerID(server)) == id {
-			servers = append(servers, raft.ServerID(server))
-		}
-		return true
-	})
-	return servers
-}
-
-// strike makes a note undone, if there is one.
-func (s *Store) strike(name string) error {
-	if s.note(name) == "" {
-		return nil
-	}
-	return s.writeNote(name, "")
-}
-
 // letGo removes a member that may return. What it is to be then stays noted.
 func (s *Store) letGo(ctx context.Context, m raft.Server) error {
 	if s.note(leftNote(m.ID)) == "" {
-		if err := s.writeNote(leftNote(m.ID), "1"); err != nil {
+		if err := s.writeNote(leftNote(m.ID), s.dated("1")); err != nil {
 			return err
 		}
 	}
@@ -267,7 +249,7 @@ func (s *Store) dismiss(ctx context.Context, m raft.Server, req removeRequest) e
 		if req.Force {
 			how = retiredByForce
 		}
-		if err := s.writeNote(retiredNote(m.ID), how); err != nil {
+		if err := s.writeNote(retiredNote(m.ID), s.dated(how)); err != nil {
 			return err
 		}
 	}

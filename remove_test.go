@@ -675,3 +675,40 @@ func TestARemovalOfWhichThereIsANoteIsNotRefused(t *testing.T) {
 		c.Remove(doomed)
 	})
 }
+
+// The latest are remembered by name. The others do not come back for that.
+func TestOfFormerMembersTheLatestAreNoted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 1024
+		c := kvrafttest.New(t, 3)
+		removed, left, later := c.Add(), c.Add(), c.Add()
+		leave(t, c, removed)
+		leave(t, c, left, kvraft.MayReturn)
+		leader := c.Store(c.WaitLeader())
+		if err := leader.NoteFormer(most); err != nil {
+			t.Fatal(err)
+		}
+		leave(t, c, later, kvraft.MayReturn)
+		eventually(t, "some are struck out", func() bool { return leader.Notes() == 2*most+1 }) // one is of that
+		for _, i := range []int{removed, left} {
+			if n := leader.NotesOfFormer(fmt.Sprint("n", i+1)); n > 0 {
+				t.Fatalf("node %d is one of the first, and there are %d notes of it", i+1, n)
+			}
+			c.Restart(i)
+			eventually(t, "it is told that it was removed", func() bool { return errors.Is(c.Store(i).Err(), kvraft.ErrRemoved) })
+		}
+		c.Restart(later)
+		c.WaitReady(later)
+		c.Add()
+		c.Abandon()
+	})
+}
+
+// leave stops a node and removes it.
+func leave(t *testing.T, c *kvrafttest.Cluster, i int, opts ...kvraft.RemoveOption) {
+	t.Helper()
+	c.Stop(i)
+	if err := c.Store(c.WaitLeader()).Remove(within(t, time.Minute), fmt.Sprint("n", i+1), opts...); err != nil {
+		t.Fatal(err)
+	}
+}

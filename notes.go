@@ -1,0 +1,168 @@
+package kvraft
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/command"
+)
+
+// The cluster takes three kinds of notes of its members, in the replicated state: of
+// each id that belongs to a replica; of each identity that was removed, so that it
+// does not come back; and of each that has left and may, so that it is known when it
+// is to be removed after all.
+//
+// Of identities that are no members any more, the latest maxFormer are kept that were
+// removed, and as many that have left. Which those are the notes themselves say, by the
+// log index at which they were taken, and the leader strikes the others out, by entries
+// as any: all nodes have the same notes.
+//
+// The names of the removed ones are then incomplete, of which there is a note before the
+// first is struck out. From then on a node is taken for removed that has been a member,
+// is none and is not noted to have left: one whose note is gone is told so when it comes
+// back, as if the note were there, and one that had left likewise. That goes by what the
+// node says of itself. One that never was a member, and asks for the first time, has
+// nothing of the log; a node that is admitted, and whose leader dies before others have
+// heard of it, may have: it has to be emptied then. That is why the names are used as
+// long as they are complete.
+
+const maxFormer = 1024
+
+func replicaNote(id string) string            { return "replica/" + id }
+func retiredNote(server raft.ServerID) string { return "retired/" + string(server) }
+func leftNote(server raft.ServerID) string    { return "left/" + string(server) }
+
+// forgottenNote is taken when the first note of an identity is to be struck out.
+const forgottenNote = "forgotten"
+
+// How an identity was removed, as the note of it says before its log index.
+const (
+	retired        = "1"
+	retiredByForce = "forced"
+)
+
+func (s *Store) isReplica(id string) bool        { return s.note(replicaNote(id)) != "" }
+func (s *Store) isRetired(id raft.ServerID) bool { return s.note(retiredNote(id)) != "" }
+
+func (s *Store) isRetiredByForce(id raft.ServerID) bool {
+	how, _, _ := strings.Cut(s.note(retiredNote(id)), " ")
+	return how == retiredByForce
+}
+
+// isForgotten reports whether a node was removed, or has left, so long ago that there is
+// no note of it any more.
+func (s *Store) isForgotten(who welcome) bool {
+	return s.note(forgottenNote) != "" && who.Cluster == s.self().cluster && who.Joined && !s.lists(who.Node) && s.note(leftNote(who.Node)) == ""
+}
+
+func (s *Store) note(name string) string { return s.fsm.now.Load().view.Note(name) }
+
+// dated is the text of a note that is taken now.
+func (s *Store) dated(text string) string { return fmt.Sprintf("%s %d", text, s.Index()) }
+
+// writeNote takes a note, as the leader.
+func (s *Store) writeNote(name, text string) error {
+	op := command.Op{Kind: command.Note, Key: name, Value: []byte(text)}
+	request := command.Request{Ops: []command.Op{op}}
+	s.ids.stamp(&request, s.Index())
+	results, err := s.apply(command.Append(nil, []command.Request{request}))
+	if err == nil && results[0].Code != command.OK {
+		err = fmt.Errorf("%w: the request expired", errUnsent)
+	}
+	if err != nil {
+		return fmt.Errorf("take note of %s: %w", name, err)
+	}
+	return nil
+}
+
+// strike makes a note undone, if there is one.
+func (s *Store) strike(name string) error {
+	if s.note(name) == "" {
+		return nil
+	}
+	return s.writeNote(name, "")
+}
+
+// former is an identity that was removed or has left.
+type former struct {
+	server raft.ServerID
+	at     uint64 // the log index of its note; 0: it has none
+}
+
+// former are the identities of one kind of notes, the oldest first.
+func (s *Store) former(note func(raft.ServerID) string) (all []former) {
+	s.fsm.now.Load().view.Notes(func(name, text string) bool {
+		if server, ok := strings.CutPrefix(name, note("")); ok {
+			_, at, _ := strings.Cut(text, " ")
+			index, _ := strconv.ParseUint(at, 10, 64)
+			all = append(all, former{raft.ServerID(server), index})
+		}
+		return true
+	})
+	slices.SortStableFunc(all, func(a, b former) int { return cmp.Compare(a.at, b.at) })
+	return all
+}
+
+// formerly are the identities of one kind of notes under an id.
+func (s *Store) formerly(id string, note func(raft.ServerID) string) (servers []raft.ServerID) {
+	for _, f := range s.former(note) {
+		if userID(f.server) == id {
+			servers = append(servers, f.server)
+		}
+	}
+	return servers
+}
+
+// forgetFormer strikes out the notes that are too many, as the leader. What is noted of a
+// member, of which the removal is to be finished, stays.
+func (s *Store) forgetFormer(reign *reign) error {
+	if s.fsm.now.Load().view.NotesLen() <= maxFormer {
+		return nil
+	}
+	for _, note := range []func(raft.ServerID) string{retiredNote, leftNote} {
+		all := slices.DeleteFunc(s.former(note), func(f former) bool { return s.lists(f.server) })
+		if len(all) <= maxFormer {
+			continue
+		}
+		if err := s.forget(reign, all[:len(all)-maxFormer], note); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) forget(reign *reign, oldest []former, note func(raft.ServerID) string) error {
+	unlock, err := s.lockMembership(reign.ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if s.note(forgottenNote) == "" {
+		if err := s.writeNote(forgottenNote, "1"); err != nil {
+			return err
+		}
+	}
+	for _, f := range oldest {
+		if s.lists(f.server) { // since a moment ago
+			continue
+		}
+		if id := userID(f.server); !s.isMemberID(id) && slices.Equal(s.formerly(id, leftNote), []raft.ServerID{f.server}) {
+			err = s.strike(replicaNote(id)) // nobody is left that is to be one
+		}
+		if err = errors.Join(err, s.strike(note(f.server))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isMemberID reports whether a member is called so.
+func (s *Store) isMemberID(id string) bool {
+	return slices.ContainsFunc(s.configuration().Servers, func(m raft.Server) bool { return userID(m.ID) == id })
+}
