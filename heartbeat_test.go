@@ -25,7 +25,7 @@ func TestADeposedLeaderStampsNothingWithATermItDidNotWin(t *testing.T) {
 	}
 	peer := raftPeer(t, self{s.self().cluster, "other#1"})
 	term, last := s.raft.CurrentTerm(), s.raft.LastIndex()
-	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("other#1"), Addr: []byte("127.0.0.1:1")}
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.server), Addr: []byte("127.0.0.1:1")}
 	heartbeat := &raft.AppendEntriesRequest{RPCHeader: header, Term: term + 1}
 	if err := peer.AppendEntries(s.server, raft.ServerAddress(s.opts.advertise), heartbeat, new(raft.AppendEntriesResponse)); err != nil {
 		t.Fatal(err)
