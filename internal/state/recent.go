@@ -82,7 +82,8 @@ func (m *memory) isEmpty() bool {
 //
 // They are found by a hash table of chains: heads has the newest record of each, and each record the one before it. A chain
 // ends where records are forgotten, so that to forget takes nothing out of the table. heads has numbers of four bytes, to be
-// small: each write looks there at random, and most find nothing.
+// small: each write looks there at random, and most find nothing. It is smaller still until a chunk is full, as many states
+// never remember more. Then it is repeated up to its full size: each chain goes on into the one that it was a part of.
 type recent struct {
 	window int
 	chunk  int
@@ -131,9 +132,12 @@ func (r *recent) at(i int) *record { return &r.chunks[i/r.chunk][i%r.chunk] }
 
 // add remembers a request that find does not know.
 func (r *recent) add(rec Remembered) {
-	if r.heads == nil {
-		r.heads = make([]uint32, 2*r.window)
+	switch {
+	case r.heads == nil:
+		r.heads = make([]uint32, 2*r.chunk)
 		r.next = 1
+	case r.len > len(r.heads)/2 && len(r.heads) < r.window:
+		r.heads = slices.Repeat(r.heads, 2*r.window/len(r.heads))
 	}
 	if r.len == len(r.chunks)*r.chunk {
 		r.chunks = append(r.chunks, make([]record, r.chunk))

@@ -230,6 +230,21 @@ func TestARequestBornAtOrAfterItsEntryIsRefused(t *testing.T) {
 	}
 }
 
+// A state that is loaded with a few requests, as most are in tests, does not pay for a window of them.
+func TestTheTableOfAFewRequestsIsSmall(t *testing.T) {
+	s := New()
+	for id := range uint64(3000) {
+		s.Apply(id+1, []command.Request{caller(id, id, 1)})
+		if heads := len(s.memory.callers.heads); id < chunkSize && heads > 2*chunkSize {
+			t.Fatalf("%d places for %d requests", heads, id+1)
+		}
+	}
+	if heads := len(s.memory.callers.heads); heads != 2*CallerWindow {
+		t.Errorf("%d places in the end", heads)
+	}
+	checkConsistency(t, s)
+}
+
 // The numbers of records wrap around after 2^32 requests. heads then has numbers that
 // look like those of records.
 func TestRequestsAreFoundWhenTheNumbersOfRecordsWrapAround(t *testing.T) {
