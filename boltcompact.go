@@ -18,19 +18,25 @@ import (
 // ones are what a node needs between two snapshots.
 const compactFrom = 256 << 20
 
-// tryToCompact is compactBolt, but most errors of it are none to start with the old file.
+// tryToCompact is compactBolt, but most errors of it are no reason not to start with the
+// old file.
 func tryToCompact(path string, found boltState, from int64, wait time.Duration, log hclog.Logger) (boltState, error) {
 	now, err := compactBolt(path, found, from, wait)
+	return now, judgeCompaction(found, now, err, log)
+}
+
+// judgeCompaction returns err if the node must not start after it.
+func judgeCompaction(found, now boltState, err error, log hclog.Logger) error {
 	switch {
 	case err == nil:
-		return now, nil
+		return nil
 	case now != found: // and a power loss could bring the old one back, without what comes now
-		return now, fmt.Errorf("replace it by a smaller one: %w", err)
+		return fmt.Errorf("replace it by a smaller one: %w", err)
 	case errors.Is(err, syscall.EIO): // what the disk does to a copy it may do to the log
-		return now, err
+		return err
 	}
 	log.Warn("the free pages of raft.db stay in the file", "error", err)
-	return found, nil
+	return nil
 }
 
 // compactBolt replaces the raft.db at path, which was checked in the state found, by a

@@ -3,12 +3,15 @@ package kvraft
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
@@ -107,6 +110,31 @@ func TestAFileThatIsMostlyFreeIsCompacted(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(path + ".*" + unfinishedSuffix); len(left) > 0 {
 		t.Errorf("%q is left", left)
+	}
+}
+
+// A node starts with the file that it had, but not on a disk that fails, nor if it is not
+// certain which file a power loss would leave.
+func TestOnlySomeErrorsOfACompactionEndTheStart(t *testing.T) {
+	was, is := boltState{transaction: 7}, boltState{transaction: 3}
+	failed := func(errno syscall.Errno) error {
+		return fmt.Errorf("compact: %w", &os.PathError{Op: "write", Path: "raft.db.new", Err: errno})
+	}
+	for name, c := range map[string]struct {
+		now  boltState
+		err  error
+		ends bool
+	}{
+		"none":                         {is, nil, false},
+		"the disk is full":             {was, failed(syscall.ENOSPC), false},
+		"no permission":                {was, failed(syscall.EACCES), false},
+		"the disk fails":               {was, failed(syscall.EIO), true},
+		"the new name may not be kept": {is, failed(syscall.ENOSPC), true},
+	} {
+		err := judgeCompaction(was, c.now, c.err, hclog.NewNullLogger())
+		if (err != nil) != c.ends || c.ends && !errors.Is(err, c.err) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
