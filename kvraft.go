@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/kvraft/kvraft/internal/logqueue"
+	"github.com/kvraft/kvraft/internal/ownaddr"
 )
 
 // Store is one node of a replicated key-value store. Its methods may be called
@@ -218,10 +219,12 @@ func (s *Store) listen() error {
 		}
 		s.opts.listener = listener
 	}
-	if s.opts.advertise == "" {
-		s.opts.advertise = advertised(s.opts.addr, s.opts.listener.Addr())
+	if s.opts.advertise != "" {
+		return nil
 	}
-	return nil
+	addr, err := s.opts.advertised(ownaddr.Local())
+	s.opts.advertise = addr
+	return err
 }
 
 // checkID makes sure that the node may have the id that it was given. One that no cluster

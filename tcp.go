@@ -2,7 +2,11 @@ package kvraft
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"strings"
+
+	"github.com/kvraft/kvraft/internal/ownaddr"
 )
 
 // tcp is the default network.
@@ -14,28 +18,26 @@ func (tcp) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", addr)
 }
 
-// advertised is the address under which peers reach a node that was told to
-// listen on addr: the name it was told, since names are resolved at each dial;
-// for a wildcard the interface with the route out, or else loopback.
-func advertised(addr string, listener net.Addr) string {
+// advertised is the address under which peers reach a node that was told to listen on
+// addr: the name it was told, since names are resolved at each dial; for a wildcard the
+// address by which this host reaches those that it is to join, or see package ownaddr.
+func (o *options) advertised(this ownaddr.Host) (string, error) {
+	listener := o.listener.Addr()
 	_, port, err := net.SplitHostPort(listener.String())
 	if err != nil {
-		return listener.String()
+		return listener.String(), nil
 	}
-	host, _, _ := net.SplitHostPort(addr)
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = outgoingIP()
+	if !ownaddr.IsWildcard(o.addr) {
+		host, _, _ := net.SplitHostPort(o.addr)
+		return net.JoinHostPort(host, port), nil
 	}
-	return net.JoinHostPort(host, port)
-}
-
-// outgoingIP asks the routing table; connecting a UDP socket sends nothing.
-// 192.0.2.1 is reserved for documentation (RFC 5737).
-func outgoingIP() string {
-	conn, err := net.Dial("udp", "192.0.2.1:9")
+	var others []string
+	for _, addr := range o.join {
+		others = append(others, strings.TrimPrefix(addr, dnsPrefix))
+	}
+	ip, err := this.Choose(ownaddr.Resolve(others, o.lookupHost), ownaddr.IsV4(listener))
 	if err != nil {
-		return "127.0.0.1"
+		return "", fmt.Errorf("%w: WithAddr %q: %w; name one, or use WithAdvertise", ErrInvalid, o.addr, err)
 	}
-	defer conn.Close()
-	return conn.LocalAddr().(*net.UDPAddr).IP.String()
+	return net.JoinHostPort(ip.String(), port), nil
 }

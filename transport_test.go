@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/ownaddr"
 )
 
 // The handshake's two sides in most tests: a dialer and the node that it means.
@@ -581,25 +584,53 @@ func TestTheDefaultNetworkIsTCP(t *testing.T) {
 	}
 }
 
+// listensAt is a listener that says so.
+type listensAt struct {
+	net.Listener
+	addr peerAddr
+}
+
+func (l listensAt) Addr() net.Addr { return l.addr }
+
 func TestANodeAdvertisesTheNameItWasToldButNoWildcard(t *testing.T) {
-	for _, c := range []struct{ told, listens, want string }{
-		{"127.0.0.1:7000", "127.0.0.1:7000", "127.0.0.1:7000"},
-		{"10.1.2.3:0", "10.1.2.3:41234", "10.1.2.3:41234"},
-		{"[2001:db8::1]:7000", "[2001:db8::1]:7000", "[2001:db8::1]:7000"},
-		{"node-7.local:7000", "10.1.2.3:7000", "node-7.local:7000"},
-		{"/run/kvraft.sock", "/run/kvraft.sock", "/run/kvraft.sock"},
-	} {
-		if got := advertised(c.told, peerAddr(c.listens)); got != c.want {
-			t.Errorf("told %s, listening on %s, a node advertises %s, want %s", c.told, c.listens, got, c.want)
-		}
+	this := ownaddr.Host{ // it reaches 10.x from 10.0.0.5, and has no default route
+		Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("10.0.0.6")},
+		Source: func(to netip.Addr) netip.Addr {
+			if netip.MustParsePrefix("10.0.0.0/8").Contains(to) {
+				return netip.MustParseAddr("10.0.0.5")
+			}
+			return netip.Addr{}
+		},
 	}
-	for _, told := range []string{"0.0.0.0:0", "[::]:0", ":0"} {
-		host, port, err := net.SplitHostPort(advertised(told, peerAddr("[::]:7000")))
-		if ip := net.ParseIP(host); err != nil || ip == nil || ip.IsUnspecified() || port != "7000" {
-			t.Errorf("told %s, a node advertises %s port %s, %v", told, host, port, err)
+	for _, c := range []struct {
+		told, listens string
+		join          []string
+		want          string // empty: it is refused
+	}{
+		{"127.0.0.1:7000", "127.0.0.1:7000", nil, "127.0.0.1:7000"},
+		{"10.1.2.3:0", "10.1.2.3:41234", nil, "10.1.2.3:41234"},
+		{"[2001:db8::1]:7000", "[2001:db8::1]:7000", nil, "[2001:db8::1]:7000"},
+		{"node-7.local:7000", "10.1.2.3:7000", nil, "node-7.local:7000"},
+		{"/run/kvraft.sock", "/run/kvraft.sock", nil, "/run/kvraft.sock"},
+		{":0", "[::]:7000", []string{"10.0.0.1:7000"}, "10.0.0.5:7000"},
+		{"0.0.0.0:7000", "[::]:7000", []string{"dns://members:7000"}, "10.0.0.5:7000"},
+		{"[::]:7000", "[::]:7000", []string{"[fd00::1]:7000"}, ""},
+		{":7000", "[::]:7000", nil, ""},
+	} {
+		o := options{addr: c.told, listener: listensAt{addr: peerAddr(c.listens)}, join: c.join, network: named{}}
+		switch got, err := o.advertised(this); {
+		case got != c.want:
+			t.Errorf("told %s, listening on %s, a node advertises %s, %v, want %s", c.told, c.listens, got, err, c.want)
+		case c.want == "" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "10.0.0.5 10.0.0.6; name one, or use WithAdvertise")):
+			t.Errorf("told %s: %v", c.told, err)
 		}
 	}
 }
+
+// named is a network on which members has an address.
+type named struct{ tcp }
+
+func (named) LookupHost(context.Context, string) ([]string, error) { return []string{"10.0.0.1"}, nil }
 
 func TestANodeThatNeedsSnapshotsAgainAndAgainIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

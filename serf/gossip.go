@@ -18,6 +18,7 @@ import (
 
 	"github.com/kvraft/kvraft"
 	"github.com/kvraft/kvraft/internal/logqueue"
+	"github.com/kvraft/kvraft/internal/ownaddr"
 )
 
 // Config sets up a node's gossip. Only Addr must be given.
@@ -25,8 +26,8 @@ type Config struct {
 	// Addr is the address, host:port, on which the node gossips, over UDP and
 	// TCP. An empty host or a wildcard listens on every interface.
 	Addr string
-	// Advertise is the address under which the others reach it. Default: Addr,
-	// and for a wildcard a private address of this machine.
+	// Advertise is the address under which the others reach it. Default: Addr, and for
+	// a wildcard what [kvraft.WithAdvertise] says.
 	Advertise string
 	// Join are gossip addresses of other nodes, of which one that is up is
 	// enough, this node's own among them or not. Those at which nobody is known to
@@ -129,6 +130,13 @@ func (c Config) serf() (*serf.Config, error) {
 	s.MemberlistConfig.TCPTimeout = 3 * time.Second // Close may wait for it
 	s.MemberlistConfig.BindAddr, s.MemberlistConfig.BindPort = host, port
 	s.MemberlistConfig.AdvertisePort = port
+	if ip := net.ParseIP(host); c.Advertise == "" && ip != nil && ip.IsUnspecified() {
+		own, err := ownaddr.Local().Choose(ownaddr.Resolve(c.Join, net.DefaultResolver.LookupHost), false)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("serf: Addr: %s: %w; name one, or set Advertise", c.Addr, err))
+		}
+		s.MemberlistConfig.AdvertiseAddr = own.String()
+	}
 	// Those that are gone are remembered for as long as that decides anything.
 	s.ReconnectTimeout = time.Hour + 2*max(c.HealAfter, 0)
 	s.TombstoneTimeout = s.ReconnectTimeout

@@ -364,3 +364,22 @@ func TestAWarningOfTheGossipIsLoggedOnceHoweverOftenItIsMet(t *testing.T) {
 		}
 	}
 }
+
+func TestAWildcardIsNotWhatTheOthersAreTold(t *testing.T) {
+	_, port, _ := net.SplitHostPort(freeAddr(t))
+	for _, host := range []string{"", "0.0.0.0", "::"} {
+		gossip, err := serf.Start(serf.Config{Addr: net.JoinHostPort(host, port)})
+		if err != nil {
+			if !strings.Contains(err.Error(), "name one, or set Advertise") {
+				t.Errorf("on %q: %v", host, err)
+			}
+			continue // this host has none, or several
+		}
+		if ip := gossip.Advertised(); !ip.IsGlobalUnicast() {
+			t.Errorf("on %q it tells %v", host, ip)
+		}
+		if err := gossip.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

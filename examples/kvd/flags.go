@@ -102,7 +102,7 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	fs.Usage = func() {} // parse errors are one line, which the whole usage would hide
 	fs.Var(&c.id, "id", "`name` of the node, kept in DIR (default: the address its peers reach it at)")
 	fs.Var(&c.haddr, "haddr", "`address` of the HTTP API")
-	fs.Var(&c.raddr, "raddr", "`address` for the other nodes")
+	fs.Var(&c.raddr, "raddr", "`address` for the other nodes; :12000 listens on all, and tells them the one towards -join")
 	fs.StringVar(&c.advertise, "advertise", "", "`address` that the node tells the others, where they reach -raddr by another one, such as that of a NAT")
 	fs.Var(&c.id, "node", "the same as -id")
 	fs.Var(&c.haddr, "client", "the same as -haddr")

@@ -138,23 +138,25 @@ func run(c config) error {
 
 func openStore(c config, clients net.Listener, talk talk, log hclog.Logger) (*kvraft.Store, error) {
 	opts := []kvraft.Option{kvraft.WithAddr(c.raddr.value), kvraft.WithLogger(log)}
+	peers := clients
 	if c.onePort {
-		opts = append(opts, kvraft.WithListener(clients), kvraft.WithSharedPort())
+		opts = append(opts, kvraft.WithSharedPort())
 	} else {
-		peers, err := c.listen("-raddr", c.raddr.value)
-		if err != nil {
+		var err error
+		if peers, err = c.listen("-raddr", c.raddr.value); err != nil {
 			return nil, err
 		}
-		opts = append(opts, kvraft.WithListener(peers))
 	}
+	told, err := c.tells(peers.Addr())
+	if err != nil {
+		return nil, errors.Join(err, peers.Close())
+	}
+	opts = append(opts, kvraft.WithListener(peers), kvraft.WithAdvertise(told))
 	if c.id.given {
 		opts = append(opts, kvraft.WithID(c.id.value))
 	}
 	if c.joins() {
-		opts = append(opts, kvraft.WithJoinFunc(talk.orAsk(finder{c.join, c.id.value, c.expect, cmp.Or(c.advertise, c.raddr.value)})), kvraft.WithBootstrapExpect(c.expect))
-	}
-	if c.advertise != "" {
-		opts = append(opts, kvraft.WithAdvertise(c.advertise))
+		opts = append(opts, kvraft.WithJoinFunc(talk.orAsk(finder{c.join, c.id.value, c.expect, cmp.Or(told, c.raddr.value)})), kvraft.WithBootstrapExpect(c.expect))
 	}
 	if c.replica {
 		opts = append(opts, kvraft.WithReplica())
