@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -73,9 +74,35 @@ func TestALeaderOutOfDescriptorsHandsOver(t *testing.T) {
 	}
 }
 
+// What a node has open it goes on with. Snapshots fail, and are written when they can be.
+func TestANodeOutOfDescriptorsGoesOn(t *testing.T) {
+	n := newNode(t, "node0")
+	n.start(t)
+	waitReady(t, n) // and there is a connection to it
+	relieve := exhaust(t, n.cmd.Process.Pid)
+	value := strings.Repeat("v", 1_000_000)
+	for i := range 70 { // a first snapshot comes before 64 MiB
+		if err := set(n, fmt.Sprint(i%3), value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.waitOutput("take a snapshot")
+	n.waitOutput("too many open files")
+	relieve()
+	eventually(t, "a snapshot", func() string {
+		if found, err := filepath.Glob(filepath.Join(n.dir, "snapshots", "*", "state.bin")); err != nil || len(found) == 0 {
+			return fmt.Sprint(found, err)
+		}
+		return ""
+	})
+	if err := check(n, "0", value); err != nil {
+		t.Error(err)
+	}
+}
+
 // exhaust leaves a process no file descriptor but the one that it has in reserve, which is
 // /dev/null. (So may be others, of lower numbers, that it was started with.)
-func exhaust(t *testing.T, pid int) {
+func exhaust(t *testing.T, pid int) (relieve func()) {
 	t.Helper()
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	files, err := os.ReadDir(dir)
@@ -93,8 +120,11 @@ func exhaust(t *testing.T, pid int) {
 	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
 		t.Fatal(err)
 	}
-	limit.Cur = uint64(reserve + 1)
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
-		t.Fatal(err)
+	set := func(most uint64) {
+		if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: most, Max: limit.Max}, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
+	set(uint64(reserve + 1))
+	return func() { set(limit.Cur) }
 }
