@@ -98,9 +98,9 @@ type Store struct {
 // Bad options are reported all at once, as ErrInvalid. Other errors: ErrLocked
 // when another process has the directory open, ErrDamaged when a file in it is
 // damaged, missing or older than it should be, ErrForeign when it holds data of another
-// program's raft, and those of the network. When
-// Open fails, nothing that it started is left, and dir is as it was, unless the disk
-// failed.
+// program's raft, one without a name when a newer version of kvraft has written them, and
+// those of the network. When Open fails, nothing that it started is left, and dir is as
+// it was, unless the disk failed.
 func Open(dir string, opts ...Option) (*Store, error) {
 	o, err := newOptions(dir, opts)
 	if err != nil {

@@ -272,7 +272,10 @@ func (l *Log) readSnapshot(dir snapshotDir, path string) (LogSnapshot, snapshotM
 	if remembered := l.meta.Snapshot; err == nil && mark.ID == remembered.ID && mark != remembered {
 		err = errNotCompleted
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errNewer):
+		s.Err = fmt.Errorf("snapshot %s: %w", path, err)
+	case err != nil:
 		s.Err = fmt.Errorf("%w: snapshot %s: %w", ErrDamaged, path, err)
 	}
 	s.Index, s.Term, s.Size, s.Members = mark.Index, mark.Term, mark.Size, logMembers(meta.Configuration)

@@ -2,6 +2,7 @@ package kvraft
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"maps"
@@ -93,6 +94,9 @@ func (m metadata) encode() ([]byte, error) {
 	return fmt.Appendf(nil, "%08x %s", crc32.Checksum(body, castagnoli), body), nil
 }
 
+// errNewer is the error of data that are whole, as far as this version can tell.
+var errNewer = errors.New("written by a newer version of kvraft")
+
 func decodeMetadata(stored []byte) (metadata, error) {
 	sum, body, _ := strings.Cut(string(stored), " ")
 	if want := fmt.Sprintf("%08x", crc32.Checksum([]byte(body), castagnoli)); sum != want {
@@ -103,7 +107,7 @@ func decodeMetadata(stored []byte) (metadata, error) {
 		return metadata{}, fmt.Errorf("%w: the node's record: %w", ErrDamaged, err)
 	}
 	if m.Format > metadataFormat {
-		return metadata{}, fmt.Errorf("written by a newer version of kvraft (format %d, this version reads up to %d)", m.Format, metadataFormat)
+		return metadata{}, fmt.Errorf("%w (format %d, this version reads up to %d)", errNewer, m.Format, metadataFormat)
 	}
 	if m.Format < 1 {
 		return metadata{}, fmt.Errorf("%w: the node's record has format %d", ErrDamaged, m.Format)

@@ -221,8 +221,10 @@ func (s *snapshotReader) read(begin func(snapshotCounts) *state.Loader) (head sn
 		return head, s.err
 	case [len(snapshotMagic)]byte(opening[:]) != snapshotMagic:
 		return head, errors.New("not a kvraft snapshot")
-	case version < snapshotPlain || version > snapshotWithCallers:
-		return head, fmt.Errorf("format version %d, this program reads up to %d", version, snapshotWithCallers)
+	case version > snapshotWithCallers:
+		return head, fmt.Errorf("%w (format %d, this version reads up to %d)", errNewer, version, snapshotWithCallers)
+	case version < snapshotPlain:
+		return head, fmt.Errorf("format version %d", version)
 	}
 	head.cluster = string(s.bytes())
 	head.index, head.term = s.number(), s.number()

@@ -266,7 +266,7 @@ func TestASnapshotThatNoStateCanHaveWrittenIsRefusedWhateverItsChecksumSays(t *t
 func TestAFutureSnapshotIsNamedAsSuch(t *testing.T) {
 	snapshot := snapshotBytes(t, snapshotHeader{}, state.New().View())
 	snapshot[7] = 4
-	if _, _, err := readSnapshotBytes(snapshot); err == nil || !strings.Contains(err.Error(), "version 4, this program reads up to 3") {
+	if _, _, err := readSnapshotBytes(snapshot); err == nil || !strings.Contains(err.Error(), "newer version of kvraft (format 4, this version reads up to 3)") {
 		t.Errorf("got %v", err)
 	}
 }

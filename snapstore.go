@@ -157,7 +157,7 @@ func (s *snapshotStore) survey(verify func(io.Reader) error) (found snapshotsFou
 		if err == nil && id == remembered.ID && mark != remembered {
 			err = errNotCompleted
 		}
-		if isNoDamage(err) {
+		if isNoDamage(err) || errors.Is(err, errNewer) {
 			return found, fmt.Errorf("snapshot %s: %w", filepath.Join(s.path, id), err)
 		}
 		if err != nil {

@@ -1,7 +1,10 @@
 package kvraft
 
 import (
+	"encoding/base64"
+	"encoding/binary"
 	"errors"
+	"hash/crc64"
 	"io"
 	"os"
 	"path/filepath"
@@ -274,6 +277,40 @@ func TestAStateThatItsReaderRefusesIsDamaged(t *testing.T) {
 	_, err := settleSnapshots(dir, openTestLog(t, disk), refuse)
 	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "newer version") {
 		t.Fatalf("got %v", err)
+	}
+}
+
+// Whose remedy is another than that of damage, which is to remove the directory.
+func TestASnapshotOfANewerVersionIsNotDamaged(t *testing.T) {
+	for whole, want := range map[bool]string{true: "written by a newer version of kvraft (format 99", false: "CRC mismatch"} {
+		dir := copyOf(t, ourFixture)
+		id := filepath.Base(fixtureSnapshot)
+		content, err := os.ReadFile(filepath.Join(dir, fixtureSnapshot, snapshotStateFile))
+		must(t, err)
+		content[len(snapshotMagic)] = 99
+		must(t, os.WriteFile(filepath.Join(dir, fixtureSnapshot, snapshotStateFile), content, 0o600))
+		if whole {
+			files, err := openSnapshotDir(dir)
+			must(t, err)
+			meta, _, err := readSnapshotMeta(files, id)
+			must(t, err)
+			sum := crc64.Checksum(content, crc64.MakeTable(crc64.ECMA))
+			was, is := base64.StdEncoding.EncodeToString(meta.CRC), base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, sum))
+			must(t, replaceIn(filepath.Join(dir, fixtureSnapshot, snapshotMetaFile), was, is))
+			_, mark, err := readSnapshotMeta(files, id)
+			must(t, errors.Join(err, files.Close()))
+			editRecord(t, dir, func(m *metadata) { m.Snapshot = mark })
+		}
+		before := tree(t, dir)
+		l, err := OpenLog(dir)
+		must(t, err)
+		must(t, l.Close())
+		for what, err := range map[string]error{"Open": openAndClose(dir), "Examine": ignore(Examine(dir)), "OpenLog": l.Snapshots[0].Err} {
+			if err == nil || errors.Is(err, ErrDamaged) == whole || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %s", what, err, want)
+			}
+		}
+		wantSameTree(t, dir, before)
 	}
 }
 
