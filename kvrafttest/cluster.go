@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/pprof"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -22,16 +24,19 @@ import (
 // its own. Nodes are numbered from 0; node i has the id and the host name "n1",
 // "n2", ... for i = 0, 1, ..., and listens on port 7000. Move gives it another host.
 //
-// The methods that cut, crash and restart are for one goroutine, that of the
-// test; the stores may be used from any. A method that cannot do its work fails
-// the test.
+// Store, Client, Len, Up, Leader and Network may be called from any goroutine, also
+// while nodes come and go; the other methods are for one, that of the test. A method
+// that cannot do its work fails the test.
 type Cluster struct {
 	tb      testing.TB
 	network *Network
 	dir     string
 	opts    []kvraft.Option
 	label   string // of the nodes' goroutines
-	nodes   []*node
+
+	mu      sync.Mutex
+	nodes   []*node       // written by the test's goroutine, with mu held
+	changed chan struct{} // guarded by mu: closed and replaced when a node starts or ends
 
 	abandoned bool
 }
@@ -45,7 +50,11 @@ type node struct {
 	opts  []kvraft.Option
 	dir   string
 	disk  *Disk
-	store *kvraft.Store // nil while it is down
+
+	inMemory bool // by kvraft.WithInMemory: the disk is not used
+
+	store *kvraft.Store // nil while it is down; written by the test's goroutine, with Cluster.mu held
+	last  *kvraft.Store // of its latest life; likewise
 	alive *process
 }
 
@@ -65,6 +74,7 @@ func New(tb testing.TB, n int, opts ...kvraft.Option) *Cluster {
 		network: NewNetwork(),
 		dir:     tb.TempDir(),
 		opts:    opts,
+		changed: make(chan struct{}),
 	}
 	c.label = fmt.Sprintf("%p", c)
 	tb.Cleanup(c.finish)
@@ -88,32 +98,83 @@ func (c *Cluster) Launch(opts ...kvraft.Option) int {
 	c.tb.Helper()
 	i := len(c.nodes)
 	id := fmt.Sprintf("n%d", i+1)
-	c.nodes = append(c.nodes, &node{id: id, host: id, opts: opts, dir: filepath.Join(c.dir, id), disk: NewDisk()})
+	c.include(&node{id: id, host: id, opts: opts, dir: filepath.Join(c.dir, id), disk: NewDisk()})
 	c.start(i)
 	return i
+}
+
+// include adds a node that has yet to start.
+func (c *Cluster) include(n *node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodes = append(c.nodes, n)
+}
+
+// started notes the store of a node that has started, and ended that it has none.
+func (c *Cluster) started(n *node, store *kvraft.Store) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n.store, n.last = store, store
+	c.tell()
+}
+
+func (c *Cluster) ended(n *node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n.store = nil
+	c.tell()
+}
+
+// tell lets those look again that wait for a node to start; mu is held.
+func (c *Cluster) tell() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// running is the store of node i, nil while it is down, and closed when that may have
+// changed.
+func (c *Cluster) running(i int) (store *kvraft.Store, changed <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nodes[i].store, c.changed
+}
+
+// runs is the store of node i for what needs a node that is up.
+func (c *Cluster) runs(i int) *kvraft.Store {
+	c.tb.Helper()
+	store, _ := c.running(i)
+	if store == nil {
+		c.tb.Fatalf("node %s is down", c.nodes[i].id)
+	}
+	return store
 }
 
 func (c *Cluster) start(i int) {
 	c.tb.Helper()
 	n := c.nodes[i]
 	n.alive = &process{host: c.network.Host(n.host), buried: make(chan struct{})}
-	opts := append([]kvraft.Option{
-		kvraft.WithID(n.id),
-		kvraft.WithAddr(n.host + ":7000"),
-		kvraft.WithNetwork(n.alive),
-		kvraft.WithLogStore(n.disk.Open()),
-	}, append(c.opts[:len(c.opts):len(c.opts)], n.opts...)...)
+	own := []kvraft.Option{kvraft.WithID(n.id), kvraft.WithAddr(n.host + ":7000"), kvraft.WithNetwork(n.alive)}
+	rest := slices.Concat(c.opts, n.opts)
 	if peers := c.peers(i); len(peers) > 0 { // else it is the first, and forms the cluster
-		opts = append(opts, kvraft.WithJoin(peers...))
+		rest = append(rest, kvraft.WithJoin(peers...))
 	}
+	var store *kvraft.Store
 	var err error
 	pprof.Do(context.Background(), pprof.Labels("kvrafttest", c.label), func(context.Context) {
-		n.store, err = kvraft.Open(n.dir, opts...)
+		if !n.inMemory {
+			store, err = kvraft.Open(n.dir, slices.Concat(own, []kvraft.Option{kvraft.WithLogStore(n.disk.Open())}, rest)...)
+		}
+		if n.inMemory || n.last == nil && errors.Is(err, kvraft.ErrInvalid) { // that has no disk, if it is what was asked for
+			other, otherErr := kvraft.Open(n.dir, slices.Concat(own, []kvraft.Option{kvraft.WithInMemory()}, rest)...)
+			if otherErr == nil || n.inMemory {
+				store, err, n.inMemory = other, otherErr, true
+			}
+		}
 	})
 	if err != nil {
-		n.store = nil
 		c.tb.Fatalf("start node %s: %v", n.id, err)
 	}
+	c.started(n, store)
 }
 
 func (c *Cluster) peers(except int) []string {
@@ -128,15 +189,19 @@ func (c *Cluster) peers(except int) []string {
 
 // Len returns the number of nodes, those that are down and those that were removed
 // included.
-func (c *Cluster) Len() int { return len(c.nodes) }
+func (c *Cluster) Len() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.nodes)
+}
 
-// Store returns the store of node i, which must be up. A restart replaces it.
+// Store returns the store of node i. A restart replaces it: while the node is down it is
+// the one before, of which each call fails with [kvraft.ErrClosed]. See Client for calls
+// that follow the node.
 func (c *Cluster) Store(i int) *kvraft.Store {
-	c.tb.Helper()
-	if c.nodes[i].store == nil {
-		c.tb.Fatalf("node %s is down", c.nodes[i].id)
-	}
-	return c.nodes[i].store
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nodes[i].last
 }
 
 // Network returns the network, for faults that Cluster has no method for. Hosts
@@ -150,17 +215,21 @@ func (c *Cluster) Host(i int) string { return c.nodes[i].host }
 func (c *Cluster) Disk(i int) *Disk { return c.nodes[i].disk }
 
 // Up reports whether node i is running.
-func (c *Cluster) Up(i int) bool { return c.nodes[i].store != nil }
+func (c *Cluster) Up(i int) bool {
+	store, _ := c.running(i)
+	return store != nil
+}
 
 // Leader returns the number of the node that leads: of those that believe to, the
 // one with the highest term. It is false when none does.
 func (c *Cluster) Leader() (int, bool) {
 	leader, term := -1, uint64(0)
-	for i, n := range c.nodes {
-		if n.store == nil {
+	for i := range c.Len() {
+		store, _ := c.running(i)
+		if store == nil {
 			continue
 		}
-		if st := n.store.Status(); st.State == kvraft.Leading && st.Term > term {
+		if st := store.Status(); st.State == kvraft.Leading && st.Term > term {
 			leader, term = i, st.Term
 		}
 	}
@@ -184,7 +253,7 @@ func (c *Cluster) WaitLeaderOtherThan(i int) int {
 		if leader, ok = c.Leader(); !ok || leader == i {
 			return "there is none"
 		}
-		return c.nodes[leader].store.Status().Reason
+		return c.Store(leader).Status().Reason
 	})
 	return leader
 }
@@ -293,12 +362,12 @@ func (c *Cluster) Heal() { c.network.Heal() }
 func (c *Cluster) Crash(i int) {
 	c.tb.Helper()
 	n := c.nodes[i]
-	store := c.Store(i)
+	store := c.runs(i)
 	n.disk.Crash()
 	n.alive.dead.Store(true)
 	c.network.Reset(n.host)
 	close(n.alive.buried)
-	n.store = nil
+	c.ended(n)
 	if err := store.Close(); err != nil && !errors.Is(err, ErrCrashed) { // only to clear the process away
 		c.tb.Errorf("clear node %s away: %v", n.id, err)
 	}
@@ -308,8 +377,8 @@ func (c *Cluster) Crash(i int) {
 func (c *Cluster) Stop(i int) {
 	c.tb.Helper()
 	n := c.nodes[i]
-	store := c.Store(i)
-	n.store = nil
+	store := c.runs(i)
+	c.ended(n)
 	if err := store.Close(); err != nil {
 		c.tb.Fatalf("stop node %s: %v", n.id, err)
 	}
@@ -352,7 +421,7 @@ func (c *Cluster) Remove(i int) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := c.Store(through).Remove(ctx, n.id); err != nil {
+	if err := c.runs(through).Remove(ctx, n.id); err != nil {
 		c.tb.Fatalf("remove node %s: %v", n.id, err)
 	}
 	n.gone = true
@@ -418,7 +487,7 @@ func (c *Cluster) stopAll() {
 		if err := n.store.Close(); err != nil {
 			c.tb.Errorf("close node %s: %v", n.id, err)
 		}
-		n.store = nil
+		c.ended(n)
 	}
 }
 

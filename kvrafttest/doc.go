@@ -21,6 +21,8 @@
 // back, and fails the test unless they come to hold the same state and leave no
 // goroutine behind.
 //
+// [Client] makes calls on one node while it comes and goes.
+//
 // [History] records the calls of a test's clients and checks that they are
 // linearizable. [Network] and [Disk] are the faults that [Cluster] has no method
 // for.

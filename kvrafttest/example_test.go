@@ -7,6 +7,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/kvraft/kvraft"
 	"github.com/kvraft/kvraft/kvrafttest"
 )
 
@@ -29,6 +30,32 @@ func ExampleNew() {
 	// Output:
 	// set on a follower: <nil>
 	// get on the next leader: green <nil>
+}
+
+// A client goes on with its node, whenever that is up.
+func ExampleClient() {
+	tb := &exampleTB{}
+	defer tb.finish()
+
+	c := kvrafttest.New(tb, 3)
+	client := c.Client(1)
+	_, err := client.Set(context.Background(), "color", []byte("green"))
+	fmt.Println("before:", err)
+
+	c.Crash(1)
+	read := make(chan kvraft.Entry)
+	go func() {
+		entry, err := client.Get(context.Background(), "color") // waits
+		if err != nil {
+			log.Print(err)
+		}
+		read <- entry
+	}()
+	c.Restart(1)
+	fmt.Println("after:", string((<-read).Value))
+	// Output:
+	// before: <nil>
+	// after: green
 }
 
 // exampleTB is as much of a test as New needs, since an example has none.

@@ -35,7 +35,7 @@ func (c *Cluster) Copy(i int) int {
 	if err := copyComplete(n.dir, original.dir); err != nil {
 		c.tb.Fatalf("copy node %s: %v", n.id, err)
 	}
-	c.nodes = append(c.nodes, n)
+	c.include(n)
 	c.start(k)
 	return k
 }
@@ -62,8 +62,11 @@ func copyComplete(to, from string) error {
 // Succeed makes copy k node i, and node i the copy: the cluster has taken the copy for
 // the node.
 func (c *Cluster) Succeed(i, k int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	a, b := c.nodes[i], c.nodes[k]
 	a.gone, b.gone = b.gone, a.gone
 	b.moves = a.moves
 	c.nodes[i], c.nodes[k] = b, a
+	c.tell()
 }
