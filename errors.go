@@ -165,18 +165,22 @@ func noLeader(ctx context.Context, last error) error {
 	if last == nil || errors.Is(last, ctx.Err()) {
 		return fmt.Errorf("%w: %w", ErrNoLeader, ended(ctx))
 	}
-	return fmt.Errorf("%w: %w (%s)", ErrNoLeader, ended(ctx), attempt(last))
+	return fmt.Errorf("%w: %w (%s)", ErrNoLeader, ended(ctx), attempt{last})
 }
 
-// attempt is how an attempt ended, for an error that tells the outcome of all of them:
-// without the outcome of this one.
-func attempt(err error) string {
-	text := err.Error()
+// attempt is how an attempt ended, as part of an error that tells the outcome of all of
+// them, or of a reason: its text has no outcome.
+type attempt struct{ error }
+
+func (a attempt) Error() string {
+	text := a.error.Error()
 	for _, outcome := range []error{errUnsent, ErrUnknown, ErrNoLeader} {
-		text = strings.TrimPrefix(text, outcome.Error()+": ")
+		text = strings.ReplaceAll(text, outcome.Error()+": ", "")
 	}
 	return text
 }
+
+func (a attempt) Unwrap() error { return a.error }
 
 // ended is why ctx has ended: its error, and its cause where that says more.
 func ended(ctx context.Context) error {

@@ -132,6 +132,8 @@ func TestAnErrorTellsItsOutcomeOnce(t *testing.T) {
 	for want, err := range map[string]error{
 		"kvraft: outcome unknown: context deadline exceeded (node n1: reset)": outcome(ctx, ctx.Err(), true, unknown),
 		"kvraft: no leader: context deadline exceeded (no leader is known)":   outcome(ctx, ctx.Err(), false, errNoLeaderKnown),
+		"kvraft: no leader: context deadline exceeded (a:1: it is not there)": outcome(ctx, ctx.Err(), false, fmt.Errorf("a:1: %w: it is not there", errUnsent)),
+		"a:1: no leader is known; b:1: it is not there":                       oneLine{errors.Join(fmt.Errorf("a:1: %w", errNoLeaderKnown), errors.New("b:1: it is not there"))},
 	} {
 		if err.Error() != want {
 			t.Errorf("%q, want %q", err, want)

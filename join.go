@@ -118,7 +118,7 @@ func (s *Store) addMember(ctx context.Context, reign *reign, req joinRequest) er
 		err = errors.New("another call has made it a replica meanwhile")
 	}
 	if err != nil { // it is a member already
-		return fmt.Errorf("join node %s at %s: %w: %v", req.ID, req.Addr, ErrUnknown, err)
+		return fmt.Errorf("join node %s at %s: %w: %v", req.ID, req.Addr, ErrUnknown, attempt{err})
 	}
 	return nil
 }
@@ -153,7 +153,7 @@ func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, 
 		}
 		switch {
 		case err != nil && (begun || entered) && !errors.Is(err, ErrUnknown):
-			return raft.Server{}, fmt.Errorf("%w: it was begun, and can be asked for again: %v", ErrUnknown, err)
+			return raft.Server{}, fmt.Errorf("%w: it was begun, and can be asked for again: %v", ErrUnknown, attempt{err})
 		case err != nil:
 			return raft.Server{}, err
 		case entered:

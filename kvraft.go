@@ -464,7 +464,7 @@ func (s *Store) shutdown() error {
 	s.futures.drain(2*t.Lease + t.Election)
 	if s.ctx.Err() == nil {
 		if err := s.handOver(s.ctx, ""); err != nil { // the others wait for their election timeout, then
-			s.log.Info("leadership was not handed over", "reason", err)
+			s.log.Info("leadership was not handed over", "reason", attempt{err})
 		}
 	}
 	s.cancel(s.whyClosed())

@@ -72,7 +72,7 @@ func (p *peers) connectWithin(ctx context.Context, within time.Duration, to peer
 	defer cancel()
 	conn, err := p.connect(soon, to)
 	if err != nil && soon.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("%w: no connection within %v: %s", errUnsent, within, attempt(err))
+		err = fmt.Errorf("%w: no connection within %v: %s", errUnsent, within, attempt{err})
 	}
 	return conn, err
 }

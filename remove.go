@@ -142,7 +142,7 @@ func (s *Store) removeMember(ctx context.Context, req removeRequest) error {
 	err = s.checkRemovable(ctx, config, m, req)
 	switch {
 	case err != nil && s.isRetired(m.ID):
-		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, err)
+		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, attempt{err})
 	case err != nil:
 		return err
 	}
@@ -151,7 +151,7 @@ func (s *Store) removeMember(ctx context.Context, req removeRequest) error {
 	}
 	if m.ID == s.server { // the next leader does it
 		if err := s.yield(ctx, ""); err != nil {
-			return fmt.Errorf("%w: %v", errUnsent, err) // of the removal
+			return fmt.Errorf("%w: %v", errUnsent, attempt{err}) // of the removal
 		}
 		return errNotLeader
 	}
@@ -207,7 +207,7 @@ func (s *Store) expel(ctx context.Context, m raft.Server, req removeRequest) err
 		return err
 	}
 	if err := errors.Join(s.strike(leftNote(m.ID)), s.strike(replicaNote(userID(m.ID)))); err != nil {
-		return fmt.Errorf("%w: it is removed: %v", ErrUnknown, err)
+		return fmt.Errorf("%w: it is removed: %v", ErrUnknown, attempt{err})
 	}
 	return nil
 }
@@ -255,7 +255,7 @@ func (s *Store) dismiss(ctx context.Context, m raft.Server, req removeRequest) e
 	}
 	err := s.change(ctx, func() raft.Future { return s.raft.RemoveServer(m.ID, 0, s.patience()) })
 	if err != nil {
-		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, err)
+		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, attempt{err})
 	}
 	return nil
 }

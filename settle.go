@@ -121,7 +121,7 @@ func (c *complaint) about(what string, trouble error) {
 // oneLine is an error that may be several, as one sentence.
 type oneLine struct{ error }
 
-func (e oneLine) Error() string { return strings.ReplaceAll(e.error.Error(), "\n", "; ") }
+func (e oneLine) Error() string { return strings.ReplaceAll(attempt(e).Error(), "\n", "; ") }
 func (e oneLine) Unwrap() error { return e.error }
 
 // standing is what a node with trouble is doing, as the beginning of a sentence.

@@ -218,7 +218,7 @@ func (w *watch) reach() error {
 		return err
 	}
 	if at := s.fsm.now.Load().view.Revision(); at < w.after {
-		return fmt.Errorf("%w: After(%d) lies in the future: the store is at version %d", ErrInvalid, w.after, at)
+		return fmt.Errorf("%w: version %d lies in the future: the store is at version %d", ErrInvalid, w.after, at)
 	}
 	return nil
 }

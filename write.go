@@ -229,9 +229,9 @@ func isRefusal(err error) bool {
 func outcome(ctx context.Context, err error, maybe bool, last error) error {
 	switch {
 	case maybe && errors.Is(err, ErrClosed): // which would say that it was not applied
-		return fmt.Errorf("%w: %v (%s)", ErrUnknown, err, attempt(last))
+		return fmt.Errorf("%w: %v (%s)", ErrUnknown, err, attempt{last})
 	case maybe:
-		return fmt.Errorf("%w: %w (%s)", ErrUnknown, err, attempt(last))
+		return fmt.Errorf("%w: %w (%s)", ErrUnknown, err, attempt{last})
 	case errors.Is(err, ErrClosed):
 		return err
 	default:
