@@ -41,7 +41,7 @@ func (a *alarms) take() string {
 func TestAHealthyClusterLogsNoWarning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var seen alarms
-		c := kvrafttest.New(t, 3, seen.option())
+		c := kvrafttest.New(t, 3, seen.option(), kvraft.WithSnapshots(kvraft.Snapshots{TrailingBytes: 1}))
 		quiet := func(what string) {
 			t.Helper()
 			time.Sleep(5 * time.Second)
@@ -65,8 +65,13 @@ func TestAHealthyClusterLogsNoWarning(t *testing.T) {
 			quiet("a node was stopped and came back")
 			time.Sleep(15 * time.Second)
 		}
+		for i := range 3 {
+			if err := c.Store(i).TakeSnapshot(); err != nil {
+				t.Fatal(err)
+			}
+		}
 		c.Add()
-		quiet("a node has joined")
+		quiet("a node has joined, by a snapshot")
 		c.Abandon()
 		var stops sync.WaitGroup
 		for i := range c.Len() {

@@ -1,6 +1,7 @@
 package kvraft
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -48,7 +49,7 @@ func (l *raftLogger) Info(msg string, args ...any) {
 
 func (l *raftLogger) log(write func(string, ...any), msg string, args []any) {
 	switch {
-	case isUsual(msg), l.isClosing() && msg == "failed to contact quorum of nodes, stepping down":
+	case isUsual(msg), isCompacted(msg, args), l.isClosing() && msg == "failed to contact quorum of nodes, stepping down":
 		l.Logger.Info(msg, args...)
 	case isOutage(msg):
 		if lasts := l.missed(peerIn(args)); lasts > 0 {
@@ -87,6 +88,12 @@ func isUsual(msg string) bool {
 		return true
 	}
 	return strings.HasPrefix(msg, "rejecting ") || strings.HasPrefix(msg, "duplicate requestVote") // or pre-vote
+}
+
+// isCompacted reports whether raft is about to send a snapshot, as the log does not reach
+// back to what a follower has.
+func isCompacted(msg string, args []any) bool {
+	return msg == "failed to get log" && slices.ContainsFunc(args, func(arg any) bool { return arg == raft.ErrLogNotFound })
 }
 
 // isOutage reports whether raft says this of a peer that did not answer.

@@ -13,9 +13,9 @@ const recoverUsage = `Usage: kvd recover [-n] [-raddr ADDRESS] DIR
 Makes the node in DIR, which must be stopped, the only member of a new cluster,
 with the data that it has. It is for when a majority of the members is lost for
 good: what others acknowledged and this node had not yet received is lost. With -n
-it says what that is about, and leaves the cluster and the data as they are: of
-several survivors choose the one whose log ends at the highest term, and among those
-at the highest index.
+it shows what would be kept and what lost, and changes nothing: of several survivors
+choose the one whose log ends at the highest term, and among those at the highest
+index.
 
 Versions go on after a gap, so that none that a lost write had is given again.
 Afterwards start the node as always; it remembers a new address. Empty the
@@ -26,7 +26,7 @@ directories of the others, and let them join it.
 // recoverNode returns the exit code.
 func recoverNode(args []string) int {
 	fs := flag.NewFlagSet("kvd recover", flag.ContinueOnError)
-	dry := fs.Bool("n", false, "say what it is about and leave everything as it is")
+	dry := fs.Bool("n", false, "show what would be kept and what lost, and change nothing")
 	addr := fs.String("raddr", "", "`address` under which others will reach the node (default: the one it had)")
 	dir, code := parseDir(fs, recoverUsage, args)
 	if dir == "" {
