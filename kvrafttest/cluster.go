@@ -352,6 +352,10 @@ func (c *Cluster) DropLarge(from, to, over int) {
 // to make any, until Heal or Crash.
 func (c *Cluster) Exhaust(i int, dials bool) { c.network.Exhaust(c.nodes[i].host, dials) }
 
+// GoDark loses what is sent over the connections that are open between the nodes i and j, either way, for good and in
+// silence. New ones work.
+func (c *Cluster) GoDark(i, j int) { c.network.GoDark(c.nodes[i].host, c.nodes[j].host) }
+
 // Heal ends every cut, loss, delay and shortage of the network.
 func (c *Cluster) Heal() { c.network.Heal() }
 

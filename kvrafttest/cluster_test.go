@@ -52,3 +52,22 @@ func TestACrashedLeaderIsReplacedAndComesBack(t *testing.T) {
 		}
 	})
 }
+
+func TestAClusterGoesOnWhenItsConnectionsGoDark(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		for i := range c.Len() {
+			c.GoDark(leader, i)
+		}
+		began := time.Now()
+		for i := range c.Len() {
+			if _, err := c.Store(i).Set(t.Context(), "key", nil); err != nil {
+				t.Fatalf("set on node %d: %v", i, err)
+			}
+		}
+		if took := time.Since(began); took > 15*time.Second {
+			t.Errorf("all have written after %v", took)
+		}
+	})
+}

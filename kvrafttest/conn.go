@@ -236,6 +236,7 @@ type stream struct {
 	window         int
 	writer, reader *conn
 	stalled        bool // behind a large packet that was lost
+	dark           bool // for good, see Network.GoDark
 	used           int  // bytes written and not read, those included that nobody will read
 	data           queue[byte]
 	marks          queue[mark] // when data arrives
@@ -330,7 +331,7 @@ func (s *stream) arrived(due, now time.Time) bool {
 }
 
 // held says that nothing arrives.
-func (s *stream) held() bool { return s.edge.cut || s.stalled }
+func (s *stream) held() bool { return s.edge.cut || s.stalled || s.dark }
 
 // ended says whether the end has arrived, perhaps with data before it that is not read yet.
 func (s *stream) ended(now time.Time) bool {
@@ -363,6 +364,12 @@ func (s *stream) settle(now time.Time) {
 	if s.ended(now) {
 		s.endDue = time.Time{}
 	}
+}
+
+// darken loses what has not arrived, and what will be written.
+func (s *stream) darken(now time.Time) {
+	s.settle(now)
+	s.dark = true
 }
 
 // hurry lets everything on its way arrive at latest.

@@ -39,6 +39,8 @@ const (
 //   - Deadlines and Close wake blocked calls. Errors are a [*net.OpError] around [os.ErrDeadlineExceeded], [net.ErrClosed]
 //     or [syscall.ECONNRESET], except for io.EOF, which is returned as it is.
 //
+// [Network.GoDark] is the one fault that loses bytes: those of the connections that it is about, for ever.
+//
 // Cuts lie over each other: an edge is open when no [Network.Partition], [Network.Block] or [Network.Isolate] cuts it, and
 // [Network.Heal] removes them all. They go by host name and hold for hosts that appear later. Nothing cuts a host from itself.
 //
@@ -215,6 +217,22 @@ func (n *Network) Sever(a, b string) {
 	for c := range n.edge(route{a, b}).ends { // b's ends; a connection without one is at its end anyway
 		c.in.finish(syscall.ECONNRESET, now)
 		c.out.finish(syscall.ECONNRESET, now)
+	}
+}
+
+// GoDark loses in silence, for good, what is sent over the connections that are open now between two hosts, either way, with
+// the news of their ends: a firewall between the two has lost its table, and drops what belongs to no connection that it
+// knows. New connections work at once.
+func (n *Network) GoDark(a, b string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := time.Now()
+	for _, r := range []route{{a, b}, {b, a}} {
+		for c := range n.edge(r).ends {
+			c.in.darken(now)
+			c.out.darken(now)
+			c.wake()
+		}
 	}
 }
 

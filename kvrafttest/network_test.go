@@ -593,3 +593,41 @@ func reaches(t *testing.T, n *kvrafttest.Network, from, to string) bool {
 	c.Close()
 	return true
 }
+
+func TestConnectionsThatGoDarkLoseEverythingInSilence(t *testing.T) {
+	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+		near, far := pair(t, n, "a", "b")
+		send(t, near, "arrived ")
+		time.Sleep(latency)
+		send(t, near, "on its way")
+		n.GoDark("b", "a")
+		receive(t, far, "arrived ")
+		send(t, near, "lost")
+		near.Close()
+		n.Heal()
+		n.Sever("a", "b")
+		n.Reset("a")
+		far.SetReadDeadline(time.Now().Add(time.Hour))
+		timesOut(t, read(far))
+		send(t, far, "into the dark")
+
+		near, far = pair(t, n, "a", "c")
+		n.GoDark("a", "b")
+		send(t, near, "others go on")
+		receive(t, far, "others go on")
+		near, far = pair(t, n, "a", "b")
+		send(t, near, "new ones work")
+		receive(t, far, "new ones work")
+	})
+}
+
+func TestAWriteIntoTheDarkWaitsWhenTheWindowIsFull(t *testing.T) {
+	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+		near, _ := pair(t, n, "a", "b")
+		n.GoDark("a", "b")
+		near.SetWriteDeadline(time.Now().Add(time.Minute))
+		count, err := near.Write(make([]byte, 2*window))
+		equal(t, count, window)
+		timesOut(t, err)
+	})
+}
