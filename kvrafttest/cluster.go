@@ -377,11 +377,32 @@ func (c *Cluster) Crash(i int) {
 	}
 }
 
-// Stop closes the store of node i.
+// Pause stops node i as SIGSTOP would, until Resume, as far as that can be had inside a process: its network and its disk
+// are paused, see [Network.Pause] and [Disk.Pause]. Others find it as they find a process that is stopped: its connections
+// stay, new ones are made, and nothing is answered.
+//
+// What needs neither goes on, where a process that is stopped finds out later: calls that read its state as it is, and
+// its timers. A leader gives up its place when its lease has ended, and a node that is in the middle of an operation of its
+// disk stops after [kvraft.Timing].Stall, as it does when that hangs. Files, which are its snapshots, are not paused.
+func (c *Cluster) Pause(i int) {
+	c.tb.Helper()
+	c.runs(i)
+	c.nodes[i].disk.Pause()
+	c.network.Pause(c.nodes[i].host)
+}
+
+// Resume lets node i go on after Pause.
+func (c *Cluster) Resume(i int) {
+	c.network.Resume(c.nodes[i].host)
+	c.nodes[i].disk.Resume()
+}
+
+// Stop closes the store of node i, which goes on first if it was paused.
 func (c *Cluster) Stop(i int) {
 	c.tb.Helper()
 	n := c.nodes[i]
 	store := c.runs(i)
+	c.Resume(i)
 	c.ended(n)
 	if err := store.Close(); err != nil {
 		c.tb.Fatalf("stop node %s: %v", n.id, err)
@@ -457,6 +478,9 @@ func (c *Cluster) Abandon() { c.abandoned = true }
 // finish is the check at the end of every test.
 func (c *Cluster) finish() {
 	c.Heal()
+	for i := range c.nodes {
+		c.Resume(i)
+	}
 	defer c.checkGoroutines()
 	defer c.stopAll()
 	if c.tb.Failed() || c.abandoned {

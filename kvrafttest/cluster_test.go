@@ -71,3 +71,33 @@ func TestAClusterGoesOnWhenItsConnectionsGoDark(t *testing.T) {
 		}
 	})
 }
+
+func TestALeaderThatIsPausedIsReplacedAndFollowsAfterwards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		for range 3 {
+			paused := c.WaitLeader()
+			c.Pause(paused)
+			began := time.Now()
+			next := c.WaitLeaderOtherThan(paused)
+			if took := time.Since(began); took > 2*time.Second {
+				t.Errorf("it was replaced after %v", took)
+			}
+			if _, err := c.Store(next).Set(t.Context(), "key", nil); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(5 * time.Second)
+			term := c.Store(next).Status().Term
+			c.Resume(paused)
+			c.WaitReady(paused)
+			time.Sleep(5 * time.Second)
+			if st := c.Store(paused).Status(); st.Term != term || st.State != kvraft.Follower {
+				t.Errorf("it is %s in term %d, want following in term %d", st.State, st.Term, term)
+			}
+		}
+		c.Pause(0)
+		c.Crash(0)
+		c.Restart(0)
+		c.Pause(1) // the cleanup lets it go on
+	})
+}

@@ -12,6 +12,7 @@ import (
 // conn is one end of a connection.
 type conn struct {
 	network       *Network
+	host          *Host // that this end is on
 	local, remote net.Addr
 	in, out       *stream
 	reads, writes side
@@ -21,8 +22,8 @@ type conn struct {
 // newConns returns the two ends of a new connection; mu is held.
 func newConns(dialer, acceptor *Host, local, remote address) (near, far *conn) {
 	n := dialer.network
-	near = &conn{network: n, local: local, remote: remote, reads: newSide(), writes: newSide()}
-	far = &conn{network: n, local: remote, remote: local, reads: newSide(), writes: newSide()}
+	near = &conn{network: n, host: dialer, local: local, remote: remote, reads: newSide(), writes: newSide()}
+	far = &conn{network: n, host: acceptor, local: remote, remote: local, reads: newSide(), writes: newSide()}
 	there := &stream{edge: n.edge(route{dialer.name, acceptor.name}), window: n.window, writer: near, reader: far}
 	back := &stream{edge: n.edge(route{acceptor.name, dialer.name}), window: n.window, writer: far, reader: near}
 	near.in, near.out = back, there
@@ -39,6 +40,10 @@ func (c *conn) Read(b []byte) (int, error) {
 	defer c.network.mu.Unlock()
 	for {
 		now := time.Now()
+		if c.isPaused() {
+			c.reads.wait(&c.network.mu, time.Time{}, now)
+			continue
+		}
 		n, err := c.tryRead(b, now)
 		if n > 0 || len(b) == 0 || err != nil {
 			return n, c.wrap("read", err)
@@ -76,6 +81,10 @@ func (c *conn) Write(b []byte) (int, error) {
 	done := 0
 	for {
 		now := time.Now()
+		if c.isPaused() {
+			c.writes.wait(&c.network.mu, time.Time{}, now)
+			continue
+		}
 		if err := c.writeError(now); err != nil {
 			return done, c.wrap("write", err)
 		}
@@ -113,11 +122,19 @@ func (c *conn) Close() error {
 	return nil
 }
 
+// isPaused says that the process at this end waits in its calls, but for those on an end that is of no use any more; mu is
+// held.
+func (c *conn) isPaused() bool { return c.host.resumed != nil && c.err == nil }
+
 // shut makes this end fail with err and lets the peer, in its time, meet end; mu is held.
 func (c *conn) shut(err, end error) {
 	c.err = err
 	c.in.discard()
-	c.out.finish(end, time.Now())
+	if c.host.resumed != nil && !c.host.dead { // it would have closed it later
+		c.host.late = append(c.host.late, func() { c.out.finish(end, time.Now()) })
+	} else {
+		c.out.finish(end, time.Now())
+	}
 	c.wake()
 }
 

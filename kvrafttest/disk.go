@@ -33,6 +33,8 @@ type Disk struct {
 	count    int                 // guarded by mu
 	fault    func(Operation) error
 	mounting int // guarded by mu: how often it was opened; older handles are dead
+
+	resumed chan struct{} // guarded by mu: closed when operations go on; nil: they do
 }
 
 // NewDisk returns an empty disk.
@@ -49,6 +51,30 @@ func (d *Disk) SetFault(f func(Operation) error) {
 	d.fault = f
 }
 
+// Pause makes operations wait until Resume or Crash.
+func (d *Disk) Pause() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.resumed == nil {
+		d.resumed = make(chan struct{})
+	}
+}
+
+// Resume lets operations go on.
+func (d *Disk) Resume() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.resume()
+}
+
+// resume ends a pause; mu is held.
+func (d *Disk) resume() {
+	if d.resumed != nil {
+		close(d.resumed)
+		d.resumed = nil
+	}
+}
+
 // Open returns the disk as a node sees it. Whoever had it open gets ErrCrashed
 // from then on.
 func (d *Disk) Open() kvraft.LogStore {
@@ -63,6 +89,7 @@ func (d *Disk) Crash() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.mounting++
+	d.resume()
 }
 
 // Clone returns a disk with the same content: what a backup of the whole disk
@@ -83,9 +110,12 @@ type mount struct {
 func (m *mount) do(name string, f func(*Disk) error) error {
 	d := m.disk
 	d.mu.Lock()
-	op, fault := Operation{name, d.count}, d.fault
+	op, fault, resumed := Operation{name, d.count}, d.fault, d.resumed
 	d.count++
 	d.mu.Unlock()
+	if resumed != nil {
+		<-resumed
+	}
 	if fault != nil {
 		if err := fault(op); err != nil { // may wait: the lock is not held
 			return err

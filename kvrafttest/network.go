@@ -195,6 +195,7 @@ func (n *Network) Reset(host string) {
 	}
 	delete(n.hosts, host)
 	h.dead = true
+	h.resume()
 	for _, l := range h.listeners {
 		l.shut()
 	}
@@ -217,6 +218,35 @@ func (n *Network) Sever(a, b string) {
 	for c := range n.edge(route{a, b}).ends { // b's ends; a connection without one is at its end anyway
 		c.in.finish(syscall.ECONNRESET, now)
 		c.out.finish(syscall.ECONNRESET, now)
+	}
+}
+
+// Pause stops the process on a host as SIGSTOP does, as far as the network goes, until [Network.Resume] or [Network.Reset]:
+// its calls of Read, Write and Accept wait, deadlines or not, and those of Dial until their context ends; what it closes
+// stays open for others. Its system goes on: what was written arrives, others connect, and what they send waits in the
+// window.
+func (n *Network) Pause(host string) {
+	h := n.Host(host)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if h.resumed == nil {
+		h.resumed = make(chan struct{})
+	}
+}
+
+// Resume lets a paused process go on.
+func (n *Network) Resume(host string) {
+	h := n.Host(host)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	h.resume()
+	for r, e := range n.edges {
+		if r.to != host {
+			continue
+		}
+		for c := range e.ends {
+			c.wake()
+		}
 	}
 }
 
@@ -305,9 +335,41 @@ type Host struct {
 
 	// guarded by network.mu
 	dead      bool
-	deaf      bool // it accepts nothing
-	mute      bool // it dials nobody
+	deaf      bool          // it accepts nothing
+	mute      bool          // it dials nobody
+	resumed   chan struct{} // closed when it goes on; nil: it is not paused
+	late      []func()      // what it did while it was paused, for others to hear of afterwards
 	listeners map[int]*listener
+}
+
+// resume ends a pause; mu is held.
+func (h *Host) resume() {
+	if h.resumed == nil {
+		return
+	}
+	close(h.resumed)
+	h.resumed = nil
+	for _, f := range h.late {
+		f()
+	}
+	h.late = nil
+}
+
+// awaitResumed returns when the host is not paused, or false when giveUp is closed before.
+func (h *Host) awaitResumed(giveUp <-chan struct{}) bool {
+	for {
+		h.network.mu.Lock()
+		resumed := h.resumed
+		h.network.mu.Unlock()
+		if resumed == nil {
+			return true
+		}
+		select {
+		case <-resumed:
+		case <-giveUp:
+			return false
+		}
+	}
 }
 
 // Listen opens a listener at "host:port", where the host is this one's name or empty; port 0 picks a free one. It fails with
@@ -380,7 +442,13 @@ func (h *Host) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	if h.isMute() {
 		return nil, &net.OpError{Op: "dial", Net: to.Network(), Addr: to, Err: syscall.EMFILE}
 	}
-	if err := h.roundTrip(ctx, to.host); err != nil {
+	if h.awaitResumed(ctx.Done()) {
+		err = h.roundTrip(ctx, to.host)
+	}
+	if !h.awaitResumed(ctx.Done()) {
+		err = ctx.Err()
+	}
+	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: to.Network(), Addr: to, Err: err}
 	}
 	c, err := h.network.connect(h, to)
@@ -527,6 +595,10 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, l.failed(net.ErrClosed)
 		}
 	}
+	if !l.host.awaitResumed(l.closed) {
+		l.reset(c)
+		return nil, l.failed(net.ErrClosed)
+	}
 	if l.putBack(c) {
 		return nil, l.failed(syscall.EMFILE)
 	}
@@ -535,6 +607,13 @@ func (l *listener) Accept() (net.Conn, error) {
 
 func (l *listener) failed(err error) error {
 	return &net.OpError{Op: "accept", Net: l.at.Network(), Addr: l.at, Err: err}
+}
+
+// reset is for a connection that nobody will accept.
+func (l *listener) reset(c *conn) {
+	l.host.network.mu.Lock()
+	defer l.host.network.mu.Unlock()
+	c.shut(syscall.ECONNRESET, syscall.ECONNRESET)
 }
 
 func (l *listener) takeFirst() *conn {

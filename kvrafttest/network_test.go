@@ -631,3 +631,39 @@ func TestAWriteIntoTheDarkWaitsWhenTheWindowIsFull(t *testing.T) {
 		timesOut(t, err)
 	})
 }
+
+func TestAPausedHostAnswersNothingAndItsSystemGoesOn(t *testing.T) {
+	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+		near, far := pair(t, n, "a", "b")
+		closed, left := pair(t, n, "b", "c")
+		l := listen(t, n, "b:2")
+		send(t, far, "written before")
+		n.Pause("b")
+		receive(t, near, "written before")
+		equal(t, elapsed(func() { send(t, near, "sent meanwhile") }), 0)
+		fresh := dial(t, n, "a", "b:2")
+		send(t, fresh, "and accepted later")
+		closed.Close()
+		left.SetReadDeadline(time.Now().Add(time.Second))
+		timesOut(t, read(left))
+		left.SetReadDeadline(time.Time{})
+
+		far.SetDeadline(time.Now().Add(time.Minute))
+		time.AfterFunc(time.Hour, func() { n.Resume("b") })
+		equal(t, elapsed(func() { timesOut(t, read(far)) }), time.Hour)
+		far.SetDeadline(time.Time{})
+		receive(t, far, "sent meanwhile")
+		accepted, err := l.Accept()
+		equal(t, err, nil)
+		receive(t, accepted, "and accepted later")
+		receiveAll(t, left, "")
+
+		n.Pause("b")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = n.Host("b").Dial(ctx, "a:1")
+		is(t, err, context.DeadlineExceeded)
+		n.Reset("b")
+		is(t, read(accepted), syscall.ECONNRESET)
+	})
+}
