@@ -139,13 +139,14 @@ type healthy struct {
 	leader  int
 }
 
-func newHealthy(t *testing.T) *healthy {
+func newHealthy(t *testing.T, also ...kvraft.Option) *healthy {
 	h := &healthy{network: kvrafttest.NewNetwork()}
 	for i := range 3 {
 		id := fmt.Sprint("n", i+1)
 		host := &troubled{Host: h.network.Host(id)}
 		h.hosts = append(h.hosts, host)
 		opts := []kvraft.Option{kvraft.WithID(id), kvraft.WithAddr(id + ":7000"), kvraft.WithNetwork(host), kvraft.WithLogStore(kvrafttest.NewDisk().Open())}
+		opts = append(opts, also...)
 		if i > 0 {
 			opts = append(opts, kvraft.WithJoin("n1:7000"))
 		}
@@ -185,6 +186,11 @@ func (h *healthy) keepsItsPlace(t *testing.T, f func()) {
 	time.Sleep(10 * time.Second)
 	h.refuse(func(int, int) bool { return false })
 	stop()
+	h.leads(t, term)
+}
+
+func (h *healthy) leads(t *testing.T, term uint64) {
+	t.Helper()
 	for i, s := range h.stores {
 		if st := s.Status(); st.Term != term || st.Leader.ID != fmt.Sprint("n", h.leader+1) {
 			t.Errorf("node %d: %s leads in term %d; it was n%d in term %d", i, st.Leader.ID, st.Term, h.leader+1, term)
@@ -245,6 +251,22 @@ func TestAHealthyLeaderKeepsItsPlace(t *testing.T) {
 			})
 		})
 	}
+}
+
+// One that has nothing to send, and would not dial at once.
+func TestAHealthyLeaderKeepsItsPlaceWhenItIsIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHealthy(t, kvraft.WithTiming(kvraft.Timing{Commit: 500 * time.Millisecond}))
+		term := h.stores[h.leader].Status().Term
+		h.refuse(func(_, to int) bool { return to == h.leader })
+		for range 5 {
+			for i := range h.hosts {
+				h.network.Sever(fmt.Sprint("n", h.leader+1), fmt.Sprint("n", i+1))
+			}
+			time.Sleep(2 * time.Second)
+		}
+		h.leads(t, term)
+	})
 }
 
 // A link that is lost says nothing of the process at its other end.
