@@ -113,8 +113,9 @@ func WithAddr(addr string) Option { return func(o *options) { o.addr = addr } }
 // WithAdvertise is the address, host:port, under which the other nodes reach
 // this one. Default: the address it listens on; where that is a wildcard, the one from
 // which this host sends to those of WithJoin, or else by its default route, of IPv4 or of
-// IPv6, or else the only one it has. Loopback and the addresses of one link are no use to
-// others. Where none is left, or several, Open fails with ErrInvalid.
+// IPv6, or else the only one it has. Loopback, addresses of one link and, on Linux,
+// temporary ones of IPv6 are no use to others. Where none is left, or several, Open fails
+// with ErrInvalid.
 func WithAdvertise(addr string) Option { return func(o *options) { o.advertise = addr } }
 
 // WithListener listens for peers on ln; WithAddr then only says under which name.

@@ -94,6 +94,28 @@ func TestNodesOnHostsOfIPv6AloneFindEachOtherByGossip(t *testing.T) {
 	}
 }
 
+// Addresses for privacy, which last for days.
+func TestAWildcardIsNoTemporaryAddress(t *testing.T) {
+	a, _ := hosts(t)
+	if out, err := a.run("sh", "-c", "cd /proc/sys/net/ipv6/conf/lan && echo 2 >use_tempaddr && echo 0 >accept_dad"); err != nil {
+		t.Skipf("no temporary addresses here: %s", out)
+	}
+	a.ip(t, "addr add fd77::1/64 dev lan mngtmpaddr nodad valid_lft 7200 preferred_lft 3600")
+	eventually(t, "a temporary address", func() string {
+		out, err := a.run("ip", "-6", "addr", "show", "dev", "lan", "temporary")
+		if err != nil || !strings.Contains(out, "fd77:") {
+			return out
+		}
+		return ""
+	})
+	start := func() *process { return startCommand(t, "ip", a.in(kvd, "-inmem", "-raddr", ":12000")...) }
+	withoutRoute := start()
+	withoutRoute.waitOutput("peers reach it at [fd77::1]:12000")
+	withoutRoute.kill()
+	a.ip(t, "-6 route add default dev lan")
+	start().waitOutput("peers reach it at [fd77::1]:12000")
+}
+
 func TestAWildcardWithoutADefaultRouteIsTheAddressTowardsTheOthersOrRefused(t *testing.T) {
 	a, _ := hosts(t)
 	alone := startCommand(t, "ip", a.in(kvd, "-inmem", "-raddr", ":12000")...)

@@ -72,7 +72,9 @@ func Local() Host { return Host{Source: source, Addrs: interfaceAddrs()} }
 
 // source asks the routing table: to connect a UDP socket sends nothing.
 func source(to netip.Addr) netip.Addr {
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, 9)))
+	var d net.Dialer
+	lasting(&d)
+	conn, err := d.Dial("udp", netip.AddrPortFrom(to, 9).String())
 	if err != nil {
 		return netip.Addr{}
 	}
@@ -81,6 +83,7 @@ func source(to netip.Addr) netip.Addr {
 }
 
 func interfaceAddrs() (addrs []netip.Addr) {
+	passing := temporary()
 	interfaces, _ := net.Interfaces() // or there are none that are known
 	for _, i := range interfaces {
 		if i.Flags&net.FlagUp == 0 {
@@ -88,7 +91,7 @@ func interfaceAddrs() (addrs []netip.Addr) {
 		}
 		nets, _ := i.Addrs()
 		for _, n := range nets {
-			if prefix, err := netip.ParsePrefix(n.String()); err == nil {
+			if prefix, err := netip.ParsePrefix(n.String()); err == nil && !passing[prefix.Addr()] {
 				addrs = append(addrs, prefix.Addr().Unmap())
 			}
 		}

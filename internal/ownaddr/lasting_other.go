@@ -1,0 +1,12 @@
+//go:build !linux
+
+package ownaddr
+
+import (
+	"net"
+	"net/netip"
+)
+
+func lasting(*net.Dialer) {}
+
+func temporary() map[netip.Addr]bool { return nil }
