@@ -119,8 +119,8 @@ func OpenLog(dir string) (*Log, error) {
 		l.Err = fmt.Errorf("%s: %w", path, l.Err)
 	}
 	err := l.readSnapshots(dir)
-	if foreign := nameForeign(dir, nil, false, l.Err); err == nil && l.meta.Format == 0 && errors.Is(foreign, ErrForeign) {
-		err = foreign
+	if err == nil && l.meta.Format == 0 {
+		err = l.checkForeign(dir)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the log in %s: %w", dir, err), l.Close())
@@ -132,6 +132,21 @@ func OpenLog(dir string) (*Log, error) {
 func (l *Log) Close() error {
 	l.check = nil
 	return l.close()
+}
+
+// checkForeign returns ErrForeign for a directory without a record if a start would.
+func (l *Log) checkForeign(dir string) error {
+	var found LogStore
+	base, _, err := readBolt(filepath.Join(dir, boltFile), lockPatience)
+	if err == nil {
+		defer base.Close()
+		found = base
+		_, err = openLogStore(base, logStoreOptions{cacheBytes: 1, fail: func(error) {}})
+	}
+	if err = nameForeign(dir, found, false, err); errors.Is(err, ErrForeign) {
+		return err
+	}
+	return nil // all else has its place in the Log
 }
 
 // lock keeps nodes away from the file at path, and opens it.
