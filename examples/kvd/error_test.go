@@ -130,7 +130,7 @@ func TestANodeWhoseDiskFailsSaysSoAndEnds(t *testing.T) {
 	if code := n.exitCode(); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
-	n.waitOutput("kvd: kvraft: store closed: ")
+	n.waitOutput("kvd: the node has stopped: ")
 	n.waitOutput("file too large")
 }
 

@@ -65,7 +65,7 @@ func printLog(args []string) int {
 	}
 	log, err := kvraft.OpenLog(dir)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "kvd:", err)
+		fmt.Fprintln(os.Stderr, "kvd:", plain(err.Error()))
 		return 1
 	}
 	defer log.Close()
@@ -113,7 +113,7 @@ func (p *problems) add(err error) string {
 // report prints the first of them on standard error, and returns the exit code.
 func (p problems) report() int {
 	for _, text := range p.first {
-		fmt.Fprintln(os.Stderr, "kvd:", text)
+		fmt.Fprintln(os.Stderr, "kvd:", plain(text))
 	}
 	if p.count > problemsNamed {
 		fmt.Fprintf(os.Stderr, "kvd: and in %d more places\n", p.count-problemsNamed)

@@ -180,7 +180,7 @@ func TestWhatIsDamagedInALogIsNamed(t *testing.T) {
 			t.Errorf("it does not say %q:\n%s", text, stdout)
 		}
 	}
-	if lines := strings.Split(stderr, "\n"); len(lines) != 3 || !strings.Contains(lines[0], "state.bin") || lines[1] != "kvd: kvraft: damaged data: entry 7 does not match its checksum" {
+	if lines := strings.Split(stderr, "\n"); len(lines) != 3 || !strings.Contains(lines[0], "state.bin") || lines[1] != "kvd: damaged data: entry 7 does not match its checksum" {
 		t.Errorf("standard error is %q", stderr)
 	}
 	stdout, _ = runLog(t, 1, "-json", "-from", "7", "-to", "7", dir)

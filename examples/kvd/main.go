@@ -240,12 +240,18 @@ func complain(err error) {
 	printed := make(chan struct{})
 	go func() {
 		defer close(printed)
-		fmt.Fprintln(os.Stderr, "kvd:", err)
+		fmt.Fprintln(os.Stderr, "kvd:", plain(err.Error()))
 	}()
 	select {
 	case <-printed:
 	case <-time.After(logPatience):
 	}
+}
+
+// plain is the text of an error without the package that it is of.
+func plain(text string) string {
+	text = strings.ReplaceAll(text, kvraft.ErrClosed.Error()+": ", "the node has stopped: ")
+	return strings.ReplaceAll(text, "kvraft: ", "")
 }
 
 // newLogger logs to standard error: kvraft's own words, and of raft and the rest

@@ -89,7 +89,7 @@ func TestANodeWithOnePortThatIsRemovedSaysSo(t *testing.T) {
 	if code := nodes[1].exitCode(); code != 3 {
 		t.Errorf("exit code %d, want 3", code)
 	}
-	nodes[1].waitOutput("kvd: kvraft: store closed: ")
+	nodes[1].waitOutput("kvd: the node has stopped: ")
 	if out := nodes[1].output.String(); strings.Contains(out, net.ErrClosed.Error()) {
 		t.Errorf("it speaks of its listener:\n%s", out)
 	}

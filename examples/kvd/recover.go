@@ -39,7 +39,7 @@ func recoverNode(args []string) int {
 			return 2
 		}
 		if _, err := readMemory(fs.Arg(0)); err != nil { // while nothing is changed
-			fmt.Fprintln(os.Stderr, "kvd:", err)
+			fmt.Fprintln(os.Stderr, "kvd:", plain(err.Error()))
 			return 1
 		}
 		opts = append(opts, kvraft.WithAdvertise(*addr))
@@ -50,7 +50,7 @@ func recoverNode(args []string) int {
 	}
 	r, err := do(dir, opts...)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "kvd:", err)
+		fmt.Fprintln(os.Stderr, "kvd:", plain(err.Error()))
 		return 1
 	}
 	fmt.Println(r)
