@@ -23,7 +23,7 @@
 //
 // [Client] makes calls on one node while it comes and goes.
 //
-// [History] records the calls of a test's clients and checks that they are
-// linearizable. [Network] and [Disk] are the faults that [Cluster] has no method
-// for.
+// [History] records the calls of a test's clients, their batches, views and watches
+// among them, and checks that they are linearizable. [Network] and [Disk] are the faults
+// that [Cluster] has no method for.
 package kvrafttest

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -30,6 +31,10 @@ type History struct {
 	mu    sync.Mutex
 	clock int64    // guarded by mu: numbers begins and ends
 	calls []record // guarded by mu
+
+	batches int        // guarded by mu: numbers them
+	views   []viewed   // guarded by mu
+	watches []*watched // guarded by mu
 }
 
 type kind int
@@ -49,6 +54,7 @@ type record struct {
 	guarded  bool   // by IfVersion(expect)
 	expect   uint64
 	outcome  outcome
+	batch    int   // of which it is a part; 0: it is a call of its own
 	from, to int64 // math.MaxInt64: it may take effect at any time from from on
 }
 
@@ -63,8 +69,9 @@ const (
 // NewHistory returns an empty history.
 func NewHistory() *History { return new(History) }
 
-// Len returns how many calls with a known or unknown effect were recorded; reads
-// that failed and writes that were not applied say nothing and are not counted.
+// Len returns how many calls with a known or unknown effect were recorded, each key of a
+// Batch or a View as one; reads that failed and writes that were not applied say nothing
+// and are not counted.
 func (h *History) Len() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -107,7 +114,46 @@ func (h *History) Delete(ctx context.Context, kv KV, key string) (uint64, error)
 	return version, err
 }
 
+// Batcher is what a [History] records batches of. A [kvraft.Store] is one, and a [Client].
+type Batcher interface {
+	Batch(ctx context.Context, ops ...kvraft.Op) (uint64, error)
+}
+
+// Batch records a batch that sets keys and deletes others.
+func (h *History) Batch(ctx context.Context, kv Batcher, sets map[string]string, deletes ...string) (uint64, error) {
+	h.mu.Lock()
+	h.batches++
+	batch := h.batches
+	h.mu.Unlock()
+	from := h.tick()
+	var ops []kvraft.Op
+	var parts []record
+	for _, key := range slices.Sorted(maps.Keys(sets)) {
+		ops = append(ops, kvraft.SetOp(key, []byte(sets[key])))
+		parts = append(parts, record{kind: set, key: key, value: sets[key], batch: batch, from: from})
+	}
+	for _, key := range deletes {
+		ops = append(ops, kvraft.DeleteOp(key))
+		parts = append(parts, record{kind: remove, key: key, batch: batch, from: from})
+	}
+	version, err := kv.Batch(ctx, ops...)
+	for i := range parts {
+		if !parts[i].end(version, err) {
+			return version, err
+		}
+	}
+	h.add(parts...)
+	return version, err
+}
+
 func (h *History) wrote(r record, version uint64, err error) {
+	if r.end(version, err) {
+		h.add(r)
+	}
+}
+
+// end notes how a write ended, and reports whether it may have had effect, or a conflict.
+func (r *record) end(version uint64, err error) bool {
 	switch {
 	case err == nil:
 		r.version = version
@@ -116,9 +162,9 @@ func (h *History) wrote(r record, version uint64, err error) {
 	case errors.Is(err, kvraft.ErrUnknown):
 		r.outcome = unknown
 	default:
-		return // not applied: as if it had never been
+		return false // not applied: as if it had never been
 	}
-	h.add(r)
+	return true
 }
 
 // tick numbers the begins and ends of calls. A clock would do, but virtual time
@@ -130,28 +176,32 @@ func (h *History) tick() int64 {
 	return h.clock
 }
 
-func (h *History) add(r record) {
+// add records a call, or what belongs to one.
+func (h *History) add(parts ...record) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.clock++
-	r.to = h.clock
-	if r.outcome == unknown {
-		r.to = math.MaxInt64
+	for _, r := range parts {
+		r.to = h.clock
+		if r.outcome == unknown {
+			r.to = math.MaxInt64
+		}
+		h.calls = append(h.calls, r)
 	}
-	h.calls = append(h.calls, r)
 }
 
 // Check fails the test unless the history is linearizable. It checks twice: in
 // one pass over the versions that calls returned, which is exact about order and
-// copes with millions of calls; and key by key with the Porcupine checker, which
-// knows nothing of versions. Porcupine has limit of real time for the whole; if
+// copes with millions of calls, and finds a Batch that was seen in part and a Watch that
+// left out a change; and key by key with the Porcupine checker, which knows nothing of
+// versions. Porcupine has limit of real time for the whole; if
 // it cannot decide, that is a failure: use more keys, or fewer clients on each.
 // Call it outside of a synctest bubble, where time is real.
 func (h *History) Check(tb testing.TB, limit time.Duration) {
 	tb.Helper()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, fault := range checkVersions(h.calls) {
+	for _, fault := range slices.Concat(checkVersions(h.calls), checkViews(h.calls, h.views), checkWatches(h.calls, h.watches)) {
 		tb.Errorf("not linearizable: %s", fault)
 	}
 	if result := porcupine.CheckOperationsTimeout(model, operations(h.calls), limit); result != porcupine.Ok {
@@ -176,22 +226,22 @@ func checkVersions(calls []record) []string {
 	slices.SortFunc(moments, func(a, b moment) int { return cmp.Compare(a.at, b.at) })
 
 	var faults []string
-	values := map[uint64]record{} // by the version that a set got
-	ended := map[string]uint64{}  // the newest version of each key that had been seen or written
-	newest := uint64(0)           // likewise of all writes
+	values := setsByVersion(calls)
+	ended := map[string]uint64{} // the newest version of each key that had been seen or written
+	newest := uint64(0)          // likewise of all writes
 	atBegin := make([]uint64, len(calls))
 	deleted := map[string]bool{} // keys that somebody has tried to delete
 	for _, c := range calls {
 		if c.kind == remove {
 			deleted[c.key] = true
 		}
-		if c.kind != set || c.outcome != done {
-			continue
+	}
+	for version, sets := range values {
+		for _, c := range sets[1:] {
+			if c.batch == 0 || c.batch != sets[0].batch {
+				faults = append(faults, fmt.Sprintf("two writes got version %d: %+v and %+v", version, sets[0], c))
+			}
 		}
-		if other, ok := values[c.version]; ok {
-			faults = append(faults, fmt.Sprintf("two writes got version %d: %+v and %+v", c.version, other, c))
-		}
-		values[c.version] = c
 	}
 	faults = append(faults, checkConditions(calls)...)
 	for _, m := range moments {
@@ -209,8 +259,8 @@ func checkVersions(calls []record) []string {
 			if c.version < atBegin[m.call] {
 				faults = append(faults, fmt.Sprintf("%+v is older than version %d, which was there before it began", c, atBegin[m.call]))
 			}
-			if w, ok := values[c.version]; ok && (w.key != c.key || w.value != c.value || w.from > c.to) {
-				faults = append(faults, fmt.Sprintf("%+v did not read what was written: %+v", c, w))
+			if sets := values[c.version]; len(sets) > 0 && !wasSet(sets, c.key, c.value, c.to) {
+				faults = append(faults, fmt.Sprintf("%+v did not read what was written: %+v", c, sets))
 			}
 			ended[c.key] = max(ended[c.key], c.version)
 		case c.kind == set:
@@ -229,6 +279,22 @@ func checkVersions(calls []record) []string {
 		}
 	}
 	return faults
+}
+
+// setsByVersion are the sets by the version that they got: several, if they are a batch.
+func setsByVersion(calls []record) map[uint64][]record {
+	sets := map[uint64][]record{}
+	for _, c := range calls {
+		if c.kind == set && c.outcome == done {
+			sets[c.version] = append(sets[c.version], c)
+		}
+	}
+	return sets
+}
+
+// wasSet reports whether one of the sets gave a key its value, and began before a time.
+func wasSet(sets []record, key, value string, before int64) bool {
+	return slices.ContainsFunc(sets, func(w record) bool { return w.key == key && w.value == value && w.from < before })
 }
 
 // checkConditions makes sure that no write came between a write under a condition
