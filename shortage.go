@@ -2,9 +2,9 @@ package kvraft
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 )
@@ -57,7 +57,7 @@ func (s *Store) successorOf(r *reign) (heir peer, err error) {
 	acked := s.raftTransport.acked
 	all := voters(s.configuration())
 	there := 0
-	var missing error
+	var missing []string
 	for _, m := range all {
 		voter := peer{m.ID, string(m.Address)}
 		switch {
@@ -69,14 +69,14 @@ func (s *Store) successorOf(r *reign) (heir peer, err error) {
 			}
 		default:
 			if err := s.reach(r, voter); err != nil {
-				missing = errors.Join(missing, fmt.Errorf("node %s: %w", userID(m.ID), err))
+				missing = append(missing, fmt.Sprintf("; node %s: %v", userID(m.ID), err))
 				continue
 			}
 			there++
 		}
 	}
 	if heir == (peer{}) || there <= len(all)/2 {
-		return peer{}, fmt.Errorf("of the %d voters only %d others are there: %w", len(all), there, missing)
+		return peer{}, fmt.Errorf("a majority of the %d voters is needed without it, which reaches %d%s", len(all), there, strings.Join(missing, ""))
 	}
 	return heir, nil
 }

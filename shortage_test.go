@@ -66,22 +66,33 @@ func TestALeaderThatCanAcceptNoConnectionHandsOver(t *testing.T) {
 
 // The other two of three could elect one of them without it, and one could not.
 func TestALeaderThatCanAcceptNoConnectionStaysIfNobodyCanTakeItsPlace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := kvrafttest.New(t, 3)
-		leader := c.WaitLeader()
-		follower := (leader + 1) % 3
-		mustSet(t, c.Store(follower), "key", "")
-		before := c.Store(leader).Status()
-		c.Crash((leader + 2) % 3)
-		time.Sleep(5 * time.Second) // the follower has the connections that it needs
-		c.Exhaust(leader, true)
-		strangersConnect(t, c, leader)
-		for i := range 30 {
-			time.Sleep(time.Second)
-			writesWithin(t, c.Store(follower), fmt.Sprint(i), nil, time.Second)
-		}
-		if st := c.Store(leader).Status(); st.Ready || st.State != kvraft.Leading || st.Term != before.Term || !strings.HasPrefix(st.Reason, "this node can accept no connection: ") {
-			t.Errorf("%+v", st)
-		}
-	})
+	for nodes, says := range map[int]string{
+		2: `"a majority of the 2 voters is needed without it, which reaches 1"`,
+		3: `"a majority of the 3 voters is needed without it, which reaches 1; node n3: dial mem n3:7000: connection refused"`,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var log syncBuffer
+			c := kvrafttest.New(t, nodes, kvraft.WithLogger(log.logger()))
+			leader := c.WaitLeader()
+			follower := (leader + 1) % nodes
+			mustSet(t, c.Store(follower), "key", "")
+			before := c.Store(leader).Status()
+			if nodes > 2 {
+				c.Crash((leader + 2) % nodes)
+				time.Sleep(5 * time.Second) // the follower has the connections that it needs
+			}
+			c.Exhaust(leader, true)
+			strangersConnect(t, c, leader)
+			for i := range 30 {
+				time.Sleep(time.Second)
+				writesWithin(t, c.Store(follower), fmt.Sprint(i), nil, time.Second)
+			}
+			if st := c.Store(leader).Status(); st.Ready || st.State != kvraft.Leading || st.Term != before.Term || !strings.HasPrefix(st.Reason, "this node can accept no connection: ") {
+				t.Errorf("%+v", st)
+			}
+			if !strings.Contains(log.String(), "none can take its place") || !strings.Contains(log.String(), "because="+says) {
+				t.Errorf("the log does not tell %s:\n%s", says, log.String())
+			}
+		})
+	}
 }
