@@ -111,7 +111,7 @@ func client(ctx context.Context, random *rand.Rand, history *kvrafttest.History,
 		key := fmt.Sprint("key-", (number+4*random.IntN(3))%keys)
 		value := fmt.Sprintf("%d-%d", number, n)
 		call, cancel := context.WithTimeout(ctx, time.Duration(1+random.IntN(8))*time.Second)
-		switch random.IntN(8) {
+		switch random.IntN(10) {
 		case 0, 1, 2, 3:
 			if entry, err := history.Get(call, store.Load(), key); err == nil {
 				seen[key] = entry.Version
@@ -122,6 +122,10 @@ func client(ctx context.Context, random *rand.Rand, history *kvrafttest.History,
 			history.SetIf(call, store.Load(), key, value, seen[key])
 		case 7:
 			history.Delete(call, store.Load(), key)
+		case 8:
+			history.Batch(call, store.Load(), map[string]string{key: value, fmt.Sprint("key-", random.IntN(keys)): value})
+		case 9:
+			history.View(call, store.Load(), key, fmt.Sprint("key-", random.IntN(keys)), fmt.Sprint("key-", random.IntN(keys)))
 		}
 		cancel()
 		time.Sleep(time.Duration(random.IntN(85)) * time.Millisecond)
