@@ -112,6 +112,24 @@ func TestAStrangerIsRememberedForAMinute(t *testing.T) {
 	})
 }
 
+// The nodes that form a cluster hear of it one after the other.
+func TestARefusalBeforeANodeKnowsItsClusterIsNoWarning(t *testing.T) {
+	var log bytes.Buffer
+	empty := self{"", nodeB.server}
+	b := newTransport(&options{logger: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Info})}, nil, func() self { return empty })
+	refuse := func(to raft.ServerID) {
+		h := hello{For: forRaft, From: "a#1", Cluster: nodeB.cluster, To: to}
+		reason := errors.New(empty.judge(h, nil).Refused)
+		b.noteRefusal(b.refusalKind(h, reason), peerAddr("a:1"), h, reason)
+	}
+	if refuse(empty.server); log.Len() > 0 {
+		t.Error(&log)
+	}
+	if refuse("b#0"); !strings.Contains(log.String(), "[WARN]  peer: refused a connection") {
+		t.Errorf("one that is meant for another: %q", &log)
+	}
+}
+
 // What differs in the port of the dialer, or in a name that it made up, is no other
 // kind of refusal.
 func TestRefusalsOfAKindAreOneLineAMinute(t *testing.T) {

@@ -240,15 +240,18 @@ func (t *transport) noteRefusal(kind string, from net.Addr, h hello, reason erro
 	if !ok {
 		return
 	}
-	if kind == broken { // its dialer has thought better of it
-		t.log.Debug("a connection broke in its handshake", "from", from, "error", plain(reason.Error()), "others", missed)
-		return
+	log := t.log.Warn
+	if kind == broken || kind == early {
+		log = t.log.Debug
 	}
-	t.log.Warn("refused a connection", "from", from, "node", plain(string(h.From)), "reason", plain(reason.Error()), "others", missed)
+	log("refused a connection", "from", from, "node", plain(string(h.From)), "reason", plain(reason.Error()), "others", missed)
 }
 
-// broken is the kind of refusal that is none.
-const broken = "broken"
+// Kinds of refusals that no warning is due for.
+const (
+	broken = "broken" // its dialer has thought better of it
+	early  = "early"  // this node has yet to hear that it is in the dialer's cluster
+)
 
 // refusalKind tells refusals apart by what is wrong, and not by what the dialer says.
 func (t *transport) refusalKind(h hello, reason error) string {
@@ -262,6 +265,8 @@ func (t *transport) refusalKind(h hello, reason error) string {
 		return "version"
 	case errors.Is(reason, io.EOF), errors.Is(reason, io.ErrUnexpectedEOF), errors.As(reason, &netErr):
 		return broken
+	case me.cluster == "" && h.To == me.server && !isBare(me.server):
+		return early
 	case h.Cluster != me.cluster:
 		return "cluster"
 	case h.To != me.server:
