@@ -2,6 +2,7 @@ package kvraft
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -72,9 +73,14 @@ func (s *Store) NotesOfFormer(id string) int {
 	return len(s.formerly(id, retiredNote)) + len(s.formerly(id, leftNote))
 }
 
-// RemoveInTerm is what a node does that is asked, as the leader of a term, to remove another.
-func (s *Store) RemoveInTerm(ctx context.Context, id string, term uint64) error {
-	return s.removeMember(ctx, removeRequest{ID: id, Term: term})
+// SendRemove asks leader, as that of a term, to remove a node, whether it leads then or not.
+func (s *Store) SendRemove(ctx context.Context, leader *Store, id string, term uint64) error {
+	payload, err := json.Marshal(removeRequest{ID: id, Forwarded: true, Term: term})
+	if err != nil {
+		return err
+	}
+	_, err = s.peers.call(ctx, peer{leader.server, leader.opts.advertise}, callRemove, payload)
+	return err
 }
 
 // HoldMembership lets no change of the membership through until release.

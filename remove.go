@@ -46,7 +46,7 @@ type removeRequest struct {
 	IfSilent  bool   `json:"if_silent"`
 	Forwarded bool   `json:"forwarded"` // by a member to its leader, which must not pass it on
 
-	Term uint64 `json:"term,omitempty"` // of the leader that is asked: it does nothing about it in another
+	Term uint64 `json:"term,omitempty"` // of the leader that is asked: it does nothing about it in another. 0: of one that does not know this
 }
 
 // Remove takes the node id out of the cluster, whether it runs or not, and returns
@@ -91,6 +91,7 @@ func (s *Store) removeFor(ctx context.Context, req removeRequest) error {
 	var refusal error
 	doubt := uint64(0) // the last term in which an attempt may have begun
 	err := s.changeThroughLeader(ctx, func(ctx context.Context, reign *reign) error {
+		req.Term = reign.term
 		err := s.removeThrough(ctx, reign, req)
 		switch {
 		case errors.Is(err, ErrUnknown):
@@ -108,8 +109,12 @@ func (s *Store) removeFor(ctx context.Context, req removeRequest) error {
 	return refusal
 }
 
+// removeThrough keeps the term in which it was asked: a request that was held up on the
+// way is not one of the term in which it arrives.
 func (s *Store) removeThrough(ctx context.Context, reign *reign, req removeRequest) error {
-	req.Term = reign.term
+	if req.Term == 0 {
+		req.Term = reign.term
+	}
 	if reign.leads {
 		if err := s.removeMember(ctx, req); err != nil {
 			return fmt.Errorf("remove node %s: %w", req.ID, err)
