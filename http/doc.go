@@ -240,7 +240,9 @@
 //
 // The first 16 KiB of each body and each answer are not counted, so that small requests
 // are served whatever the large ones do. Headers, idle connections and the number of
-// connections are the http.Server's to limit; give it [ConnContext].
+// connections are the http.Server's to limit; give it [ConnContext]. A node whose clients
+// have taken all file descriptors is reached by no other: clients.go of examples/kvd
+// leaves some.
 //
 // # Browsers
 //
