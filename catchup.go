@@ -115,7 +115,10 @@ func (s *Store) teach(reign *reign, server raft.Server) *lesson {
 		err := s.giveLesson(reign.ctx, l, server)
 		s.learners.mu.Lock()
 		defer s.learners.mu.Unlock()
-		if err != nil && reign.ctx.Err() == nil {
+		switch {
+		case err == nil:
+			s.learners.failures.about("", nil)
+		case reign.ctx.Err() == nil:
 			s.learners.failures.about("a node cannot be brought up", fmt.Errorf("%s: %w", userID(server.ID), err))
 		}
 		end(err)

@@ -220,7 +220,7 @@ func (w *writes) sendGroup(g *group) {
 	if err == nil && len(results) != given {
 		err = fmt.Errorf("%w: %d results for %d requests", ErrUnknown, len(results), given)
 	}
-	if err == nil && given < len(g.requests) {
+	if err == nil && given > 0 && given < len(g.requests) { // of none nobody waits for a result
 		results = spread(results, g.requests)
 	}
 	w.end(g, results, err)

@@ -586,3 +586,20 @@ func TestAWriteThatHasNoConnectionWhenTheStoreEndsWasNotApplied(t *testing.T) {
 		}
 	})
 }
+
+func TestAGroupThatIsAbandonedBeforeItIsSealedWasNotApplied(t *testing.T) {
+	s := newTestServer(t)
+	waiting(t, s, 1)
+	g := s.writes.take()
+	s.writes.send = func(seal func() []byte) ([]command.Result, error) {
+		s.writes.abandon(ErrClosed)
+		if seal() != nil {
+			t.Error("it is sent")
+		}
+		return nil, nil
+	}
+	s.writes.sendGroup(g)
+	if !errors.Is(g.err, errUnsent) || !errors.Is(g.err, ErrClosed) {
+		t.Error(g.err)
+	}
+}

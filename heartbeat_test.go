@@ -77,5 +77,6 @@ var openSieve = sieve{
 	node: func() raftrpc.Node {
 		return raftrpc.Node{Voter: true, TermAt: func(uint64) (uint64, bool) { return 0, false }, Checksum: checkSum}
 	},
-	term: func() uint64 { return 9 },
+	term:    func() uint64 { return 9 },
+	reached: func(raft.ServerID, raft.ServerAddress) {},
 }

@@ -47,6 +47,7 @@ type Store struct {
 	fsm           *fsm
 	transport     *transport
 	raftTransport raftTransport
+	raftLog       *raftLogger
 	watchdog      *watchdog
 	raft          *raft.Raft
 	peers         *peers
@@ -192,7 +193,8 @@ func (s *Store) open() (err error) {
 	s.transport.knows, s.transport.samples = s.knowsNameless, s.logs.samples
 	context.AfterFunc(s.ctx, s.transport.cut)
 	s.peers = &peers{transport: s.transport, idle: make(map[peer][]*peerConn)}
-	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode, s.logs.term, s.isPlaced, s.holdsBack})
+	s.raftLog = newRaftLogger(s.log.Named("raft"), s.closing)
+	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode, s.logs.term, s.isPlaced, s.holdsBack, s.raftLog.reached})
 	undo = append(undo, func() error { err := s.raftTransport.Close(); s.transport.close(); return err })
 
 	if err := s.foundAlone(); err != nil {
@@ -307,7 +309,7 @@ func (s *Store) raftConfig() *raft.Config {
 	c.ShutdownOnRemove = false           // it would leave the transport open
 	c.SnapshotThreshold = math.MaxUint64 // raft counts entries; takeSnapshots counts bytes
 	c.SnapshotInterval = 24 * time.Hour
-	c.Logger = newRaftLogger(s.log.Named("raft"), s.closing)
+	c.Logger = s.raftLog
 	c.NoLegacyTelemetry = true
 	return c
 }

@@ -138,7 +138,7 @@ func (l *Log) Close() error {
 func (l *Log) checkForeign(dir string) error {
 	var found LogStore
 	base, _, err := readBolt(filepath.Join(dir, boltFile), lockPatience)
-	if err == nil {
+	if err == nil && base != nil {
 		defer base.Close()
 		found = base
 		_, err = openLogStore(base, logStoreOptions{cacheBytes: 1, fail: func(error) {}})

@@ -18,7 +18,7 @@ type raftLogger struct {
 	closing <-chan struct{}
 
 	mu      sync.Mutex
-	outages map[raft.ServerAddress]outage // guarded by mu
+	outages map[string]outage // guarded by mu: of a peer, by its id or its address, as the lines name it
 }
 
 // outage is of a peer that raft does not reach.
@@ -34,18 +34,11 @@ const (
 )
 
 func newRaftLogger(log hclog.Logger, closing <-chan struct{}) *raftLogger {
-	return &raftLogger{Logger: log, closing: closing, outages: make(map[raft.ServerAddress]outage)}
+	return &raftLogger{Logger: log, closing: closing, outages: make(map[string]outage)}
 }
 
 func (l *raftLogger) Error(msg string, args ...any) { l.log(l.Logger.Error, msg, args) }
 func (l *raftLogger) Warn(msg string, args ...any)  { l.log(l.Logger.Warn, msg, args) }
-
-func (l *raftLogger) Info(msg string, args ...any) {
-	if msg == "pipelining replication" {
-		l.reached(peerIn(args))
-	}
-	l.Logger.Info(msg, args...)
-}
 
 func (l *raftLogger) log(write func(string, ...any), msg string, args []any) {
 	switch {
@@ -110,23 +103,25 @@ func isOutage(msg string) bool {
 	return false
 }
 
-// peerIn is the address of the peer that a line is about, which comes first.
-func peerIn(args []any) raft.ServerAddress {
+// peerIn is the peer that a line is about, which comes first.
+func peerIn(args []any) string {
 	if len(args) < 2 {
 		return ""
 	}
 	switch peer := args[1].(type) {
 	case raft.Server:
-		return peer.Address
+		return string(peer.Address)
 	case raft.ServerAddress:
-		return peer
+		return string(peer)
+	case raft.ServerID:
+		return string(peer)
 	}
 	return ""
 }
 
 // missed counts a failure to reach a peer. If the outage is to be told now it returns
 // how long it lasts.
-func (l *raftLogger) missed(peer raft.ServerAddress) time.Duration {
+func (l *raftLogger) missed(peer string) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -147,8 +142,10 @@ func (l *raftLogger) missed(peer raft.ServerAddress) time.Duration {
 	return lasts
 }
 
-func (l *raftLogger) reached(peer raft.ServerAddress) {
+// reached ends the outage of a peer: it has answered.
+func (l *raftLogger) reached(id raft.ServerID, addr raft.ServerAddress) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.outages, peer)
+	delete(l.outages, string(id))
+	delete(l.outages, string(addr))
 }

@@ -265,6 +265,7 @@ func TestAStrangerEndsNoTerm(t *testing.T) {
 		for _, later := range []uint64{1, 1 << 10, 1 << 40} {
 			for kind, req := range map[raftrpc.Kind]any{
 				raftrpc.AppendEntries: &raft.AppendEntriesRequest{RPCHeader: stranger, Term: term + later},
+				raftrpc.TimeoutNow:    &raft.TimeoutNowRequest{RPCHeader: stranger},
 				raftrpc.RequestVote:   &raft.RequestVoteRequest{RPCHeader: stranger, Term: term + later, LeadershipTransfer: true},
 				raftrpc.InstallSnapshot: &raft.InstallSnapshotRequest{RPCHeader: stranger, SnapshotVersion: 1, Term: term + later, LastLogIndex: 1000, LastLogTerm: term,
 					Configuration: raft.EncodeConfiguration(s.configuration()), ConfigurationIndex: 1, Size: 1 << 40},

@@ -276,6 +276,8 @@ type sieve struct {
 	isPlaced func() bool
 	// holdsBack: entries must not go to a node at this address.
 	holdsBack func(raft.ServerID, raft.ServerAddress) bool
+	// reached is told who has answered.
+	reached func(raft.ServerID, raft.ServerAddress)
 }
 
 func newRaftTransport(t *transport, timeout time.Duration, log hclog.Logger, by sieve) raftTransport {
@@ -399,6 +401,7 @@ func (t raftTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, 
 	if err != nil {
 		return err
 	}
+	t.by.reached(id, addr)
 	if len(req.Entries) == 0 { // it acknowledges nothing
 		t.acked.note(req.Term, id, 0)
 		return nil

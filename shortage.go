@@ -93,30 +93,37 @@ func (s *Store) reach(r *reign, voter peer) error {
 	return conn.Close()
 }
 
-// reserve is a file descriptor that is kept for when there is no other.
+// reserve is file descriptors that are kept for when there are no others: for a
+// connection, and for the questions to find the address of a name.
 type reserve struct {
-	mu   sync.Mutex
-	file *os.File // guarded by mu; nil: there is none
+	mu    sync.Mutex
+	files []*os.File // guarded by mu
 }
+
+const reserved = 4
 
 func (r *reserve) fill() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.file == nil {
-		r.file, _ = os.Open(os.DevNull) // or else later
+	for len(r.files) < reserved {
+		file, err := os.Open(os.DevNull)
+		if err != nil {
+			return // or else later
+		}
+		r.files = append(r.files, file)
 	}
 }
 
 func (r *reserve) empty() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.file != nil {
-		r.file.Close()
-		r.file = nil
+	for _, file := range r.files {
+		file.Close()
 	}
+	r.files = nil
 }
 
-// release makes the descriptor free until the function that it returns is called.
+// release makes the descriptors free until the function that it returns is called.
 func (r *reserve) release() (fill func()) {
 	r.empty()
 	return r.fill

@@ -64,6 +64,9 @@ func Validate(req any, node Node) error {
 		if !node.Voter {
 			return errors.New("this node has no vote and cannot lead")
 		}
+		if !node.Heeds(req.ID) {
+			return fmt.Errorf("it is from no member, and in term %d there is a leader", node.Term)
+		}
 		return nil
 	}
 	return fmt.Errorf("%T is no request", req)

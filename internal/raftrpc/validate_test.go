@@ -155,6 +155,7 @@ func TestWhatNoNodeSendsIsRefused(t *testing.T) {
 		"a transfer to one without a vote": {"no vote", noVote, &raft.TimeoutNowRequest{RPCHeader: sender}},
 
 		"a later leader that is no member":     {"from no member", led, &raft.AppendEntriesRequest{RPCHeader: sender, Term: 8}},
+		"a transfer by one":                    {"from no member", led, &raft.TimeoutNowRequest{RPCHeader: sender}},
 		"one that is far ahead":                {"from no member", led, &raft.AppendEntriesRequest{RPCHeader: sender, Term: max}},
 		"a snapshot of one":                    {"from no member", led, snapshot(func(r *raft.InstallSnapshotRequest) { r.Term = 8 })},
 		"a nil entry":                          {"nothing in place of entry 21", node, appendTo(20, 7, nil)},
