@@ -196,12 +196,11 @@ func (s *Store) removeAgain(req removeRequest) error {
 	return s.strike(replicaNote(req.ID))
 }
 
-// letGo removes a member that may return. What it is to be then stays noted.
+// letGo removes a member that may return. What it is to be then stays noted. It may have
+// left before: the note is of this time.
 func (s *Store) letGo(ctx context.Context, m raft.Server) error {
-	if s.note(leftNote(m.ID)) == "" {
-		if err := s.writeNote(leftNote(m.ID), s.dated("1")); err != nil {
-			return err
-		}
+	if err := s.writeNote(leftNote(m.ID), s.dated("1")); err != nil {
+		return err
 	}
 	return s.change(ctx, func() raft.Future { return s.raft.RemoveServer(m.ID, 0, s.patience()) })
 }
@@ -211,7 +210,7 @@ func (s *Store) expel(ctx context.Context, m raft.Server, req removeRequest) err
 	if err := s.dismiss(ctx, m, req); err != nil {
 		return err
 	}
-	if err := errors.Join(s.strike(leftNote(m.ID)), s.strike(replicaNote(userID(m.ID)))); err != nil {
+	if err := s.strike(replicaNote(userID(m.ID))); err != nil {
 		return fmt.Errorf("%w: it is removed: %v", ErrUnknown, attempt{err})
 	}
 	return nil
@@ -247,7 +246,8 @@ func (s *Store) checkRemovable(ctx context.Context, config raft.Configuration, m
 
 // dismiss removes an identity for good. The note comes first: a leader that dies
 // in between leaves its successor word of what is to be done, and from then on
-// nobody can say that nothing was changed.
+// nobody can say that nothing was changed. That it has left before does not count any
+// more.
 func (s *Store) dismiss(ctx context.Context, m raft.Server, req removeRequest) error {
 	if !s.isRetired(m.ID) {
 		how := retired
@@ -258,7 +258,10 @@ func (s *Store) dismiss(ctx context.Context, m raft.Server, req removeRequest) e
 			return err
 		}
 	}
-	err := s.change(ctx, func() raft.Future { return s.raft.RemoveServer(m.ID, 0, s.patience()) })
+	err := s.strike(leftNote(m.ID))
+	if err == nil {
+		err = s.change(ctx, func() raft.Future { return s.raft.RemoveServer(m.ID, 0, s.patience()) })
+	}
 	if err != nil {
 		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, attempt{err})
 	}

@@ -709,6 +709,50 @@ func TestOfFormerMembersTheLatestAreNoted(t *testing.T) {
 	})
 }
 
+// One that left, came back and left again is one of the latest.
+func TestANodeThatLeavesASecondTimeIsNotedAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 1024
+		c := kvrafttest.New(t, 3)
+		n := c.Add()
+		leave(t, c, n, kvraft.MayReturn)
+		c.Restart(n)
+		c.WaitReady(n)
+		leader := c.Store(c.WaitLeader())
+		if err := leader.NoteFormer(most + 1); err != nil {
+			t.Fatal(err)
+		}
+		leave(t, c, n, kvraft.MayReturn)
+		eventually(t, "the first ones are struck out", func() bool { return leader.Notes() == 2*most+1 }) // one is of that
+		c.Restart(n)
+		c.WaitReady(n)
+		c.Abandon()
+	})
+}
+
+// One whose data was lost, and that is replaced, is one that was removed, and no more one
+// that has left before.
+func TestAReplacedNodeThatHasLeftBeforeIsNoLongerNotedToHaveLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		join := kvraft.WithJoin("n1:7000", "n2:7000", "n3:7000")
+		x, s := removable(t, c)
+		if err := s.Remove(within(t, time.Minute), "x", kvraft.MayReturn); err != nil {
+			t.Fatal(err)
+		}
+		closeStore(t, s)
+		s = x.start(t, "x", "x", join)
+		eventually(t, "it is back", ready(s))
+		closeStore(t, s)
+		s = newMachine(t, c.Network()).start(t, "x", "x", join)
+		eventually(t, "the new one is ready", ready(s))
+		if n := c.Store(0).NotesOfFormer("x"); n != 1 {
+			t.Errorf("there are %d notes of the old one, want one: it was removed", n)
+		}
+		expel(t, c, s)
+	})
+}
+
 // leave stops a node and removes it.
 func leave(t *testing.T, c *kvrafttest.Cluster, i int, opts ...kvraft.RemoveOption) {
 	t.Helper()
