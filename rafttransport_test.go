@@ -1,17 +1,18 @@
 package kvraft_test
 
 import (
+	"context"
 	"fmt"
-	"strings"
+	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft"
+	"github.com/kvraft/kvraft/internal/raftrpc"
 	"github.com/kvraft/kvraft/kvrafttest"
 )
 
@@ -20,10 +21,11 @@ import (
 // only at its term, and would delete what the follower acknowledged.
 func TestASnapshotThatArrivesTwiceTakesNothingBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sending := &logWatch{text: "installing snapshot on", seen: make(chan struct{})}
-		c := kvrafttest.New(t, 3,
-			kvraft.WithSnapshots(kvraft.Snapshots{TrailingBytes: 1}),
-			kvraft.WithLogger(hclog.New(&hclog.LoggerOptions{Level: hclog.Info, Output: sending})))
+		c := kvrafttest.New(t, 0, kvraft.WithSnapshots(kvraft.Snapshots{TrailingBytes: 1}))
+		sending := &sending{began: make(chan struct{})}
+		for i := range 3 {
+			c.Add(kvraft.WithNetwork(sendingFrom{c.Network(), fmt.Sprint("n", i+1), sending}))
+		}
 		leader := c.WaitLeader()
 		follower, third := (leader+1)%3, (leader+2)%3
 		l, f := fmt.Sprint("n", leader+1), fmt.Sprint("n", follower+1)
@@ -38,7 +40,7 @@ func TestASnapshotThatArrivesTwiceTakesNothingBack(t *testing.T) {
 		}
 		sending.do(func() { c.Network().SetDelay(l, f, 9*time.Second) }) // what is sent from then on arrives in 9 s
 		c.Restart(follower)
-		<-sending.seen
+		<-sending.began
 		time.Sleep(2500 * time.Millisecond)
 		c.Network().SetDelay(l, f, time.Millisecond) // and the next attempt before
 		eventually(t, "the follower has caught up", func() bool {
@@ -66,28 +68,57 @@ func TestASnapshotThatArrivesTwiceTakesNothingBack(t *testing.T) {
 	})
 }
 
-// logWatch is where a log goes, until a line holds a text.
-type logWatch struct {
-	text string
-	seen chan struct{} // closed then
+// sending tells when a snapshot begins to be sent.
+type sending struct {
+	began chan struct{} // closed then
 
 	mu   sync.Mutex
-	then func() // guarded by mu: to be done before the line's writer goes on
+	then func() // guarded by mu: to be done before it goes on
 }
 
-func (w *logWatch) do(then func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.then = then
+func (s *sending) do(then func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.then = then
 }
 
-func (w *logWatch) Write(line []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.then != nil && strings.Contains(string(line), w.text) {
-		w.then()
-		w.then = nil
-		close(w.seen)
+func (s *sending) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.then != nil {
+		s.then()
+		s.then = nil
+		close(s.began)
 	}
-	return len(line), nil
+}
+
+// sendingFrom is the network of one node.
+type sendingFrom struct {
+	network *kvrafttest.Network
+	host    string
+	sending *sending
+}
+
+func (n sendingFrom) Listen(addr string) (net.Listener, error) {
+	return n.network.Host(n.host).Listen(addr)
+}
+
+func (n sendingFrom) Dial(ctx context.Context, addr string) (net.Conn, error) {
+	conn, err := n.network.Host(n.host).Dial(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	return sendingConn{conn, n.sending}, nil
+}
+
+type sendingConn struct {
+	net.Conn
+	sending *sending
+}
+
+func (c sendingConn) Write(b []byte) (int, error) {
+	if len(b) > 0 && b[0] == byte(raftrpc.InstallSnapshot) { // the first byte of what raft sends
+		c.sending.begin()
+	}
+	return c.Conn.Write(b)
 }
