@@ -3,11 +3,12 @@ package kvraft
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/command"
 )
 
 // Raced tells whether the race detector is on.
@@ -56,13 +57,12 @@ func (s *Store) NoteRetired(other *Store) error { return s.writeNote(retiredNote
 // NoteFormer takes note of so many identities that were removed, and of as many that have
 // left, which there never were.
 func (s *Store) NoteFormer(identities int) error {
+	var ops []command.Op
 	for n := range identities {
 		server := raft.ServerID(fmt.Sprintf("x%d#%d", n%10, n))
-		if err := errors.Join(s.writeNote(retiredNote(server), s.dated(retired)), s.writeNote(leftNote(server+"-left"), s.dated("1"))); err != nil {
-			return err
-		}
+		ops = append(ops, noteOp(retiredNote(server), s.dated(retired)), noteOp(leftNote(server+"-left"), s.dated("1")))
 	}
-	return nil
+	return s.writeNotes(ops)
 }
 
 // Notes counts those that this node has.

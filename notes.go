@@ -2,7 +2,6 @@ package kvraft
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -32,7 +31,10 @@ import (
 // heard of it, may have: it has to be emptied then. That is why the names are used as
 // long as they are complete.
 
-const maxFormer = 1024
+const (
+	maxFormer   = 1024
+	maxStriking = 256 // notes that are struck out at once: a change of the membership waits as long
+)
 
 func replicaNote(id string) string            { return "replica/" + id }
 func retiredNote(server raft.ServerID) string { return "retired/" + string(server) }
@@ -68,17 +70,26 @@ func (s *Store) dated(text string) string { return fmt.Sprintf("%s %d", text, s.
 
 // writeNote takes a note, as the leader.
 func (s *Store) writeNote(name, text string) error {
-	op := command.Op{Kind: command.Note, Key: name, Value: []byte(text)}
-	request := command.Request{Ops: []command.Op{op}}
+	if err := s.writeNotes([]command.Op{noteOp(name, text)}); err != nil {
+		return fmt.Errorf("take note of %s: %w", name, err)
+	}
+	return nil
+}
+
+// writeNotes takes notes, all or none.
+func (s *Store) writeNotes(ops []command.Op) error {
+	request := command.Request{Ops: ops}
 	s.ids.stamp(&request, s.Index())
 	results, err := s.apply(command.Append(nil, []command.Request{request}))
 	if err == nil && results[0].Code != command.OK {
 		err = fmt.Errorf("%w: the request expired", errUnsent)
 	}
-	if err != nil {
-		return fmt.Errorf("take note of %s: %w", name, err)
-	}
-	return nil
+	return err
+}
+
+// noteOp takes a note, or with an empty text strikes it out.
+func noteOp(name, text string) command.Op {
+	return command.Op{Kind: command.Note, Key: name, Value: []byte(text)}
 }
 
 // strike makes a note undone, if there is one.
@@ -119,47 +130,61 @@ func (s *Store) formerly(id string, note func(raft.ServerID) string) (servers []
 	return servers
 }
 
-// forgetFormer strikes out the notes that are too many, as the leader. What is noted of a
-// member, of which the removal is to be finished, stays.
+// forgetFormer strikes out the notes that are too many, as the leader.
 func (s *Store) forgetFormer(reign *reign) error {
 	if s.fsm.now.Load().view.NotesLen() <= maxFormer {
 		return nil
 	}
 	for _, note := range []func(raft.ServerID) string{retiredNote, leftNote} {
-		all := slices.DeleteFunc(s.former(note), func(f former) bool { return s.lists(f.server) })
-		if len(all) <= maxFormer {
-			continue
-		}
-		if err := s.forget(reign, all[:len(all)-maxFormer], note); err != nil {
-			return err
+		for len(s.excess(note)) > 0 {
+			if err := s.forgetOldest(reign, note); err != nil {
+				return fmt.Errorf("strike out notes: %w", err)
+			}
 		}
 	}
 	return nil
 }
 
-func (s *Store) forget(reign *reign, oldest []former, note func(raft.ServerID) string) error {
+// excess are the oldest of one kind of notes, beyond those that are kept. What is noted of
+// a member, of which the removal is to be finished, does not count and stays.
+func (s *Store) excess(note func(raft.ServerID) string) []former {
+	all := slices.DeleteFunc(s.former(note), func(f former) bool { return s.lists(f.server) })
+	return all[:max(len(all)-maxFormer, 0)]
+}
+
+// forgetOldest strikes out some notes that are too many, by one entry. Between two of
+// those changes of the membership have their turn.
+func (s *Store) forgetOldest(reign *reign, note func(raft.ServerID) string) error {
 	unlock, err := s.lockMembership(reign.ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if s.note(forgottenNote) == "" {
-		if err := s.writeNote(forgottenNote, "1"); err != nil {
-			return err
-		}
+	oldest := s.excess(note)
+	if len(oldest) == 0 { // since a moment ago
+		return nil
 	}
+	return s.writeNotes(s.forgetting(oldest[:min(len(oldest), maxStriking)], note))
+}
+
+// forgetting is what strikes out notes of one kind, and first says so.
+func (s *Store) forgetting(oldest []former, note func(raft.ServerID) string) []command.Op {
+	left := make(map[string]int) // nodes of an id
+	for _, f := range s.former(leftNote) {
+		left[userID(f.server)]++
+	}
+	ops := []command.Op{noteOp(forgottenNote, "1")}
 	for _, f := range oldest {
-		if s.lists(f.server) { // since a moment ago
+		name, id := note(f.server), userID(f.server)
+		ops = append(ops, noteOp(name, ""))
+		if name != leftNote(f.server) {
 			continue
 		}
-		if id := userID(f.server); !s.isMemberID(id) && slices.Equal(s.formerly(id, leftNote), []raft.ServerID{f.server}) {
-			err = s.strike(replicaNote(id)) // nobody is left that is to be one
-		}
-		if err = errors.Join(err, s.strike(note(f.server))); err != nil {
-			return err
+		if left[id]--; left[id] == 0 && s.isReplica(id) && !s.isMemberID(id) { // nobody is left that is to be one
+			ops = append(ops, noteOp(replicaNote(id), ""))
 		}
 	}
-	return nil
+	return ops
 }
 
 // isMemberID reports whether a member is called so.

@@ -730,6 +730,40 @@ func TestANodeThatLeavesASecondTimeIsNotedAnew(t *testing.T) {
 	})
 }
 
+// They are struck out by few entries, and who waits for a change of the membership does
+// not wait for all of them.
+func TestManyNotesThatAreStruckOutHoldUpNoChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most, excess = 1024, 2000
+		c := kvrafttest.New(t, 1)
+		s := c.Store(c.WaitLeader())
+		release := s.HoldMembership()
+		if err := s.NoteFormer(most + excess); err != nil {
+			t.Fatal(err)
+		}
+		index := s.Index()
+		time.Sleep(5 * time.Second) // they are about to be struck out
+		var change func()
+		waiting := make(chan struct{})
+		go func() {
+			defer close(waiting)
+			change = s.HoldMembership()
+		}()
+		synctest.Wait()
+		release()
+		<-waiting
+		if struck := 2*(most+excess) - s.Notes(); struck > 300 {
+			t.Errorf("a change waited until %d notes were struck out", struck)
+		}
+		change()
+		eventually(t, "all are struck out", func() bool { return s.Notes() == 2*most+1 })
+		if entries := s.Index() - index; entries > 2*excess/100 {
+			t.Errorf("that took %d entries", entries)
+		}
+		c.Abandon()
+	})
+}
+
 // One whose data was lost, and that is replaced, is one that was removed, and no more one
 // that has left before.
 func TestAReplacedNodeThatHasLeftBeforeIsNoLongerNotedToHaveLeft(t *testing.T) {

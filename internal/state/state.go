@@ -27,9 +27,10 @@ type State struct {
 	// original's owner id, and so belongs to the goroutine that writes.
 	items btree.Map[string, *Item]
 
-	// notes is what the cluster remembers of itself. A View shares the map: it is replaced, never written to. It is small,
-	// and changes when the membership does.
-	notes map[string]string
+	// notes is what the cluster remembers of itself. It is small, and changes when the membership does. A map that a View
+	// shares is replaced, and not written to.
+	notes       map[string]string
+	notesShared bool
 
 	bytes    int64  // sum of the lengths of all keys and values
 	revision uint64 // number of requests that changed something, but see legacy.go
@@ -206,14 +207,15 @@ func (s *State) RaiseRevision(revision uint64) {
 }
 
 func (s *State) note(name, text string) {
-	notes := maps.Clone(s.notes)
-	if notes == nil {
-		notes = make(map[string]string)
+	if s.notesShared {
+		s.notes, s.notesShared = maps.Clone(s.notes), false
 	}
-	if notes[name] = text; text == "" {
-		delete(notes, name)
+	if s.notes == nil {
+		s.notes = make(map[string]string)
 	}
-	s.notes = notes
+	if s.notes[name] = text; text == "" {
+		delete(s.notes, name)
+	}
 }
 
 func size(key string, it Item) int64 {

@@ -33,6 +33,7 @@ func (r *recent) view() Requests { return Requests{r.floor, r.len, r.chunks} }
 // View returns the state as it is now, in constant time. Like Apply it belongs to the goroutine that applies; the View may
 // be handed to any other. After it, each node of the tree is copied once when it is next written to.
 func (s *State) View() View {
+	s.notesShared = true
 	return View{
 		items:    s.items.Copy(),
 		notes:    s.notes,
