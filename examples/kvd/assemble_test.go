@@ -386,7 +386,7 @@ func TestASurvivorIsMadeTheBeginningOfANewCluster(t *testing.T) {
 	expectExit(t, 0, []string{"recover", "-n", survivor.dir}, "Node node1", "20 keys", "node0 ("+nodes[0].raddr+"), node2 ("+nodes[2].raddr+")", "is lost", "Nothing was changed")
 	expectExit(t, 0, []string{"recover", survivor.dir}, "is formed with node1, at "+survivor.raddr)
 	expectExit(t, 2, []string{"recover"}, "one directory is expected")
-	expectExit(t, 1, []string{"recover", t.TempDir()}, "holds no node's data")
+	expectExit(t, 1, []string{"recover", t.TempDir()}, "there is no node's data")
 	survivor.start(t)
 	waitReady(t, survivor)
 	for _, n := range []*node{nodes[0], nodes[2]} {
