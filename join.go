@@ -141,9 +141,8 @@ type arrival struct {
 // stranger that answers slowly, or not at all, holds up nobody else's change. What it has
 // found counts if the members are the same afterwards.
 func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, error) {
-	begun := false // the node has been told that it is admitted
 	for {
-		a, err := s.lookAt(ctx, req, &begun)
+		a, err := s.lookAt(ctx, req)
 		entered := false
 		if err == nil {
 			entered, err = s.enter(ctx, a)
@@ -152,7 +151,7 @@ func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, 
 			err = s.confirmPlace(ctx, a.server.ID, req.Addr)
 		}
 		switch {
-		case err != nil && (begun || entered) && !errors.Is(err, ErrUnknown):
+		case err != nil && entered && !errors.Is(err, ErrUnknown):
 			return raft.Server{}, fmt.Errorf("%w: it was begun, and can be asked for again: %v", ErrUnknown, attempt{err})
 		case err != nil:
 			return raft.Server{}, err
@@ -162,9 +161,8 @@ func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, 
 	}
 }
 
-// lookAt asks others about a node that is to be a member, and admits it if nothing
-// speaks against that and it is in no cluster.
-func (s *Store) lookAt(ctx context.Context, req joinRequest, begun *bool) (*arrival, error) {
+// lookAt asks others about a node that is to be a member.
+func (s *Store) lookAt(ctx context.Context, req joinRequest) (*arrival, error) {
 	if err := s.arriving.Acquire(ctx, 1); err != nil {
 		return nil, fmt.Errorf("%w: other nodes are being looked at: %w", errUnsent, ended(ctx))
 	}
@@ -182,24 +180,14 @@ func (s *Store) lookAt(ctx context.Context, req joinRequest, begun *bool) (*arri
 		return nil, err
 	}
 	a.server = raft.Server{ID: who.Node, Address: raft.ServerAddress(req.Addr), Suffrage: raft.Nonvoter}
+	a.fresh = who.Cluster == ""
 	switch listed := addressIn(a.config, who.Node) != ""; {
 	case req.Away && !listed:
 		return nil, fmt.Errorf("%w: it has left", ErrRefused)
 	case req.Itself && listed: // the cluster knows better what it is to be
 		a.role = ""
 	}
-	if err := s.lookAround(ctx, a, who); err != nil {
-		return nil, err
-	}
-	if a.fresh = who.Cluster == ""; !a.fresh { // else only now: a node that is refused stays as it was
-		return a, nil
-	}
-	err = s.admit(ctx, admission{Cluster: s.self().cluster, Server: a.server.ID}, req.Addr)
-	*begun = err == nil || errors.Is(err, ErrUnknown)
-	if err != nil {
-		return nil, fmt.Errorf("admit: %w", err)
-	}
-	return a, nil
+	return a, s.lookAround(ctx, a, who)
 }
 
 // identifyAt is who answers, if it may be a member.
@@ -253,7 +241,9 @@ func (s *Store) lookAround(ctx context.Context, a *arrival, who welcome) (err er
 }
 
 // enter writes an arrival into the configuration, unless it stands there, and reports
-// whether the members were still those that it was found among.
+// whether the members were still those that it was found among. A node that is in no
+// cluster is admitted only then: one that is refused stays as it was. It has just
+// answered, and is not waited for for long.
 func (s *Store) enter(ctx context.Context, a *arrival) (entered bool, err error) {
 	unlock, err := s.lockMembership(ctx)
 	if err != nil {
@@ -267,6 +257,9 @@ func (s *Store) enter(ctx context.Context, a *arrival) (entered bool, err error)
 	server := a.server
 	switch {
 	case a.fresh:
+		if err := s.admitSoon(ctx, admission{Cluster: s.self().cluster, Server: server.ID}, string(server.Address)); err != nil {
+			return false, fmt.Errorf("admit: %w", err)
+		}
 	case !a.stands:
 		server.Address = s.relocated(string(server.Address))
 	case a.unconfirmed: // what has been promised of it ends with an entry, see place.go
@@ -386,6 +379,13 @@ func (s *Store) admit(ctx context.Context, a admission, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	return s.ask(ctx, addr, callAdmit, a, nil)
+}
+
+// admitSoon is admit as knockSoon is knock.
+func (s *Store) admitSoon(ctx context.Context, a admission, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
+	defer cancel()
+	return s.admit(ctx, a, addr)
 }
 
 // acceptAdmission is the other side of admit: the cluster is on disk before the

@@ -676,7 +676,7 @@ func TestAStrangerThatDoesNotAnswerHoldsUpNoOtherChange(t *testing.T) {
 }
 
 // What a leader has seen before it could make the change counts only if the members
-// are the same then.
+// are the same then. The other stays as it was, and need not be emptied.
 func TestOfTwoNodesThatJoinAtOnceUnderOneIdOneIsAdmitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := kvrafttest.New(t, 3)
@@ -696,6 +696,11 @@ func TestOfTwoNodesThatJoinAtOnceUnderOneIdOneIsAdmitted(t *testing.T) {
 		}
 		if both[0].Status().Ready == both[1].Status().Ready {
 			t.Error("both are ready")
+		}
+		for _, n := range both {
+			if st := n.Status(); !st.Ready && st.Cluster != "" {
+				t.Errorf("the one that was refused belongs to the cluster: %s", st.Reason)
+			}
 		}
 		c.Abandon()
 	})
