@@ -204,7 +204,7 @@ func newDamageTrial(t *testing.T, tail bool) *damageTrial {
 	dir := t.TempDir()
 	fillTestDir(t, dir, tail)
 	trial := &damageTrial{files: filesIn(t, dir)}
-	delete(trial.files, "raft.db"+markSuffix) // it says nothing while there is a raft.db
+	delete(trial.files, "raft.db"+markSuffix) // see with
 	seen := readEverything(t, dir)
 	if len(seen.damage) > 0 || len(seen.entries) < 300 {
 		t.Fatalf("%d entries, %q", len(seen.entries), seen.damage)
@@ -229,6 +229,7 @@ func (d *damageTrial) with(t *testing.T, name string, damaged []byte, what strin
 		files[n] = data
 	}
 	files[name] = damaged
+	files[boltFile+markSuffix] = nil // it is a node's, whatever is left of it
 	writeFiles(t, dir, files)
 	seen := readEverything(t, dir)
 	contents, err := contentsOf(dir)

@@ -129,6 +129,7 @@ func newStore(o options) *Store {
 		closing:      make(chan struct{}),
 		closed:       make(chan struct{}),
 	}
+	s.raftLog = newRaftLogger(s.log.Named("raft"), s.closing)
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.rounds = rounds{run: s.confirm, spawn: s.spawn}
 	for l := range s.asking {
@@ -193,7 +194,6 @@ func (s *Store) open() (err error) {
 	s.transport.knows, s.transport.samples = s.knowsNameless, s.logs.samples
 	context.AfterFunc(s.ctx, s.transport.cut)
 	s.peers = &peers{transport: s.transport, idle: make(map[peer][]*peerConn)}
-	s.raftLog = newRaftLogger(s.log.Named("raft"), s.closing)
 	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode, s.logs.term, s.isPlaced, s.holdsBack, s.raftLog.reached})
 	undo = append(undo, func() error { err := s.raftTransport.Close(); s.transport.close(); return err })
 
