@@ -145,7 +145,7 @@ func (s *Store) takeOver(r *reign, since time.Time, dial time.Duration) {
 	const poll = 5 * time.Millisecond
 	grace := dial + s.opts.timing.Heartbeat/40
 	end := time.Now().Add(2 * s.opts.timing.Heartbeat)
-	turn := s.newTurn(r)
+	candidacy := s.newCandidacy(r)
 	for wait := grace; time.Now().Before(end); wait = poll {
 		select {
 		case <-time.After(wait):
@@ -156,7 +156,7 @@ func (s *Store) takeOver(r *reign, since time.Time, dial time.Duration) {
 			return
 		}
 		r.dead.Store(true)
-		if !turn.has(r.ctx) {
+		if !candidacy.isDue(r.ctx) {
 			continue
 		}
 		s.standAfter(r, "the leader's process is gone")
@@ -169,14 +169,14 @@ func (s *Store) takeOver(r *reign, since time.Time, dial time.Duration) {
 // the leader for Heartbeat, which raft may find out before or later.
 func (s *Store) awaitSilence(r *reign) {
 	heartbeat := s.opts.timing.Heartbeat
-	turn := s.newTurn(r)
+	candidacy := s.newCandidacy(r)
 	for s.stillFollows(r) {
 		silence := s.silence()
 		wait := heartbeat - silence
 		switch {
 		case wait > 0:
-			turn = s.newTurn(r)
-		case s.raftTransport.abstention.err() == nil && turn.has(s.ctx):
+			candidacy = s.newCandidacy(r)
+		case s.raftTransport.abstention.err() == nil && candidacy.isDue(s.ctx):
 			s.standAfter(r, "the leader is silent")
 			return
 		case silence < 3*heartbeat:
@@ -223,24 +223,24 @@ func (s *Store) standAfter(r *reign, reason string) {
 	}
 }
 
-// turn is one node's, among those that find the leader of a reign lost.
-type turn struct {
+// candidacy is one node's, among those that find the leader of a reign lost.
+type candidacy struct {
 	s      *Store
 	reign  *reign
 	agreed time.Time // when a majority was first found to
 }
 
-func (s *Store) newTurn(r *reign) *turn { return &turn{s: s, reign: r} }
+func (s *Store) newCandidacy(r *reign) *candidacy { return &candidacy{s: s, reign: r} }
 
-// has reports whether a majority of the voters find the leader lost, and those of them
+// isDue reports whether a majority of the voters find the leader lost, and those of them
 // that are placed better have had the time to try.
-func (t *turn) has(ctx context.Context) bool {
-	each := t.s.opts.timing.Heartbeat / 4
-	rank, majority := t.s.rankAmongWitnesses(ctx, t.reign)
-	if majority && t.agreed.IsZero() {
-		t.agreed = time.Now()
+func (c *candidacy) isDue(ctx context.Context) bool {
+	each := c.s.opts.timing.Heartbeat / 4
+	rank, majority := c.s.rankAmongWitnesses(ctx, c.reign)
+	if majority && c.agreed.IsZero() {
+		c.agreed = time.Now()
 	}
-	return majority && time.Since(t.agreed) >= time.Duration(rank)*each
+	return majority && time.Since(c.agreed) >= time.Duration(rank)*each
 }
 
 // testimony is what a voter answers when it is asked whether a leader is lost.

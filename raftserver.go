@@ -160,13 +160,14 @@ func sender(rpc raft.RPC) []byte {
 	return nil
 }
 
-// note logs that a message of a kind was refused.
+// note logs that a message of a kind was refused. A new leader may have sent it, of which
+// this node has yet to hear that it is a member.
 func (s *raftServer) note(kind, from string, reason error) {
 	missed, ok := s.transport.lines.Allow("raft: " + kind)
 	if !ok {
 		return
 	}
-	s.log.Warn("refused a message of raft that no node of this cluster can have sent",
+	s.log.Warn("refused a message of raft: by what this node knows, no member can have sent it",
 		"kind", kind, "from", plain(from), "reason", plain(reason.Error()), "others", missed)
 }
 

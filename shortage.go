@@ -28,18 +28,18 @@ func (w *watchdog) lookAtListener(now time.Time) string {
 		t.reserve.fill()
 	}
 	if lasts <= s.patience() {
-		w.leaveAt = 0
+		w.handOverAt = 0
 		return ""
 	}
-	if r := w.reign; r.leads && lasts > w.leaveAt && s.hasOtherVoter() {
-		w.leaveAt = 2 * lasts
-		s.spawn(func() { w.leave(r, lasts, failure.err) })
+	if r := w.reign; r.leads && lasts > w.handOverAt && s.hasOtherVoter() {
+		w.handOverAt = 2 * lasts
+		s.spawn(func() { w.handOver(r, lasts, failure.err) })
 	}
 	return fmt.Sprintf("this node can accept no connection: %v", failure.err)
 }
 
-// leave has another voter elected, if one can be.
-func (w *watchdog) leave(r *reign, lasts time.Duration, reason error) {
+// handOver has another voter elected, if one can be.
+func (w *watchdog) handOver(r *reign, lasts time.Duration, reason error) {
 	s := w.s
 	heir, err := s.successorOf(r)
 	if err != nil {
@@ -47,7 +47,7 @@ func (w *watchdog) leave(r *reign, lasts time.Duration, reason error) {
 		return
 	}
 	s.log.Warn("this leader can accept no connection; handing leadership over", "for", lasts.String(), "reason", reason, "to", userID(heir.server))
-	s.abdicate(r, heir, 4*s.opts.timing.Election)
+	s.handOverTo(r, heir, 4*s.opts.timing.Election)
 }
 
 // successorOf returns the voter whose log is known to reach furthest, of those that have

@@ -16,7 +16,7 @@ import (
 //
 // It hands over. The heir is the voter whose log reaches furthest among those that
 // answer. It need not have the whole of the leader's log: what only the leader has is
-// not committed, and who wrote it has yet to be answered. Elected it is by the votes of
+// not committed, and who wrote it has yet to be answered. It is elected by the votes of
 // the others, whose logs do not reach further; so a majority of all voters, without
 // this leader, must answer, or else the heir must have the whole log and this node may
 // vote for it. Where neither is so nobody can do better, and the leader stays: reads go
@@ -81,12 +81,12 @@ func (w *watchdog) yield(r *reign, stalled time.Duration) {
 	}
 	s.log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", userID(heir.server))
 	w.yields.Add(1)
-	s.abdicate(r, heir, 10*s.opts.timing.Election)
+	s.handOverTo(r, heir, 10*s.opts.timing.Election)
 }
 
-// abdicate makes heir stand for election, steps down if that is of no use, and abstains
+// handOverTo makes heir stand for election, steps down if that is of no use, and abstains
 // for a while.
-func (s *Store) abdicate(r *reign, heir peer, abstain time.Duration) {
+func (s *Store) handOverTo(r *reign, heir peer, abstain time.Duration) {
 	s.raftTransport.abstention.begin(abstain)
 	asked := make(chan error, 1)
 	s.spawn(func() { asked <- s.timeoutNow(heir) })

@@ -41,7 +41,7 @@ type watchdog struct {
 
 	main, answering, state, accepting progress.Watch
 
-	leaveAt time.Duration // for how long nothing was accepted after which leadership is handed over, again
+	handOverAt time.Duration // for how long nothing was accepted after which leadership is handed over, again
 
 	// of one reign
 	reign   *reign

@@ -65,7 +65,7 @@ func Validate(req any, node Node) error {
 			return errors.New("this node has no vote and cannot lead")
 		}
 		if !node.Heeds(req.ID) {
-			return fmt.Errorf("it is from no member, and in term %d there is a leader", node.Term)
+			return fmt.Errorf("it is from no member that is known here, and in term %d there is a leader", node.Term)
 		}
 		return nil
 	}
@@ -120,7 +120,7 @@ func Reach(term, own uint64) uint64 {
 // checkLeader is for the sender of entries or of a snapshot.
 func (n Node) checkLeader(sender []byte, term uint64) error {
 	if term > n.Term && !n.Heeds(sender) {
-		return fmt.Errorf("it is from no member, and in term %d there is a leader", n.Term)
+		return fmt.Errorf("it is from no member that is known here, and in term %d there is a leader", n.Term)
 	}
 	return n.checkTerm(term)
 }
