@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,7 +136,6 @@ func TestANewLeaderServesWhatItsPredecessorAcknowledged(t *testing.T) {
 		old := c.WaitLeader()
 		mustSet(t, c.Store(old), "key", "old")
 		mustSet(t, c.Store(old), "key", "new")
-		c.Crash(old)
 		for i := range 3 { // nor does the next leader commit its first entry at once
 			c.Disk(i).SetFault(func(op kvrafttest.Operation) error {
 				if op.Name == "StoreLogs" {
@@ -144,14 +144,27 @@ func TestANewLeaderServesWhatItsPredecessorAcknowledged(t *testing.T) {
 				return nil
 			})
 		}
-		var leader int
-		eventually(t, "a node leads", func() (ok bool) { leader, ok = c.Leader(); return ok })
-		for name, level := range map[string]kvraft.ReadOption{"linearizable": kvraft.Linearizable, "leader local": kvraft.LeaderLocal} {
-			entry, err := c.Store(leader).Get(within(t, 20*time.Second), "key", level)
-			if err != nil || string(entry.Value) != "new" {
-				t.Errorf("%s: the new leader served %q, %v", name, entry.Value, err)
+		var served atomic.Int32
+		var readers sync.WaitGroup
+		for _, s := range []*kvraft.Store{c.Store((old + 1) % 3), c.Store((old + 2) % 3)} {
+			for name, level := range map[string]kvraft.ReadOption{"linearizable": kvraft.Linearizable, "leader local": kvraft.LeaderLocal} {
+				readers.Go(func() {
+					for s.Raft().State() != raft.Leader {
+						if served.Load() == 2 { // by the other node
+							return
+						}
+						time.Sleep(time.Millisecond)
+					}
+					entry, err := s.Get(within(t, 20*time.Second), "key", level)
+					if err != nil || string(entry.Value) != "new" {
+						t.Errorf("%s: the new leader served %q, %v", name, entry.Value, err)
+					}
+					served.Add(1)
+				})
 			}
 		}
+		c.Crash(old)
+		readers.Wait()
 	})
 }
 
