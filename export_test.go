@@ -22,6 +22,11 @@ func (s *Store) HandOverTo(other *Store) error {
 	return s.timeoutNow(peer{other.server, other.opts.advertise})
 }
 
+// StandAfter has s stand for election in place of leader, which it does not hear any more.
+func (s *Store) StandAfter(leader *Store) {
+	s.standAfter(&reign{leader: peer{leader.server, leader.opts.advertise}, term: s.raft.CurrentTerm()}, "a test")
+}
+
 // ServerID is the node's id with its identity.
 func (s *Store) ServerID() raft.ServerID { return s.server }
 

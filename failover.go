@@ -156,10 +156,9 @@ func (s *Store) takeOver(r *reign, since time.Time, dial time.Duration) {
 			return
 		}
 		r.dead.Store(true)
-		if !candidacy.isDue(r.ctx) {
+		if !candidacy.isDue(r.ctx) || !s.standAfter(r, "the leader's process is gone") {
 			continue
 		}
-		s.standAfter(r, "the leader's process is gone")
 		<-r.ctx.Done() // if it is not elected it goes by the timeout
 		return
 	}
@@ -176,8 +175,7 @@ func (s *Store) awaitSilence(r *reign) {
 		switch {
 		case wait > 0:
 			candidacy = s.newCandidacy(r)
-		case s.raftTransport.abstention.err() == nil && candidacy.isDue(s.ctx):
-			s.standAfter(r, "the leader is silent")
+		case s.raftTransport.abstention.err() == nil && candidacy.isDue(s.ctx) && s.standAfter(r, "the leader is silent"):
 			return
 		case silence < 3*heartbeat:
 			wait = heartbeat / 50
@@ -205,21 +203,62 @@ func (s *Store) stillFollows(r *reign) bool {
 	return s.ctx.Err() == nil && (now == r || now.leader == peer{}) && s.raft.CurrentTerm() == r.term
 }
 
-// standAfter stands for election, in place of the leader of a reign.
-func (s *Store) standAfter(r *reign, reason string) {
-	if !s.stillFollows(r) || !r.stood.CompareAndSwap(false, true) {
-		return // raft has heard of another, or voted
+// standAfter stands for election, in place of the leader of a reign, and reports whether
+// this node has.
+func (s *Store) standAfter(r *reign, reason string) bool {
+	heard := s.raft.LastContact()
+	if !s.stillFollows(r) {
+		return false // raft has heard of another, or voted
+	}
+	if !r.stood.CompareAndSwap(false, true) {
+		return true
 	}
 	s.log.Warn("standing for election", "reason", reason, "leader", userID(r.leader.server))
+	term := r.term
 	var err error
 	if s.raft.State() == raft.Candidate { // it waits for pre-votes, and would not hear of it
+		term++
 		err = s.stepDown(s.ctx, r.term, peer{s.server, s.opts.advertise})
 	}
 	if err == nil {
-		err = s.stand(s.ctx)
+		err = s.betweenMessages(func(ctx context.Context) error { return s.standIfLost(ctx, r, term, heard) })
 	}
 	if err != nil {
 		s.log.Warn("stand for election", "error", err)
+		r.stood.Store(false)
+	}
+	return err == nil
+}
+
+// standIfLost stands, in a term, unless raft has heard of another leader meanwhile, or
+// voted, or heard of the lost one.
+func (s *Store) standIfLost(ctx context.Context, r *reign, term uint64, heard time.Time) error {
+	if err := s.askRaft(ctx, emptyQuestion()); err != nil {
+		return err
+	}
+	_, leader := s.raft.LeaderWithID() // in its own term it is the lost one
+	if s.raft.CurrentTerm() != term || leader != "" && term != r.term || !s.raft.LastContact().Equal(heard) {
+		return errors.New("this node has heard of a leader, or voted, meanwhile")
+	}
+	return s.stand(ctx)
+}
+
+// betweenMessages does something while raft gets no messages of others: once it has
+// answered a question, what it knows stays so. A write to the disk can have held it up,
+// and messages with it.
+func (s *Store) betweenMessages(do func(context.Context) error) error {
+	done := make(chan error, 1)
+	run := func(ctx context.Context) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(s.ctx, cancel)()
+		done <- do(ctx)
+	}
+	select {
+	case s.raftTransport.between <- run:
+		return <-done
+	case <-s.ctx.Done():
+		return ended(s.ctx)
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/kvraft/kvraft"
 	"github.com/kvraft/kvraft/kvrafttest"
 )
@@ -333,6 +335,40 @@ func TestACandidateThatWaitsForPreVotesTakesOver(t *testing.T) {
 			if took := time.Since(began); took > 12*heartbeat/10 {
 				t.Errorf("another wrote after %v", took)
 			}
+		})
+	}
+}
+
+// It is about to stand when its disk is slow, and another is elected meanwhile, of which
+// it hears before it could stand.
+func TestACandidateThatHearsOfAnotherLeaderDoesNotStand(t *testing.T) {
+	for range 8 { // raft takes what waits for it in any order
+		synctest.Test(t, func(t *testing.T) {
+			c := kvrafttest.New(t, 3)
+			leader := c.WaitLeader()
+			old, late, next := c.Store(leader), c.Store((leader+1)%3), c.Store((leader+2)%3)
+			term := old.Status().Term
+			c.Block(leader, (leader+1)%3)
+			eventually(t, "one waits for pre-votes", func() bool { return late.Raft().State() == raft.Candidate })
+			release := late.HoldRaft()
+			stood := make(chan struct{})
+			go func() {
+				defer close(stood)
+				late.StandAfter(old)
+			}()
+			synctest.Wait()
+			if err := old.HandOverTo(next); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "another leads", func() bool { return next.Raft().State() == raft.Leader })
+			time.Sleep(100 * time.Millisecond)
+			release()
+			<-stood
+			time.Sleep(2 * time.Second)
+			if st := next.Status(); st.Term != term+1 || st.Leader.ID != st.ID {
+				t.Errorf("%q leads in term %d, %s was elected in term %d", st.Leader.ID, st.Term, st.ID, term+1)
+			}
+			c.Heal()
 		})
 	}
 }

@@ -247,8 +247,9 @@ func (a peerAddr) String() string  { return string(a) }
 // candidate's due whatever the voter's configuration says: section 4.1 of Ongaro's
 // thesis.)
 type raftTransport struct {
-	*raft.NetworkTransport               // for what this node asks of others
-	rpcs                   chan raft.RPC // what others ask of it, for raft
+	*raft.NetworkTransport                            // for what this node asks of others
+	rpcs                   chan raft.RPC              // what others ask of it, for raft
+	between                chan func(context.Context) // what is done while raft gets none of those
 	installs               *installs
 	by                     sieve
 	higher                 chan uint64 // holds one term of an answer, which raft is to go to
@@ -282,7 +283,7 @@ type sieve struct {
 
 func newRaftTransport(t *transport, timeout time.Duration, log hclog.Logger, by sieve) raftTransport {
 	rt := raftTransport{
-		rpcs: make(chan raft.RPC), installs: newInstalls(log), by: by, higher: make(chan uint64, 1),
+		rpcs: make(chan raft.RPC), between: make(chan func(context.Context)), installs: newInstalls(log), by: by, higher: make(chan uint64, 1),
 		incoming: new(incoming), acked: new(acked), abstention: new(abstention),
 	}
 	stream := raftStream{t, make(chan struct{})}
@@ -314,6 +315,9 @@ func (t raftTransport) sift(server *raftServer, by sieve) {
 		case rpc = <-server.rpcs:
 		case term := <-t.higher:
 			t.raiseTerm(owner, term)
+			continue
+		case do := <-t.between:
+			do(owner.ctx)
 			continue
 		case <-owner.ctx.Done():
 			return

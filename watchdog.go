@@ -144,11 +144,16 @@ func (w *watchdog) probeRaft() bool {
 	if s.raft.CurrentTerm() == 0 { // it would look further
 		return true
 	}
-	err := s.askRaft(s.ctx, &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}})
+	err := s.askRaft(s.ctx, emptyQuestion())
 	if err == nil {
 		s.raftTransport.incoming.end()
 	}
 	return err == nil
+}
+
+// emptyQuestion is answered by raft without effect, if there has been a term.
+func emptyQuestion() *raft.AppendEntriesRequest {
+	return &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}
 }
 
 func (w *watchdog) lookAtRaft(now time.Time) string {
