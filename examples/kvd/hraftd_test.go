@@ -22,7 +22,7 @@ func TestTheDirectoryOfAStoppedHraftdIsServed(t *testing.T) {
 		n := newNode(t, "node0")
 		leftBy(t, n.id, n.dir)
 		args := slices.Concat(flags, []string{"-haddr", n.haddr, "-raddr", n.raddr, n.dir})
-		for _, announced := range []string{"node node0 goes on with the data of hraftd", "node node0 goes on with the data of cluster "} {
+		for _, announced := range []string{"node node0 goes on with the data of ", "node node0 goes on with the data of cluster "} {
 			n.process = startCommand(t, kvd, args...)
 			n.waitOutput(announced)
 			waitReady(t, n)
