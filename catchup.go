@@ -300,7 +300,7 @@ func (s *Store) promote(ctx context.Context, server raft.Server) error {
 		if m.Suffrage == raft.Voter || s.isReplica(userID(m.ID)) { // what it is to be may have changed meanwhile
 			return nil
 		}
-		s.log.Info("promote to voter", "id", userID(m.ID), "addr", m.Address)
+		s.log.Info("promote to voter", "id", userID(m.ID), "addr", dialAddr(string(m.Address)))
 		return s.change(ctx, func() raft.Future { return s.raft.AddVoter(m.ID, m.Address, 0, s.patience()) })
 	}
 	return fmt.Errorf("%w: it was removed meanwhile", errUnsent)

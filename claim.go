@@ -57,7 +57,7 @@ func (s *Store) seekConfirmation() error {
 			return err
 		}
 		if t = s.count(answers); t.enough() && !t.leader {
-			s.log.Info("confirmed by the other voters", "addr", s.opts.advertise, "old", s.configuredAt())
+			s.log.Info("confirmed by the other voters", "addr", s.opts.advertise, "old", dialAddr(s.configuredAt()))
 			s.takePlace()
 			return nil
 		}

@@ -334,7 +334,7 @@ func (g *Gossip) report(event serf.MemberEvent) {
 				g.log.Info("a node is there", "id", m.Tags[tagID], "peer", m.Tags[tagPeer], "cluster", m.Tags[tagCluster])
 			}
 		case serf.EventMemberLeave:
-			g.log.Info("a node has left in order", "id", m.Tags[tagID])
+			g.log.Info("a node has stopped in order", "id", m.Tags[tagID])
 		}
 	}
 }

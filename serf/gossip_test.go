@@ -73,14 +73,29 @@ func start(t *testing.T, id, dir, addr, known string, opts ...kvraft.Option) nod
 	return n
 }
 
+// logUnlessPassed is shown if the test fails.
+func logUnlessPassed(t *testing.T, id string) hclog.Logger {
+	var mu sync.Mutex
+	var lines bytes.Buffer
+	t.Cleanup(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if t.Failed() {
+			t.Logf("the log of %s:\n%s", id, &lines)
+		}
+	})
+	return hclog.New(&hclog.LoggerOptions{Name: id, Mutex: &mu, Output: &lines})
+}
+
 // startApart is start without Attach.
 func startApart(t *testing.T, id, dir, addr, known string, opts ...kvraft.Option) node {
 	t.Helper()
-	gossip, err := serf.Start(serf.Config{Addr: addr, Join: []string{known}, HealAfter: time.Second})
+	log := logUnlessPassed(t, id)
+	gossip, err := serf.Start(serf.Config{Addr: addr, Join: []string{known}, HealAfter: time.Second, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := kvraft.Open(dir, append(opts, kvraft.WithID(id), kvraft.WithAddr("127.0.0.1:0"),
+	store, err := kvraft.Open(dir, append(opts, kvraft.WithID(id), kvraft.WithAddr("127.0.0.1:0"), kvraft.WithLogger(log),
 		kvraft.WithBootstrapExpect(3), kvraft.WithJoinFunc(gossip.Find))...)
 	if err != nil {
 		t.Fatal(err)

@@ -200,6 +200,9 @@ func (c config) listen(flag, addr string) (net.Listener, error) {
 	default:
 		hint = "; name another with " + flag + ", without -prompt"
 	}
+	if hint != "" && !isNew(c.dir) {
+		hint += ", unless this node runs already"
+	}
 	return nil, fmt.Errorf("%s %s: %w%s", flag, addr, err, hint)
 }
 
