@@ -28,7 +28,8 @@
 //
 // A node whose store has stopped by itself, as its disk failed, has failed although its
 // process may go on. One that is closed in order has not, and stays a member. Nor is a
-// node touched that has never taken part in the gossip.
+// node touched that has never taken part in the gossip, or failed before the others heard
+// by it which member it is, a second or so after its start.
 //
 // The gossip decides nothing by itself: who votes and what is written is raft's
 // alone, and the worst that wrong gossip does is to have a member removed that

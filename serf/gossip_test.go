@@ -166,10 +166,19 @@ func TestANodeWhoseStoreHasStoppedByItselfIsHealedAround(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			known, disk := freeAddr(t), kvrafttest.NewDisk()
 			n1 := start(t, "n1", t.TempDir(), known, known)
-			start(t, "n2", t.TempDir(), freeAddr(t), known)
+			n2 := start(t, "n2", t.TempDir(), freeAddr(t), known)
 			n3 := start(t, "n3", t.TempDir(), freeAddr(t), known, kvraft.WithLogStore(disk.Open()))
 			for _, n := range []node{n1, n3} {
 				eventually(t, "a cluster", func() string { return n.Status().Reason })
+			}
+			for _, n := range []node{n1, n2} { // else they would not know which member the process was
+				eventually(t, "the gossip to know the others", func() string {
+					peers, err := n.gossip.Find(t.Context())
+					if err != nil || len(peers) != 2 {
+						return fmt.Sprint(peers, err)
+					}
+					return ""
+				})
 			}
 			disk.SetFault(func(kvrafttest.Operation) error { return errors.New("the disk is broken") })
 			if _, err := n1.Set(t.Context(), "key", []byte("value")); err != nil {

@@ -423,8 +423,11 @@ func TestNodesThatGossipFindEachOtherAndHeal(t *testing.T) {
 	waitOneCluster(t, nodes)
 	victim := findLeader(t, nodes)
 	rest := without(victim, nodes)
+	for _, n := range rest { // else they would not know which member the process was
+		n.waitOutput("a node is there: id=" + victim.id)
+	}
 	victim.kill()
-	rest[0].waitOutput("a node has failed")
+	rest[0].waitOutput("a node has failed: id=" + victim.id)
 	eventually(t, "the others to heal", func() string {
 		if ids := membersOf(t, rest[0]).ids(); strings.Contains(ids, victim.id) {
 			return "the members are " + ids
