@@ -168,7 +168,11 @@ func findBolt(path string) (found bool, err error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return false, lostBolt(path)
+		err := lostBolt(path)
+		if err != nil && exists(path) { // another process has made it and its mark since
+			return findBolt(path)
+		}
+		return false, err
 	case err != nil:
 		return false, err
 	case !info.Mode().IsRegular():
