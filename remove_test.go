@@ -400,20 +400,28 @@ func TestAMemberThatHasMovedIsNotReplacedByWhoeverIsAtItsOldAddress(t *testing.T
 	})
 }
 
+// withARemovalLeftUndone is a cluster of three whose leader has taken note of a removal
+// and died.
+func withARemovalLeftUndone(t *testing.T) (c *kvrafttest.Cluster, leader, doomed, other int) {
+	t.Helper()
+	c = kvrafttest.New(t, 3)
+	leader = c.WaitLeader()
+	doomed, other = (leader+1)%3, (leader+2)%3
+	release := c.Store(leader).HoldMembership()
+	if err := c.Store(leader).NoteRetired(c.Store(doomed)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond) // virtual
+	c.Crash(leader)
+	release()
+	return c, leader, doomed, other
+}
+
 // The leader has taken note of a removal and died. With the one that is to be removed
 // there is a majority, without it there is none: it stays until the other is back.
 func TestAFinishedRemovalDoesNotTakeTheMajority(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := kvrafttest.New(t, 3)
-		leader := c.WaitLeader()
-		doomed, other := (leader+1)%3, (leader+2)%3
-		release := c.Store(leader).HoldMembership()
-		if err := c.Store(leader).NoteRetired(c.Store(doomed)); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(50 * time.Millisecond)
-		c.Crash(leader)
-		release()
+		c, leader, doomed, other := withARemovalLeftUndone(t)
 		for n := range 30 {
 			mustSet(t, c.Store(other), fmt.Sprint("key-", n), "value")
 			time.Sleep(time.Second)
@@ -662,16 +670,7 @@ func TestARemovalThatWasAskedForInAnotherTermIsNotMade(t *testing.T) {
 // yet. To refuse it would say that nothing comes of it.
 func TestARemovalOfWhichThereIsANoteIsNotRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := kvrafttest.New(t, 3)
-		leader := c.WaitLeader()
-		doomed, other := (leader+1)%3, (leader+2)%3
-		release := c.Store(leader).HoldMembership()
-		if err := c.Store(leader).NoteRetired(c.Store(doomed)); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(50 * time.Millisecond)
-		c.Crash(leader)
-		release()
+		c, leader, doomed, other := withARemovalLeftUndone(t)
 		removed := make(chan error)
 		go func() { removed <- c.Store(other).Remove(within(t, time.Minute), fmt.Sprint("n", doomed+1)) }()
 		time.Sleep(10 * time.Second)

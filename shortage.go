@@ -13,7 +13,7 @@ import (
 // and heartbeats go on. But nobody can connect to it, and who has no connection to it
 // already waits for a leader that does not take his calls, and elects no other.
 //
-// It hands over, as a leader does that commits nothing (see standstill.go). The heir gets
+// It hands over, as a leader does that commits nothing (see standstill.go). The target gets
 // no vote of this node, which it cannot reach, so that a majority without it must be
 // there: those that have answered a moment ago, or can be connected to. For that there is
 // a descriptor in reserve.
@@ -41,18 +41,18 @@ func (w *watchdog) lookAtListener(now time.Time) string {
 // handOver has another voter elected, if one can be.
 func (w *watchdog) handOver(r *reign, lasts time.Duration, reason error) {
 	s := w.s
-	heir, err := s.successorOf(r)
+	target, err := s.successorOf(r)
 	if err != nil {
 		s.log.Warn("this leader can accept no connection, and none can take its place", "for", lasts.String(), "reason", reason, "because", err)
 		return
 	}
-	s.log.Warn("this leader can accept no connection; handing leadership over", "for", lasts.String(), "reason", reason, "to", userID(heir.server))
-	s.handOverTo(r, heir, 4*s.opts.timing.Election)
+	s.log.Warn("this leader can accept no connection; handing leadership over", "for", lasts.String(), "reason", reason, "to", userID(target.server))
+	s.handOverTo(r, target, 4*s.opts.timing.Election)
 }
 
 // successorOf returns the voter whose log is known to reach furthest, of those that have
 // answered this leader a moment ago.
-func (s *Store) successorOf(r *reign) (heir peer, err error) {
+func (s *Store) successorOf(r *reign) (target peer, err error) {
 	moment := time.Now().Add(-s.opts.timing.Heartbeat)
 	acked := s.raftTransport.acked
 	all := voters(s.configuration())
@@ -64,8 +64,8 @@ func (s *Store) successorOf(r *reign) (heir peer, err error) {
 		case m.ID == s.server:
 		case acked.since(r.term, m.ID, moment):
 			there++
-			if heir == (peer{}) || acked.by(m.ID) > acked.by(heir.server) {
-				heir = voter
+			if target == (peer{}) || acked.by(m.ID) > acked.by(target.server) {
+				target = voter
 			}
 		default:
 			if err := s.reach(r, voter); err != nil {
@@ -75,10 +75,10 @@ func (s *Store) successorOf(r *reign) (heir peer, err error) {
 			there++
 		}
 	}
-	if heir == (peer{}) || there <= len(all)/2 {
+	if target == (peer{}) || there <= len(all)/2 {
 		return peer{}, fmt.Errorf("a majority of the %d voters is needed without it, which reaches %d%s", len(all), there, strings.Join(missing, ""))
 	}
-	return heir, nil
+	return target, nil
 }
 
 // reach connects to a voter, to see whether it is there.

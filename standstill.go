@@ -14,13 +14,13 @@ import (
 // keeps its place: its heartbeats are small and are answered. But nothing that is
 // written is committed. The others could go on without it; they only do not know.
 //
-// It hands over. The heir is the voter whose log reaches furthest among those that
+// It hands over. The target is the voter whose log reaches furthest among those that
 // answer. It need not have the whole of the leader's log: what only the leader has is
 // not committed, and who wrote it has yet to be answered. It is elected by the votes of
 // the others, whose logs do not reach further; so a majority of all voters, without
-// this leader, must answer, or else the heir must have the whole log and this node may
+// this leader, must answer, or else the target must have the whole log and this node may
 // vote for it. Where neither is so nobody can do better, and the leader stays: reads go
-// on. (That an heir with every committed entry is elected, and no other, is the rule of
+// on. (That a target with every committed entry is elected, and no other, is the rule of
 // elections and not of what is done here: section 5.4.1 of the Raft paper.)
 //
 // The old leader then has the longest log, and would win the next election, and stand
@@ -74,28 +74,28 @@ func (s *Store) nearness(index uint64) (sum uint64) {
 // yield has another voter elected, if one can be.
 func (w *watchdog) yield(r *reign, stalled time.Duration) {
 	s := w.s
-	heir, err := s.standInFor(r)
+	target, err := s.standInFor(r)
 	if err != nil {
 		s.log.Warn("this leader commits nothing, and none can take its place", "for", stalled.String(), "reason", err)
 		return
 	}
-	s.log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", userID(heir.server))
+	s.log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", userID(target.server))
 	w.yields.Add(1)
-	s.handOverTo(r, heir, 10*s.opts.timing.Election)
+	s.handOverTo(r, target, 10*s.opts.timing.Election)
 }
 
-// handOverTo makes heir stand for election, steps down if that is of no use, and abstains
+// handOverTo makes target stand for election, steps down if that is of no use, and abstains
 // for a while.
-func (s *Store) handOverTo(r *reign, heir peer, abstain time.Duration) {
+func (s *Store) handOverTo(r *reign, target peer, abstain time.Duration) {
 	s.raftTransport.abstention.begin(abstain)
 	asked := make(chan error, 1)
-	s.spawn(func() { asked <- s.timeoutNow(heir) })
+	s.spawn(func() { asked <- s.timeoutNow(target) })
 	select {
 	case <-time.After(s.opts.timing.Election):
 	case <-r.ctx.Done():
 		return
 	}
-	if err := s.stepDown(r.ctx, r.term, heir); err != nil {
+	if err := s.stepDown(r.ctx, r.term, target); err != nil {
 		s.log.Warn("step down", "error", err)
 	}
 }
@@ -154,6 +154,9 @@ type acked struct {
 func (a *acked) note(term uint64, id raft.ServerID, index uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if term < a.term { // the answer is late: this node has been elected anew
+		return
+	}
 	if a.index == nil || a.term != term {
 		a.term, a.index, a.answered = term, make(map[raft.ServerID]uint64), make(map[raft.ServerID]time.Time)
 	}

@@ -121,24 +121,24 @@ func (s *Store) handOver(ctx context.Context, to raft.ServerID) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Election)
 	defer cancel()
 	defer context.AfterFunc(reign.ctx, cancel)()
-	heir, err := s.findHeir(ctx, to)
+	target, err := s.findHeir(ctx, to)
 	if err != nil {
 		return fmt.Errorf("hand leadership over: %w: %w", errUnsent, err)
 	}
 	asked := make(chan error, 1)
-	if !s.spawn(func() { asked <- s.timeoutNow(heir) }) { // it may take longer than anybody is to wait
+	if !s.spawn(func() { asked <- s.timeoutNow(target) }) { // it may take longer than anybody is to wait
 		return s.whyClosed()
 	}
 	select {
 	case err := <-asked:
 		if err != nil {
-			return fmt.Errorf("hand leadership over to %s: %w", userID(heir.server), err)
+			return fmt.Errorf("hand leadership over to %s: %w", userID(target.server), err)
 		}
 		<-ctx.Done()
 	case <-ctx.Done():
 	}
 	if reign.ctx.Err() == nil {
-		return fmt.Errorf("hand leadership over: %s did not take it", userID(heir.server))
+		return fmt.Errorf("hand leadership over: %s did not take it", userID(target.server))
 	}
 	return nil
 }
@@ -192,8 +192,8 @@ func (s *Store) findHeir(ctx context.Context, to raft.ServerID) (peer, error) {
 	const poll = 5 * time.Millisecond
 	end := s.raft.LastIndex() // of what is there now: the log may grow meanwhile
 	for {
-		if heir, ok := s.upToDateVoter(ctx, to, end); ok {
-			return heir, nil
+		if target, ok := s.upToDateVoter(ctx, to, end); ok {
+			return target, nil
 		}
 		select {
 		case <-time.After(poll):
@@ -222,8 +222,8 @@ func (s *Store) upToDateVoter(ctx context.Context, to raft.ServerID, end uint64)
 	asked.Wait()
 	cancel()
 	select {
-	case heir := <-found:
-		return heir, true
+	case target := <-found:
+		return target, true
 	default:
 		return peer{}, false
 	}
