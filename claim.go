@@ -94,9 +94,6 @@ func rivalry(there welcome, id raft.ServerID, at string) error {
 // that this node is a copy.
 func (s *Store) askForPlace(promise bool) ([]claimAnswer, error) {
 	addrs, _ := s.memberAddrs() // an address that is not known cannot be asked
-	addrs = append(addrs, s.transport.callerAddrs()...)
-	slices.Sort(addrs)
-	addrs = slices.Compact(addrs)
 	ctx, cancel := context.WithTimeout(s.ctx, 3*s.opts.timing.Heartbeat) // the other side looks for one
 	defer cancel()
 	answers, errs := make([]claimAnswer, len(addrs)), make([]error, len(addrs))

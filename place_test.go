@@ -325,3 +325,44 @@ func (p *placesRun) mend() {
 	}
 	p.members.mend()
 }
+
+// The others know where a node that has moved is, but it does not know where they are: it
+// has been given no address, and they have moved as well. They have called it.
+func TestANodeAsksThoseWhoHaveCalledItForItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := kvrafttest.NewNetwork()
+		dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+		start := func(i int, host string, opts ...kvraft.Option) *kvraft.Store {
+			s, err := kvraft.Open(dirs[i], append(opts, kvraft.WithID(fmt.Sprint("n", i)), kvraft.WithAddr(host+":1"), kvraft.WithNetwork(network.Host(host)))...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		together := []kvraft.Option{kvraft.WithJoin("a:1", "b:1", "c:1"), kvraft.WithBootstrapExpect(3)}
+		var stores []*kvraft.Store
+		for i, host := range []string{"a", "b", "c"} {
+			stores = append(stores, start(i, host, together...))
+		}
+		for _, s := range stores {
+			eventually(t, "it is ready", func() bool { return s.Status().Ready })
+		}
+		for _, s := range stores {
+			closeStore(t, s)
+		}
+
+		network.Block("late", "d")
+		network.Block("late", "e")
+		late := start(2, "late")
+		elsewhere := kvraft.WithJoin("d:1", "e:1", "late:1")
+		moved := []*kvraft.Store{start(0, "d", elsewhere), start(1, "e", elsewhere)}
+		for _, s := range moved {
+			eventually(t, "they are ready", func() bool { return s.Status().Ready })
+		}
+		network.Heal()
+		eventually(t, "so is the one that is late", func() bool { return late.Status().Ready })
+		for _, s := range append(moved, late) {
+			closeStore(t, s)
+		}
+	})
+}

@@ -333,6 +333,7 @@ func (s *Store) memberAddrs() ([]string, error) {
 			addrs = append(addrs, dialAddr(string(m.Address)))
 		}
 	}
+	addrs = append(addrs, s.transport.callerAddrs()...) // they may have moved
 	slices.Sort(addrs)
 	return slices.Compact(addrs), err
 }
