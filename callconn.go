@@ -10,6 +10,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/kvraft/kvraft/internal/errs"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -33,7 +34,7 @@ type call struct {
 
 var (
 	errTooLong = fmt.Errorf("%w: a call over its limit", ErrTooLarge)
-	errNoRoom  = fmt.Errorf("%w: the calls that are under way here take all the memory they may", errUnsent)
+	errNoRoom  = fmt.Errorf("%w: the calls that are under way here take all the memory they may", errs.Unsent)
 )
 
 func newCallConn(conn net.Conn, knock bool, budget *semaphore.Weighted) *callConn {
@@ -58,7 +59,7 @@ func (c *callConn) serveOne(ctx context.Context, serve func(context.Context, cal
 	var code byte
 	if refusal != nil {
 		var text string
-		code, text = encodeError(refusal)
+		code, text = errs.Encode(refusal)
 		answer = []byte(text)
 	}
 	if err := c.answer(code, answer); err != nil {

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 func TestACallEndsWhenItsCallerHasGone(t *testing.T) {
@@ -107,8 +109,8 @@ func TestCallsThatAreUnderWayShareABudget(t *testing.T) {
 		synctest.Wait()
 		conn := servedBy(t, s, helloB)
 		_, err := callOn(t, conn, callWrite, time.Minute, strings.Repeat("x", 40<<20))
-		if !errors.Is(err, errUnsent) || !strings.Contains(err.Error(), "memory") {
-			t.Errorf("one too many: %v, want errUnsent and why", err)
+		if !errors.Is(err, errs.Unsent) || !strings.Contains(err.Error(), "memory") {
+			t.Errorf("one too many: %v, want errs.Unsent and why", err)
 		}
 		if _, err := callOn(t, conn, callLastIndex, time.Minute, ""); err != nil {
 			t.Errorf("a small one on the same connection: %v", err)

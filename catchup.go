@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // Progress is how far a member is that its leader brings up to date.
@@ -90,7 +91,7 @@ func (s *Store) bringUp(ctx context.Context, reign *reign, server raft.Server) e
 	case <-l.done:
 		return l.err
 	case <-ctx.Done():
-		return fmt.Errorf("it catches up, and is %v: %w", s.progress()[userID(server.ID)], ended(ctx))
+		return fmt.Errorf("it catches up, and is %v: %w", s.progress()[userID(server.ID)], errs.Ended(ctx))
 	}
 }
 
@@ -152,7 +153,7 @@ func (s *Store) catchUp(ctx context.Context, l *lesson, server raft.Server) erro
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: it falls behind as fast as it catches up", errUnsent)
+	return fmt.Errorf("%w: it falls behind as fast as it catches up", errs.Unsent)
 }
 
 // pacer follows a member that catches up.
@@ -303,5 +304,5 @@ func (s *Store) promote(ctx context.Context, server raft.Server) error {
 		s.log.Info("promote to voter", "id", userID(m.ID), "addr", dialAddr(string(m.Address)))
 		return s.change(ctx, func() raft.Future { return s.raft.AddVoter(m.ID, m.Address, 0, s.patience()) })
 	}
-	return fmt.Errorf("%w: it was removed meanwhile", errUnsent)
+	return fmt.Errorf("%w: it was removed meanwhile", errs.Unsent)
 }

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // How a node seeks to be confirmed in its place, of a leader or of the other voters; see
@@ -93,7 +94,7 @@ func rivalry(there welcome, id raft.ServerID, at string) error {
 // askForPlace asks all addresses that may be nodes', at once. It fails when one knows
 // that this node is a copy.
 func (s *Store) askForPlace(promise bool) ([]claimAnswer, error) {
-	addrs, _ := s.memberAddrs() // an address that is not known cannot be asked
+	addrs, _ := s.memberAddrs()                                          // an address that is not known cannot be asked
 	ctx, cancel := context.WithTimeout(s.ctx, 3*s.opts.timing.Heartbeat) // the other side looks for one
 	defer cancel()
 	answers, errs := make([]claimAnswer, len(addrs)), make([]error, len(addrs))
@@ -283,7 +284,7 @@ func (s *Store) askWhoAnswers() error {
 	}
 	knocking.Wait()
 	close(here)
-	err := errNoLeaderKnown
+	err := errs.NoLeaderKnown
 	for addr := range here {
 		if err = s.askMember(addr); err == nil || errors.Is(err, ErrRefused) {
 			break

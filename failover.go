@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // The timeouts of a cluster are long, so that no healthy leader loses its place to
@@ -74,7 +75,7 @@ func (s *Store) vigil(r *reign) (took time.Duration, kept bool, err error) {
 	}
 	defer conn.Close()
 	if !who.Leads {
-		return 0, false, errNotLeader
+		return 0, false, errs.NotLeader
 	}
 	took = time.Since(began)
 	defer context.AfterFunc(r.ctx, func() { conn.Close() })()
@@ -258,7 +259,7 @@ func (s *Store) betweenMessages(do func(context.Context) error) error {
 	case s.raftTransport.between <- run:
 		return <-done
 	case <-s.ctx.Done():
-		return ended(s.ctx)
+		return errs.Ended(s.ctx)
 	}
 }
 

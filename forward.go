@@ -9,6 +9,7 @@ import (
 	"net"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // The calls that nodes make on each other, beside raft's. A connection carries
@@ -96,7 +97,7 @@ func (s *Store) serveCall(ctx context.Context, q call, h hello) ([]byte, error) 
 	case callClaim:
 		return serveJSON(payload, func(c claim) ([]byte, error) {
 			if mine := s.self().cluster; mine == "" || h.Cluster != mine {
-				return nil, fmt.Errorf("%w: a claim of another cluster", errUnsent)
+				return nil, fmt.Errorf("%w: a claim of another cluster", errs.Unsent)
 			}
 			return marshalled(s.serveClaim(ctx, c))
 		})
@@ -209,7 +210,7 @@ func marshalled(answer any, err error) ([]byte, error) {
 func (s *Store) serveChange(ctx context.Context, forwarded bool, attempt func(context.Context, *reign) error) error {
 	reign := s.reign()
 	if forwarded && !reign.leads {
-		return errNotLeader
+		return errs.NotLeader
 	}
 	return s.changeUnder(ctx, reign, attempt)
 }
@@ -255,7 +256,7 @@ func (s *Store) ask(ctx context.Context, addr string, m method, message, answer 
 // forwardGet asks the leader for an entry, when it is its turn.
 func (s *Store) forwardGet(ctx context.Context, leader peer, key string, l ReadLevel) (Entry, error) {
 	if s.forwarded.Acquire(ctx, 1) != nil {
-		return Entry{}, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
+		return Entry{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	defer s.forwarded.Release(1)
 	answer, err := s.peers.callWithin(ctx, s.patience(), leader, callGet, append([]byte{byte(l)}, key...))

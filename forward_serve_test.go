@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // newTestServer is a store as far as calls on it need one: it has a state, no
@@ -262,8 +263,8 @@ func TestAWriteOnANodeThatTakesNoMoreWasNotSent(t *testing.T) {
 		s.futures.drain(time.Second)
 		conn := servedBy(t, s, helloB)
 		group := command.Append(nil, []command.Request{{Origin: command.Own, Ops: []command.Op{{Kind: command.Set, Key: "k"}}}})
-		if _, err := callOn(t, conn, callWrite, time.Minute, string(group)); !errors.Is(err, errUnsent) {
-			t.Errorf("got %v, want errUnsent", err)
+		if _, err := callOn(t, conn, callWrite, time.Minute, string(group)); !errors.Is(err, errs.Unsent) {
+			t.Errorf("got %v, want errs.Unsent", err)
 		}
 	})
 }
@@ -277,8 +278,8 @@ func TestANodeThatDoesNotLeadAnswersNoRead(t *testing.T) {
 			callReadIndex: "\x01",    // LeaderLocal
 			callNodes:     "",
 		} {
-			if _, err := callOn(t, conn, m, time.Minute, payload); !errors.Is(err, errUnsent) {
-				t.Errorf("call %d: %v, want errUnsent", m, err)
+			if _, err := callOn(t, conn, m, time.Minute, payload); !errors.Is(err, errs.Unsent) {
+				t.Errorf("call %d: %v, want errs.Unsent", m, err)
 			}
 		}
 	})

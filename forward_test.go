@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/kvraft/kvraft/internal/errs"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -115,7 +116,7 @@ func TestAnErrorThatIsAnsweredLeavesTheConnectionInUse(t *testing.T) {
 			return answerFrame(code, "no, and why")
 		}))
 		p := newTestPeers(t, lan)
-		for _, want := range append(wire[1:], ErrUnknown) { // the last: a code from the future
+		for _, want := range append(knownErrors(), ErrUnknown) { // the last: a code from the future
 			answer, err := p.call(t.Context(), peerB, callGet, nil)
 			if answer != nil || !errors.Is(err, want) || !strings.Contains(err.Error(), "no, and why") {
 				t.Errorf("code %d: %q, %v, want %v", code, answer, err, want)
@@ -140,7 +141,7 @@ func TestACallThatCouldNotBeMadeIsUnsent(t *testing.T) {
 			name string
 			ctx  context.Context
 			to   peer
-			want error // beside errUnsent; nil: any
+			want error // beside errs.Unsent; nil: any
 		}{
 			{"nobody listens", t.Context(), peer{"c#3", "c:1"}, syscall.ECONNREFUSED},
 			{"another node is there", t.Context(), peer{"b#1", "b:1"}, nil},
@@ -148,8 +149,8 @@ func TestACallThatCouldNotBeMadeIsUnsent(t *testing.T) {
 			{"the dial hangs", short, peer{"d#4", "far:1"}, context.DeadlineExceeded},
 		} {
 			_, err := p.call(c.ctx, c.to, callWrite, []byte("x"))
-			if !errors.Is(err, errUnsent) || errors.Is(err, ErrUnknown) || c.want != nil && !errors.Is(err, c.want) {
-				t.Errorf("%s: %v, want errUnsent and %v", c.name, err, c.want)
+			if !errors.Is(err, errs.Unsent) || errors.Is(err, ErrUnknown) || c.want != nil && !errors.Is(err, c.want) {
+				t.Errorf("%s: %v, want errs.Unsent and %v", c.name, err, c.want)
 			}
 		}
 	})
@@ -184,7 +185,7 @@ func TestACallWhoseAnswerDoesNotArriveIsUnknownAndItsConnectionGone(t *testing.T
 			})
 			p := newTestPeers(t, lan)
 			answer, err := p.call(t.Context(), peerB, callWrite, nil)
-			if answer != nil || !errors.Is(err, ErrUnknown) || errors.Is(err, errUnsent) {
+			if answer != nil || !errors.Is(err, ErrUnknown) || errors.Is(err, errs.Unsent) {
 				t.Errorf("%s: %q, %v, want ErrUnknown", name, answer, err)
 			}
 			if p.idleTo(peerB) != 0 || p.transport.tracked() != 0 {
@@ -309,8 +310,8 @@ func TestAFailedCallDropsTheIdleConnectionsToThatNodeOnly(t *testing.T) {
 		if _, err := p.call(t.Context(), peerB, callGet, nil); !errors.Is(err, ErrUnknown) {
 			t.Errorf("on a connection that has died: %v, want ErrUnknown", err)
 		}
-		if _, err := p.call(t.Context(), peerB, callGet, nil); !errors.Is(err, errUnsent) {
-			t.Errorf("after it: %v, want errUnsent by a new dial", err)
+		if _, err := p.call(t.Context(), peerB, callGet, nil); !errors.Is(err, errs.Unsent) {
+			t.Errorf("after it: %v, want errs.Unsent by a new dial", err)
 		}
 		if n := p.idleTo(peerB); n != 0 {
 			t.Errorf("%d dead connections are kept", n)
@@ -330,8 +331,8 @@ func TestTheCutEndsACallThatIsUnderWay(t *testing.T) {
 		if _, err := p.call(t.Context(), peerB, callWrite, nil); !errors.Is(err, ErrUnknown) {
 			t.Errorf("got %v, want ErrUnknown", err)
 		}
-		if _, err := p.call(t.Context(), peerB, callWrite, nil); !errors.Is(err, errUnsent) {
-			t.Errorf("after the cut: %v, want errUnsent", err)
+		if _, err := p.call(t.Context(), peerB, callWrite, nil); !errors.Is(err, errs.Unsent) {
+			t.Errorf("after the cut: %v, want errs.Unsent", err)
 		}
 	})
 }
@@ -386,8 +387,8 @@ func TestAnEndedContextHarmsNoIdleConnection(t *testing.T) {
 		calls.Wait()
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := p.call(ended, peerB, callGet, nil); !errors.Is(err, errUnsent) {
-			t.Errorf("an ended context: %v, want errUnsent", err)
+		if _, err := p.call(ended, peerB, callGet, nil); !errors.Is(err, errs.Unsent) {
+			t.Errorf("an ended context: %v, want errs.Unsent", err)
 		}
 		if n := p.idleTo(peerB); n != 4 {
 			t.Errorf("an ended context left %d of 4 idle connections", n)

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -210,7 +211,7 @@ func (f *fsm) await(ctx context.Context, reached func(*applied) bool) error {
 		return nil
 	case <-ctx.Done():
 		f.forget(w)
-		return ended(ctx)
+		return errs.Ended(ctx)
 	case <-f.ctx.Done():
 		f.forget(w)
 		return context.Cause(f.ctx)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // Requests that are made on a node at the same time are grouped. A group is one
@@ -60,6 +61,8 @@ type writes struct {
 	refusal error               // guarded by mu: why no request is taken any more; nil: it is
 }
 
+var errQueueFull = fmt.Errorf("%w: the writes before it fill this node's queue of %d MiB", errs.Unsent, queueBytes>>20)
+
 func newWrites(send func(func() []byte) ([]command.Result, error), spawn func(func()) bool) writes {
 	return writes{send: send, spawn: spawn, onWay: newInflight(), room: semaphore.NewWeighted(queueBytes), taken: make(map[*group]struct{})}
 }
@@ -73,16 +76,16 @@ func (w *writes) makeRoom(ctx context.Context, ops []command.Op) (release func()
 	}
 	size = min(size, queueBytes)
 	if !w.room.TryAcquire(size) && w.room.Acquire(ctx, size) != nil {
-		return nil, noLeader(ctx, errQueueFull)
+		return nil, errs.NoLeaderBefore(ctx, errQueueFull)
 	}
 	return func() { w.room.Release(size) }, nil
 }
 
-// enqueue sends the request with the next group, or as one. errUnsent: it was not
+// enqueue sends the request with the next group, or as one. errs.Unsent: it was not
 // applied.
 func (s *Store) enqueue(ctx context.Context, encoded []byte, alone bool) (command.Result, error) {
 	if ctx.Err() != nil { // select would toss a coin
-		return command.Result{}, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
+		return command.Result{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	g, i, err := s.writes.add(encoded, alone)
 	if err != nil {
@@ -92,7 +95,7 @@ func (s *Store) enqueue(ctx context.Context, encoded []byte, alone bool) (comman
 	case <-g.done:
 	case <-ctx.Done():
 		if err := s.writes.giveUp(g, i); err != nil {
-			return command.Result{}, fmt.Errorf("%w: %w", err, ended(ctx))
+			return command.Result{}, fmt.Errorf("%w: %w", err, errs.Ended(ctx))
 		}
 	}
 	if g.err != nil {
@@ -133,7 +136,7 @@ func (w *writes) add(encoded []byte, alone bool) (g *group, i int, err error) {
 	return g, i, nil
 }
 
-// giveUp returns errUnsent when the request will not be sent, ErrUnknown when it is
+// giveUp returns errs.Unsent when the request will not be sent, ErrUnknown when it is
 // on its way, and nil when its group has ended.
 func (w *writes) giveUp(g *group, i int) error {
 	w.mu.Lock()
@@ -145,7 +148,7 @@ func (w *writes) giveUp(g *group, i int) error {
 		return ErrUnknown
 	}
 	g.requests[i] = nil
-	return errUnsent
+	return errs.Unsent
 }
 
 // run sends groups until none waits.
@@ -272,7 +275,7 @@ func (w *writes) finish(g *group, results []command.Result, err error) {
 func (w *writes) refuse(why error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.refusal = fmt.Errorf("%w: %w", errUnsent, why)
+	w.refusal = fmt.Errorf("%w: %w", errs.Unsent, why)
 	for _, g := range w.waiting {
 		w.finish(g, nil, w.refusal)
 	}
@@ -285,7 +288,7 @@ func (w *writes) abandon(why error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for g := range w.taken {
-		err := fmt.Errorf("%w: %w", errUnsent, why)
+		err := fmt.Errorf("%w: %w", errs.Unsent, why)
 		if g.sealed {
 			err = fmt.Errorf("%w: %v", ErrUnknown, why)
 		}
@@ -300,7 +303,7 @@ func (s *Store) send(seal func() []byte) ([]command.Result, error) {
 	case reign.leads:
 		return s.applySealed(seal)
 	case reign.leader == peer{}:
-		return nil, errNoLeaderKnown
+		return nil, errs.NoLeaderKnown
 	}
 	return s.forwardWrite(reign, seal)
 }
@@ -347,7 +350,7 @@ func (s *Store) patience() time.Duration { return 3 * s.opts.timing.Election }
 // stops drains what is under way first.
 func (s *Store) apply(entry []byte) ([]command.Result, error) {
 	if !s.futures.enter() {
-		return nil, fmt.Errorf("%w: %w", errUnsent, s.whyClosed())
+		return nil, fmt.Errorf("%w: %w", errs.Unsent, s.whyClosed())
 	}
 	defer s.futures.leave()
 	if !s.isPlaced() {
@@ -373,7 +376,7 @@ func (s *Store) apply(entry []byte) ([]command.Result, error) {
 // committed.
 func applyError(err error, index uint64) error {
 	if index == 0 || errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipTransferInProgress) {
-		return fmt.Errorf("%w: %w", errUnsent, err)
+		return fmt.Errorf("%w: %w", errs.Unsent, err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnknown, err)
 }

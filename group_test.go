@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -24,18 +25,18 @@ func TestAnEntryWithoutAnIndexWasNotAppliedAndOneWithIsUnknown(t *testing.T) {
 		index uint64
 		want  error
 	}{
-		{raft.ErrNotLeader, 0, errUnsent},
-		{raft.ErrLeadershipTransferInProgress, 0, errUnsent},
-		{raft.ErrEnqueueTimeout, 0, errUnsent},
-		{raft.ErrRaftShutdown, 0, errUnsent},
-		{disk, 0, errUnsent},
+		{raft.ErrNotLeader, 0, errs.Unsent},
+		{raft.ErrLeadershipTransferInProgress, 0, errs.Unsent},
+		{raft.ErrEnqueueTimeout, 0, errs.Unsent},
+		{raft.ErrRaftShutdown, 0, errs.Unsent},
+		{disk, 0, errs.Unsent},
 		{raft.ErrLeadershipLost, 7, ErrUnknown},
 		{raft.ErrRaftShutdown, 7, ErrUnknown}, // it may be committed
 		{raft.ErrAbortedByRestore, 7, ErrUnknown},
 		{disk, 7, ErrUnknown}, // a failed fsync may have persisted
 	} {
 		got := applyError(c.err, c.index)
-		if !errors.Is(got, c.want) || !errors.Is(got, c.err) || errors.Is(got, errUnsent) == errors.Is(got, ErrUnknown) {
+		if !errors.Is(got, c.want) || !errors.Is(got, c.err) || errors.Is(got, errs.Unsent) == errors.Is(got, ErrUnknown) {
 			t.Errorf("%v at index %d is %v, want %v", c.err, c.index, got, c.want)
 		}
 	}
@@ -155,8 +156,8 @@ func TestAWriteThatIsGivenUpBeforeItIsSentIsNotSent(t *testing.T) {
 		hold(s)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(time.Second, func() { cancel(errEnough) })
-		if _, err := s.enqueue(ctx, make([]byte, groupBytes), false); !errors.Is(err, errUnsent) || !errors.Is(err, errEnough) {
-			t.Errorf("got %v, want errUnsent and the context's cause", err)
+		if _, err := s.enqueue(ctx, make([]byte, groupBytes), false); !errors.Is(err, errs.Unsent) || !errors.Is(err, errEnough) {
+			t.Errorf("got %v, want errs.Unsent and the context's cause", err)
 		}
 		s.writes.send = sending(func([]byte) ([]command.Result, error) {
 			t.Error("it is sent nevertheless")
@@ -180,7 +181,7 @@ func TestOthersOfItsGroupGetTheirResultsWhenAWriteIsGivenUp(t *testing.T) {
 				}
 				encoded := command.AppendRequest(nil, &command.Request{Origin: command.Own, Born: i, Ops: []command.Op{{Kind: command.Delete, Key: "k"}}})
 				result, err := s.enqueue(ctx, encoded, false)
-				if i == 1 && !errors.Is(err, errUnsent) || i != 1 && (err != nil || result.Version != i) {
+				if i == 1 && !errors.Is(err, errs.Unsent) || i != 1 && (err != nil || result.Version != i) {
 					t.Errorf("write %d: %+v, %v", i, result, err)
 				}
 			})
@@ -218,7 +219,7 @@ func TestAWriteThatIsGivenUpOnItsWayIsUnknown(t *testing.T) {
 			done <- err
 		}()
 		g := <-taken
-		if err := <-done; !errors.Is(err, ErrUnknown) || errors.Is(err, errUnsent) || !errors.Is(err, errEnough) {
+		if err := <-done; !errors.Is(err, ErrUnknown) || errors.Is(err, errs.Unsent) || !errors.Is(err, errEnough) {
 			t.Errorf("got %v, want ErrUnknown and the context's cause", err)
 		}
 		s.writes.end(g, []command.Result{{}}, nil) // nobody waits, and nothing breaks
@@ -264,8 +265,8 @@ func TestClosingRefusesWhatWaitsAndWaitsForWhatIsOnItsWay(t *testing.T) {
 		waits := enqueue(t.Context())
 
 		s.stop(ErrClosed)
-		if got := <-waits; !errors.Is(got.err, errUnsent) || !errors.Is(got.err, ErrClosed) {
-			t.Errorf("waiting: %v, want errUnsent and ErrClosed", got.err)
+		if got := <-waits; !errors.Is(got.err, errs.Unsent) || !errors.Is(got.err, ErrClosed) {
+			t.Errorf("waiting: %v, want errs.Unsent and ErrClosed", got.err)
 		}
 		synctest.Wait()
 		if len(sent) != 0 || len(given) != 0 {
@@ -437,7 +438,7 @@ func TestAFullGroupStaysFullWhenItsRequestsAreGivenUp(t *testing.T) {
 	waiting(t, s, groupBytes, groupBytes)
 	w := &s.writes
 	w.taken[&group{bytes: 1, done: make(chan struct{})}] = struct{}{} // another is on its way
-	if err := w.giveUp(w.waiting[0], 0); err != errUnsent {
+	if err := w.giveUp(w.waiting[0], 0); err != errs.Unsent {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -481,14 +482,14 @@ func TestAnAnswerThatDoesNotFitTheGroupIsUnknown(t *testing.T) {
 
 func TestAGroupWithoutALeaderIsUnsent(t *testing.T) {
 	s := newTestServer(t)
-	if _, err := s.send(emptyEntry); !errors.Is(err, errUnsent) {
-		t.Errorf("got %v, want errUnsent", err)
+	if _, err := s.send(emptyEntry); !errors.Is(err, errs.Unsent) {
+		t.Errorf("got %v, want errs.Unsent", err)
 	}
 	s.court.reign = newTestReign(s, peerB, true)
 	s.stop(ErrClosed)
 	s.futures.drain(time.Second)
-	if _, err := s.send(emptyEntry); !errors.Is(err, errUnsent) || !errors.Is(err, ErrClosed) {
-		t.Errorf("on a leader that closes: %v, want errUnsent and ErrClosed", err)
+	if _, err := s.send(emptyEntry); !errors.Is(err, errs.Unsent) || !errors.Is(err, ErrClosed) {
+		t.Errorf("on a leader that closes: %v, want errs.Unsent and ErrClosed", err)
 	}
 }
 
@@ -599,7 +600,7 @@ func TestAGroupThatIsAbandonedBeforeItIsSealedWasNotApplied(t *testing.T) {
 		return nil, nil
 	}
 	s.writes.sendGroup(g)
-	if !errors.Is(g.err, errUnsent) || !errors.Is(g.err, ErrClosed) {
+	if !errors.Is(g.err, errs.Unsent) || !errors.Is(g.err, ErrClosed) {
 		t.Error(g.err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // A node has one listener. Each connection opens with a handshake: the dialer
@@ -168,7 +169,7 @@ func interruptible(ctx context.Context, conn net.Conn) func(err error) error {
 		}
 		<-fired
 		if err != nil {
-			return fmt.Errorf("%w (%v)", ended(ctx), err)
+			return fmt.Errorf("%w (%v)", errs.Ended(ctx), err)
 		}
 		return conn.SetDeadline(time.Time{})
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // JoinOption qualifies Join: it is a [JoinFlag].
@@ -118,7 +119,7 @@ func (s *Store) addMember(ctx context.Context, reign *reign, req joinRequest) er
 		err = errors.New("another call has made it a replica meanwhile")
 	}
 	if err != nil { // it is a member already
-		return fmt.Errorf("join node %s at %s: %w: %v", req.ID, req.Addr, ErrUnknown, attempt{err})
+		return fmt.Errorf("join node %s at %s: %w: %v", req.ID, req.Addr, ErrUnknown, errs.Reason(err))
 	}
 	return nil
 }
@@ -152,7 +153,7 @@ func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, 
 		}
 		switch {
 		case err != nil && entered && !errors.Is(err, ErrUnknown):
-			return raft.Server{}, fmt.Errorf("%w: it was begun, and can be asked for again: %v", ErrUnknown, attempt{err})
+			return raft.Server{}, fmt.Errorf("%w: it was begun, and can be asked for again: %v", ErrUnknown, errs.Reason(err))
 		case err != nil:
 			return raft.Server{}, err
 		case entered:
@@ -164,7 +165,7 @@ func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, 
 // lookAt asks others about a node that is to be a member.
 func (s *Store) lookAt(ctx context.Context, req joinRequest) (*arrival, error) {
 	if err := s.arriving.Acquire(ctx, 1); err != nil {
-		return nil, fmt.Errorf("%w: other nodes are being looked at: %w", errUnsent, ended(ctx))
+		return nil, fmt.Errorf("%w: other nodes are being looked at: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	defer s.arriving.Release(1)
 	if err := s.awaitOwnTerm(ctx); err != nil {
@@ -194,7 +195,7 @@ func (s *Store) lookAt(ctx context.Context, req joinRequest) (*arrival, error) {
 func (s *Store) identifyAt(ctx context.Context, req joinRequest) (welcome, error) {
 	who, err := s.knock(ctx, req.Addr)
 	if err != nil && ctx.Err() != nil { // the leader's time is up, or the caller's: it says nothing of the node
-		return who, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
+		return who, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	if err != nil {
 		return who, fmt.Errorf("%w from the leader, %s: %w", ErrUnreachable, s.opts.id, err)
@@ -202,7 +203,7 @@ func (s *Store) identifyAt(ctx context.Context, req joinRequest) (welcome, error
 	cluster := s.self().cluster
 	switch {
 	case cluster == "": // a moment after hraftd's cluster was taken over
-		return who, fmt.Errorf("%w: the cluster has yet to get its id", errUnsent)
+		return who, fmt.Errorf("%w: the cluster has yet to get its id", errs.Unsent)
 	case userID(who.Node) != req.ID:
 		return who, fmt.Errorf("%w: the node at %s is %q", ErrRefused, req.Addr, userID(who.Node))
 	case who.Cluster != "" && who.Cluster != cluster:
@@ -212,7 +213,7 @@ func (s *Store) identifyAt(ctx context.Context, req joinRequest) (welcome, error
 	case who.Node == req.Server && req.Process != "" && who.Process != req.Process: // both have the address, in places that do not see each other
 		return who, copied(who.Node, req.Addr)
 	case who.Cluster == "" && isBare(who.Node) && s.lists(who.Node): // its new address can wait: it dials the others
-		return who, fmt.Errorf("%w: it has yet to hear which cluster it belongs to", errUnsent)
+		return who, fmt.Errorf("%w: it has yet to hear which cluster it belongs to", errs.Unsent)
 	case who.Cluster == "" && isBare(who.Node):
 		return who, fmt.Errorf("%w: it has the data of a cluster of hraftd's in which it has not been started since; empty its data directory", ErrRefused)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/logqueue"
 	"github.com/kvraft/kvraft/internal/ownaddr"
 )
@@ -466,7 +467,7 @@ func (s *Store) shutdown() error {
 	s.futures.drain(2*t.Lease + t.Election)
 	if s.ctx.Err() == nil {
 		if err := s.handOver(s.ctx, ""); err != nil { // the others wait for their election timeout, then
-			s.log.Info("leadership was not handed over", "reason", attempt{err})
+			s.log.Info("leadership was not handed over", "reason", errs.Reason(err))
 		}
 	}
 	s.cancel(s.whyClosed())

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // reign is the time during which a node sees one leader, or none.
@@ -83,7 +84,7 @@ func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
 		case <-changed:
 		case <-s.closing:
 		case <-ctx.Done():
-			return Node{}, noLeader(ctx, trouble)
+			return Node{}, errs.NoLeaderBefore(ctx, trouble)
 		}
 	}
 }

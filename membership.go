@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // raft knows a node as id#identity: the id is the user's, the identity is minted
@@ -50,7 +51,7 @@ func (s *Store) changeThroughLeader(ctx context.Context, attempt func(context.Co
 		case isFinal(err): // of this attempt alone
 			return fmt.Errorf("%w: an earlier attempt may have had effect: %w", ErrUnknown, err)
 		}
-		maybe, last = maybe || !errors.Is(err, errUnsent), err
+		maybe, last = maybe || !errors.Is(err, errs.Unsent), err
 		if err := s.pause(ctx, reign, n); err != nil {
 			return outcome(ctx, err, maybe, s.troubleOr(last))
 		}
@@ -70,7 +71,7 @@ func isFinal(err error) bool {
 // changeUnder makes one attempt, and gives it up when the leader changes.
 func (s *Store) changeUnder(ctx context.Context, reign *reign, attempt func(context.Context, *reign) error) error {
 	if reign.leader == (peer{}) {
-		return errNoLeaderKnown
+		return errs.NoLeaderKnown
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -105,11 +106,11 @@ func (s *Store) change(ctx context.Context, ask func() raft.Future) error {
 	select {
 	case err := <-done:
 		if errors.Is(err, raft.ErrNotLeader) {
-			return fmt.Errorf("%w: %w", errUnsent, err)
+			return fmt.Errorf("%w: %w", errs.Unsent, err)
 		}
 		return err
 	case <-ctx.Done():
-		return ended(ctx)
+		return errs.Ended(ctx)
 	}
 }
 
@@ -121,7 +122,7 @@ func (s *Store) lockMembership(ctx context.Context) (unlock func(), err error) {
 	case s.changing <- struct{}{}:
 		return func() { <-s.changing }, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: another change of the membership is under way: %w", errUnsent, ended(ctx))
+		return nil, fmt.Errorf("%w: another change of the membership is under way: %w", errs.Unsent, errs.Ended(ctx))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // The cluster takes three kinds of notes of its members, in the replicated state: of
@@ -82,7 +83,7 @@ func (s *Store) writeNotes(ops []command.Op) error {
 	s.ids.stamp(&request, s.Index())
 	results, err := s.apply(command.Append(nil, []command.Request{request}))
 	if err == nil && results[0].Code != command.OK {
-		err = fmt.Errorf("%w: the request expired", errUnsent)
+		err = fmt.Errorf("%w: the request expired", errs.Unsent)
 	}
 	return err
 }

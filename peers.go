@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // peer is a node as others call it.
@@ -31,7 +32,7 @@ type peers struct {
 	idle map[peer][]*peerConn // guarded by mu; the last one was used last
 }
 
-// call asks to and waits for its answer. An errUnsent means that the question
+// call asks to and waits for its answer. An errs.Unsent means that the question
 // never left.
 func (p *peers) call(ctx context.Context, to peer, m method, payload []byte) ([]byte, error) {
 	conn, err := p.connect(ctx, to)
@@ -51,17 +52,17 @@ func (p *peers) callWithin(ctx context.Context, within time.Duration, to peer, m
 	return p.ask(ctx, to, conn, question{m, payload, within})
 }
 
-// connect returns a connection to a node, for one question. The error is an errUnsent.
+// connect returns a connection to a node, for one question. The error is an errs.Unsent.
 func (p *peers) connect(ctx context.Context, to peer) (*peerConn, error) {
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("%w: %w", errUnsent, ended(ctx))
+		return nil, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	if conn := p.takeIdle(to); conn != nil {
 		return conn, nil
 	}
 	conn, _, err := p.transport.dial(ctx, to.addr, forRPC, to.server)
 	if err != nil {
-		return nil, fmt.Errorf("%w: node %s: %w", errUnsent, userID(to.server), err)
+		return nil, fmt.Errorf("%w: node %s: %w", errs.Unsent, userID(to.server), err)
 	}
 	return conn, nil
 }
@@ -72,7 +73,7 @@ func (p *peers) connectWithin(ctx context.Context, within time.Duration, to peer
 	defer cancel()
 	conn, err := p.connect(soon, to)
 	if err != nil && soon.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("%w: no connection within %v: %s", errUnsent, within, attempt{err})
+		err = fmt.Errorf("%w: no connection within %v: %s", errs.Unsent, within, errs.Reason(err))
 	}
 	return conn, err
 }
@@ -182,7 +183,7 @@ func exchange(ctx context.Context, conn net.Conn, q question) (answer []byte, al
 		return nil, false, err
 	}
 	if code != 0 {
-		return nil, true, decodeError(code, string(answer))
+		return nil, true, errs.Decode(code, string(answer))
 	}
 	return answer, true, nil
 }

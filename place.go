@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // A copy of a data directory has the identity of its original. If both acted under it,
@@ -164,7 +165,7 @@ func (s *Store) confirmPlace(ctx context.Context, id raft.ServerID, addr string)
 }
 
 var (
-	errUnplaced  = fmt.Errorf("%w: this node has to be confirmed at its new address", errUnsent)
+	errUnplaced  = fmt.Errorf("%w: this node has to be confirmed at its new address", errs.Unsent)
 	errRelocated = errors.New("the member is getting another address")
 )
 

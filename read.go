@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // Entry is a key with its value.
@@ -189,7 +191,7 @@ func (s *Store) readIndex(ctx context.Context, l ReadLevel) (index uint64, err e
 func (s *Store) askLeader(l ReadLevel) (index uint64, err error) {
 	now := s.reign()
 	if now.leads || now.leader == (peer{}) {
-		return 0, errNoLeaderKnown // whoever takes part asks again
+		return 0, errs.NoLeaderKnown // whoever takes part asks again
 	}
 	err = s.readUnder(s.ctx, now, func(ctx context.Context, now *reign) (err error) {
 		index, err = s.forwardReadIndex(ctx, now.leader, l)
@@ -255,7 +257,7 @@ func tooStale(err error, format string, args ...any) error {
 
 // readLoop repeats a read, on whoever leads, until it has an answer or ctx ends.
 func (s *Store) readLoop(ctx context.Context, read func(context.Context, *reign) error) error {
-	last := errNoLeaderKnown
+	last := errs.NoLeaderKnown
 	for attempt := 0; ; attempt++ {
 		if err := s.closedErr(); err != nil {
 			return err
@@ -274,7 +276,7 @@ func (s *Store) readLoop(ctx context.Context, read func(context.Context, *reign)
 			if errors.Is(err, ErrClosed) {
 				return err
 			}
-			return noLeader(ctx, s.troubleOr(last))
+			return errs.NoLeaderBefore(ctx, s.troubleOr(last))
 		}
 	}
 }
@@ -302,6 +304,6 @@ func (s *Store) pause(ctx context.Context, reign *reign, attempt int) error {
 	case <-s.closing:
 		return s.whyClosed()
 	case <-ctx.Done():
-		return ended(ctx)
+		return errs.Ended(ctx)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // newTestFollower is a store whose leader is at b:1, where serve answers.
@@ -28,7 +30,7 @@ func entryFrame(version uint64, value string) []byte {
 	return answerFrame(0, string(binary.BigEndian.AppendUint64(nil, version))+value)
 }
 
-func errorFrame(err error) []byte { return answerFrame(encodeError(err)) }
+func errorFrame(err error) []byte { return answerFrame(errs.Encode(err)) }
 
 func TestAReadOnAFollowerIsTheLeadersAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -55,7 +57,7 @@ func TestAReadOnAFollowerIsTheLeadersAnswer(t *testing.T) {
 func TestAReadIsRepeatedUntilALeaderAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answers := [][]byte{
-			errorFrame(errNotLeader),
+			errorFrame(errs.NotLeader),
 			errorFrame(ErrUnknown),
 			errorFrame(context.DeadlineExceeded),
 			answerFrame(0, "short"),
@@ -87,7 +89,7 @@ func TestAnAnswerThatIsNoIsNotAskedForAgain(t *testing.T) {
 func TestAReadWithoutALeaderEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leaderless := newTestServer(t)
-		refusing := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte { return errorFrame(errNotLeader) }))
+		refusing := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte { return errorFrame(errs.NotLeader) }))
 		silent := newTestFollower(t, serveUntilEnd)
 		for name, s := range map[string]*Store{"no leader": leaderless, "one that is none": refusing, "one that is silent": silent} {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // RemoveOption qualifies Remove: it is a [RemoveFlag].
@@ -98,7 +99,7 @@ func (s *Store) removeFor(ctx context.Context, req removeRequest) error {
 			doubt = reign.term
 		case errors.Is(err, ErrNotFound), errors.Is(err, ErrRefused) && reign.term > doubt:
 			refusal, err = err, nil
-		case err != nil && !errors.Is(err, errUnsent):
+		case err != nil && !errors.Is(err, errs.Unsent):
 			doubt = reign.term
 		}
 		return err
@@ -147,7 +148,7 @@ func (s *Store) removeMember(ctx context.Context, req removeRequest) error {
 	err = s.checkRemovable(ctx, config, m, req)
 	switch {
 	case err != nil && s.isRetired(m.ID):
-		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, attempt{err})
+		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, errs.Reason(err))
 	case err != nil:
 		return err
 	}
@@ -156,9 +157,9 @@ func (s *Store) removeMember(ctx context.Context, req removeRequest) error {
 	}
 	if m.ID == s.server { // the next leader does it
 		if err := s.yield(ctx, ""); err != nil {
-			return fmt.Errorf("%w: %v", errUnsent, attempt{err}) // of the removal
+			return fmt.Errorf("%w: %v", errs.Unsent, errs.Reason(err)) // of the removal
 		}
-		return errNotLeader
+		return errs.NotLeader
 	}
 	if req.MayReturn {
 		return s.letGo(ctx, m)
@@ -170,7 +171,7 @@ func (s *Store) removeMember(ctx context.Context, req removeRequest) error {
 func (s *Store) leadsIn(term uint64) error {
 	now, err := s.leaderTerm()
 	if err == nil && now != term {
-		return errNotLeader
+		return errs.NotLeader
 	}
 	return err
 }
@@ -211,7 +212,7 @@ func (s *Store) expel(ctx context.Context, m raft.Server, req removeRequest) err
 		return err
 	}
 	if err := s.strike(replicaNote(userID(m.ID))); err != nil {
-		return fmt.Errorf("%w: it is removed: %v", ErrUnknown, attempt{err})
+		return fmt.Errorf("%w: it is removed: %v", ErrUnknown, errs.Reason(err))
 	}
 	return nil
 }
@@ -221,7 +222,7 @@ func (s *Store) checkRemovable(ctx context.Context, config raft.Configuration, m
 		return fmt.Errorf("%w: it answers at %s", ErrRefused, dialAddr(string(m.Address)))
 	}
 	if ctx.Err() != nil { // that it is silent then says nothing
-		return fmt.Errorf("%w: %w", errUnsent, ended(ctx))
+		return fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	if m.Suffrage != raft.Voter {
 		return nil
@@ -235,7 +236,7 @@ func (s *Store) checkRemovable(ctx context.Context, config raft.Configuration, m
 	}
 	silent := s.silent(ctx, rest)
 	if ctx.Err() != nil { // likewise
-		return fmt.Errorf("%w: %w", errUnsent, ended(ctx))
+		return fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	if alive := len(rest) - len(silent); alive <= len(rest)/2 {
 		return fmt.Errorf("%w: of the %d voters that would remain %d answer, which is no majority: bring others back first, or force it; silent are %s",
@@ -263,7 +264,7 @@ func (s *Store) dismiss(ctx context.Context, m raft.Server, req removeRequest) e
 		err = s.change(ctx, func() raft.Future { return s.raft.RemoveServer(m.ID, 0, s.patience()) })
 	}
 	if err != nil {
-		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, attempt{err})
+		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, errs.Reason(err))
 	}
 	return nil
 }

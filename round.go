@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // rounds batches readers, those of a leader or of a follower. One round is under way at a time; a
@@ -47,7 +48,7 @@ func (r *rounds) join(ctx context.Context) (index uint64, err error) {
 	case <-mine.done:
 		return mine.index, mine.err
 	case <-ctx.Done():
-		return 0, ended(ctx)
+		return 0, errs.Ended(ctx)
 	}
 }
 
@@ -106,7 +107,7 @@ func (s *Store) confirm() (index uint64, err error) {
 func (s *Store) leaderTerm() (uint64, error) {
 	term := s.raft.CurrentTerm()
 	if s.raft.State() != raft.Leader || s.raft.CurrentTerm() != term || !s.isPlaced() {
-		return 0, errNotLeader
+		return 0, errs.NotLeader
 	}
 	return term, nil
 }
@@ -131,7 +132,7 @@ func (s *Store) askVoters(ctx context.Context, term uint64) error {
 	last := errors.New("no other voter could be asked")
 	for ; yes <= len(voters)/2; asked-- {
 		if asked == 0 {
-			return fmt.Errorf("%w: no majority confirmed this leader: %v", errUnsent, last)
+			return fmt.Errorf("%w: no majority confirmed this leader: %v", errs.Unsent, last)
 		}
 		select {
 		case err := <-answers:
@@ -141,7 +142,7 @@ func (s *Store) askVoters(ctx context.Context, term uint64) error {
 				last = err
 			}
 		case <-ctx.Done():
-			return fmt.Errorf("%w: no majority confirmed this leader: %w", errUnsent, ended(ctx))
+			return fmt.Errorf("%w: no majority confirmed this leader: %w", errs.Unsent, errs.Ended(ctx))
 		}
 	}
 	return nil
@@ -154,7 +155,7 @@ func (s *Store) votersIn(term uint64) ([]raft.Server, error) {
 	config := s.configuration()
 	now, err := s.leaderTerm()
 	if err == nil && now != term {
-		err = errNotLeader
+		err = errs.NotLeader
 	}
 	return voters(config), err
 }

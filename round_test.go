@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // testRounds are rounds that last until the test ends them. Each answers its
@@ -180,8 +181,8 @@ func TestARoundBeginsAfterEachOfItsReadersHasCome(t *testing.T) {
 }
 
 func TestANodeThatIsNoLeaderConfirmsNothing(t *testing.T) {
-	if _, err := newTestServer(t).confirm(); !errors.Is(err, errUnsent) {
-		t.Errorf("got %v, want errUnsent: another node may answer", err)
+	if _, err := newTestServer(t).confirm(); !errors.Is(err, errs.Unsent) {
+		t.Errorf("got %v, want errs.Unsent: another node may answer", err)
 	}
 }
 

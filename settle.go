@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // settle sees to this node's place in a cluster for as long as the store runs. It
@@ -121,7 +122,7 @@ func (c *complaint) about(what string, trouble error) {
 // oneLine is an error that may be several, as one sentence.
 type oneLine struct{ error }
 
-func (e oneLine) Error() string { return strings.ReplaceAll(attempt(e).Error(), "\n", "; ") }
+func (e oneLine) Error() string { return strings.ReplaceAll(errs.Reason(e.error).Error(), "\n", "; ") }
 func (e oneLine) Unwrap() error { return e.error }
 
 // standing is what a node with trouble is doing, as the beginning of a sentence.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // transferRequest asks the leader to hand leadership over.
@@ -40,7 +41,7 @@ func (s *Store) TransferLeadership(ctx context.Context, id string) error {
 		asking, cancel := context.WithTimeout(ctx, s.patience())
 		defer cancel()
 		err := s.transferThrough(asking, reign, transferRequest{To: id})
-		if !errors.Is(err, errUnsent) {
+		if !errors.Is(err, errs.Unsent) {
 			old = reign.leader
 		}
 		if err != nil {
@@ -96,11 +97,11 @@ func (s *Store) yield(ctx context.Context, to raft.ServerID) error {
 	near, cancel := context.WithTimeout(ctx, s.opts.timing.Election)
 	defer cancel()
 	if _, err := s.findHeir(near, to); err != nil { // or writes would wait for it in vain
-		return fmt.Errorf("hand leadership over: %w: %w", errUnsent, err)
+		return fmt.Errorf("hand leadership over: %w: %w", errs.Unsent, err)
 	}
 	release, ok := s.futures.hold(ctx, s.opts.timing.Election)
 	if !ok {
-		return fmt.Errorf("hand leadership over: %w: what is under way does not end", errUnsent)
+		return fmt.Errorf("hand leadership over: %w: what is under way does not end", errs.Unsent)
 	}
 	defer release()
 	return s.handOver(ctx, to)
@@ -123,7 +124,7 @@ func (s *Store) handOver(ctx context.Context, to raft.ServerID) error {
 	defer context.AfterFunc(reign.ctx, cancel)()
 	target, err := s.findHeir(ctx, to)
 	if err != nil {
-		return fmt.Errorf("hand leadership over: %w: %w", errUnsent, err)
+		return fmt.Errorf("hand leadership over: %w: %w", errs.Unsent, err)
 	}
 	asked := make(chan error, 1)
 	if !s.spawn(func() { asked <- s.timeoutNow(target) }) { // it may take longer than anybody is to wait
@@ -170,13 +171,13 @@ func (s *Store) askRaft(ctx context.Context, message any) error {
 	select {
 	case s.raftTransport.rpcs <- raft.RPC{Command: message, RespChan: answer}:
 	case <-ctx.Done():
-		return ended(ctx)
+		return errs.Ended(ctx)
 	}
 	select {
 	case response := <-answer:
 		return response.Error
 	case <-ctx.Done():
-		return ended(ctx)
+		return errs.Ended(ctx)
 	}
 }
 

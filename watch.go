@@ -8,6 +8,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -228,7 +229,7 @@ func (w *watch) ended() error {
 		return err
 	}
 	if w.ctx.Err() != nil {
-		return ended(w.ctx)
+		return errs.Ended(w.ctx)
 	}
 	return nil
 }

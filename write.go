@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // A write becomes a request with an id. When the outcome of an attempt is unknown
@@ -197,7 +198,7 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 			s.ids.stamp(&request, result.Version)
 			encoded = command.AppendRequest(nil, &request)
 			continue
-		case !errors.Is(err, errUnsent):
+		case !errors.Is(err, errs.Unsent):
 			maybe, last = true, err
 		case !maybe && (last == nil || ctx.Err() == nil): // else the last one tells more
 			last = err
@@ -229,12 +230,12 @@ func isRefusal(err error) bool {
 func outcome(ctx context.Context, err error, maybe bool, last error) error {
 	switch {
 	case maybe && errors.Is(err, ErrClosed): // which would say that it was not applied
-		return fmt.Errorf("%w: %v (%s)", ErrUnknown, err, attempt{last})
+		return fmt.Errorf("%w: %v (%s)", ErrUnknown, err, errs.Reason(last))
 	case maybe:
-		return fmt.Errorf("%w: %w (%s)", ErrUnknown, err, attempt{last})
+		return fmt.Errorf("%w: %w (%s)", ErrUnknown, err, errs.Reason(last))
 	case errors.Is(err, ErrClosed):
 		return err
 	default:
-		return noLeader(ctx, last)
+		return errs.NoLeaderBefore(ctx, last)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 func TestAWriteWithinItsLimitsIsTaken(t *testing.T) {
@@ -112,7 +113,7 @@ func (x *scriptedSender) answer(s *Store, a answer) {
 }
 
 var (
-	unsent   = answer{err: fmt.Errorf("%w: not now", errUnsent)}
+	unsent   = answer{err: fmt.Errorf("%w: not now", errs.Unsent)}
 	unknown  = answer{err: fmt.Errorf("%w: lost on the way", ErrUnknown)}
 	applied5 = answer{result: command.Result{Version: 5}}
 	expired8 = answer{result: command.Result{Code: command.Expired, Version: 8}}
@@ -216,7 +217,7 @@ func TestAWriteThatIsGivenUpSaysWhetherItMayHaveBeenApplied(t *testing.T) {
 			if !errors.Is(err, c.want) || errors.Is(err, c.not) || !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("%s: %v, want %v with the context's error", name, err, c.want)
 			}
-			if errors.Is(err, errUnsent) {
+			if errors.Is(err, errs.Unsent) {
 				t.Errorf("%s: %v is an error of attempts, not of calls", name, err)
 			}
 		})

@@ -1,0 +1,127 @@
+// Package errs has the errors that cross the packages of a node and the wire between
+// nodes. The root package gives the public ones their names and their documentation; here
+// they are where every package below it can wrap them.
+//
+// It holds no state, and starts nothing.
+package errs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// What the root package exports, by the same names with Err before them.
+var (
+	NotFound    = errors.New("kvraft: not found")
+	Conflict    = errors.New("kvraft: version conflict")
+	Reused      = errors.New("kvraft: request id reused")
+	TooLarge    = errors.New("kvraft: too large")
+	KeyTooLarge = fmt.Errorf("%w: key", TooLarge)
+	Invalid     = errors.New("kvraft: invalid argument")
+	NoLeader    = errors.New("kvraft: no leader")
+	Unknown     = errors.New("kvraft: outcome unknown")
+	Stale       = errors.New("kvraft: too stale")
+	Compacted   = errors.New("kvraft: history compacted")
+	Closed      = errors.New("kvraft: store closed")
+	Refused     = errors.New("kvraft: refused")
+	Removed     = fmt.Errorf("%w: removed from the cluster", Refused)
+	Copied      = fmt.Errorf("%w: two nodes run on copies of one data directory", Refused)
+	Foreign     = errors.New("kvraft: another program's data")
+	Unreachable = errors.New("kvraft: unreachable")
+)
+
+// Unsent is the error of an attempt that was definitely not applied and may be
+// made again, elsewhere or later: the node is not the leader, or could not be
+// reached. Callers never see it; a loop turns it into NoLeader when the
+// context ends.
+var (
+	Unsent        = errors.New("kvraft: not applied")
+	NotLeader     = fmt.Errorf("%w: this node is not the leader", Unsent)
+	NoLeaderKnown = fmt.Errorf("%w: no leader is known", Unsent)
+)
+
+// codes lists the errors that cross the peer port, by their code there. Codes
+// are part of the protocol: append, never reorder. Code 0 is success.
+var codes = []error{
+	1:  Unsent,
+	2:  Unknown,
+	3:  NotFound,
+	4:  TooLarge,
+	5:  Invalid,
+	6:  Refused,
+	7:  Unreachable,
+	8:  NoLeader,
+	9:  Removed,
+	10: Copied,
+}
+
+// Encode gives the code and the text under which err crosses the wire. An
+// error outside the table crosses as Unknown, the one that promises nothing.
+func Encode(err error) (byte, string) {
+	switch {
+	case errors.Is(err, Unknown): // it may wrap others, which promise more
+		return 2, err.Error()
+	case errors.Is(err, Removed): // it is a Refused as well
+		return 9, err.Error()
+	case errors.Is(err, Copied): // likewise
+		return 10, err.Error()
+	}
+	for code, sentinel := range codes {
+		if sentinel != nil && errors.Is(err, sentinel) {
+			return byte(code), err.Error()
+		}
+	}
+	return 2, err.Error()
+}
+
+// Decode is the other side of Encode.
+func Decode(code byte, text string) error {
+	if int(code) < len(codes) && codes[code] != nil {
+		return &remoteError{codes[code], text}
+	}
+	return &remoteError{Unknown, fmt.Sprintf("error %d of a newer version: %s", code, text)}
+}
+
+// remoteError is an error that another node answered.
+type remoteError struct {
+	sentinel error
+	text     string
+}
+
+func (e *remoteError) Error() string { return e.text }
+func (e *remoteError) Unwrap() error { return e.sentinel }
+
+// NoLeaderBefore is the error of a call whose context ended before any attempt was
+// applied; last is what kept it, if anything is known.
+func NoLeaderBefore(ctx context.Context, last error) error {
+	if last == nil || errors.Is(last, ctx.Err()) {
+		return fmt.Errorf("%w: %w", NoLeader, Ended(ctx))
+	}
+	return fmt.Errorf("%w: %w (%s)", NoLeader, Ended(ctx), Reason(last))
+}
+
+// Reason is how an attempt ended, as part of an error that tells the outcome of all of
+// them: its text names no outcome.
+func Reason(err error) error { return reason{err} }
+
+type reason struct{ error }
+
+func (r reason) Error() string {
+	text := r.error.Error()
+	for _, outcome := range []error{Unsent, Unknown, NoLeader} {
+		text = strings.ReplaceAll(text, outcome.Error()+": ", "")
+	}
+	return text
+}
+
+func (r reason) Unwrap() error { return r.error }
+
+// Ended is why ctx has ended: its error, and its cause where that says more.
+func Ended(ctx context.Context) error {
+	if cause := context.Cause(ctx); cause != ctx.Err() {
+		return fmt.Errorf("%w: %w", ctx.Err(), cause)
+	}
+	return ctx.Err()
+}
