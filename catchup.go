@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // Progress is how far a member is that its leader brings up to date.
@@ -54,7 +55,7 @@ func (s *Store) tend(reign *reign) {
 			switch {
 			case s.isRetired(m.ID):
 				words.about("a removal cannot be finished", s.finishRemoval(reign.ctx, m))
-			case m.Suffrage != raft.Voter && !s.isReplica(userID(m.ID)):
+			case m.Suffrage != raft.Voter && !s.isReplica(roster.UserID(m.ID)):
 				s.teach(reign, m)
 			}
 		}
@@ -74,7 +75,7 @@ func (s *Store) finishRemoval(ctx context.Context, m raft.Server) error {
 		return err
 	}
 	defer unlock()
-	req := removeRequest{ID: userID(m.ID), Force: s.isRetiredByForce(m.ID)}
+	req := removeRequest{ID: roster.UserID(m.ID), Force: s.isRetiredByForce(m.ID)}
 	if err := s.checkRemovable(ctx, s.configuration(), m, req); err != nil {
 		return err
 	}
@@ -91,7 +92,7 @@ func (s *Store) bringUp(ctx context.Context, reign *reign, server raft.Server) e
 	case <-l.done:
 		return l.err
 	case <-ctx.Done():
-		return fmt.Errorf("it catches up, and is %v: %w", s.progress()[userID(server.ID)], errs.Ended(ctx))
+		return fmt.Errorf("it catches up, and is %v: %w", s.progress()[roster.UserID(server.ID)], errs.Ended(ctx))
 	}
 }
 
@@ -120,7 +121,7 @@ func (s *Store) teach(reign *reign, server raft.Server) *lesson {
 		case err == nil:
 			s.learners.failures.about("", nil)
 		case reign.ctx.Err() == nil:
-			s.learners.failures.about("a node cannot be brought up", fmt.Errorf("%s: %w", userID(server.ID), err))
+			s.learners.failures.about("a node cannot be brought up", fmt.Errorf("%s: %w", roster.UserID(server.ID), err))
 		}
 		end(err)
 	}) {
@@ -178,7 +179,7 @@ type pace struct {
 // reach waits until the member's state has reached a log index.
 func (p *pacer) reach(ctx context.Context, target uint64) error {
 	s := p.store
-	to := peer{p.server.ID, string(p.server.Address)}
+	to := roster.Peer{Server: p.server.ID, Addr: string(p.server.Address)}
 	for {
 		payload, err := json.Marshal(pace{target, s.opts.timing.Heartbeat / 2, p.progress()})
 		if err != nil {
@@ -225,7 +226,7 @@ func (p *pacer) note(index uint64) {
 	p.at, p.lacking, p.size = time.Now(), lacking, size
 	if time.Since(p.logged) > logEvery {
 		p.logged = p.at
-		s.log.Info("a node catches up", "id", userID(p.server.ID), "progress", now)
+		s.log.Info("a node catches up", "id", roster.UserID(p.server.ID), "progress", now)
 	}
 	s.learners.mu.Lock()
 	defer s.learners.mu.Unlock()
@@ -279,7 +280,7 @@ func (s *Store) progress() map[string]Progress {
 	defer l.mu.Unlock()
 	all := make(map[string]Progress)
 	for server, lesson := range l.taught {
-		all[userID(server)] = lesson.progress
+		all[roster.UserID(server)] = lesson.progress
 	}
 	if l.told.Behind > 0 && time.Since(l.toldAt) < 2*s.opts.timing.Heartbeat {
 		all[s.opts.id] = l.told
@@ -298,10 +299,10 @@ func (s *Store) promote(ctx context.Context, server raft.Server) error {
 		if m.ID != server.ID || s.isRetired(m.ID) {
 			continue
 		}
-		if m.Suffrage == raft.Voter || s.isReplica(userID(m.ID)) { // what it is to be may have changed meanwhile
+		if m.Suffrage == raft.Voter || s.isReplica(roster.UserID(m.ID)) { // what it is to be may have changed meanwhile
 			return nil
 		}
-		s.log.Info("promote to voter", "id", userID(m.ID), "addr", dialAddr(string(m.Address)))
+		s.log.Info("promote to voter", "id", roster.UserID(m.ID), "addr", roster.DialAddr(string(m.Address)))
 		return s.change(ctx, func() raft.Future { return s.raft.AddVoter(m.ID, m.Address, 0, s.patience()) })
 	}
 	return fmt.Errorf("%w: it was removed meanwhile", errs.Unsent)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // How a node seeks to be confirmed in its place, of a leader or of the other voters; see
@@ -58,17 +59,17 @@ func (s *Store) seekConfirmation() error {
 			return err
 		}
 		if t = s.count(answers); t.enough() && !t.leader {
-			s.log.Info("confirmed by the other voters", "addr", s.opts.advertise, "old", dialAddr(s.configuredAt()))
+			s.log.Info("confirmed by the other voters", "addr", s.opts.advertise, "old", roster.DialAddr(s.configuredAt()))
 			s.takePlace()
 			return nil
 		}
 	}
-	return fmt.Errorf("it was at %s, and has to be confirmed: %s; start those that are missing, or this node at its old address", dialAddr(s.configuredAt()), t)
+	return fmt.Errorf("it was at %s, and has to be confirmed: %s; start those that are missing, or this node at its old address", roster.DialAddr(s.configuredAt()), t)
 }
 
 // lookAtOldPlace reports whether the old address leads to this node too.
 func (s *Store) lookAtOldPlace() (here bool, err error) {
-	at := dialAddr(s.configuredAt())
+	at := roster.DialAddr(s.configuredAt())
 	if at == "" {
 		return false, nil
 	}
@@ -86,7 +87,7 @@ func (s *Store) lookAtOldPlace() (here bool, err error) {
 // rivalry is the answer to a claim of a place at which another process answers.
 func rivalry(there welcome, id raft.ServerID, at string) error {
 	if there.Unconfirmed { // neither of the two has more of a right to it
-		return fmt.Errorf("%w: another node claims the place of %s, at %s: stop the one that runs on a copy", ErrRefused, userID(id), at)
+		return fmt.Errorf("%w: another node claims the place of %s, at %s: stop the one that runs on a copy", ErrRefused, roster.UserID(id), at)
 	}
 	return copied(id, at)
 }
@@ -121,7 +122,7 @@ func (s *Store) askForPlace(promise bool) ([]claimAnswer, error) {
 // tally is what the answers to a claim come to.
 type tally struct {
 	voters  int
-	there   int  // voters that answer, this one among them
+	there   int  // roster.Voters that answer, this one among them
 	absent  int  // of those, how many know that it does not run at its old address, this one among them
 	leader  bool // there is one, or will be without this node
 	missing []string
@@ -163,7 +164,7 @@ func (s *Store) count(answers []claimAnswer) (t tally) {
 		switch {
 		case id == s.server:
 		case !ok || double[id]:
-			t.missing = append(t.missing, userID(id))
+			t.missing = append(t.missing, roster.UserID(id))
 		default:
 			t.there++
 			t.absent += oneIf(a.Absent)
@@ -181,32 +182,25 @@ func oneIf(is bool) int {
 	return 0
 }
 
-func idsOf(servers []raft.Server) (ids []raft.ServerID) {
-	for _, m := range servers {
-		ids = append(ids, m.ID)
-	}
-	return ids
-}
-
 func (s *Store) claimAnswer() claimAnswer {
 	term, index := s.lastEntry()
 	return claimAnswer{
-		Server: s.server, Process: s.transport.process, Placed: s.isPlaced(), Led: s.reign().leader != peer{},
-		Voters: idsOf(voters(s.configuration())), Term: term, Index: index,
+		Server: s.server, Process: s.transport.process, Placed: s.isPlaced(), Led: s.reign().leader != roster.Peer{},
+		Voters: roster.IDs(roster.Voters(s.configuration())), Term: term, Index: index,
 	}
 }
 
 // serveClaim is the other side.
 func (s *Store) serveClaim(ctx context.Context, c claim) (claimAnswer, error) {
 	a := s.claimAnswer()
-	from := addressIn(s.configuration(), c.Server)
+	from := roster.AddressOf(s.configuration(), c.Server)
 	switch {
 	case c.Server == s.server && c.Process != a.Process:
 		return a, rivalry(welcome{Unconfirmed: !a.Placed}, s.server, s.opts.advertise)
 	case c.Server == s.server, a.Led, from == "":
 		return a, nil
 	}
-	at := []string{dialAddr(from)}
+	at := []string{roster.DialAddr(from)}
 	if p, ok := s.promised(c.Server); ok {
 		at = append(at, p.To)
 	}

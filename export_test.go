@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // Raced tells whether the race detector is on.
@@ -19,12 +20,12 @@ func (s *Store) HandOver() error { return s.handOver(context.Background(), "") }
 
 // HandOverTo makes other stand for election, which deposes s.
 func (s *Store) HandOverTo(other *Store) error {
-	return s.timeoutNow(peer{other.server, other.opts.advertise})
+	return s.timeoutNow(roster.Peer{Server: other.server, Addr: other.opts.advertise})
 }
 
 // StandAfter has s stand for election in place of leader, which it does not hear any more.
 func (s *Store) StandAfter(leader *Store) {
-	s.standAfter(&reign{leader: peer{leader.server, leader.opts.advertise}, term: s.raft.CurrentTerm()}, "a test")
+	s.standAfter(&reign{leader: roster.Peer{Server: leader.server, Addr: leader.opts.advertise}, term: s.raft.CurrentTerm()}, "a test")
 }
 
 // ServerID is the node's id with its identity.
@@ -84,7 +85,7 @@ func (s *Store) SendRemove(ctx context.Context, leader *Store, id string, term u
 	if err != nil {
 		return err
 	}
-	_, err = s.peers.call(ctx, peer{leader.server, leader.opts.advertise}, callRemove, payload)
+	_, err = s.peers.call(ctx, roster.Peer{Server: leader.server, Addr: leader.opts.advertise}, callRemove, payload)
 	return err
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // The timeouts of a cluster are long, so that no healthy leader loses its place to
@@ -69,7 +70,7 @@ func (s *Store) keepVigil(r *reign) {
 // not kept at all, it cannot begin. It took that long to begin.
 func (s *Store) vigil(r *reign) (took time.Duration, kept bool, err error) {
 	began := time.Now()
-	conn, who, err := s.transport.dial(r.ctx, r.leader.addr, forVigil, r.leader.server)
+	conn, who, err := s.transport.dial(r.ctx, r.leader.Addr, forVigil, r.leader.Server)
 	if err != nil {
 		return 0, false, err
 	}
@@ -125,12 +126,12 @@ func (s *Store) reassure(r *reign, h hello) {
 // seemsDead reports whether the leader has no connection to this node, has not
 // dialed it as a leader since, and refuses a connection or leads no more.
 func (s *Store) seemsDead(r *reign, since time.Time) bool {
-	if c := s.transport.callsFrom(r.leader.server); c.open > 0 || c.led.After(since) {
+	if c := s.transport.callsFrom(r.leader.Server); c.open > 0 || c.led.After(since) {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat/4)
 	defer cancel()
-	conn, who, err := s.transport.dial(ctx, r.leader.addr, forRPC, r.leader.server)
+	conn, who, err := s.transport.dial(ctx, r.leader.Addr, forRPC, r.leader.Server)
 	if err == nil {
 		conn.Close()
 		return !who.Leads // the process was started anew
@@ -201,7 +202,7 @@ func (s *Store) silence() time.Duration {
 // same term: raft may have forgotten the leader.
 func (s *Store) stillFollows(r *reign) bool {
 	now := s.reign()
-	return s.ctx.Err() == nil && (now == r || now.leader == peer{}) && s.raft.CurrentTerm() == r.term
+	return s.ctx.Err() == nil && (now == r || now.leader == roster.Peer{}) && s.raft.CurrentTerm() == r.term
 }
 
 // standAfter stands for election, in place of the leader of a reign, and reports whether
@@ -214,12 +215,12 @@ func (s *Store) standAfter(r *reign, reason string) bool {
 	if !r.stood.CompareAndSwap(false, true) {
 		return true
 	}
-	s.log.Warn("standing for election", "reason", reason, "leader", userID(r.leader.server))
+	s.log.Warn("standing for election", "reason", reason, "leader", roster.UserID(r.leader.Server))
 	term := r.term
 	var err error
 	if s.raft.State() == raft.Candidate { // it waits for pre-votes, and would not hear of it
 		term++
-		err = s.stepDown(s.ctx, r.term, peer{s.server, s.opts.advertise})
+		err = s.stepDown(s.ctx, r.term, roster.Peer{Server: s.server, Addr: s.opts.advertise})
 	}
 	if err == nil {
 		err = s.betweenMessages(func(ctx context.Context) error { return s.standIfLost(ctx, r, term, heard) })
@@ -309,7 +310,7 @@ type allegation struct {
 func (s *Store) testify(a allegation) testimony {
 	r := s.reign()
 	term, index := s.lastEntry()
-	lost := r.leader.server == a.Leader && r.dead.Load() || s.silence() >= s.opts.timing.Heartbeat
+	lost := r.leader.Server == a.Leader && r.dead.Load() || s.silence() >= s.opts.timing.Heartbeat
 	return testimony{
 		Dead:   lost && s.isPlaced() && !r.leads && s.raft.CurrentTerm() == a.Term,
 		Term:   term,
@@ -337,17 +338,17 @@ func (s *Store) lastEntry() (term, index uint64) {
 // leader lost, and may stand, go before this node.
 func (s *Store) rankAmongWitnesses(ctx context.Context, r *reign) (rank int, majority bool) {
 	config := s.configuration()
-	if !isVoter(config, s.server) {
+	if !roster.IsVoter(config, s.server) {
 		return 0, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat/4)
 	defer cancel()
-	question := allegation{r.leader.server, r.term}
+	question := allegation{r.leader.Server, r.term}
 	mine := s.testify(question)
 	answers := make(chan testimony, len(config.Servers))
 	asked := 0
 	for _, m := range config.Servers {
-		if m.Suffrage != raft.Voter || m.ID == s.server || m.ID == r.leader.server {
+		if m.Suffrage != raft.Voter || m.ID == s.server || m.ID == r.leader.Server {
 			continue
 		}
 		if s.spawn(func() { answers <- s.askWitness(ctx, m, question) }) {
@@ -365,7 +366,7 @@ func (s *Store) rankAmongWitnesses(ctx context.Context, r *reign) (rank int, maj
 			rank++
 		}
 	}
-	return rank, mine.Dead && dead > len(voters(config))/2
+	return rank, mine.Dead && dead > len(roster.Voters(config))/2
 }
 
 func (s *Store) askWitness(ctx context.Context, m raft.Server, a allegation) (t testimony) {
@@ -373,7 +374,7 @@ func (s *Store) askWitness(ctx context.Context, m raft.Server, a allegation) (t 
 	if err != nil {
 		return testimony{}
 	}
-	answer, err := s.peers.call(ctx, peer{m.ID, string(m.Address)}, callWitness, payload)
+	answer, err := s.peers.call(ctx, roster.Peer{Server: m.ID, Addr: string(m.Address)}, callWitness, payload)
 	if err != nil || json.Unmarshal(answer, &t) != nil {
 		return testimony{} // no word of it is a no
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // The calls that nodes make on each other, beside raft's. A connection carries
@@ -227,7 +228,7 @@ func decodeUint64(b []byte) (uint64, error) {
 }
 
 // lastIndexOf asks another node for the last index of its log.
-func (s *Store) lastIndexOf(ctx context.Context, to peer) (uint64, error) {
+func (s *Store) lastIndexOf(ctx context.Context, to roster.Peer) (uint64, error) {
 	answer, err := s.peers.call(ctx, to, callLastIndex, nil)
 	if err != nil {
 		return 0, err
@@ -254,7 +255,7 @@ func (s *Store) ask(ctx context.Context, addr string, m method, message, answer 
 }
 
 // forwardGet asks the leader for an entry, when it is its turn.
-func (s *Store) forwardGet(ctx context.Context, leader peer, key string, l ReadLevel) (Entry, error) {
+func (s *Store) forwardGet(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
 	if s.forwarded.Acquire(ctx, 1) != nil {
 		return Entry{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
@@ -270,7 +271,7 @@ func (s *Store) forwardGet(ctx context.Context, leader peer, key string, l ReadL
 }
 
 // forwardReadIndex asks the leader for a log index to read at.
-func (s *Store) forwardReadIndex(ctx context.Context, leader peer, l ReadLevel) (uint64, error) {
+func (s *Store) forwardReadIndex(ctx context.Context, leader roster.Peer, l ReadLevel) (uint64, error) {
 	answer, err := s.peers.callWithin(ctx, s.patience(), leader, callReadIndex, []byte{byte(l)})
 	if err != nil {
 		return 0, err

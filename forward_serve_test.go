@@ -20,6 +20,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // newTestServer is a store as far as calls on it need one: it has a state, no
@@ -54,12 +55,12 @@ func newTestServer(t testing.TB) *Store {
 	s.callBytes = semaphore.NewWeighted(callBytes)
 	s.writes = newWrites(s.send, s.spawn)
 	context.AfterFunc(s.ctx, func() { s.writes.abandon(s.whyClosed()) })
-	s.court.reign = newTestReign(s, peer{}, false)
+	s.court.reign = newTestReign(s, roster.Peer{}, false)
 	s.court.changed = make(chan struct{})
 	return s
 }
 
-func newTestReign(s *Store, leader peer, leads bool) *reign {
+func newTestReign(s *Store, leader roster.Peer, leads bool) *reign {
 	r := &reign{leader: leader, leads: leads}
 	r.ctx, r.cancel = context.WithCancel(s.ctx)
 	return r

@@ -14,15 +14,16 @@ import (
 	"time"
 
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 	"golang.org/x/sync/semaphore"
 )
 
 // newTestPeers makes calls from nodeA on lan.
 func newTestPeers(t *testing.T, lan *memNet) *peers {
-	return &peers{transport: newTestTransport(t, lan, "a:1", nodeA, nil), idle: make(map[peer][]*peerConn)}
+	return &peers{transport: newTestTransport(t, lan, "a:1", nodeA, nil), idle: make(map[roster.Peer][]*peerConn)}
 }
 
-var peerB = peer{nodeB.server, "b:1"}
+var peerB = roster.Peer{Server: nodeB.server, Addr: "b:1"}
 
 // readCall reads one call, of a caller that makes no other meanwhile.
 func readCall(conn net.Conn) (method, time.Duration, []byte, error) {
@@ -54,7 +55,7 @@ func callFrame(m method, timeout time.Duration, payload string) []byte {
 	return append(binary.BigEndian.AppendUint32(frame, uint32(len(payload))), payload...)
 }
 
-func (p *peers) idleTo(to peer) int {
+func (p *peers) idleTo(to roster.Peer) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.idle[to])
@@ -140,13 +141,13 @@ func TestACallThatCouldNotBeMadeIsUnsent(t *testing.T) {
 		for _, c := range []struct {
 			name string
 			ctx  context.Context
-			to   peer
+			to   roster.Peer
 			want error // beside errs.Unsent; nil: any
 		}{
-			{"nobody listens", t.Context(), peer{"c#3", "c:1"}, syscall.ECONNREFUSED},
-			{"another node is there", t.Context(), peer{"b#1", "b:1"}, nil},
+			{"nobody listens", t.Context(), roster.Peer{Server: "c#3", Addr: "c:1"}, syscall.ECONNREFUSED},
+			{"another node is there", t.Context(), roster.Peer{Server: "b#1", Addr: "b:1"}, nil},
 			{"the context had ended", ended, peerB, context.Canceled},
-			{"the dial hangs", short, peer{"d#4", "far:1"}, context.DeadlineExceeded},
+			{"the dial hangs", short, roster.Peer{Server: "d#4", Addr: "far:1"}, context.DeadlineExceeded},
 		} {
 			_, err := p.call(c.ctx, c.to, callWrite, []byte("x"))
 			if !errors.Is(err, errs.Unsent) || errors.Is(err, ErrUnknown) || c.want != nil && !errors.Is(err, c.want) {
@@ -263,9 +264,9 @@ func TestIdleConnectionsAreBoundedAndKeptByNode(t *testing.T) {
 		newTestTransport(t, lan, "b:1", nodeB, slow)
 		newTestTransport(t, lan, "c:1", self{"c1", "c#3"}, slow)
 		p := newTestPeers(t, lan)
-		peerC := peer{"c#3", "c:1"}
+		peerC := roster.Peer{Server: "c#3", Addr: "c:1"}
 		var calls sync.WaitGroup
-		call := func(to peer) {
+		call := func(to roster.Peer) {
 			calls.Go(func() {
 				if _, err := p.call(t.Context(), to, callGet, nil); err != nil {
 					t.Error(err)
@@ -296,9 +297,9 @@ func TestAFailedCallDropsTheIdleConnectionsToThatNodeOnly(t *testing.T) {
 		b := newTestTransport(t, lan, "b:1", nodeB, echo)
 		newTestTransport(t, lan, "c:1", self{"c1", "c#3"}, echo)
 		p := newTestPeers(t, lan)
-		peerC := peer{"c#3", "c:1"}
+		peerC := roster.Peer{Server: "c#3", Addr: "c:1"}
 		var calls sync.WaitGroup
-		for _, to := range []peer{peerB, peerB, peerB, peerC} {
+		for _, to := range []roster.Peer{peerB, peerB, peerB, peerC} {
 			calls.Go(func() {
 				if _, err := p.call(t.Context(), to, callGet, nil); err != nil {
 					t.Error(err)

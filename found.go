@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // A cluster is formed by one node alone, or by n empty nodes that were all told
@@ -219,7 +220,7 @@ func (s *Store) meet() (others map[raft.ServerID]founding, unheard []error, err 
 			found, heardOf = append(found, answer.Addr), append(heardOf, answer.Known...)
 		}
 		if errs[i] == nil && answer.Cluster == "" && answer.Expect > 0 && answer.Expect != me.Expect {
-			err = fmt.Errorf("%w: node %s expects %d nodes, this one %d: start all with the same WithBootstrapExpect", ErrInvalid, userID(answer.Server), answer.Expect, me.Expect)
+			err = fmt.Errorf("%w: node %s expects %d nodes, this one %d: start all with the same WithBootstrapExpect", ErrInvalid, roster.UserID(answer.Server), answer.Expect, me.Expect)
 			return nil, nil, err
 		}
 	}
@@ -259,10 +260,10 @@ func (s *Store) askFounder(addr string, me founding) (answer founding, err error
 	}
 	var again founding
 	if err := s.ask(ctx, answer.Addr, callFound, me, &again); err != nil {
-		return answer, fmt.Errorf("node %s says that it is reached at %s: %w", userID(answer.Server), answer.Addr, err)
+		return answer, fmt.Errorf("node %s says that it is reached at %s: %w", roster.UserID(answer.Server), answer.Addr, err)
 	}
 	if again.Server != answer.Server {
-		return answer, fmt.Errorf("node %s says that it is reached at %s, where node %s is", userID(answer.Server), answer.Addr, userID(again.Server))
+		return answer, fmt.Errorf("node %s says that it is reached at %s, where node %s is", roster.UserID(answer.Server), answer.Addr, roster.UserID(again.Server))
 	}
 	return again, nil
 }
@@ -342,11 +343,11 @@ func stillPossible(set []founder, others map[raft.ServerID]founding) bool {
 func checkSet(set []founder) error {
 	for i, a := range set {
 		for _, b := range set[:i] {
-			if userID(a.Server) == userID(b.Server) {
-				return fmt.Errorf("the nodes at %s and %s are both called %s", b.Addr, a.Addr, userID(a.Server))
+			if roster.UserID(a.Server) == roster.UserID(b.Server) {
+				return fmt.Errorf("the nodes at %s and %s are both called %s", b.Addr, a.Addr, roster.UserID(a.Server))
 			}
 			if a.Addr == b.Addr {
-				return fmt.Errorf("the nodes %s and %s both say that they are reached at %s", userID(b.Server), userID(a.Server), a.Addr)
+				return fmt.Errorf("the nodes %s and %s both say that they are reached at %s", roster.UserID(b.Server), roster.UserID(a.Server), a.Addr)
 			}
 		}
 	}
@@ -362,15 +363,15 @@ func agreed(set []founder, me raft.ServerID, others map[raft.ServerID]founding, 
 		other, heard := others[f.Server]
 		switch {
 		case f.Server == me:
-		case !heard && hasID(others, userID(f.Server)):
+		case !heard && hasID(others, roster.UserID(f.Server)):
 			lost++
-			doubts = append(doubts, fmt.Sprintf("another node is called %s now", userID(f.Server)))
+			doubts = append(doubts, fmt.Sprintf("another node is called %s now", roster.UserID(f.Server)))
 		case !heard:
-			doubts = append(doubts, fmt.Sprintf("%s at %s does not answer", userID(f.Server), f.Addr))
+			doubts = append(doubts, fmt.Sprintf("%s at %s does not answer", roster.UserID(f.Server), f.Addr))
 		case other.Promised && !slices.Equal(other.Set, set):
-			doubts = append(doubts, fmt.Sprintf("%s has promised to form another, with %s", userID(f.Server), nameAll(other.Set)))
+			doubts = append(doubts, fmt.Sprintf("%s has promised to form another, with %s", roster.UserID(f.Server), nameAll(other.Set)))
 		case !slices.Equal(other.Set, set) || !settled(other):
-			doubts = append(doubts, fmt.Sprintf("%s is not ready", userID(f.Server)))
+			doubts = append(doubts, fmt.Sprintf("%s is not ready", roster.UserID(f.Server)))
 		}
 	}
 	switch heard := countHeard(set, others); {
@@ -395,7 +396,7 @@ func countHeard(set []founder, others map[raft.ServerID]founding) (n int) {
 
 func hasID(nodes map[raft.ServerID]founding, id string) bool {
 	for server := range nodes {
-		if userID(server) == id {
+		if roster.UserID(server) == id {
 			return true
 		}
 	}
@@ -406,7 +407,7 @@ func hasID(nodes map[raft.ServerID]founding, id string) bool {
 func nameAll(set []founder) string {
 	names := make([]string, len(set))
 	for i, f := range set {
-		names[i] = userID(f.Server)
+		names[i] = roster.UserID(f.Server)
 	}
 	last := len(names) - 1
 	if last < 1 {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // Requests that are made on a node at the same time are grouped. A group is one
@@ -302,7 +303,7 @@ func (s *Store) send(seal func() []byte) ([]command.Result, error) {
 	switch {
 	case reign.leads:
 		return s.applySealed(seal)
-	case reign.leader == peer{}:
+	case reign.leader == roster.Peer{}:
 		return nil, errs.NoLeaderKnown
 	}
 	return s.forwardWrite(reign, seal)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -500,7 +501,7 @@ func TestAGroupIsGivenUpOnALeaderThatIsSilentOrNoLonger(t *testing.T) {
 		if _, err := s.send(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != s.patience() {
 			t.Errorf("after %v: %v, want ErrUnknown after %v", time.Since(began), err, s.patience())
 		}
-		time.AfterFunc(time.Second, func() { s.replaceReign(&reign{leader: peer{"c#3", "c:1"}}) })
+		time.AfterFunc(time.Second, func() { s.replaceReign(&reign{leader: roster.Peer{Server: "c#3", Addr: "c:1"}}) })
 		began = time.Now()
 		if _, err := s.send(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != time.Second {
 			t.Errorf("after %v: %v, want ErrUnknown when the leader changes", time.Since(began), err)
@@ -562,7 +563,7 @@ func TestAWriteForWhichNoConnectionIsMadeWasNotApplied(t *testing.T) {
 	for _, limit := range []time.Duration{time.Second, 10 * time.Second} { // less than an attempt takes, and more
 		synctest.Test(t, func(t *testing.T) {
 			s := newTestFollower(t, serveUntilEnd)
-			s.peers.transport.network.(*memNet).hangs = peerB.addr
+			s.peers.transport.network.(*memNet).hangs = peerB.Addr
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			_, err := s.Set(ctx, "k", nil)
@@ -580,7 +581,7 @@ func TestAWriteForWhichNoConnectionIsMadeWasNotApplied(t *testing.T) {
 func TestAWriteThatHasNoConnectionWhenTheStoreEndsWasNotApplied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestFollower(t, serveUntilEnd)
-		s.peers.transport.network.(*memNet).hangs = peerB.addr
+		s.peers.transport.network.(*memNet).hangs = peerB.Addr
 		time.AfterFunc(time.Second, func() { s.end(errEnough) })
 		if _, err := s.Set(t.Context(), "k", nil); errors.Is(err, ErrUnknown) || !errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)

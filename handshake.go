@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // A node has one listener. Each connection opens with a handshake: the dialer
@@ -85,9 +86,9 @@ func (me self) judge(h hello, knows func() error) welcome {
 	case h.To == "" && h.For == forRPC: // a knock; what may be asked is limited in forward.go
 	case h.To != me.server:
 		w.Refused = fmt.Sprintf("this is node %s, not %s", me.server, h.To)
-	case me.cluster == "" && !isBare(me.server):
+	case me.cluster == "" && !roster.HasNoIdentity(me.server):
 		w.Refused = fmt.Sprintf("node %s waits to be admitted to a cluster", me.server)
-	case me.cluster == "", h.Cluster == "" && isBare(h.From):
+	case me.cluster == "", h.Cluster == "" && roster.HasNoIdentity(h.From):
 		if err := knows(); err != nil {
 			w.Refused = err.Error()
 		}
@@ -136,7 +137,7 @@ func (t *transport) dialHandshake(ctx context.Context, conn net.Conn, purpose st
 
 	me := t.self()
 	o := opening{hello: hello{purpose, me.cluster, me.server, to, t.advertise, t.leads()}, Configured: t.places.configuredAt()}
-	if me.cluster == "" || isBare(to) {
+	if me.cluster == "" || roster.HasNoIdentity(to) {
 		o.Log = t.samples()
 	}
 	if err := writeHandshake(conn, o); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // JoinOption qualifies Join: it is a [JoinFlag].
@@ -111,11 +112,11 @@ func (s *Store) addMember(ctx context.Context, reign *reign, req joinRequest) er
 	case req.Away: // it hears so from a leader that a majority confirms
 		_, err := s.rounds.join(ctx)
 		return err
-	case isVoter(s.configuration(), server.ID):
+	case roster.IsVoter(s.configuration(), server.ID):
 		return nil
 	}
 	err = s.bringUp(ctx, reign, server)
-	if err == nil && req.Role == roleVoter && !isVoter(s.configuration(), server.ID) {
+	if err == nil && req.Role == roleVoter && !roster.IsVoter(s.configuration(), server.ID) {
 		err = errors.New("another call has made it a replica meanwhile")
 	}
 	if err != nil { // it is a member already
@@ -182,7 +183,7 @@ func (s *Store) lookAt(ctx context.Context, req joinRequest) (*arrival, error) {
 	}
 	a.server = raft.Server{ID: who.Node, Address: raft.ServerAddress(req.Addr), Suffrage: raft.Nonvoter}
 	a.fresh = who.Cluster == ""
-	switch listed := addressIn(a.config, who.Node) != ""; {
+	switch listed := roster.AddressOf(a.config, who.Node) != ""; {
 	case req.Away && !listed:
 		return nil, fmt.Errorf("%w: it has left", ErrRefused)
 	case req.Itself && listed: // the cluster knows better what it is to be
@@ -204,17 +205,17 @@ func (s *Store) identifyAt(ctx context.Context, req joinRequest) (welcome, error
 	switch {
 	case cluster == "": // a moment after hraftd's cluster was taken over
 		return who, fmt.Errorf("%w: the cluster has yet to get its id", errs.Unsent)
-	case userID(who.Node) != req.ID:
-		return who, fmt.Errorf("%w: the node at %s is %q", ErrRefused, req.Addr, userID(who.Node))
+	case roster.UserID(who.Node) != req.ID:
+		return who, fmt.Errorf("%w: the node at %s is %q", ErrRefused, req.Addr, roster.UserID(who.Node))
 	case who.Cluster != "" && who.Cluster != cluster:
 		return who, fmt.Errorf("%w: it belongs to another cluster (%s, this one is %s); empty its data directory to move it", ErrRefused, who.Cluster, cluster)
 	case s.isRetired(who.Node), s.isForgotten(who):
 		return who, errDismissed
 	case who.Node == req.Server && req.Process != "" && who.Process != req.Process: // both have the address, in places that do not see each other
 		return who, copied(who.Node, req.Addr)
-	case who.Cluster == "" && isBare(who.Node) && s.lists(who.Node): // its new address can wait: it dials the others
+	case who.Cluster == "" && roster.HasNoIdentity(who.Node) && s.lists(who.Node): // its new address can wait: it dials the others
 		return who, fmt.Errorf("%w: it has yet to hear which cluster it belongs to", errs.Unsent)
-	case who.Cluster == "" && isBare(who.Node):
+	case who.Cluster == "" && roster.HasNoIdentity(who.Node):
 		return who, fmt.Errorf("%w: it has the data of a cluster of hraftd's in which it has not been started since; empty its data directory", ErrRefused)
 	}
 	return who, nil
@@ -222,8 +223,8 @@ func (s *Store) identifyAt(ctx context.Context, req joinRequest) (welcome, error
 
 // lookAround looks whether another stands where the node, who, is to stand.
 func (s *Store) lookAround(ctx context.Context, a *arrival, who welcome) (err error) {
-	if a.role == roleReplica && isVoter(a.config, a.server.ID) {
-		return fmt.Errorf("%w: node %s is a voter; to make it a replica, remove it, empty its data directory and join it again", ErrRefused, userID(a.server.ID))
+	if a.role == roleReplica && roster.IsVoter(a.config, a.server.ID) {
+		return fmt.Errorf("%w: node %s is a voter; to make it a replica, remove it, empty its data directory and join it again", ErrRefused, roster.UserID(a.server.ID))
 	}
 	a.unconfirmed = who.Unconfirmed && who.Cluster != ""
 	if a.stands, err = s.stands(ctx, a.config, a.server, who); err != nil {
@@ -264,7 +265,7 @@ func (s *Store) enter(ctx context.Context, a *arrival) (entered bool, err error)
 	case !a.stands:
 		server.Address = s.relocated(string(server.Address))
 	case a.unconfirmed: // what has been promised of it ends with an entry, see place.go
-		server.Address = s.relocated(dialAddr(addressIn(a.config, server.ID)))
+		server.Address = s.relocated(roster.DialAddr(roster.AddressOf(a.config, server.ID)))
 	}
 	return true, s.writeIn(ctx, server, a)
 }
@@ -272,7 +273,7 @@ func (s *Store) enter(ctx context.Context, a *arrival) (entered bool, err error)
 // stands reports whether server has its address in the configuration already, or
 // another by which it is reached as well.
 func (s *Store) stands(ctx context.Context, config raft.Configuration, server raft.Server, who welcome) (bool, error) {
-	old := dialAddr(addressIn(config, server.ID))
+	old := roster.DialAddr(roster.AddressOf(config, server.ID))
 	if old == "" || old == string(server.Address) {
 		return old != "", nil
 	}
@@ -290,7 +291,7 @@ func (s *Store) stands(ctx context.Context, config raft.Configuration, server ra
 // that stands in the configuration with its place.
 func (s *Store) writeIn(ctx context.Context, server raft.Server, a *arrival) error {
 	for _, m := range a.replaced {
-		s.log.Warn("a member came back without its data: it is replaced", "id", userID(m.ID), "old", m.ID, "new", server.ID)
+		s.log.Warn("a member came back without its data: it is replaced", "id", roster.UserID(m.ID), "old", m.ID, "new", server.ID)
 		if err := s.dismiss(ctx, m, removeRequest{}); err != nil {
 			return fmt.Errorf("remove the old identity: %w", err)
 		}
@@ -298,13 +299,13 @@ func (s *Store) writeIn(ctx context.Context, server raft.Server, a *arrival) err
 	if err := s.assignRole(server.ID, a.role); err != nil || a.stands && !a.unconfirmed {
 		return err
 	}
-	s.log.Info("a node joins", "id", userID(server.ID), "addr", dialAddr(string(server.Address)), "identity", server.ID)
+	s.log.Info("a node joins", "id", roster.UserID(server.ID), "addr", roster.DialAddr(string(server.Address)), "identity", server.ID)
 	return s.relocate(ctx, server.ID, server.Address)
 }
 
 // assignRole takes a note of what a node is to be, if that is new.
 func (s *Store) assignRole(server raft.ServerID, role string) error {
-	id := userID(server)
+	id := roster.UserID(server)
 	switch {
 	case role == roleReplica && !s.isReplica(id):
 		return s.writeNote(replicaNote(id), "1")
@@ -324,7 +325,7 @@ func (s *Store) inTheWay(ctx context.Context, config raft.Configuration, server 
 		if m.ID == server.ID {
 			continue
 		}
-		sameID, sameAddr := userID(m.ID) == userID(server.ID), dialAddr(string(m.Address)) == string(server.Address)
+		sameID, sameAddr := roster.UserID(m.ID) == roster.UserID(server.ID), roster.DialAddr(string(m.Address)) == string(server.Address)
 		if sameID && !sameAddr { // unless it goes by two names
 			there, err := s.knockSoon(ctx, string(m.Address))
 			sameAddr = err == nil && there.Process == who.Process
@@ -338,23 +339,23 @@ func (s *Store) inTheWay(ctx context.Context, config raft.Configuration, server 
 			replaced = append(replaced, m)
 		case sameID:
 			return nil, s.idTaken(ctx, m)
-		case addressIn(config, server.ID) == "":
-			return nil, fmt.Errorf("%w: the address belongs to member %s", ErrRefused, userID(m.ID))
+		case roster.AddressOf(config, server.ID) == "":
+			return nil, fmt.Errorf("%w: the address belongs to member %s", ErrRefused, roster.UserID(m.ID))
 		}
 	}
 	return replaced, nil
 }
 
 func (s *Store) liveElsewhere(m raft.Server, at string) error {
-	return fmt.Errorf("%w: the id %s is taken by the live member at %s, which has moved away from %s; choose another id", ErrRefused, userID(m.ID), at, dialAddr(string(m.Address)))
+	return fmt.Errorf("%w: the id %s is taken by the live member at %s, which has moved away from %s; choose another id", ErrRefused, roster.UserID(m.ID), at, roster.DialAddr(string(m.Address)))
 }
 
 func (s *Store) idTaken(ctx context.Context, m raft.Server) error {
 	if who, err := s.knockSoon(ctx, string(m.Address)); err == nil && who.Node == m.ID {
-		return fmt.Errorf("%w: the id %s is taken by the live member at %s; choose another id", ErrRefused, userID(m.ID), dialAddr(string(m.Address)))
+		return fmt.Errorf("%w: the id %s is taken by the live member at %s; choose another id", ErrRefused, roster.UserID(m.ID), roster.DialAddr(string(m.Address)))
 	}
 	return fmt.Errorf("%w: the id %s belongs to a member at %s that does not answer; start the node at that address to replace it, or choose another id",
-		ErrRefused, userID(m.ID), dialAddr(string(m.Address)))
+		ErrRefused, roster.UserID(m.ID), roster.DialAddr(string(m.Address)))
 }
 
 // knock asks who is at an address.

@@ -2,9 +2,7 @@ package kvraft
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -21,6 +19,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/logqueue"
 	"github.com/kvraft/kvraft/internal/ownaddr"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // Store is one node of a replicated key-value store. Its methods may be called
@@ -194,7 +193,7 @@ func (s *Store) open() (err error) {
 	s.transport.places = s
 	s.transport.knows, s.transport.samples = s.knowsNameless, s.logs.samples
 	context.AfterFunc(s.ctx, s.transport.cut)
-	s.peers = &peers{transport: s.transport, idle: make(map[peer][]*peerConn)}
+	s.peers = &peers{transport: s.transport, idle: make(map[roster.Peer][]*peerConn)}
 	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode, s.logs.term, s.isPlaced, s.holdsBack, s.raftLog.reached})
 	undo = append(undo, func() error { err := s.raftTransport.Close(); s.transport.close(); return err })
 
@@ -252,7 +251,7 @@ func (s *Store) identify() error {
 	first := meta.ID == ""
 	if first || s.isRenamed() {
 		err := s.logs.updateMeta(func(m *metadata) {
-			m.ID, m.Identity = s.opts.id, mint()
+			m.ID, m.Identity = s.opts.id, roster.NewIdentity()
 			orDefault(&m.ID, s.opts.advertise)
 			if first && !s.opts.joins() {
 				m.Promise = []founder{{m.serverID(), s.opts.advertise}}
@@ -265,12 +264,6 @@ func (s *Store) identify() error {
 	}
 	s.opts.id, s.server = meta.ID, meta.serverID()
 	return nil
-}
-
-func mint() string {
-	var b [8]byte
-	rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
 }
 
 func (s *Store) self() self {

@@ -13,14 +13,15 @@ import (
 
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // reign is the time during which a node sees one leader, or none.
 type reign struct {
-	leader peer   // zero: none is known
-	leads  bool   // this node is the leader
-	term   uint64 // in which the leader leads; 0: none is known
-	number uint64 // counts the reigns that this node has seen
+	leader roster.Peer // zero: none is known
+	leads  bool        // this node is the leader
+	term   uint64      // in which the leader leads; 0: none is known
+	number uint64      // counts the reigns that this node has seen
 	began  time.Time
 	dead   atomic.Bool // this node takes the leader for dead, see failover.go
 	stood  atomic.Bool // this node has stood for election to take its place
@@ -46,20 +47,20 @@ func (s *Store) reign() *reign {
 // the moment.
 func (s *Store) Leader() (Node, bool) {
 	r := s.reign()
-	return s.leaderOf(r), r.leader != peer{}
+	return s.leaderOf(r), r.leader != roster.Peer{}
 }
 
 // leaderOf is the leader as users see it.
 func (s *Store) leaderOf(r *reign) Node {
-	if r.leader == (peer{}) {
+	if r.leader == (roster.Peer{}) {
 		return Node{}
 	}
 	config := s.configuration()
-	suffrage := raft.Nonvoter                                          // as a leader is while its own removal is under way
-	if isVoter(config, r.leader.server) || !s.lists(r.leader.server) { // voters have elected it, of whom this node may not know yet
+	suffrage := raft.Nonvoter                                                 // as a leader is while its own removal is under way
+	if roster.IsVoter(config, r.leader.Server) || !s.lists(r.leader.Server) { // roster.Voters have elected it, of whom this node may not know yet
 		suffrage = raft.Voter
 	}
-	return s.member(raft.Server{ID: r.leader.server, Address: raft.ServerAddress(r.leader.addr), Suffrage: suffrage})
+	return s.member(raft.Server{ID: r.leader.Server, Address: raft.ServerAddress(r.leader.Addr), Suffrage: suffrage})
 }
 
 // WaitLeader waits until this node knows a leader. (Calls wait for whatever is
@@ -75,7 +76,7 @@ func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
 		switch {
 		case s.closedErr() != nil:
 			return Node{}, s.closedErr()
-		case r.leader != peer{}:
+		case r.leader != roster.Peer{}:
 			return s.leaderOf(r), nil
 		case errors.Is(trouble, ErrRefused):
 			return Node{}, trouble
@@ -146,7 +147,7 @@ func (s *Store) watchRaft() {
 		s.updateReign()
 		if now := (standing{s.raft.State(), s.reign().leader}); now != told {
 			told = now
-			s.log.Info("leadership", "state", strings.ToLower(now.state.String()), "leader", now.leader.node().ID)
+			s.log.Info("leadership", "state", strings.ToLower(now.state.String()), "leader", nodeOf(now.leader).ID)
 		}
 		select {
 		case <-signals:
@@ -161,7 +162,7 @@ func (s *Store) watchRaft() {
 // of nobody.
 type standing struct {
 	state  raft.RaftState
-	leader peer
+	leader roster.Peer
 }
 
 func (s *Store) updateReign() {
@@ -173,7 +174,7 @@ func (s *Store) updateReign() {
 	case now.leads:
 		s.work.Go(func() { s.openTerm(now) })
 		s.work.Go(func() { s.tend(now) })
-	case now.leader != peer{}:
+	case now.leader != roster.Peer{}:
 		s.work.Go(func() { s.keepVigil(now) })
 		s.work.Go(func() { s.awaitSilence(now) })
 	}
@@ -188,11 +189,11 @@ func (s *Store) readReign() *reign {
 		now.leads = s.raft.State() == raft.Leader && s.isPlaced()
 		switch {
 		case now.leads:
-			now.leader = peer{s.server, s.opts.advertise}
+			now.leader = roster.Peer{Server: s.server, Addr: s.opts.advertise}
 		case id == s.server, id == "": // was the leader a moment ago; a signal will follow
 			now.term = 0
 		default:
-			now.leader = peer{id, string(addr)}
+			now.leader = roster.Peer{Server: id, Addr: string(addr)}
 		}
 		if now.term == 0 || s.raft.CurrentTerm() == now.term {
 			return now
@@ -222,7 +223,7 @@ func (s *Store) replaceReign(now *reign) bool {
 func (s *Store) troubleOr(err error) error {
 	s.court.mu.Lock()
 	defer s.court.mu.Unlock()
-	if s.court.trouble != nil && s.court.reign.leader == (peer{}) {
+	if s.court.trouble != nil && s.court.reign.leader == (roster.Peer{}) {
 		return s.court.trouble
 	}
 	return err

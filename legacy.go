@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -302,7 +303,7 @@ func (s *Store) nameCluster(ctx context.Context) error {
 	if s.note(nameNote) != "" {
 		return nil
 	}
-	return s.writeNote(nameNote, cmp.Or(s.self().cluster, mint()))
+	return s.writeNote(nameNote, cmp.Or(s.self().cluster, roster.NewIdentity()))
 }
 
 // learnName gives a nameless node the id of its cluster, when its state has it.

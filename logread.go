@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // Log is what a stopped node has on disk; see [OpenLog].
@@ -477,7 +478,7 @@ func logOp(op command.Op) LogOp { return LogOp{kinds[op.Kind], op.Key, op.Value,
 func logMembers(c raft.Configuration) (members []LogMember) {
 	for _, m := range c.Servers {
 		id, identity, _ := strings.Cut(string(m.ID), "#")
-		members = append(members, LogMember{id, identity, dialAddr(string(m.Address)), m.Suffrage == raft.Voter})
+		members = append(members, LogMember{id, identity, roster.DialAddr(string(m.Address)), m.Suffrage == raft.Voter})
 	}
 	return members
 }

@@ -10,19 +10,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
-
-// raft knows a node as id#identity: the id is the user's, the identity is minted
-// with the data directory. A directory that was wiped comes back as another
-// node, which raft will not take for the one that voted.
-
-func userID(server raft.ServerID) string {
-	id, _, _ := strings.Cut(string(server), "#")
-	return id
-}
-
-// isBare reports whether a node has no identity: it was taken over from hraftd.
-func isBare(server raft.ServerID) bool { return !strings.Contains(string(server), "#") }
 
 // awaitOwnTerm waits until this node, as the leader, has in its state what its
 // predecessors committed: its notes can then be relied on.
@@ -70,7 +59,7 @@ func isFinal(err error) bool {
 
 // changeUnder makes one attempt, and gives it up when the leader changes.
 func (s *Store) changeUnder(ctx context.Context, reign *reign, attempt func(context.Context, *reign) error) error {
-	if reign.leader == (peer{}) {
+	if reign.leader == (roster.Peer{}) {
 		return errs.NoLeaderKnown
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -165,26 +154,15 @@ func (s *Store) configuration() raft.Configuration {
 	return s.raft.GetConfiguration().Configuration() // in memory; never waits or fails
 }
 
-// lists reports whether a node is a member.
+// roster.Lists reports whether a node is a member.
 func (s *Store) lists(id raft.ServerID) bool {
-	return slices.ContainsFunc(s.configuration().Servers, func(m raft.Server) bool { return m.ID == id })
-}
-
-func isVoter(config raft.Configuration, id raft.ServerID) bool {
-	return slices.ContainsFunc(config.Servers, func(m raft.Server) bool {
-		return m.ID == id && m.Suffrage == raft.Voter
-	})
+	return roster.Lists(s.configuration(), id)
 }
 
 // member is a server as users see it.
 func (s *Store) member(m raft.Server) Node {
-	id := userID(m.ID)
-	return Node{ID: id, Addr: dialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter, Replica: s.isReplica(id)}
-}
-
-// voters are those members of a configuration that vote.
-func voters(config raft.Configuration) []raft.Server {
-	return slices.DeleteFunc(slices.Clone(config.Servers), func(m raft.Server) bool { return m.Suffrage != raft.Voter })
+	id := roster.UserID(m.ID)
+	return Node{ID: id, Addr: roster.DialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter, Replica: s.isReplica(id)}
 }
 
 // asVoter is for sieve: a candidate that this node knows without a vote goes by
@@ -192,8 +170,10 @@ func voters(config raft.Configuration) []raft.Server {
 func (s *Store) asVoter(candidate []byte) []byte {
 	id := raft.ServerID(candidate)
 	config := s.configuration()
-	if s.lists(id) && !isVoter(config, id) {
+	if s.lists(id) && !roster.IsVoter(config, id) {
 		return []byte(s.server)
 	}
 	return candidate
 }
+
+func nodeOf(p roster.Peer) Node { return Node{ID: roster.UserID(p.Server), Addr: p.Addr} }

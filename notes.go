@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // The cluster takes three kinds of notes of its members, in the replicated state: of
@@ -124,7 +125,7 @@ func (s *Store) former(note func(raft.ServerID) string) (all []former) {
 // formerly are the identities of one kind of notes under an id.
 func (s *Store) formerly(id string, note func(raft.ServerID) string) (servers []raft.ServerID) {
 	for _, f := range s.former(note) {
-		if userID(f.server) == id {
+		if roster.UserID(f.server) == id {
 			servers = append(servers, f.server)
 		}
 	}
@@ -172,11 +173,11 @@ func (s *Store) forgetOldest(reign *reign, note func(raft.ServerID) string) erro
 func (s *Store) forgetting(oldest []former, note func(raft.ServerID) string) []command.Op {
 	left := make(map[string]int) // nodes of an id
 	for _, f := range s.former(leftNote) {
-		left[userID(f.server)]++
+		left[roster.UserID(f.server)]++
 	}
 	ops := []command.Op{noteOp(forgottenNote, "1")}
 	for _, f := range oldest {
-		name, id := note(f.server), userID(f.server)
+		name, id := note(f.server), roster.UserID(f.server)
 		ops = append(ops, noteOp(name, ""))
 		if name != leftNote(f.server) {
 			continue
@@ -190,5 +191,5 @@ func (s *Store) forgetting(oldest []former, note func(raft.ServerID) string) []c
 
 // isMemberID reports whether a member is called so.
 func (s *Store) isMemberID(id string) bool {
-	return slices.ContainsFunc(s.configuration().Servers, func(m raft.Server) bool { return userID(m.ID) == id })
+	return slices.ContainsFunc(s.configuration().Servers, func(m raft.Server) bool { return roster.UserID(m.ID) == id })
 }

@@ -14,27 +14,20 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
-
-// peer is a node as others call it.
-type peer struct {
-	server raft.ServerID
-	addr   string
-}
-
-func (p peer) node() Node { return Node{ID: userID(p.server), Addr: p.addr} }
 
 // peers makes calls on other nodes.
 type peers struct {
 	transport *transport
 
 	mu   sync.Mutex
-	idle map[peer][]*peerConn // guarded by mu; the last one was used last
+	idle map[roster.Peer][]*peerConn // guarded by mu; the last one was used last
 }
 
 // call asks to and waits for its answer. An errs.Unsent means that the question
 // never left.
-func (p *peers) call(ctx context.Context, to peer, m method, payload []byte) ([]byte, error) {
+func (p *peers) call(ctx context.Context, to roster.Peer, m method, payload []byte) ([]byte, error) {
 	conn, err := p.connect(ctx, to)
 	if err != nil {
 		return nil, err
@@ -44,7 +37,7 @@ func (p *peers) call(ctx context.Context, to peer, m method, payload []byte) ([]
 
 // callWithin is call for an answer that has to begin within a time, and has more by its
 // size: errSlow tells that this was not enough.
-func (p *peers) callWithin(ctx context.Context, within time.Duration, to peer, m method, payload []byte) ([]byte, error) {
+func (p *peers) callWithin(ctx context.Context, within time.Duration, to roster.Peer, m method, payload []byte) ([]byte, error) {
 	conn, err := p.connectWithin(ctx, within, to)
 	if err != nil {
 		return nil, err
@@ -53,22 +46,22 @@ func (p *peers) callWithin(ctx context.Context, within time.Duration, to peer, m
 }
 
 // connect returns a connection to a node, for one question. The error is an errs.Unsent.
-func (p *peers) connect(ctx context.Context, to peer) (*peerConn, error) {
+func (p *peers) connect(ctx context.Context, to roster.Peer) (*peerConn, error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	if conn := p.takeIdle(to); conn != nil {
 		return conn, nil
 	}
-	conn, _, err := p.transport.dial(ctx, to.addr, forRPC, to.server)
+	conn, _, err := p.transport.dial(ctx, to.Addr, forRPC, to.Server)
 	if err != nil {
-		return nil, fmt.Errorf("%w: node %s: %w", errs.Unsent, userID(to.server), err)
+		return nil, fmt.Errorf("%w: node %s: %w", errs.Unsent, roster.UserID(to.Server), err)
 	}
 	return conn, nil
 }
 
 // connectWithin is connect that gives up after a time, which is not its caller's.
-func (p *peers) connectWithin(ctx context.Context, within time.Duration, to peer) (*peerConn, error) {
+func (p *peers) connectWithin(ctx context.Context, within time.Duration, to roster.Peer) (*peerConn, error) {
 	soon, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	conn, err := p.connect(soon, to)
@@ -79,7 +72,7 @@ func (p *peers) connectWithin(ctx context.Context, within time.Duration, to peer
 }
 
 // ask makes a call on a connection to a node.
-func (p *peers) ask(ctx context.Context, to peer, conn *peerConn, q question) ([]byte, error) {
+func (p *peers) ask(ctx context.Context, to roster.Peer, conn *peerConn, q question) ([]byte, error) {
 	began := time.Now()
 	answer, alive, err := exchange(ctx, conn, q)
 	if alive {
@@ -94,12 +87,12 @@ func (p *peers) ask(ctx context.Context, to peer, conn *peerConn, q question) ([
 	case time.Since(began) > little:
 		conn.distrust(began)
 	}
-	return nil, fmt.Errorf("%w: node %s: %w", ErrUnknown, userID(to.server), err)
+	return nil, fmt.Errorf("%w: node %s: %w", ErrUnknown, roster.UserID(to.Server), err)
 }
 
 // takeIdle returns the connection that was used last, or nil: if that is not to be used
 // again, none of the others is.
-func (p *peers) takeIdle(to peer) *peerConn {
+func (p *peers) takeIdle(to roster.Peer) *peerConn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	conns := p.idle[to]
@@ -115,7 +108,7 @@ func (p *peers) takeIdle(to peer) *peerConn {
 	return nil
 }
 
-func (p *peers) giveIdle(to peer, conn *peerConn) {
+func (p *peers) giveIdle(to roster.Peer, conn *peerConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.idle[to]) >= maxIdle {
@@ -132,7 +125,7 @@ func (p *peers) keepOnly(members map[raft.ServerID]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for to, conns := range p.idle {
-		if members[to.server] {
+		if members[to.Server] {
 			conns = slices.DeleteFunc(conns, (*peerConn).isClosed)
 		} else {
 			for _, conn := range conns {

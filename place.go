@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // A copy of a data directory has the identity of its original. If both acted under it,
@@ -54,7 +54,7 @@ import (
 // copied is told to a node that runs on a copy.
 func copied(id raft.ServerID, at string) error {
 	return fmt.Errorf("%w: node %s runs at %s already; keep one of the two, empty the data directory of the other, and let it join as a new node under another id",
-		ErrCopied, userID(id), at)
+		ErrCopied, roster.UserID(id), at)
 }
 
 func (s *Store) isPlaced() bool { return s.placed.Load() }
@@ -63,7 +63,7 @@ func (s *Store) isPlaced() bool { return s.placed.Load() }
 // confirmation, or where it was admitted while it has none; nor does one that is taken
 // over from hraftd and has yet to hear of its cluster.
 func (s *Store) findPlace() {
-	at := dialAddr(s.configuredAt())
+	at := roster.DialAddr(s.configuredAt())
 	if p, ok := s.promised(s.server); ok {
 		at = p.To
 	}
@@ -96,23 +96,8 @@ func (s *Store) tellPlace() {
 	}
 }
 
-// A member that has moved has an address in the configuration that differs from all that
-// were ever there, though the same may be dialed: so what was promised of an earlier
-// address ends for good, and members that have exchanged theirs can be moved one after
-// the other, though raft wants no address twice. It is "moved/", the leader's term and a
-// log index, and the address to dial.
-const movedPrefix = "moved/"
-
 func (s *Store) relocated(addr string) raft.ServerAddress {
-	return raft.ServerAddress(fmt.Sprintf("%s%d-%d:%s", movedPrefix, s.raft.CurrentTerm(), s.raft.LastIndex(), addr))
-}
-
-// dialAddr is the address to dial.
-func dialAddr(addr string) string {
-	if rest, ok := strings.CutPrefix(addr, movedPrefix); ok {
-		_, addr, _ = strings.Cut(rest, ":")
-	}
-	return addr
+	return roster.MovedAddr(addr, s.raft.CurrentTerm(), s.raft.LastIndex())
 }
 
 // placePromise is where a node has promised to find a member that the configuration has
@@ -126,7 +111,7 @@ type placePromise struct {
 // configuration has it elsewhere.
 func (s *Store) promised(id raft.ServerID) (placePromise, bool) {
 	p, ok := s.logs.meta().Places[id]
-	return p, ok && addressIn(s.configuration(), id) == p.From
+	return p, ok && roster.AddressOf(s.configuration(), id) == p.From
 }
 
 func (s *Store) promisePlace(id raft.ServerID, p placePromise) error {
@@ -134,7 +119,7 @@ func (s *Store) promisePlace(id raft.ServerID, p placePromise) error {
 	err := s.logs.updateMeta(func(m *metadata) {
 		places := map[raft.ServerID]placePromise{id: p}
 		for other, old := range m.Places { // those that still hold
-			if other != id && addressIn(config, other) == old.From {
+			if other != id && roster.AddressOf(config, other) == old.From {
 				places[other] = old
 			}
 		}
@@ -144,15 +129,6 @@ func (s *Store) promisePlace(id raft.ServerID, p placePromise) error {
 		return fmt.Errorf("promise a place: %w", err)
 	}
 	return nil
-}
-
-func addressIn(config raft.Configuration, id raft.ServerID) string {
-	for _, m := range config.Servers {
-		if m.ID == id {
-			return string(m.Address)
-		}
-	}
-	return ""
 }
 
 // confirmPlace tells a member at addr that its place is there. The entry by which it is
@@ -194,7 +170,7 @@ func (s *Store) whereabouts(ctx context.Context, m raft.Server) (string, bool) {
 		return s.opts.advertise, true
 	}
 	for _, addr := range []string{s.addressOf(m.ID, string(m.Address)), s.transport.callsFrom(m.ID).at} {
-		if addr == "" || addr == dialAddr(string(m.Address)) {
+		if addr == "" || addr == roster.DialAddr(string(m.Address)) {
 			continue
 		}
 		if there, err := s.knockSoon(ctx, addr); err == nil && there.Node == m.ID {
@@ -218,7 +194,7 @@ func (s *Store) addressOf(id raft.ServerID, addr string) string {
 	if p, ok := s.promised(id); ok && p.From == addr {
 		return p.To
 	}
-	return dialAddr(addr)
+	return roster.DialAddr(addr)
 }
 
 func (s *Store) hasJoined() bool { return s.raft.LastIndex() > 0 }
@@ -229,7 +205,7 @@ func (s *Store) turnAway(o opening) (why, elsewhere string) {
 	if !s.isPlaced() {
 		return fmt.Sprintf("node %s has to be confirmed at its new address", s.server), ""
 	}
-	if p, ok := s.promised(o.From); ok && o.At == dialAddr(p.From) && o.Configured == p.From {
+	if p, ok := s.promised(o.From); ok && o.At == roster.DialAddr(p.From) && o.Configured == p.From {
 		return fmt.Sprintf("node %s has promised to find node %s at %s", s.server, o.From, p.To), p.To
 	}
 	return "", ""
@@ -239,7 +215,7 @@ func (s *Store) turnAway(o opening) (why, elsewhere string) {
 type everywhere struct{}
 
 func (everywhere) isPlaced() bool                                { return true }
-func (everywhere) addressOf(_ raft.ServerID, addr string) string { return dialAddr(addr) }
+func (everywhere) addressOf(_ raft.ServerID, addr string) string { return roster.DialAddr(addr) }
 func (everywhere) hasJoined() bool                               { return false }
 func (everywhere) configuredAt() string                          { return "" }
 func (everywhere) turnAway(opening) (why, elsewhere string)      { return "", "" }

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/raftrpc"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // What a message of raft's may take, before it is judged.
@@ -178,7 +179,7 @@ func (s *Store) raftNode() raftrpc.Node {
 		Term:      s.raft.CurrentTerm(),
 		Committed: max(s.raft.CommitIndex(), s.raft.AppliedIndex(), now.index),
 		StateTerm: now.term,
-		Voter:     isVoter(s.configuration(), s.server),
+		Voter:     roster.IsVoter(s.configuration(), s.server),
 		Led:       s.raft.State() == raft.Leader || time.Since(s.raft.LastContact()) < s.opts.timing.Heartbeat,
 		Member:    s.lists,
 		TermAt: func(index uint64) (uint64, bool) {

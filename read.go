@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // Entry is a key with its value.
@@ -124,7 +125,7 @@ func (s *Store) readAsLeader(ctx context.Context, key string, l ReadLevel) (Entr
 // that lags behind by more they ask for their entries after all.
 const fewReaders = 2
 
-func (s *Store) readAsFollower(ctx context.Context, leader peer, key string, l ReadLevel) (Entry, error) {
+func (s *Store) readAsFollower(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
 	defer s.readers.Add(-1)
 	if s.readers.Add(1) <= fewReaders {
 		return s.forwardGet(ctx, leader, key, l)
@@ -190,7 +191,7 @@ func (s *Store) readIndex(ctx context.Context, l ReadLevel) (index uint64, err e
 // askLeader is a round of asking.
 func (s *Store) askLeader(l ReadLevel) (index uint64, err error) {
 	now := s.reign()
-	if now.leads || now.leader == (peer{}) {
+	if now.leads || now.leader == (roster.Peer{}) {
 		return 0, errs.NoLeaderKnown // whoever takes part asks again
 	}
 	err = s.readUnder(s.ctx, now, func(ctx context.Context, now *reign) (err error) {
@@ -266,7 +267,7 @@ func (s *Store) readLoop(ctx context.Context, read func(context.Context, *reign)
 		switch {
 		case reign.leads:
 			last = read(ctx, reign) // a round ends by itself, and soon
-		case reign.leader != peer{}:
+		case reign.leader != roster.Peer{}:
 			last = s.readUnder(ctx, reign, read)
 		}
 		if last == nil || errors.Is(last, ErrNotFound) || errors.Is(last, ErrInvalid) {

@@ -13,12 +13,13 @@ import (
 	"time"
 
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // newTestFollower is a store whose leader is at b:1, where serve answers.
 func newTestFollower(t *testing.T, serve func(net.Conn, hello)) *Store {
 	lan := new(memNet)
-	newTestTransport(t, lan, peerB.addr, nodeB, serve)
+	newTestTransport(t, lan, peerB.Addr, nodeB, serve)
 	s := newTestServer(t)
 	s.peers = newTestPeers(t, lan)
 	s.court.reign = newTestReign(s, peerB, false)
@@ -130,7 +131,7 @@ func TestAReadGivesUpOnALeaderThatIsNoLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestFollower(t, serveUntilEnd)
 		time.AfterFunc(time.Second, func() {
-			s.replaceReign(&reign{leader: peer{"c#3", "c:1"}}) // which nobody reaches
+			s.replaceReign(&reign{leader: roster.Peer{Server: "c#3", Addr: "c:1"}}) // which nobody reaches
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()

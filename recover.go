@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -81,7 +82,7 @@ func Recover(dir string, opts ...Option) (Recovery, error) {
 		return r, err
 	}
 	return atRest(dir, opts, (*Store).openForWriting, func(s *Store, r Recovery) (Recovery, error) {
-		r.Cluster = mint()
+		r.Cluster = roster.NewIdentity()
 		r.NewVersion = r.Version + leastSkip + rand.Uint64N(leastSkip)
 		// First of all it is no member of the old cluster any more.
 		if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = r.Cluster }); err != nil {
@@ -140,7 +141,7 @@ func (r *recovering) Snapshot() (raft.FSMSnapshot, error) {
 	}
 	now, state := r.fsm.now.Load(), r.fsm.state
 	state.WriteNote(retiredNote(r.node), "")
-	state.WriteNote(replicaNote(userID(r.node)), "")
+	state.WriteNote(replicaNote(roster.UserID(r.node)), "")
 	state.WriteNote(nameNote, "")
 	state.RaiseRevision(r.to.NewVersion)
 	lost := fmt.Sprintf("%d-%d", r.to.Version+1, r.to.NewVersion)
@@ -215,9 +216,9 @@ func (s *Store) takeStock() (r Recovery, err error) {
 	r.Addr = s.opts.advertise
 	for _, m := range config.Servers {
 		if m.ID == s.server {
-			orDefault(&r.Addr, dialAddr(string(m.Address)))
+			orDefault(&r.Addr, roster.DialAddr(string(m.Address)))
 		}
-		r.Members = append(r.Members, Node{ID: userID(m.ID), Addr: dialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter})
+		r.Members = append(r.Members, Node{ID: roster.UserID(m.ID), Addr: roster.DialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter})
 	}
 	removed := view.Note(retiredNote(s.server)) != ""
 	if len(r.Members) == 1 && r.Members[0].ID == r.ID && !removed {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // RemoveOption qualifies Remove: it is a [RemoveFlag].
@@ -140,7 +141,7 @@ func (s *Store) removeMember(ctx context.Context, req removeRequest) error {
 		return err
 	}
 	config := s.configuration()
-	at := slices.IndexFunc(config.Servers, func(m raft.Server) bool { return userID(m.ID) == req.ID })
+	at := slices.IndexFunc(config.Servers, func(m raft.Server) bool { return roster.UserID(m.ID) == req.ID })
 	if at < 0 {
 		return s.removeAgain(req)
 	}
@@ -211,7 +212,7 @@ func (s *Store) expel(ctx context.Context, m raft.Server, req removeRequest) err
 	if err := s.dismiss(ctx, m, req); err != nil {
 		return err
 	}
-	if err := s.strike(replicaNote(userID(m.ID))); err != nil {
+	if err := s.strike(replicaNote(roster.UserID(m.ID))); err != nil {
 		return fmt.Errorf("%w: it is removed: %v", ErrUnknown, errs.Reason(err))
 	}
 	return nil
@@ -219,7 +220,7 @@ func (s *Store) expel(ctx context.Context, m raft.Server, req removeRequest) err
 
 func (s *Store) checkRemovable(ctx context.Context, config raft.Configuration, m raft.Server, req removeRequest) error {
 	if req.IfSilent && len(s.silent(ctx, []raft.Server{m})) == 0 {
-		return fmt.Errorf("%w: it answers at %s", ErrRefused, dialAddr(string(m.Address)))
+		return fmt.Errorf("%w: it answers at %s", ErrRefused, roster.DialAddr(string(m.Address)))
 	}
 	if ctx.Err() != nil { // that it is silent then says nothing
 		return fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
@@ -227,7 +228,7 @@ func (s *Store) checkRemovable(ctx context.Context, config raft.Configuration, m
 	if m.Suffrage != raft.Voter {
 		return nil
 	}
-	rest := slices.DeleteFunc(voters(config), func(o raft.Server) bool { return o.ID == m.ID })
+	rest := slices.DeleteFunc(roster.Voters(config), func(o raft.Server) bool { return o.ID == m.ID })
 	if len(rest) == 0 {
 		return fmt.Errorf("%w: it is the only voter, and the cluster would be gone with it", ErrRefused)
 	}

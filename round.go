@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // rounds batches readers, those of a leader or of a follower. One round is under way at a time; a
@@ -157,7 +158,7 @@ func (s *Store) votersIn(term uint64) ([]raft.Server, error) {
 	if err == nil && now != term {
 		err = errs.NotLeader
 	}
-	return voters(config), err
+	return roster.Voters(config), err
 }
 
 // askInBackground puts one answer into answers, unless it returns false.
@@ -175,13 +176,13 @@ func (s *Store) askInBackground(server raft.Server, term uint64, answers chan<- 
 }
 
 func (s *Store) askVoter(ctx context.Context, server raft.Server, term uint64) error {
-	to := peer{server.ID, string(server.Address)}
+	to := roster.Peer{Server: server.ID, Addr: string(server.Address)}
 	answer, err := s.peers.call(ctx, to, callConfirm, binary.BigEndian.AppendUint64(nil, term))
 	if err != nil {
 		return err
 	}
 	if len(answer) != 1 || answer[0] != 1 {
-		return fmt.Errorf("node %s has seen a later term", userID(server.ID))
+		return fmt.Errorf("node %s has seen a later term", roster.UserID(server.ID))
 	}
 	return nil
 }

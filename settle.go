@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // settle sees to this node's place in a cluster for as long as the store runs. It
@@ -39,7 +40,7 @@ func (s *Store) settle() {
 		s.forgetStrangers()
 		words.about(s.standing(), trouble)
 		wasSettled := settled
-		settled = trouble == nil && s.self().cluster != "" && s.isSettled() && s.reign().leader != peer{}
+		settled = trouble == nil && s.self().cluster != "" && s.isSettled() && s.reign().leader != roster.Peer{}
 		switch {
 		case settled && !wasSettled:
 			s.log.Info("member of the cluster", "cluster", s.self().cluster, "id", s.opts.id, "addr", s.opts.advertise)
@@ -65,7 +66,7 @@ func (s *Store) settle() {
 // forgetStrangers lets go of what is kept for nodes that are no members any more, and of
 // connections that nobody uses.
 func (s *Store) forgetStrangers() {
-	members := map[raft.ServerID]bool{s.reign().leader.server: true} // of which this node may not have heard
+	members := map[raft.ServerID]bool{s.reign().leader.Server: true} // of which this node may not have heard
 	for _, m := range s.configuration().Servers {
 		members[m.ID] = true
 	}
@@ -136,7 +137,7 @@ func (s *Store) standing() string {
 		return "waiting to be admitted"
 	case !s.isPlaced():
 		return "waiting to be confirmed at this address"
-	case s.reign().leader == peer{}:
+	case s.reign().leader == roster.Peer{}:
 		return "no leader"
 	}
 	return "waiting to be known at this address"
@@ -163,7 +164,7 @@ func (s *Store) seekPlace() error {
 		err := s.askToJoin()
 		switch {
 		case err == nil:
-			at := dialAddr(s.configuredAt())
+			at := roster.DialAddr(s.configuredAt())
 			s.agreed.Store(&at)
 		case errors.Is(err, ErrUnknown) && s.isCatchingUp():
 			return nil
@@ -194,17 +195,17 @@ func (s *Store) stayAway() error {
 // that does not vote, under its present address or one with which the leader has
 // agreed: another name of the same.
 func (s *Store) isSettled() bool {
-	at, agreed := dialAddr(s.configuredAt()), s.agreed.Load()
+	at, agreed := roster.DialAddr(s.configuredAt()), s.agreed.Load()
 	if at == "" || at != s.opts.advertise && (agreed == nil || at != *agreed) {
 		return false
 	}
-	return isVoter(s.configuration(), s.server) || s.isReplica(s.opts.id)
+	return roster.IsVoter(s.configuration(), s.server) || s.isReplica(s.opts.id)
 }
 
 // configuredAt is the address that the configuration has for this node; empty: it is
 // no member.
 func (s *Store) configuredAt() string {
-	return addressIn(s.configuration(), s.server)
+	return roster.AddressOf(s.configuration(), s.server)
 }
 
 // isCatchingUp reports whether this node's leader brings it up to date.
@@ -217,15 +218,15 @@ func (s *Store) isCatchingUp() bool {
 // election takes.
 func (s *Store) isLeaderless() bool {
 	r := s.reign()
-	return r.leader == peer{} && time.Since(r.began) > 2*s.opts.timing.Election
+	return r.leader == roster.Peer{} && time.Since(r.began) > 2*s.opts.timing.Election
 }
 
 // findTrouble says why a member that has no leader has none.
 func (s *Store) findTrouble() error {
-	all := voters(s.configuration())
+	all := roster.Voters(s.configuration())
 	silent := s.silent(s.ctx, all)
 	switch {
-	case s.reign().leader != peer{}:
+	case s.reign().leader != roster.Peer{}:
 		return nil
 	case len(silent) > (len(all)-1)/2:
 		trouble := fmt.Errorf("%d of %d voters do not answer: %s", len(silent), len(all), strings.Join(silent, ", "))
@@ -262,7 +263,7 @@ func (s *Store) silent(ctx context.Context, nodes []raft.Server) (which []string
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			which = append(which, fmt.Sprintf("%s at %s (%v)", userID(m.ID), dialAddr(string(m.Address)), err))
+			which = append(which, fmt.Sprintf("%s at %s (%v)", roster.UserID(m.ID), roster.DialAddr(string(m.Address)), err))
 		})
 	}
 	knocking.Wait()
@@ -331,7 +332,7 @@ func (s *Store) memberAddrs() ([]string, error) {
 	}
 	for _, m := range s.configuration().Servers {
 		if m.ID != s.server {
-			addrs = append(addrs, dialAddr(string(m.Address)))
+			addrs = append(addrs, roster.DialAddr(string(m.Address)))
 		}
 	}
 	addrs = append(addrs, s.transport.callerAddrs()...) // they may have moved
@@ -400,10 +401,10 @@ func (s *Store) askMember(addr string) error {
 	case who.Cluster == "":
 		return s.askStranded(ctx, addr)
 	case mine != "" && who.Cluster != mine:
-		return fmt.Errorf("%s: node %s is of cluster %s, this one of %s", addr, userID(who.Node), who.Cluster, mine)
+		return fmt.Errorf("%s: node %s is of cluster %s, this one of %s", addr, roster.UserID(who.Node), who.Cluster, mine)
 	}
 	if err := s.ask(ctx, addr, callJoin, s.ownJoinRequest(), nil); err != nil {
-		return fmt.Errorf("%s: node %s of cluster %s: %w", addr, userID(who.Node), who.Cluster, err)
+		return fmt.Errorf("%s: node %s of cluster %s: %w", addr, roster.UserID(who.Node), who.Cluster, err)
 	}
 	return nil
 }
@@ -414,14 +415,14 @@ func (s *Store) askStranded(ctx context.Context, addr string) error {
 	if err := s.ask(ctx, addr, callFound, s.founding(), &other); err != nil {
 		return fmt.Errorf("%s: %w", addr, err)
 	}
-	return fmt.Errorf("%s: node %s%s", addr, userID(other.Server), strandedWith(other, s.self().cluster, s.opts.expect))
+	return fmt.Errorf("%s: node %s%s", addr, roster.UserID(other.Server), strandedWith(other, s.self().cluster, s.opts.expect))
 }
 
 // strandedWith says what a node without a cluster waits for, to one that is of cluster
 // mine, or of none and expects others itself.
 func strandedWith(other founding, mine string, expect int) string {
 	switch {
-	case isBare(other.Server):
+	case roster.HasNoIdentity(other.Server):
 		return ", taken over from hraftd, has yet to hear of a leader"
 	case other.Expect <= 1:
 		return " waits to be admitted itself"
@@ -442,7 +443,7 @@ func (s *Store) warnOfStrangers() {
 	for _, addr := range slices.Compact(addrs) {
 		who, err := s.knock(s.ctx, addr)
 		if err == nil && who.Cluster != "" && who.Cluster != s.self().cluster {
-			strange = append(strange, fmt.Sprintf("%s at %s (cluster %s)", userID(who.Node), addr, who.Cluster))
+			strange = append(strange, fmt.Sprintf("%s at %s (cluster %s)", roster.UserID(who.Node), addr, who.Cluster))
 		}
 	}
 	if len(strange) > 0 {

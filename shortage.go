@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // A leader without file descriptors keeps its place: it has its connections to the others,
@@ -46,47 +48,47 @@ func (w *watchdog) handOver(r *reign, lasts time.Duration, reason error) {
 		s.log.Warn("this leader can accept no connection, and none can take its place", "for", lasts.String(), "reason", reason, "because", err)
 		return
 	}
-	s.log.Warn("this leader can accept no connection; handing leadership over", "for", lasts.String(), "reason", reason, "to", userID(target.server))
+	s.log.Warn("this leader can accept no connection; handing leadership over", "for", lasts.String(), "reason", reason, "to", roster.UserID(target.Server))
 	s.handOverTo(r, target, 4*s.opts.timing.Election)
 }
 
 // successorOf returns the voter whose log is known to reach furthest, of those that have
 // answered this leader a moment ago.
-func (s *Store) successorOf(r *reign) (target peer, err error) {
+func (s *Store) successorOf(r *reign) (target roster.Peer, err error) {
 	moment := time.Now().Add(-s.opts.timing.Heartbeat)
 	acked := s.raftTransport.acked
-	all := voters(s.configuration())
+	all := roster.Voters(s.configuration())
 	there := 0
 	var missing []string
 	for _, m := range all {
-		voter := peer{m.ID, string(m.Address)}
+		voter := roster.Peer{Server: m.ID, Addr: string(m.Address)}
 		switch {
 		case m.ID == s.server:
 		case acked.since(r.term, m.ID, moment):
 			there++
-			if target == (peer{}) || acked.by(m.ID) > acked.by(target.server) {
+			if target == (roster.Peer{}) || acked.by(m.ID) > acked.by(target.Server) {
 				target = voter
 			}
 		default:
 			if err := s.reach(r, voter); err != nil {
-				missing = append(missing, fmt.Sprintf("; node %s: %v", userID(m.ID), err))
+				missing = append(missing, fmt.Sprintf("; node %s: %v", roster.UserID(m.ID), err))
 				continue
 			}
 			there++
 		}
 	}
-	if target == (peer{}) || there <= len(all)/2 {
-		return peer{}, fmt.Errorf("a majority of the %d voters is needed without it, which reaches %d%s", len(all), there, strings.Join(missing, ""))
+	if target == (roster.Peer{}) || there <= len(all)/2 {
+		return roster.Peer{}, fmt.Errorf("a majority of the %d voters is needed without it, which reaches %d%s", len(all), there, strings.Join(missing, ""))
 	}
 	return target, nil
 }
 
 // reach connects to a voter, to see whether it is there.
-func (s *Store) reach(r *reign, voter peer) error {
+func (s *Store) reach(r *reign, voter roster.Peer) error {
 	defer s.transport.reserve.release()()
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
 	defer cancel()
-	conn, _, err := s.transport.dial(ctx, voter.addr, forRPC, voter.server)
+	conn, _, err := s.transport.dial(ctx, voter.Addr, forRPC, voter.Server)
 	if err != nil {
 		return err
 	}

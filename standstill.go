@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // A leader whose large packets are lost, on a path whose MTU is smaller than believed,
@@ -65,7 +66,7 @@ func (w *watchdog) lookAtCommits(now time.Time) string {
 // nearness tells how near a majority is to having the entry at index: it changes when
 // one more of those that lack it has come nearer.
 func (s *Store) nearness(index uint64) (sum uint64) {
-	for _, m := range voters(s.configuration()) {
+	for _, m := range roster.Voters(s.configuration()) {
 		sum += min(s.raftTransport.acked.by(m.ID), index)
 	}
 	return sum
@@ -79,14 +80,14 @@ func (w *watchdog) yield(r *reign, stalled time.Duration) {
 		s.log.Warn("this leader commits nothing, and none can take its place", "for", stalled.String(), "reason", err)
 		return
 	}
-	s.log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", userID(target.server))
+	s.log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", roster.UserID(target.Server))
 	w.yields.Add(1)
 	s.handOverTo(r, target, 10*s.opts.timing.Election)
 }
 
 // handOverTo makes target stand for election, steps down if that is of no use, and abstains
 // for a while.
-func (s *Store) handOverTo(r *reign, target peer, abstain time.Duration) {
+func (s *Store) handOverTo(r *reign, target roster.Peer, abstain time.Duration) {
 	s.raftTransport.abstention.begin(abstain)
 	asked := make(chan error, 1)
 	s.spawn(func() { asked <- s.timeoutNow(target) })
@@ -101,10 +102,10 @@ func (s *Store) handOverTo(r *reign, target peer, abstain time.Duration) {
 }
 
 // standInFor finds who can be elected without this leader.
-func (s *Store) standInFor(r *reign) (peer, error) {
+func (s *Store) standInFor(r *reign) (roster.Peer, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
 	defer cancel()
-	all := voters(s.configuration())
+	all := roster.Voters(s.configuration())
 	answers := make(chan testimony, len(all))
 	asked := 0
 	for _, m := range all {
@@ -126,17 +127,17 @@ func (s *Store) standInFor(r *reign) (peer, error) {
 	whole := !testimony{Term: term, Index: index}.before(testimony{Term: best.Term, Index: best.Index})
 	for _, m := range all {
 		if m.ID == best.Server && (heard > len(all)/2 || whole) {
-			return peer{m.ID, string(m.Address)}, nil
+			return roster.Peer{Server: m.ID, Addr: string(m.Address)}, nil
 		}
 	}
-	return peer{}, fmt.Errorf("%d of the %d other voters answer", heard, asked)
+	return roster.Peer{}, fmt.Errorf("%d of the %d other voters answer", heard, asked)
 }
 
 // stepDown makes raft follow nobody, in the next term: as if a candidate that cannot win
 // had asked for its vote.
-func (s *Store) stepDown(ctx context.Context, term uint64, candidate peer) error {
+func (s *Store) stepDown(ctx context.Context, term uint64, candidate roster.Peer) error {
 	return s.askRaft(ctx, &raft.RequestVoteRequest{
-		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(candidate.server), Addr: s.raftTransport.EncodePeer(candidate.server, raft.ServerAddress(candidate.addr))},
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(candidate.Server), Addr: s.raftTransport.EncodePeer(candidate.Server, raft.ServerAddress(candidate.Addr))},
 		Term:      term + 1, LeadershipTransfer: true,
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // Node is one member of the cluster.
@@ -69,7 +70,7 @@ func (s *Store) Status() Status {
 		Keys:         now.view.Len(),
 		Bytes:        now.view.Bytes(),
 	}
-	if r.leader != (peer{}) {
+	if r.leader != (roster.Peer{}) {
 		st.Leader = s.leaderOf(r)
 		st.Leader.Voter = true
 	}
@@ -100,7 +101,7 @@ func (s *Store) ownNode() Node {
 }
 
 func (s *Store) suffrage() raft.ServerSuffrage {
-	if isVoter(s.configuration(), s.server) {
+	if roster.IsVoter(s.configuration(), s.server) {
 		return raft.Voter
 	}
 	return raft.Nonvoter
@@ -130,7 +131,7 @@ func (s *Store) notReady(st Status, now *applied) string {
 	case st.State == Joining, !s.isPlaced():
 		return s.standing()
 	case st.Leader == Node{}:
-		return fmt.Sprintf("no leader is known; a majority of the %d voters must be up and connected", len(voters(s.configuration())))
+		return fmt.Sprintf("no leader is known; a majority of the %d voters must be up and connected", len(roster.Voters(s.configuration())))
 	case !st.Voter && !st.Replica:
 		return "catching up with the leader" + behind(st.Progress[st.ID])
 	case !s.isSettled():

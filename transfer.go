@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // transferRequest asks the leader to hand leadership over.
@@ -32,9 +33,9 @@ func (s *Store) TransferLeadership(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	var old peer // the leader that was asked, and may have handed over
+	var old roster.Peer // the leader that was asked, and may have handed over
 	return s.changeThroughLeader(ctx, func(_ context.Context, reign *reign) error {
-		if leader := reign.leader; userID(leader.server) == id || id == "" && old != (peer{}) && leader != old {
+		if leader := reign.leader; roster.UserID(leader.Server) == id || id == "" && old != (roster.Peer{}) && leader != old {
 			return nil
 		}
 		// Its answer counts although its reign ends.
@@ -71,7 +72,7 @@ func (s *Store) transferAsLeader(ctx context.Context, req transferRequest) error
 	config := s.configuration()
 	to := raft.ServerID("")
 	if req.To != "" {
-		at := slices.IndexFunc(config.Servers, func(m raft.Server) bool { return userID(m.ID) == req.To })
+		at := slices.IndexFunc(config.Servers, func(m raft.Server) bool { return roster.UserID(m.ID) == req.To })
 		switch {
 		case at < 0:
 			return fmt.Errorf("hand leadership over: %w: no member is called %q", ErrNotFound, req.To)
@@ -133,13 +134,13 @@ func (s *Store) handOver(ctx context.Context, to raft.ServerID) error {
 	select {
 	case err := <-asked:
 		if err != nil {
-			return fmt.Errorf("hand leadership over to %s: %w", userID(target.server), err)
+			return fmt.Errorf("hand leadership over to %s: %w", roster.UserID(target.Server), err)
 		}
 		<-ctx.Done()
 	case <-ctx.Done():
 	}
 	if reign.ctx.Err() == nil {
-		return fmt.Errorf("hand leadership over: %s did not take it", userID(target.server))
+		return fmt.Errorf("hand leadership over: %s did not take it", roster.UserID(target.Server))
 	}
 	return nil
 }
@@ -148,7 +149,7 @@ func (s *Store) handOver(ctx context.Context, to raft.ServerID) error {
 // is nobody to wait for.
 func (s *Store) electSelf() {
 	config := s.configuration()
-	if len(voters(config)) != 1 || !isVoter(config, s.server) {
+	if len(roster.Voters(config)) != 1 || !roster.IsVoter(config, s.server) {
 		return
 	}
 	if err := s.stand(s.ctx); err != nil {
@@ -158,8 +159,8 @@ func (s *Store) electSelf() {
 
 // timeoutNow makes a voter stand for election at once (section 3.10 of Ongaro's
 // thesis).
-func (s *Store) timeoutNow(to peer) error {
-	return s.raftTransport.TimeoutNow(to.server, raft.ServerAddress(to.addr), s.timeoutNowRequest(), new(raft.TimeoutNowResponse))
+func (s *Store) timeoutNow(to roster.Peer) error {
+	return s.raftTransport.TimeoutNow(to.Server, raft.ServerAddress(to.Addr), s.timeoutNowRequest(), new(raft.TimeoutNowResponse))
 }
 
 // stand is timeoutNow for this node, without the network.
@@ -189,7 +190,7 @@ func (s *Store) timeoutNowRequest() *raft.TimeoutNowRequest {
 
 // findHeir waits for a voter, or for that very one, to have every entry of this
 // node's log.
-func (s *Store) findHeir(ctx context.Context, to raft.ServerID) (peer, error) {
+func (s *Store) findHeir(ctx context.Context, to raft.ServerID) (roster.Peer, error) {
 	const poll = 5 * time.Millisecond
 	end := s.raft.LastIndex() // of what is there now: the log may grow meanwhile
 	for {
@@ -199,21 +200,21 @@ func (s *Store) findHeir(ctx context.Context, to raft.ServerID) (peer, error) {
 		select {
 		case <-time.After(poll):
 		case <-ctx.Done():
-			return peer{}, errors.New("no voter to hand it to has the whole log")
+			return roster.Peer{}, errors.New("no voter to hand it to has the whole log")
 		}
 	}
 }
 
-func (s *Store) upToDateVoter(ctx context.Context, to raft.ServerID, end uint64) (peer, bool) {
+func (s *Store) upToDateVoter(ctx context.Context, to raft.ServerID, end uint64) (roster.Peer, bool) {
 	ctx, cancel := context.WithCancel(ctx)
-	found := make(chan peer, len(s.configuration().Servers))
+	found := make(chan roster.Peer, len(s.configuration().Servers))
 	var asked sync.WaitGroup
 	for _, server := range s.configuration().Servers {
 		if server.Suffrage != raft.Voter || server.ID == s.server || to != "" && server.ID != to {
 			continue
 		}
 		asked.Go(func() {
-			voter := peer{server.ID, string(server.Address)}
+			voter := roster.Peer{Server: server.ID, Addr: string(server.Address)}
 			if last, err := s.lastIndexOf(ctx, voter); err == nil && last >= end {
 				found <- voter
 				cancel() // the others need not answer
@@ -226,7 +227,7 @@ func (s *Store) upToDateVoter(ctx context.Context, to raft.ServerID, end uint64)
 	case target := <-found:
 		return target, true
 	default:
-		return peer{}, false
+		return roster.Peer{}, false
 	}
 }
 

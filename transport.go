@@ -16,6 +16,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/connlimit"
 	"github.com/kvraft/kvraft/internal/loglimit"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // transport owns the listener and every connection of a node, but those that it hands
@@ -69,7 +70,7 @@ func newTransport(o *options, listener net.Listener, me func() self) *transport 
 		network:   o.network,
 		listener:  listener,
 		advertise: o.advertise,
-		process:   mint(),
+		process:   roster.NewIdentity(),
 		born:      time.Now(),
 		self:      me,
 		leads:     func() bool { return false },
@@ -231,7 +232,7 @@ func (t *transport) noteRefusal(kind string, from net.Addr, h hello, reason erro
 	if t.ctx.Err() != nil {
 		return
 	}
-	if me := t.self(); h.Cluster != "" && h.Cluster != me.cluster && userID(h.To) == userID(me.server) {
+	if me := t.self(); h.Cluster != "" && h.Cluster != me.cluster && roster.UserID(h.To) == roster.UserID(me.server) {
 		t.mu.Lock()
 		t.stranger, t.strangerAt = h, time.Now()
 		t.mu.Unlock()
@@ -265,7 +266,7 @@ func (t *transport) refusalKind(h hello, reason error) string {
 		return "version"
 	case errors.Is(reason, io.EOF), errors.Is(reason, io.ErrUnexpectedEOF), errors.As(reason, &netErr):
 		return broken
-	case me.cluster == "" && h.To == me.server && !isBare(me.server):
+	case me.cluster == "" && h.To == me.server && !roster.HasNoIdentity(me.server):
 		return early
 	case h.Cluster != me.cluster:
 		return "cluster"
@@ -348,7 +349,7 @@ func (t *transport) dial(ctx context.Context, addr string, purpose string, to ra
 	if to != "" {
 		addr = t.places.addressOf(to, addr)
 	}
-	return t.dialAt(ctx, dialAddr(addr), purpose, to)
+	return t.dialAt(ctx, roster.DialAddr(addr), purpose, to)
 }
 
 // keepOnly closes the connections that were made to other nodes than these. raft's

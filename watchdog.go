@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/progress"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // watchdog watches whether this node gets anything done; package progress has the rule
@@ -195,7 +196,7 @@ func (w *watchdog) stop(err error) { w.stopped.Do(func() { w.s.stopForFault(err)
 func (w *watchdog) askLeader() {
 	s := w.s
 	r := s.reign()
-	if r.leads || r.leader == (peer{}) {
+	if r.leads || r.leader == (roster.Peer{}) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, s.patience())
@@ -216,7 +217,7 @@ func (w *watchdog) askLeader() {
 // and then what it has heard meanwhile; how long it takes for that is how far it lags.
 func (w *watchdog) lookAtLag(now time.Time) string {
 	s := w.s
-	follows := !w.reign.leads && w.reign.leader != (peer{})
+	follows := !w.reign.leads && w.reign.leader != (roster.Peer{})
 	w.leader.Lock()
 	index, answers, err := w.leader.index, w.leader.answers, w.leader.err
 	w.leader.Unlock()

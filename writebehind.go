@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // A leader and its followers write an entry to their disks at the same time (section
@@ -21,7 +22,7 @@ type writeBehind struct {
 
 // needsOthers is for logStore.
 func (s *Store) needsOthers() bool {
-	return s.raft.State() == raft.Leader && len(voters(s.configuration())) > 1
+	return s.raft.State() == raft.Leader && len(roster.Voters(s.configuration())) > 1
 }
 
 // maySend tells whether the entries may be sent before they are stored. A change of the
