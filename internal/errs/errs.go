@@ -5,6 +5,8 @@
 // It holds no state, and starts nothing.
 package errs
 
+//lint:file-ignore ST1012 errs.NotFound says it already
+
 import (
 	"context"
 	"errors"
