@@ -14,6 +14,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/feed"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -22,7 +23,7 @@ import (
 type applied struct {
 	index, term uint64 // of the newest entry in it
 	view        state.View
-	history     history // of the view's latest versions
+	history     feed.History // of the view's latest versions
 }
 
 func (a *applied) get(key string) (Entry, error) {
@@ -57,11 +58,11 @@ type fsm struct {
 	busy  atomic.Bool   // while a call of raft's lasts
 	steps atomic.Uint64 // grows with what is done in it: entries, bytes of a snapshot
 
-	history history // used by raft's FSM goroutine alone
-	keep    int64   // bytes of history
+	history feed.History // used by raft's FSM goroutine alone
+	keep    int64        // bytes of history
 
-	now   atomic.Pointer[applied]
-	bells bells
+	now      atomic.Pointer[applied]
+	watchers feed.Subscriptions
 
 	mu      sync.Mutex
 	waiters []waiter // guarded by mu
@@ -139,10 +140,10 @@ func (f *fsm) applyCommand(entry *raft.Log) ([]command.Result, error) {
 }
 
 func (f *fsm) recordHistory() {
-	if base := f.state.Base(); base > f.history.floor {
-		f.history = history{floor: base}
+	if base := f.state.Base(); base > f.history.Floor() {
+		f.history = feed.StartAt(base)
 	}
-	f.history.record(f.state.Changes(), f.keep)
+	f.history.Record(f.state.Changes(), f.keep)
 }
 
 // countLog asks for a snapshot when enough log has gathered.
@@ -162,7 +163,7 @@ func (f *fsm) countLog(n int) {
 // publish makes a what is read, and only then wakes those who wait for it.
 func (f *fsm) publish(a *applied) {
 	before := f.now.Swap(a)
-	f.bells.ring(&a.history, before.view.Revision(), a.view.Revision())
+	f.watchers.Notify(&a.history, before.view.Revision(), a.view.Revision())
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	still := f.waiters[:0]
@@ -273,7 +274,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	}
 	f.state = restored
 	view := restored.View()
-	f.history = history{floor: view.Revision()} // what led here is not known
+	f.history = feed.StartAt(view.Revision()) // what led here is not known
 	f.publish(&applied{index: head.index, term: head.term, view: view, history: f.history})
 	return nil
 }

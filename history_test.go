@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"reflect"
 	"runtime"
 	"slices"
 	"testing"
@@ -18,189 +16,28 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
-	"github.com/kvraft/kvraft/internal/state"
+	"github.com/kvraft/kvraft/internal/feed"
 )
 
-// change is one to a key, with a value of so many bytes.
-func change(version uint64, key string, size int) state.Change {
-	return state.Change{Key: key, Item: state.Item{Version: version, Value: make([]byte, size)}}
-}
-
-func sinceIn(h *history, version uint64) (list []state.Change) {
-	for c := range h.since(version) {
-		list = append(list, *c)
-	}
-	return list
-}
-
-func TestAHistoryIsTheLatestChangesWithinItsBytes(t *testing.T) {
-	for _, limit := range []int64{0, 1, 1 << 10, 10 << 10, 1 << 30} {
-		random := rand.New(rand.NewPCG(1, uint64(limit)))
-		var h history
-		var all []state.Change // that were ever recorded
-		type copied struct {
-			history
-			all []state.Change
-		}
-		var copies []copied
-		check := func(h *history, all []state.Change) {
-			t.Helper()
-			for version := h.floor; version <= h.floor+70 || version < h.floor+3; version += 1 + random.Uint64N(9) {
-				from := slices.IndexFunc(all, func(c state.Change) bool { return c.Version > version })
-				want := all[len(all):]
-				if from >= 0 {
-					want = all[from:]
-				}
-				if got := sinceIn(h, version); !slices.EqualFunc(got, want, func(a, b state.Change) bool { return reflect.DeepEqual(a, b) }) {
-					t.Fatalf("limit %d, floor %d: %d changes since version %d, want %d", limit, h.floor, len(got), version, len(want))
-				}
-			}
-		}
-		version, largest := uint64(0), int64(0)
-		for range 300 {
-			var entry []state.Change
-			size := int64(0)
-			for range random.IntN(4) { // requests
-				version += 1 + random.Uint64N(2) // not each has left a change
-				for range 1 + random.IntN(3) {
-					entry = append(entry, change(version, fmt.Sprint("key-", random.IntN(100)), random.IntN(200)))
-					size += 64 + 6 + 200
-				}
-			}
-			h.record(entry, limit)
-			all = append(all, entry...)
-			largest = max(largest, size)
-			if kept := h.bytes + h.last.bytes; kept > limit+limit/segments+2*largest {
-				t.Fatalf("limit %d: %d bytes are kept", limit, kept)
-			}
-			check(&h, all)
-			if random.IntN(10) == 0 {
-				copies = append(copies, copied{h, all[:len(all):len(all)]})
-			}
-		}
-		for _, c := range copies {
-			check(&c.history, c.all)
-		}
-		if forgets := limit < 1<<20; (h.floor > 0) != forgets {
-			t.Errorf("limit %d: it goes back to version %d of %d", limit, h.floor, version)
-		}
-	}
-}
-
-func isRung(b *bell) bool {
+func isNotified(s *feed.Subscription) bool {
 	select {
-	case <-b.rung:
+	case <-s.Changed():
 		return true
 	default:
 		return false
 	}
 }
 
-func TestABellIsRungByTheKeysWithItsPrefixAlone(t *testing.T) {
-	var b bells
-	var h history
-	b.ring(&h, 0, 10)
-	hung := map[string]*bell{}
-	for _, prefix := range []string{"", "a", "a/", "a/b", "ab", "b", "a/b/c/d", "\xff"} {
-		hung[prefix] = b.hang(scope{prefix: prefix}, 10)
-	}
-	h.record([]state.Change{change(11, "c", 0), change(12, "a/b/c", 0), change(13, "a/b", 0)}, 1<<20)
-	b.ring(&h, 10, 13)
-	before := map[string]uint64{"": 10, "a": 11, "a/": 11, "a/b": 11}
-	for prefix, w := range hung {
-		version, want := before[prefix]
-		if isRung(w) != want {
-			t.Errorf("%q: rung: %v, want %v", prefix, isRung(w), want)
-		}
-		if !want {
-			version = 13
-		}
-		if quiet := b.leave(w); quiet != version {
-			t.Errorf("%q: nothing has changed up to version %d, want %d", prefix, quiet, version)
-		}
-	}
-	if len(b.hung) != 0 || slices.Max(b.lengths) != 0 {
-		t.Errorf("left behind: %d bells, lengths %d", len(b.hung), b.lengths)
-	}
-}
-
-func TestTheBellOfAKeyIsNotRungByThoseThatBeginWithIt(t *testing.T) {
-	var b bells
-	var h history
-	b.ring(&h, 0, 10)
-	exact, all := b.hang(scope{"a", true}, 10), b.hang(scope{prefix: "a"}, 10)
-	h.record([]state.Change{change(11, "ab", 0), change(12, "", 0)}, 1<<20)
-	b.ring(&h, 10, 12)
-	if isRung(exact) || !isRung(all) {
-		t.Errorf("rung: %v for the key, %v for the prefix", isRung(exact), isRung(all))
-	}
-	h.record([]state.Change{change(13, "a", 0)}, 1<<20)
-	b.ring(&h, 12, 13)
-	if quiet := b.leave(exact); !isRung(exact) || quiet != 12 {
-		t.Errorf("rung: %v, nothing has changed up to version %d, want 12", isRung(exact), quiet)
-	}
-}
-
-func TestABellHangsWhileSomebodyWaits(t *testing.T) {
-	var b bells
-	first, second := b.hang(scope{prefix: "a"}, 0), b.hang(scope{prefix: "a"}, 0)
-	if first != second {
-		t.Error("two bells for one prefix")
-	}
-	b.leave(first)
-	var h history
-	h.record([]state.Change{change(1, "a", 0)}, 1<<20)
-	b.ring(&h, 0, 1)
-	if !isRung(second) {
-		t.Error("the second has not been woken")
-	}
-	b.leave(second)
-}
-
-// Between a look at the state and the wait a change may come.
-func TestNobodyBeginsToWaitForWhatHasHappened(t *testing.T) {
-	var b bells
-	var h history
-	h.record([]state.Change{change(1, "a", 0)}, 1<<20)
-	b.ring(&h, 0, 1)
-	if b.hang(scope{prefix: "a"}, 0) != nil {
-		t.Error("a bell for what was rung for already")
-	}
-	w := b.hang(scope{prefix: "a"}, 1)
-	if w == nil {
-		t.Fatal("no bell for what comes")
-	}
-	ahead := b.hang(scope{prefix: "a"}, 5) // who has seen a state before it is rung for
-	if ahead == nil || b.leave(ahead) > 5 {
-		t.Error("who is ahead does not wait")
-	}
-	b.leave(w)
-}
-
-func TestEveryBellIsRungWhenTheHistoryLacksSomething(t *testing.T) {
-	var b bells
-	b.ring(&history{}, 0, 5)
-	w := b.hang(scope{prefix: "quiet"}, 5)
-	b.ring(&history{floor: 5}, 5, 5) // a snapshot of what was there
-	if isRung(w) {
-		t.Error("rung for nothing")
-	}
-	b.ring(&history{floor: 9}, 5, 9)
-	if !isRung(w) || b.leave(w) != 5 {
-		t.Error("not rung, though the key may have changed")
-	}
-}
-
 func TestTenThousandWatchersOfOtherKeysAreNotWoken(t *testing.T) {
 	f, _ := newTestFSM(t, 1<<20)
-	var hung []*bell
+	var subscriptions []*feed.Subscription
 	for i := range 10_000 {
-		hung = append(hung, f.bells.hang(scope{prefix: fmt.Sprintf("key-%d/", i)}, 0))
+		subscriptions = append(subscriptions, f.watchers.Subscribe(feed.Scope{Prefix: fmt.Sprintf("key-%d/", i)}, 0))
 	}
 	f.Apply(setEntry(1, 1, "key-4711/x", "value"))
-	for i, w := range hung {
-		if isRung(w) != (i == 4711) {
-			t.Errorf("watcher %d: woken: %v", i, isRung(w))
+	for i, w := range subscriptions {
+		if isNotified(w) != (i == 4711) {
+			t.Errorf("watcher %d: woken: %v", i, isNotified(w))
 		}
 	}
 }
@@ -213,7 +50,7 @@ func TestTheStateIsPublishedBeforeAnybodyIsWoken(t *testing.T) {
 		if s.fsm.now.Load() != a {
 			t.Error("who waits for a state is asked before that is published")
 		}
-		<-gate // holds publish up, which has rung the bells
+		<-gate // holds publish up, which has woken the watchers
 		return true
 	}, make(chan struct{})})
 	seen := make(chan Event, 1)
@@ -225,7 +62,7 @@ func TestTheStateIsPublishedBeforeAnybodyIsWoken(t *testing.T) {
 			return
 		}
 	}()
-	for s.fsm.bells.waiting() == 0 {
+	for s.fsm.watchers.Waiting() == 0 {
 		time.Sleep(time.Millisecond)
 	}
 	applied := make(chan struct{})
@@ -295,16 +132,16 @@ func TestASnapshotThatIsRestoredBeginsANewHistory(t *testing.T) {
 	for i := range uint64(3) {
 		f.Apply(setEntry(i+1, 1, fmt.Sprint("key-", i), "old"))
 	}
-	w := f.bells.hang(scope{prefix: "quiet"}, 3)
+	w := f.watchers.Subscribe(feed.Scope{Prefix: "quiet"}, 3)
 	if err := f.Restore(io.NopCloser(bytes.NewReader(snapshot))); err != nil {
 		t.Fatal(err)
 	}
 	f.Apply(setEntry(10, 1, "key-0", "newest"))
 	h := f.now.Load().history
-	if got := sinceIn(&h, 9); h.floor != 9 || len(got) != 1 || got[0].Version != 10 {
-		t.Errorf("it goes back to version %d, and then has %+v", h.floor, got)
+	if got := slices.Collect(h.Since(9)); h.Floor() != 9 || len(got) != 1 || got[0].Version != 10 {
+		t.Errorf("it goes back to version %d, and then has %+v", h.Floor(), got)
 	}
-	if !isRung(w) {
+	if !isNotified(w) {
 		t.Error("who waits has not been told")
 	}
 }
@@ -317,10 +154,10 @@ func TestTheHistoryBeginsWhereHraftdsLogEnds(t *testing.T) {
 		s.fsm.Apply(&raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Data: []byte(`{"op":"set","key":"a","value":"` + value + `"}`)})
 	}
 	legacy(1, "1")
-	w := s.fsm.bells.hang(scope{prefix: ""}, 1)
+	w := s.fsm.watchers.Subscribe(feed.Scope{Prefix: ""}, 1)
 	legacy(2, "2")
 	s.fsm.Apply(nextEntry(3, "b"))
-	if !isRung(w) {
+	if !isNotified(w) {
 		t.Error("who has seen hraftd's keys is not told that their versions are others")
 	}
 	for after, want := range map[uint64]string{0: "compacted", 1: "compacted", 2: "b@3"} {
@@ -356,8 +193,8 @@ func TestABreakInABatchLeavesNothingBehind(t *testing.T) {
 		}
 		break
 	}
-	if len(s.fsm.bells.hung) != 0 {
-		t.Error("a bell is left")
+	if s.fsm.watchers.Waiting() != 0 {
+		t.Error("a subscription is left")
 	}
 }
 
@@ -392,7 +229,7 @@ func BenchmarkApply(b *testing.B) {
 					ended <- struct{}{}
 				}()
 			}
-			for s.fsm.bells.waiting() < watchers {
+			for s.fsm.watchers.Waiting() < watchers {
 				time.Sleep(time.Millisecond)
 			}
 			b.ReportAllocs()
@@ -430,7 +267,7 @@ func BenchmarkWatch(b *testing.B) {
 				}
 				ended <- struct{}{}
 			}()
-			for s.fsm.bells.waiting() < others+1 {
+			for s.fsm.watchers.Waiting() < others+1 {
 				time.Sleep(time.Millisecond)
 			}
 			b.ReportAllocs()
@@ -445,14 +282,4 @@ func BenchmarkWatch(b *testing.B) {
 			}
 		})
 	}
-}
-
-// waiting counts those who wait.
-func (b *bells) waiting() (n int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, w := range b.hung {
-		n += w.waiting
-	}
-	return n
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/feed"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -111,7 +112,7 @@ func (s *Store) Watch(ctx context.Context, prefix string, opts ...WatchOption) i
 		after = o.after
 	}
 	return func(yield func(Event, error) bool) {
-		w := watch{store: s, ctx: ctx, scope: scope{prefix, o.has(ExactKey)}, opts: o, after: after, due: o.syncEvery > 0}
+		w := watch{store: s, ctx: ctx, scope: feed.Scope{Prefix: prefix, Exact: o.has(ExactKey)}, opts: o, after: after, due: o.syncEvery > 0}
 		err := w.run(func(e Event) bool { return yield(e, nil) })
 		if err != nil && err != errBrokenOff {
 			yield(Event{}, fmt.Errorf("watch %.100q: %w", prefix, err))
@@ -126,7 +127,7 @@ var errBrokenOff = errors.New("kvraft: the caller broke off")
 type watch struct {
 	store *Store
 	ctx   context.Context
-	scope scope
+	scope feed.Scope
 	opts  watchOptions
 	after uint64         // everything up to this version was yielded, or is not in the scope
 	due   bool           // an EventSync, when nothing else is
@@ -181,8 +182,8 @@ func (w *watch) begin(yield func(Event) bool) error {
 func (w *watch) snapshot(yield func(Event) bool) error {
 	view := w.store.fsm.now.Load().view
 	var err error
-	view.Ascend(w.scope.prefix, func(key string, item state.Item) bool {
-		if !w.scope.has(key) {
+	view.Ascend(w.scope.Prefix, func(key string, item state.Item) bool {
+		if !w.scope.Has(key) {
 			return false
 		}
 		if err = w.ended(); err == nil && !yield(Event{Kind: EventSet, Key: key, Value: w.value(item.Value), Version: item.Version, More: true}) {
@@ -238,14 +239,14 @@ func (w *watch) ended() error {
 // has gone through all that there are.
 func (w *watch) advance(now *applied) error {
 	w.found = w.found[:0]
-	if w.after < now.history.floor {
-		return &CompactedError{Version: now.history.floor}
+	if w.after < now.history.Floor() {
+		return &CompactedError{Version: now.history.Floor()}
 	}
-	for c := range now.history.since(w.after) {
+	for c := range now.history.Since(w.after) {
 		if len(w.found) > 0 && c.Version != w.found[0].Version {
 			break
 		}
-		if w.scope.has(c.Key) {
+		if w.scope.Has(c.Key) {
 			w.found = append(w.found, *c)
 		}
 	}
@@ -274,8 +275,8 @@ func (w *watch) yieldFound(yield func(Event) bool) bool {
 // wait returns when there is something in the scope, a sync event is due, or the
 // watch is to end.
 func (w *watch) wait() {
-	bell := w.store.fsm.bells.hang(w.scope, w.after)
-	if bell == nil {
+	subscription := w.store.fsm.watchers.Subscribe(w.scope, w.after)
+	if subscription == nil {
 		return
 	}
 	var quiet <-chan time.Time
@@ -285,11 +286,11 @@ func (w *watch) wait() {
 		quiet = timer.C
 	}
 	select {
-	case <-bell.rung:
+	case <-subscription.Changed():
 	case <-quiet:
 		w.due = true
 	case <-w.store.closing:
 	case <-w.ctx.Done():
 	}
-	w.after = max(w.after, w.store.fsm.bells.leave(bell))
+	w.after = max(w.after, w.store.fsm.watchers.Unsubscribe(subscription))
 }
