@@ -26,7 +26,7 @@ ci:
 # module in bench/ compares with other systems instead.
 BENCH ?= .
 COUNT ?= 6
-benchargs = -run '^$$' -bench '$(BENCH)' -benchmem . ./internal/... ./kvrafttest
+benchargs = -run '^$$' -bench '$(BENCH)' -benchmem . ./internal/... ./kvrafttest/...
 bench:
 	go test -count $(COUNT) $(benchargs)
 

@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
 func TestACallEndsWhenItsCallerHasGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
-		near, far := memPipe()
+		near, far := memnet.Pipe()
 		done := make(chan struct{})
 		go func() { s.servePeer(far, helloB); close(done) }()
 		if _, err := near.Write(callFrame(callCatchUp, maxCall, farAhead)); err != nil {

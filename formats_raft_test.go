@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
 // tapeStream is raft's stream layer over recorded connections.
@@ -88,7 +89,7 @@ func TestRaftEncodesItsMessagesAsItEverDid(t *testing.T) {
 		}
 		wantGolden(t, c.name, stream.tape.written.Bytes())
 
-		near, far := memPipe()
+		near, far := memnet.Pipe()
 		stream.accepted <- far
 		if _, err := near.Write(golden(t, c.name, nil)); err != nil {
 			t.Fatal(err)

@@ -21,6 +21,7 @@ import (
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
 // newTestServer is a store as far as calls on it need one: it has a state, no
@@ -80,7 +81,7 @@ func callOn(t *testing.T, conn net.Conn, m method, timeout time.Duration, payloa
 
 // servedBy is a connection on which s answers.
 func servedBy(t *testing.T, s *Store, h hello) net.Conn {
-	near, far := memPipe()
+	near, far := memnet.Pipe()
 	go func() {
 		s.servePeer(far, h)
 		far.Close()
@@ -183,7 +184,7 @@ func TestACallEndsJustBeforeTheTimeOfItsCaller(t *testing.T) {
 }
 
 func TestNoCallLastsLongerThanTheLongest(t *testing.T) {
-	near, far := memPipe()
+	near, far := memnet.Pipe()
 	if _, err := far.Write(callFrame(callCatchUp, 49*24*time.Hour, "")); err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +246,7 @@ func (c *stuckConn) SetWriteDeadline(limit time.Time) error {
 
 func TestAnAnswerThatNobodyTakesEndsTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		near, far := memPipe()
+		near, far := memnet.Pipe()
 		if _, err := far.Write(callFrame(0, time.Minute, "")); err != nil {
 			t.Fatal(err)
 		}
@@ -359,11 +360,11 @@ func checkServing(t *testing.T, data []byte, h hello, calls int) {
 	s.stop(ErrClosed) // so that nothing waits for a leader
 	s.futures.drain(time.Second)
 	s.cancel(ErrClosed)
-	near, far := memPipe()
+	near, far := memnet.Pipe()
 	if _, err := far.Write(data); err != nil {
 		t.Fatal(err)
 	}
-	far.(*memConn).CloseWrite()
+	closeWrite(far)
 	s.servePeer(near, h)
 	near.Close()
 	s.work.Wait()
@@ -377,11 +378,11 @@ func checkServing(t *testing.T, data []byte, h hello, calls int) {
 }
 
 func checkCalling(t *testing.T, data []byte) {
-	near, far := memPipe()
+	near, far := memnet.Pipe()
 	if _, err := far.Write(data); err != nil {
 		t.Fatal(err)
 	}
-	far.(*memConn).CloseWrite()
+	closeWrite(far)
 	answer, alive, err := exchange(t.Context(), near, question{callGet, []byte("key"), 0})
 	whole := countAnswers(data)
 	switch {
@@ -396,7 +397,7 @@ func checkCalling(t *testing.T, data []byte) {
 
 func TestALargeCallOverASlowLinkArrives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		near, far := memPipe()
+		near, far := memnet.Pipe()
 		frame := callFrame(callWrite, time.Minute, strings.Repeat("x", 8<<20)) // one batch of the default limit
 		go func() {
 			for len(frame) > 0 {
@@ -417,13 +418,13 @@ func TestALargeCallOverASlowLinkArrives(t *testing.T) {
 }
 
 func TestAHeadDoesNotAllocateWhatItAnnounces(t *testing.T) {
-	near, far := memPipe()
+	near, far := memnet.Pipe()
 	frame := callFrame(callWrite, time.Minute, "")
 	binary.BigEndian.PutUint32(frame[5:], maxFrame)
 	if _, err := far.Write(frame); err != nil {
 		t.Fatal(err)
 	}
-	far.(*memConn).CloseWrite()
+	closeWrite(far)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	newTestServer(t).servePeer(near, helloB)

@@ -15,11 +15,12 @@ import (
 
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/kvrafttest/memnet"
 	"golang.org/x/sync/semaphore"
 )
 
 // newTestPeers makes calls from nodeA on lan.
-func newTestPeers(t *testing.T, lan *memNet) *peers {
+func newTestPeers(t *testing.T, lan *memnet.Network) *peers {
 	return &peers{transport: newTestTransport(t, lan, "a:1", nodeA, nil), idle: make(map[roster.Peer][]*peerConn)}
 }
 
@@ -64,10 +65,10 @@ func (p *peers) idleTo(to roster.Peer) int {
 func TestACallCarriesItsMethodItsTimeAndItsPayload(t *testing.T) {
 	large := strings.Repeat("0123456789abcdef", 1<<16)
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		var m method
 		var timeout time.Duration
-		newTestTransport(t, lan, "b:1", nodeB, answering(func(gotM method, gotT time.Duration, payload []byte) []byte {
+		b := newTestTransport(t, lan, "b:1", nodeB, answering(func(gotM method, gotT time.Duration, payload []byte) []byte {
 			m, timeout = gotM, gotT
 			return answerFrame(0, "you said "+string(payload))
 		}))
@@ -89,7 +90,7 @@ func TestACallCarriesItsMethodItsTimeAndItsPayload(t *testing.T) {
 				t.Errorf("call %d arrived with %v, want %d with %v", m, timeout, callWrite, c.timeout)
 			}
 		}
-		if n := lan.dialed(); n != 1 {
+		if n := b.accepted.Load(); n != 1 {
 			t.Errorf("three calls took %d connections, want one", n)
 		}
 	})
@@ -97,7 +98,7 @@ func TestACallCarriesItsMethodItsTimeAndItsPayload(t *testing.T) {
 
 func TestACallWithLessThanAMillisecondLeftStillHasATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		near, far := memPipe()
+		near, far := memnet.Pipe()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Microsecond)
 		defer cancel()
 		go func() { _, _, _ = exchange(ctx, near, question{callGet, nil, 0}) }()
@@ -110,9 +111,9 @@ func TestACallWithLessThanAMillisecondLeftStillHasATime(t *testing.T) {
 
 func TestAnErrorThatIsAnsweredLeavesTheConnectionInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		code := byte(0)
-		newTestTransport(t, lan, "b:1", nodeB, answering(func(method, time.Duration, []byte) []byte {
+		b := newTestTransport(t, lan, "b:1", nodeB, answering(func(method, time.Duration, []byte) []byte {
 			code++
 			return answerFrame(code, "no, and why")
 		}))
@@ -123,7 +124,7 @@ func TestAnErrorThatIsAnsweredLeavesTheConnectionInUse(t *testing.T) {
 				t.Errorf("code %d: %q, %v, want %v", code, answer, err, want)
 			}
 		}
-		if n := lan.dialed(); n != 1 {
+		if n := b.accepted.Load(); n != 1 {
 			t.Errorf("took %d connections, want one", n)
 		}
 	})
@@ -131,7 +132,8 @@ func TestAnErrorThatIsAnsweredLeavesTheConnectionInUse(t *testing.T) {
 
 func TestACallThatCouldNotBeMadeIsUnsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := &memNet{hangs: "far:1"}
+		lan := newLAN()
+		lan.Isolate("far")
 		newTestTransport(t, lan, "b:1", nodeB, func(net.Conn, hello) { t.Error("served") })
 		p := newTestPeers(t, lan)
 		ended, cancel := context.WithCancel(t.Context())
@@ -177,7 +179,7 @@ func TestACallWhoseAnswerDoesNotArriveIsUnknownAndItsConnectionGone(t *testing.T
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			lan := new(memNet)
+			lan := newLAN()
 			newTestTransport(t, lan, "b:1", nodeB, func(conn net.Conn, _ hello) {
 				if _, _, _, err := readCall(conn); err != nil {
 					t.Error(err)
@@ -199,8 +201,8 @@ func TestACallWhoseAnswerDoesNotArriveIsUnknownAndItsConnectionGone(t *testing.T
 // A late answer must not be taken for that of the next call.
 func TestAConnectionIsNotUsedAgainWhenTheContextEndedInACall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
-		newTestTransport(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+		lan := newLAN()
+		b := newTestTransport(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
 			if string(payload) == "slow" {
 				time.Sleep(2 * time.Second) // virtual
 			}
@@ -227,7 +229,7 @@ func TestAConnectionIsNotUsedAgainWhenTheContextEndedInACall(t *testing.T) {
 			}
 			time.Sleep(time.Second) // virtual: the late answer comes
 		}
-		if n := lan.dialed(); n != 2 {
+		if n := b.accepted.Load(); n != 2 {
 			t.Errorf("took %d connections, want a second one", n)
 		}
 	})
@@ -235,8 +237,8 @@ func TestAConnectionIsNotUsedAgainWhenTheContextEndedInACall(t *testing.T) {
 
 func TestAContextThatEndsBetweenCallsDoesNotHarmTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
-		newTestTransport(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+		lan := newLAN()
+		b := newTestTransport(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
 			return answerFrame(0, string(payload))
 		}))
 		p := newTestPeers(t, lan)
@@ -248,7 +250,7 @@ func TestAContextThatEndsBetweenCallsDoesNotHarmTheConnection(t *testing.T) {
 			cancel()
 			time.Sleep(restLimit) // virtual
 		}
-		if n := lan.dialed(); n != 1 {
+		if n := b.accepted.Load(); n != 1 {
 			t.Errorf("took %d connections, want one", n)
 		}
 	})
@@ -256,7 +258,7 @@ func TestAContextThatEndsBetweenCallsDoesNotHarmTheConnection(t *testing.T) {
 
 func TestIdleConnectionsAreBoundedAndKeptByNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		slow := answering(func(method, time.Duration, []byte) []byte {
 			time.Sleep(time.Second) // virtual
 			return answerFrame(0, "")
@@ -289,7 +291,7 @@ func TestIdleConnectionsAreBoundedAndKeptByNode(t *testing.T) {
 
 func TestAFailedCallDropsTheIdleConnectionsToThatNodeOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		echo := answering(func(method, time.Duration, []byte) []byte {
 			time.Sleep(time.Second) // virtual
 			return answerFrame(0, "")
@@ -325,7 +327,7 @@ func TestAFailedCallDropsTheIdleConnectionsToThatNodeOnly(t *testing.T) {
 
 func TestTheCutEndsACallThatIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		newTestTransport(t, lan, "b:1", nodeB, serveUntilEnd)
 		p := newTestPeers(t, lan)
 		time.AfterFunc(time.Second, p.transport.cut)
@@ -340,7 +342,7 @@ func TestTheCutEndsACallThatIsUnderWay(t *testing.T) {
 
 func TestAForwardedReadIsTheLeadersEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		var answer string
 		newTestTransport(t, lan, "b:1", nodeB, answering(func(m method, _ time.Duration, payload []byte) []byte {
 			if m != callGet || string(payload) != "\x01color" {
@@ -373,7 +375,7 @@ func TestAForwardedReadIsTheLeadersEntry(t *testing.T) {
 
 func TestAnEndedContextHarmsNoIdleConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		newTestTransport(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
 			if len(payload) > 0 {
 				time.Sleep(time.Second)

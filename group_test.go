@@ -562,8 +562,9 @@ func TestWhatIsQueuedGoesAsOneGroup(t *testing.T) {
 func TestAWriteForWhichNoConnectionIsMadeWasNotApplied(t *testing.T) {
 	for _, limit := range []time.Duration{time.Second, 10 * time.Second} { // less than an attempt takes, and more
 		synctest.Test(t, func(t *testing.T) {
-			s := newTestFollower(t, serveUntilEnd)
-			s.peers.transport.network.(*memNet).hangs = peerB.Addr
+			lan := newLAN()
+			s := newTestFollowerOn(t, lan, serveUntilEnd)
+			lan.Isolate("b")
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			_, err := s.Set(ctx, "k", nil)
@@ -580,8 +581,9 @@ func TestAWriteForWhichNoConnectionIsMadeWasNotApplied(t *testing.T) {
 
 func TestAWriteThatHasNoConnectionWhenTheStoreEndsWasNotApplied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestFollower(t, serveUntilEnd)
-		s.peers.transport.network.(*memNet).hangs = peerB.Addr
+		lan := newLAN()
+		s := newTestFollowerOn(t, lan, serveUntilEnd)
+		lan.Isolate("b")
 		time.AfterFunc(time.Second, func() { s.end(errEnough) })
 		if _, err := s.Set(t.Context(), "k", nil); errors.Is(err, ErrUnknown) || !errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)

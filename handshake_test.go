@@ -18,6 +18,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
 func TestAHelloIsJudgedByWhomItMeans(t *testing.T) {
@@ -80,17 +81,17 @@ func TestAHelloIsJudgedByWhomItMeans(t *testing.T) {
 // who still take it for a member.
 func TestAStrangerIsRememberedForAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		b := newTestTransport(t, lan, "b:1", nodeB, serveNothing)
 		dial := func(me self, to raft.ServerID) {
-			a := newTransport(&options{network: lan, logger: hclog.NewNullLogger()}, nil, func() self { return me })
+			a := newTransport(&options{network: lan.Host("a"), logger: hclog.NewNullLogger()}, nil, func() self { return me })
 			if conn, _, err := a.dial(t.Context(), "b:1", forRaft, to); err == nil {
 				t.Errorf("%+v was welcomed", me)
 				conn.Close()
 			}
 			synctest.Wait()
 		}
-		if conn := lan.raw(t, "b:1"); conn.Close() != nil {
+		if conn := dialRaw(t, lan, "b:1"); conn.Close() != nil {
 			t.Error("close")
 		}
 		dial(self{"", "a#1"}, "b#2")   // of no cluster
@@ -171,7 +172,7 @@ func TestWhatAStrangerSaysStaysOnItsLine(t *testing.T) {
 
 func TestBothSidesOfAHandshakeLearnWhoIsThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		heard := make(chan hello, 2)
 		b := newTestTransport(t, lan, "b:1", nodeB, func(_ net.Conn, h hello) { heard <- h })
 		a := newTestTransport(t, lan, "a:1", nodeA, nil)
@@ -193,7 +194,7 @@ func TestBothSidesOfAHandshakeLearnWhoIsThere(t *testing.T) {
 
 func TestARefusedDialerLearnsWhyAndNothingIsServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		served := 0
 		b := newTestTransport(t, lan, "b:1", nodeB, func(net.Conn, hello) { served++ })
 		a := newTestTransport(t, lan, "a:1", self{"c2", "a#1"}, nil)
@@ -259,9 +260,9 @@ func TestAnOpeningThatIsNoHandshakeEndsTheConnectionAtOnce(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", name, err, c.says)
 		}
 		synctest.Test(t, func(t *testing.T) {
-			lan := new(memNet)
+			lan := newLAN()
 			newTestTransport(t, lan, "b:1", nodeB, func(net.Conn, hello) { t.Errorf("%s was served", name) })
-			conn := lan.raw(t, "b:1")
+			conn := dialRaw(t, lan, "b:1")
 			if _, err := conn.Write(c.opening); err != nil {
 				t.Fatal(err)
 			}
@@ -321,10 +322,10 @@ func TestAStalledHandshakeEndsAtItsDeadlineAndHoldsUpNobody(t *testing.T) {
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			lan := new(memNet)
+			lan := newLAN()
 			newTestTransport(t, lan, "b:1", nodeB, serveNothing)
 			a := newTestTransport(t, lan, "a:1", nodeA, nil)
-			stalled := lan.raw(t, "b:1")
+			stalled := dialRaw(t, lan, "b:1")
 			var stalling sync.WaitGroup
 			stalling.Go(func() { stall(stalled) })
 			synctest.Wait()
@@ -354,8 +355,8 @@ func TestADialerGivesUpOnAnAcceptorThatStalls(t *testing.T) {
 		"at the deadline if it is due": {time.Hour, handshakeTimeout, context.DeadlineExceeded},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			lan := new(memNet)
-			listener, err := lan.Listen("b:1")
+			lan := newLAN()
+			listener, err := lan.Host("b").Listen("b:1")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -405,12 +406,12 @@ func FuzzHandshake(f *testing.F) {
 	}
 	tr := newTransport(&options{logger: hclog.NewNullLogger()}, nil, func() self { return nodeB })
 	f.Fuzz(func(t *testing.T, opening []byte) {
-		near, far := memPipe()
+		near, far := memnet.Pipe()
 		defer near.Close()
 		if _, err := far.Write(opening); err != nil {
 			t.Fatal(err)
 		}
-		far.(*memConn).CloseWrite()
+		closeWrite(far)
 		h, err := tr.acceptHandshake(near)
 		rest, readErr := io.ReadAll(near)
 		if readErr != nil {
@@ -429,7 +430,12 @@ func FuzzHandshake(f *testing.F) {
 		} else if !welcomed && right {
 			t.Fatalf("%+v was refused: %v", h, err)
 		}
-		checkAnswer(t, far.(*memConn).received(), err == nil)
+		near.Close()
+		answer, readErr := io.ReadAll(far)
+		if readErr != nil {
+			t.Fatal(readErr)
+		}
+		checkAnswer(t, answer, err == nil)
 	})
 }
 

@@ -14,7 +14,7 @@ import (
 // them was closed is a vote less.
 func TestAConnectionOfRaftsThatHasRestedIsMadeAnewForTheNextMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		ta := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
 		tb := newTestTransport(t, lan, "b:1", nodeB, serveNothing)
 		log := hclog.NewNullLogger()
@@ -30,13 +30,13 @@ func TestAConnectionOfRaftsThatHasRestedIsMadeAnewForTheNextMessage(t *testing.T
 			}
 		}()
 		head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(nodeA.server), Addr: []byte(meant(nodeA.server, "a:1"))}
-		vote := func(dials int) {
+		vote := func(dials uint64) {
 			t.Helper()
 			var answer raft.RequestVoteResponse
 			if err := a.RequestVote(nodeB.server, "b:1", &raft.RequestVoteRequest{RPCHeader: head, Term: 9}, &answer); err != nil || !answer.Granted {
 				t.Errorf("%+v, %v", answer, err)
 			}
-			if n := lan.dialed(); n != dials {
+			if n := tb.accepted.Load(); n != dials {
 				t.Errorf("%d dials, want %d", n, dials)
 			}
 		}
@@ -70,7 +70,7 @@ func TestAConnectionOfRaftsThatHasRestedIsMadeAnewForTheNextMessage(t *testing.T
 
 func TestAConnectionIsTrustedThatWasUsedSinceAnotherGotNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		newTestTransport(t, lan, "b:1", nodeB, serveUntilEnd)
 		a := newTestTransport(t, lan, "a:1", nodeA, nil)
 		var conns [3]*peerConn

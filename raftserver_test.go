@@ -19,12 +19,13 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/raftrpc"
+	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
 // peerOf sends a node what no node sends. It has shaken hands as one of the cluster's.
 type peerOf struct {
 	t    testing.TB
-	lan  *memNet
+	lan  *memnet.Network
 	node *Store
 }
 
@@ -34,8 +35,8 @@ func openAlone(t testing.TB, dir string, opts ...Option) (*Store, *peerOf) {
 	if dir == "" {
 		opts = append(opts, WithInMemory())
 	}
-	lan := new(memNet)
-	s, err := Open(dir, append(opts, WithNetwork(lan), WithAddr("a:1"))...)
+	lan := newLAN()
+	s, err := Open(dir, append(opts, WithNetwork(lan.Host("a")), WithAddr("a:1"))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +60,7 @@ func openSettled(t testing.TB, opts ...Option) (*Store, *peerOf) {
 // connect is a connection to the node's raft.
 func (p *peerOf) connect() net.Conn {
 	p.t.Helper()
-	conn, err := p.lan.Dial(p.t.Context(), "a:1")
+	conn, err := p.lan.Host("peer").Dial(p.t.Context(), "a:1")
 	if err == nil {
 		me := p.node.self()
 		err = writeHandshake(conn, opening{hello: hello{For: forRaft, Cluster: me.cluster, From: "peer#0", To: me.server}})
@@ -95,7 +96,7 @@ func (p *peerOf) send(kind raftrpc.Kind, req any, behind ...byte) error {
 	if _, err := conn.Write(append(encodeRaft(p.t, kind, req), behind...)); err != nil {
 		return err
 	}
-	conn.(*memConn).CloseWrite()
+	closeWrite(conn)
 	var text string
 	if err := codec.NewDecoder(conn, &codec.MsgpackHandle{}).Decode(&text); err != nil {
 		return err
@@ -317,7 +318,7 @@ func TestManyUnfinishedMessagesTakeBoundedMemory(t *testing.T) {
 }
 
 // answeredWith is a raft whose peer gives each answer a term.
-func answeredWith(t *testing.T, lan *memNet, term uint64) (asker raftTransport) {
+func answeredWith(t *testing.T, lan *memnet.Network, term uint64) (asker raftTransport) {
 	t.Helper()
 	log := hclog.NewNullLogger()
 	ta := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
@@ -358,7 +359,7 @@ func answeredWith(t *testing.T, lan *memNet, term uint64) (asker raftTransport) 
 func TestAnAnswerOfATermFarBeyondIsNotBelieved(t *testing.T) {
 	for term, believed := range map[uint64]bool{9: true, 9 + 1<<32: true, 10 + 1<<32: false, math.MaxUint64: false} {
 		synctest.Test(t, func(t *testing.T) {
-			a := answeredWith(t, new(memNet), term)
+			a := answeredWith(t, newLAN(), term)
 			head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("a#1"), Addr: []byte("a#1@a:1")}
 			installed := new(raft.InstallSnapshotResponse)
 			for what, err := range map[string]error{
@@ -379,7 +380,7 @@ var someConfiguration = raft.EncodeConfiguration(raft.Configuration{Servers: []r
 
 // The other side of a dialed connection may be anybody's by now.
 func TestAnAnswerWithoutEndIsCutOff(t *testing.T) {
-	near, far := memPipe()
+	near, far := memnet.Pipe()
 	conn := &patientConn{peerConn: &peerConn{Conn: near, transport: new(transport)}}
 	if _, err := far.Write(make([]byte, 1<<20)); err != nil {
 		t.Fatal(err)
@@ -483,7 +484,7 @@ func FuzzBytesForRaft(f *testing.F) {
 		s, peer := openAlone(t, "")
 		conn := peer.connect()
 		_, err := conn.Write(in)
-		conn.(*memConn).CloseWrite()
+		closeWrite(conn)
 		_, _ = io.Copy(io.Discard, conn)
 		conn.Close()
 		if fault := errors.Join(s.Err(), s.logs.failure()); fault != nil {

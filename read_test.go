@@ -14,11 +14,15 @@ import (
 
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
 // newTestFollower is a store whose leader is at b:1, where serve answers.
 func newTestFollower(t *testing.T, serve func(net.Conn, hello)) *Store {
-	lan := new(memNet)
+	return newTestFollowerOn(t, newLAN(), serve)
+}
+
+func newTestFollowerOn(t *testing.T, lan *memnet.Network, serve func(net.Conn, hello)) *Store {
 	newTestTransport(t, lan, peerB.Addr, nodeB, serve)
 	s := newTestServer(t)
 	s.peers = newTestPeers(t, lan)

@@ -12,29 +12,40 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
 // sharePort opens node b with a shared port, closed with the test.
-func sharePort(t *testing.T, lan *memNet, log hclog.Logger) *transport {
+func sharePort(t *testing.T, lan *memnet.Network, log hclog.Logger) *transport {
 	t.Helper()
-	listener, err := lan.Listen("b:1")
+	listener, err := lan.Host("b").Listen("b:1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := newTransport(&options{network: lan, advertise: "b:1", logger: log, sharePort: true}, listener, func() self { return nodeB })
+	b := newTransport(&options{network: lan.Host("b"), advertise: "b:1", logger: log, sharePort: true}, listener, func() self { return nodeB })
 	b.start(serveUntilEnd)
 	t.Cleanup(b.close)
 	return b
 }
 
 // say opens a connection to b with these bytes.
-func say(t *testing.T, lan *memNet, opening string) net.Conn {
+func say(t *testing.T, lan *memnet.Network, opening string) net.Conn {
 	t.Helper()
-	conn := lan.raw(t, "b:1")
+	conn := dialRaw(t, lan, "b:1")
 	if _, err := conn.Write([]byte(opening)); err != nil {
 		t.Fatal(err)
 	}
 	return conn
+}
+
+// received is what has arrived so far.
+func received(t *testing.T, conn net.Conn) string {
+	t.Helper()
+	if err := conn.SetReadDeadline(time.Now().Add(time.Nanosecond)); err != nil { // virtual
+		t.Fatal(err)
+	}
+	got, _ := io.ReadAll(conn)
+	return string(got)
 }
 
 func acceptOther(t *testing.T, b *transport) net.Conn {
@@ -69,7 +80,7 @@ var otherOpenings = []string{
 func TestAConnectionThatIsNoPeersIsHandedOutComplete(t *testing.T) {
 	for _, opening := range otherOpenings {
 		synctest.Test(t, func(t *testing.T) {
-			lan := new(memNet)
+			lan := newLAN()
 			b := sharePort(t, lan, hclog.NewNullLogger())
 			far := say(t, lan, opening)
 			began := time.Now()
@@ -95,10 +106,10 @@ func TestAConnectionThatIsNoPeersIsHandedOutComplete(t *testing.T) {
 
 func TestAnOpeningMayComeByteByByte(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		b := sharePort(t, lan, hclog.NewNullLogger())
 		const opening = "kvraft!"
-		far := lan.raw(t, "b:1")
+		far := dialRaw(t, lan, "b:1")
 		go func() {
 			for _, c := range []byte(opening) {
 				time.Sleep(100 * time.Millisecond) // virtual
@@ -120,7 +131,7 @@ func TestAnOpeningMayComeByteByByte(t *testing.T) {
 // What opens as a handshake does is a peer's, also when it is then none.
 func TestAHandshakeIsNotHandedOutWhateverBecomesOfIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		b := sharePort(t, lan, hclog.NewNullLogger())
 		go func() {
 			if conn, err := b.others.Accept(); err == nil {
@@ -140,7 +151,7 @@ func TestAHandshakeIsNotHandedOutWhateverBecomesOfIt(t *testing.T) {
 		for _, prefix := range []string{"", "k", "kvraft", "kvraft\x00"} {
 			endsAt(t, say(t, lan, prefix), handshakeTimeout)
 			ends := say(t, lan, prefix)
-			ends.(*memConn).CloseWrite()
+			closeWrite(ends)
 			endsAt(t, ends, 0)
 		}
 		a := newTestTransport(t, lan, "a:1", nodeA, nil)
@@ -155,7 +166,7 @@ func TestAHandshakeIsNotHandedOutWhateverBecomesOfIt(t *testing.T) {
 func TestOthersThatNobodyAcceptsHoldUpNobodyAndAreHungUpOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		lan := new(memNet)
+		lan := newLAN()
 		b := sharePort(t, lan, hclog.New(&hclog.LoggerOptions{Output: &log}))
 		waiting := make([]net.Conn, cap(b.others.places))
 		for i := range waiting {
@@ -181,7 +192,7 @@ func TestOthersThatNobodyAcceptsHoldUpNobodyAndAreHungUpOn(t *testing.T) {
 		synctest.Wait()
 		served := 0
 		for _, conn := range waiting {
-			if string(conn.(*memConn).received()) == "late" {
+			if received(t, conn) == "late" {
 				served++
 				continue
 			}
@@ -201,7 +212,7 @@ func TestOthersThatNobodyAcceptsHoldUpNobodyAndAreHungUpOn(t *testing.T) {
 
 func TestOthersAreRefusedAgainWhenTheirListenerIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		b := sharePort(t, lan, hclog.NewNullLogger())
 		var accepting error
 		far := say(t, lan, "GET")
@@ -237,7 +248,7 @@ func TestOthersAreRefusedAgainWhenTheirListenerIsClosed(t *testing.T) {
 
 func TestWhatWaitsWhenTheListenerIsClosedIsHungUpOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		b := sharePort(t, lan, hclog.NewNullLogger())
 		far := say(t, lan, "GET")
 		synctest.Wait()
@@ -252,7 +263,7 @@ func TestWhatWaitsWhenTheListenerIsClosedIsHungUpOn(t *testing.T) {
 func TestWhatWasHandedOutOutlivesTheStoreAndNothingElseDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // which waits for every goroutine
 		var log bytes.Buffer
-		lan := new(memNet)
+		lan := newLAN()
 		b := sharePort(t, lan, hclog.New(&hclog.LoggerOptions{Output: &log}))
 		far := say(t, lan, "GET")
 		near := acceptOther(t, b)

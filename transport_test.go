@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/ownaddr"
+	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
 // The handshake's two sides in most tests: a dialer and the node that it means.
@@ -36,13 +37,13 @@ func serveUntilEnd(conn net.Conn, _ hello) { _, _ = io.Copy(io.Discard, conn) }
 
 // newTestTransport gives me a transport on lan at addr, closed with the test.
 // Without a serve it does not accept.
-func newTestTransport(t *testing.T, lan *memNet, addr string, me self, serve func(net.Conn, hello)) *transport {
+func newTestTransport(t *testing.T, lan *memnet.Network, addr string, me self, serve func(net.Conn, hello)) *transport {
 	t.Helper()
-	listener, err := lan.Listen(addr)
+	listener, err := hostOf(lan, addr).Listen(addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr := newTransport(&options{network: lan, advertise: addr, logger: hclog.NewNullLogger()}, listener, func() self { return me })
+	tr := newTransport(&options{network: hostOf(lan, addr), advertise: addr, logger: hclog.NewNullLogger()}, listener, func() self { return me })
 	if serve != nil {
 		tr.start(serve)
 	}
@@ -50,10 +51,23 @@ func newTestTransport(t *testing.T, lan *memNet, addr string, me self, serve fun
 	return tr
 }
 
-// raw connects to addr without a handshake.
-func (n *memNet) raw(t *testing.T, addr string) net.Conn {
+// newLAN is a network without latency. The node at x:1 is on the host x.
+func newLAN() *memnet.Network {
+	return memnet.New(memnet.WithLatency(0), memnet.WithWindow(1<<30))
+}
+
+func hostOf(lan *memnet.Network, addr string) *memnet.Host {
+	host, _, _ := strings.Cut(addr, ":")
+	return lan.Host(host)
+}
+
+// closeWrite ends what the other side reads.
+func closeWrite(conn net.Conn) { _ = conn.(interface{ CloseWrite() error }).CloseWrite() }
+
+// dialRaw connects to addr without a handshake.
+func dialRaw(t *testing.T, lan *memnet.Network, addr string) net.Conn {
 	t.Helper()
-	conn, err := n.Dial(t.Context(), addr)
+	conn, err := lan.Host("stranger").Dial(t.Context(), addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,10 +75,10 @@ func (n *memNet) raw(t *testing.T, addr string) net.Conn {
 	return conn
 }
 
-// shake is raw with a handshake.
-func (n *memNet) shake(t *testing.T, addr string, h hello) net.Conn {
+// shake is dialRaw with a handshake.
+func shake(t *testing.T, lan *memnet.Network, addr string, h hello) net.Conn {
 	t.Helper()
-	conn := n.raw(t, addr)
+	conn := dialRaw(t, lan, addr)
 	if err := writeHandshake(conn, h); err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +114,8 @@ func (t *transport) tracked() int {
 
 func TestADialThatIsNotAnsweredEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := &memNet{hangs: "b:1"}
+		lan := newLAN()
+		lan.Isolate("b")
 		a := newTestTransport(t, lan, "a:1", nodeA, nil)
 		began := time.Now()
 		_, err := raftStream{transport: a}.Dial(meant(nodeB.server, "b:1"), 3*time.Second)
@@ -116,7 +131,7 @@ func TestADialThatIsNotAnsweredEndsWithItsContext(t *testing.T) {
 
 func TestRaftDialsTheNodeThatIsMeant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		at := self{"c1", "ops@site#2"} // an id may have an @ of its own
 		b := newTestTransport(t, lan, "b:1", at, serveNothing)
 		stream := raftStream{transport: newTestTransport(t, lan, "a:1", nodeA, nil)}
@@ -157,18 +172,18 @@ func TestRaftDialsTheNodeThatIsMeant(t *testing.T) {
 
 func TestTheCutEndsEveryConnectionAndCloseWaitsForTheirUsers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		b := newTestTransport(t, lan, "b:1", nodeB, serveUntilEnd)
 		a := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
 
-		call := lan.shake(t, "b:1", hello{forRPC, "c1", "a#1", "b#2", "", false})
-		waiting := lan.shake(t, "b:1", hello{forRaft, "c1", "a#1", "b#2", "", false}) // until raft takes it
+		call := shake(t, lan, "b:1", hello{forRPC, "c1", "a#1", "b#2", "", false})
+		waiting := shake(t, lan, "b:1", hello{forRaft, "c1", "a#1", "b#2", "", false}) // until raft takes it
 		inRaft, err := raftStream{transport: b}.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
-		untaken := lan.shake(t, "b:1", hello{forRaft, "c1", "a#1", "b#2", "", false}) // raft never takes it
-		stalled := lan.raw(t, "b:1")
+		untaken := shake(t, lan, "b:1", hello{forRaft, "c1", "a#1", "b#2", "", false}) // raft never takes it
+		stalled := dialRaw(t, lan, "b:1")
 		outgoing, _, err := b.dial(t.Context(), "a:1", forRPC, "")
 		if err != nil {
 			t.Fatal(err)
@@ -208,7 +223,7 @@ func TestTheCutEndsEveryConnectionAndCloseWaitsForTheirUsers(t *testing.T) {
 		if conn, err := stream.Accept(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("raft accepted %v, %v after the cut", conn, err)
 		}
-		if _, err := lan.Dial(t.Context(), "b:1"); err == nil {
+		if _, err := lan.Host("a").Dial(t.Context(), "b:1"); err == nil {
 			t.Error("the listener is open after the cut")
 		}
 
@@ -228,12 +243,12 @@ func TestTheCutEndsEveryConnectionAndCloseWaitsForTheirUsers(t *testing.T) {
 
 func TestNothingIsTrackedAfterTheCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		newTestTransport(t, lan, "b:1", nodeB, serveUntilEnd)
 		a := newTestTransport(t, lan, "a:1", nodeA, nil)
 		a.cut()
 		a.cut() // a second one does nothing
-		raw := lan.raw(t, "b:1")
+		raw := dialRaw(t, lan, "b:1")
 		if _, err := a.track(raw, nil); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("track: %v, want net.ErrClosed", err)
 		}
@@ -251,7 +266,7 @@ func TestNothingIsTrackedAfterTheCut(t *testing.T) {
 
 func TestAConnectionIsTrackedUntilItsUserClosesIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		newTestTransport(t, lan, "b:1", nodeB, serveUntilEnd)
 		a := newTestTransport(t, lan, "a:1", nodeA, nil)
 		conn, _, err := a.dial(t.Context(), "b:1", forRPC, nodeB.server)
@@ -290,7 +305,7 @@ func (l *shakyListener) Accept() (net.Conn, error) {
 
 func TestAcceptingOutlivesAShortageOfDescriptors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		b := newTestTransport(t, lan, "b:1", nodeB, nil)
 		b.listener = &shakyListener{b.listener, slices.Repeat([]error{syscall.EMFILE}, 10)}
 		a := newTestTransport(t, lan, "a:1", nodeA, nil)
@@ -310,7 +325,7 @@ func TestAcceptingOutlivesAShortageOfDescriptors(t *testing.T) {
 
 func TestAcceptingEndsWithTheCutWhileItWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newTestTransport(t, new(memNet), "b:1", nodeB, nil)
+		b := newTestTransport(t, newLAN(), "b:1", nodeB, nil)
 		b.listener = &shakyListener{b.listener, slices.Repeat([]error{syscall.EMFILE}, 1000)}
 		b.start(serveNothing)
 		time.Sleep(time.Minute) // virtual
@@ -346,7 +361,7 @@ func TestAContextInterruptsWhatBlocksOnAConnection(t *testing.T) {
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		near, far := memPipe()
+		near, far := memnet.Pipe()
 		ctx, cancel := context.WithCancelCause(t.Context())
 
 		release := interruptible(ctx, near)
@@ -364,13 +379,13 @@ func TestAContextInterruptsWhatBlocksOnAConnection(t *testing.T) {
 			t.Errorf("after %v: %v, want the context's cause after 1s", time.Since(began), err)
 		}
 
-		near, far = memPipe()
+		near, far = memnet.Pipe()
 		release = interruptible(ctx, near) // it has ended already
 		if err := release(read(near)); !errors.Is(err, enough) {
 			t.Errorf("with an ended context: %v, want its cause", err)
 		}
 
-		near, far = memPipe()
+		near, far = memnet.Pipe()
 		release = interruptible(ctx, near)
 		synctest.Wait()
 		if err := release(nil); err != nil {
@@ -378,7 +393,7 @@ func TestAContextInterruptsWhatBlocksOnAConnection(t *testing.T) {
 		}
 		wantUsable(t, "when the context ended too late", near, far)
 
-		near, far = memPipe()
+		near, far = memnet.Pipe()
 		release = interruptible(ctx, slowDeadline{near})
 		synctest.Wait()
 		if err := release(nil); err != nil {
@@ -387,7 +402,7 @@ func TestAContextInterruptsWhatBlocksOnAConnection(t *testing.T) {
 		wantUsable(t, "when the interruption was under way", near, far)
 
 		ctx, cancel = context.WithCancelCause(t.Context())
-		near, far = memPipe()
+		near, far = memnet.Pipe()
 		broken := errors.New("broken")
 		if err := interruptible(ctx, near)(broken); err != broken {
 			t.Errorf("the connection's own error became %v", err)
@@ -400,7 +415,7 @@ func TestAContextInterruptsWhatBlocksOnAConnection(t *testing.T) {
 
 func TestARaftMessageThatStallsInItsMiddleEndsTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		raw, far := memPipe()
+		raw, far := memnet.Pipe()
 		conn := &messageConn{Conn: raw}
 		buf := make([]byte, 16)
 		send := func(after time.Duration) {
@@ -436,7 +451,7 @@ func TestARaftMessageThatDripsEndsTheConnection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				raw, far := memPipe()
+				raw, far := memnet.Pipe()
 				conn := &messageConn{Conn: raw}
 				var sending sync.WaitGroup
 				sending.Go(func() {
@@ -498,7 +513,7 @@ func TestARaftAnswerThatNobodyTakesEndsTheConnection(t *testing.T) {
 // (hashicorp/raft issue 695).
 func TestHeartbeatsTakeRaftsMainPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		log := hclog.NewNullLogger()
 		ta := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
 		tb := newTestTransport(t, lan, "b:1", nodeB, serveNothing)
@@ -533,7 +548,7 @@ func TestHeartbeatsTakeRaftsMainPath(t *testing.T) {
 
 func TestEveryRaftMessageNamesTheNodeThatIsMeant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := new(memNet)
+		lan := newLAN()
 		ta := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
 		tb := newTestTransport(t, lan, "b:1", nodeB, serveNothing)
 		a := newRaftTransport(ta, time.Second, hclog.NewNullLogger(), openSieve)

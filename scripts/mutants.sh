@@ -16,7 +16,7 @@ passes() {
 		file=$(grep -rl --include='*_test.go' "^func $name(" . | head -1)
 		[ -z "$file" ] || go test -short -timeout 5m -run "^$name\$" "$(dirname "$file")" || return
 	done
-	go test -short -failfast -timeout 10m ./internal/... ./kvrafttest ./http .
+	go test -short -failfast -timeout 10m ./internal/... ./kvrafttest/... ./http .
 }
 
 work=$(mktemp -d)

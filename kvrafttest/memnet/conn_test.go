@@ -1,4 +1,4 @@
-package kvrafttest_test
+package memnet_test
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/kvraft/kvraft/kvrafttest"
+	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
 const (
@@ -22,7 +22,7 @@ const (
 )
 
 func TestBytesArriveInOrderOneLatencyAfterTheyWereWritten(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		send(t, near, "one ")
 		time.Sleep(latency / 2)
@@ -35,7 +35,7 @@ func TestBytesArriveInOrderOneLatencyAfterTheyWereWritten(t *testing.T) {
 }
 
 func TestAShorterDelayDoesNotLetBytesOvertake(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		n.SetDelay("a", "b", time.Minute)
 		send(t, near, "slow ")
@@ -49,7 +49,7 @@ func TestAShorterDelayDoesNotLetBytesOvertake(t *testing.T) {
 }
 
 func TestHealHurriesWhatADelayHolds(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		n.SetDelay("a", "b", time.Hour)
 		send(t, near, "slow")
@@ -61,7 +61,7 @@ func TestHealHurriesWhatADelayHolds(t *testing.T) {
 }
 
 func TestAWriteWaitsForRoomInTheWindow(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		done := make(chan int, 1)
 		go func() {
@@ -83,7 +83,7 @@ func TestAWriteWaitsForRoomInTheWindow(t *testing.T) {
 
 func TestAWindowCanBeSmall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := kvrafttest.NewNetwork(kvrafttest.WithWindow(0), kvrafttest.WithLatency(-1))
+		n := memnet.New(memnet.WithWindow(0), memnet.WithLatency(-1))
 		near, far := pair(t, n, "a", "b")
 		go near.Write([]byte("one at a time"))
 		took := elapsed(func() { receive(t, far, "one at a time") })
@@ -92,7 +92,7 @@ func TestAWindowCanBeSmall(t *testing.T) {
 }
 
 func TestCloseLetsTheDataArriveAndThenEOF(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		send(t, near, "last words")
 		equal(t, near.Close(), nil)
@@ -104,7 +104,7 @@ func TestCloseLetsTheDataArriveAndThenEOF(t *testing.T) {
 }
 
 func TestTheNewsOfACloseTakesOneLatency(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		near.Close()
 		send(t, far, "not known yet")
@@ -114,7 +114,7 @@ func TestTheNewsOfACloseTakesOneLatency(t *testing.T) {
 }
 
 func TestAWriteThatWaitsLearnsThatThePeerClosed(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		time.AfterFunc(time.Second, func() { far.Close() })
 		took := elapsed(func() {
@@ -127,7 +127,7 @@ func TestAWriteThatWaitsLearnsThatThePeerClosed(t *testing.T) {
 }
 
 func TestAWriteThatBeginsToWaitLearnsOfACloseOnItsWay(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		far.Close()
 		took := elapsed(func() {
@@ -139,7 +139,7 @@ func TestAWriteThatBeginsToWaitLearnsOfACloseOnItsWay(t *testing.T) {
 }
 
 func TestCallsOnAClosedEndFail(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		send(t, far, "never read")
 		near.Close()
@@ -151,7 +151,7 @@ func TestCallsOnAClosedEndFail(t *testing.T) {
 }
 
 func TestCloseWakesCallsThatWait(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, _ := pair(t, n, "a", "b")
 		failed := make(chan error)
 		for range 3 { // one waits for bytes or room, the others for their turn
@@ -173,7 +173,7 @@ func TestCloseWakesCallsThatWait(t *testing.T) {
 }
 
 func TestConcurrentWritesDoNotMingle(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		const size = 3 * window
 		var wg sync.WaitGroup
@@ -198,7 +198,7 @@ func TestConcurrentWritesDoNotMingle(t *testing.T) {
 }
 
 func TestAnEmptyReadOrWriteDoesNotWait(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, _ := pair(t, n, "a", "b")
 		count, err := near.Read(nil)
 		equal(t, count, 0)
@@ -212,7 +212,7 @@ func TestAnEmptyReadOrWriteDoesNotWait(t *testing.T) {
 // Deadlines.
 
 func TestADeadlineEndsItsOwnDirection(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		near.SetReadDeadline(time.Now().Add(time.Second))
 		equal(t, elapsed(func() { timesOut(t, read(near)) }), time.Second)
@@ -232,7 +232,7 @@ func TestADeadlineEndsItsOwnDirection(t *testing.T) {
 }
 
 func TestADeadlineThatHasPassedFailsWithDataAtHand(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		send(t, near, "kept")
 		time.Sleep(latency)
@@ -247,7 +247,7 @@ func TestADeadlineThatHasPassedFailsWithDataAtHand(t *testing.T) {
 
 func TestADeadlineSetLaterReachesACallThatWaits(t *testing.T) {
 	for _, first := range []time.Duration{0, time.Hour, time.Second} { // none, to be shortened, to be put off
-		bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+		bubble(t, func(t *testing.T, n *memnet.Network) {
 			near, _ := pair(t, n, "a", "b")
 			start := time.Now()
 			if first > 0 {
@@ -260,7 +260,7 @@ func TestADeadlineSetLaterReachesACallThatWaits(t *testing.T) {
 }
 
 func TestADeadlineTakenAwayLetsACallWaitOn(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		near.SetReadDeadline(time.Now().Add(time.Second))
 		time.AfterFunc(time.Second/2, func() { near.SetReadDeadline(time.Time{}) })
@@ -270,7 +270,7 @@ func TestADeadlineTakenAwayLetsACallWaitOn(t *testing.T) {
 }
 
 func TestADeadlineInThePastWakesAtOnce(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, _ := pair(t, n, "a", "b")
 		failed := make(chan error, 2)
 		for range 2 {
@@ -288,7 +288,7 @@ func TestADeadlineInThePastWakesAtOnce(t *testing.T) {
 func TestClosedConnectionsLeaveNothingBehind(t *testing.T) {
 	const connections = 20_000
 	var before, after runtime.MemStats
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) { // fails by itself if a goroutine is left
+	bubble(t, func(t *testing.T, n *memnet.Network) { // fails by itself if a goroutine is left
 		l := listen(t, n, "b:1")
 		runtime.GC()
 		runtime.ReadMemStats(&before)
@@ -312,7 +312,7 @@ func TestClosedConnectionsLeaveNothingBehind(t *testing.T) {
 }
 
 func BenchmarkMessages(b *testing.B) {
-	n := kvrafttest.NewNetwork(kvrafttest.WithLatency(0))
+	n := memnet.New(memnet.WithLatency(0))
 	near, far := pair(b, n, "a", "b")
 	go func() {
 		defer near.Close()
@@ -401,4 +401,28 @@ func elapsed(f func()) time.Duration {
 	start := time.Now()
 	f()
 	return time.Since(start)
+}
+
+func TestAConnectionCanBeClosedInOneDirection(t *testing.T) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
+		near, far := pair(t, n, "a", "b")
+		send(t, near, "question")
+		equal(t, near.(interface{ CloseWrite() error }).CloseWrite(), nil)
+		_, err := near.Write([]byte("more"))
+		is(t, err, syscall.EPIPE)
+		receiveAll(t, far, "question")
+		send(t, far, "answer")
+		receive(t, near, "answer")
+		near.Close()
+		time.Sleep(latency)
+		_, err = far.Write([]byte("more"))
+		is(t, err, syscall.ECONNRESET)
+	})
+}
+
+func TestAPipeTakesWhatItIsGivenWithoutATime(t *testing.T) {
+	near, far := memnet.Pipe()
+	send(t, near, string(make([]byte, 1<<20)))
+	near.Close()
+	receiveAll(t, far, string(make([]byte, 1<<20)))
 }

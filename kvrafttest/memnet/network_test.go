@@ -1,4 +1,4 @@
-package kvrafttest_test
+package memnet_test
 
 import (
 	"context"
@@ -11,11 +11,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/kvraft/kvraft/kvrafttest"
+	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
 func Example_network() {
-	network := kvrafttest.NewNetwork()
+	network := memnet.New()
 	listener, err := network.Host("n2").Listen("n2:7000")
 	if err != nil {
 		fmt.Println(err)
@@ -60,7 +60,7 @@ func Example_network() {
 // Dialing.
 
 func TestDialingTakesOneRoundTrip(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		l := listen(t, n, "b:1")
 		n.SetDelay("a", "b", 30*time.Millisecond)
 		took := elapsed(func() { dial(t, n, "a", "b:1") })
@@ -71,7 +71,7 @@ func TestDialingTakesOneRoundTrip(t *testing.T) {
 }
 
 func TestDialingAHostWhereNobodyListensIsRefused(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		n.Host("b")
 		l := listen(t, n, "c:1")
 		l.Close()
@@ -85,14 +85,14 @@ func TestDialingAHostWhereNobodyListensIsRefused(t *testing.T) {
 }
 
 func TestADialAcrossACutHangsUntilTheContextEnds(t *testing.T) {
-	for _, cut := range []func(*kvrafttest.Network){
-		func(n *kvrafttest.Network) { n.Block("a", "b") },
-		func(n *kvrafttest.Network) { n.Block("b", "a") },
-		func(n *kvrafttest.Network) { n.Isolate("a") },
-		func(n *kvrafttest.Network) { n.Isolate("b") },
-		func(n *kvrafttest.Network) { n.Partition([]string{"a"}) },
+	for _, cut := range []func(*memnet.Network){
+		func(n *memnet.Network) { n.Block("a", "b") },
+		func(n *memnet.Network) { n.Block("b", "a") },
+		func(n *memnet.Network) { n.Isolate("a") },
+		func(n *memnet.Network) { n.Isolate("b") },
+		func(n *memnet.Network) { n.Partition([]string{"a"}) },
 	} {
-		bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+		bubble(t, func(t *testing.T, n *memnet.Network) {
 			listen(t, n, "b:1")
 			cut(n)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
@@ -109,7 +109,7 @@ func TestADialAcrossACutHangsUntilTheContextEnds(t *testing.T) {
 }
 
 func TestADialThatHangsConnectsOneRoundTripAfterTheCutIsGone(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		listen(t, n, "b:1")
 		n.Block("b", "a")
 		time.AfterFunc(time.Minute, n.Heal)
@@ -119,7 +119,7 @@ func TestADialThatHangsConnectsOneRoundTripAfterTheCutIsGone(t *testing.T) {
 }
 
 func TestACutDuringADialHoldsItUp(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		listen(t, n, "b:1")
 		time.AfterFunc(latency, func() { n.Block("a", "b") })
 		time.AfterFunc(time.Minute, func() { n.Unblock("a", "b") })
@@ -129,7 +129,7 @@ func TestACutDuringADialHoldsItUp(t *testing.T) {
 }
 
 func TestADialWithACancelledContextFailsAtOnce(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		listen(t, n, "b:1")
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -139,7 +139,7 @@ func TestADialWithACancelledContextFailsAtOnce(t *testing.T) {
 }
 
 func TestABadAddressIsAnError(t *testing.T) {
-	n := kvrafttest.NewNetwork()
+	n := memnet.New()
 	for _, addr := range []string{"", "a", "a:", "a:x", "a:-1", "a:65536", "a:1:2"} {
 		if _, err := n.Host("a").Listen(addr); err == nil {
 			t.Errorf("Listen(%q) succeeded", addr)
@@ -153,7 +153,7 @@ func TestABadAddressIsAnError(t *testing.T) {
 // Listening.
 
 func TestAListenerHasTheAddressOfItsHostAlone(t *testing.T) {
-	n := kvrafttest.NewNetwork()
+	n := memnet.New()
 	l := listen(t, n, "a:7000")
 	equal(t, l.Addr().String(), "a:7000")
 	_, err := n.Host("a").Listen("a:7000")
@@ -169,7 +169,7 @@ func TestAListenerHasTheAddressOfItsHostAlone(t *testing.T) {
 }
 
 func TestPortZeroPicksAFreePortUntilThereIsNone(t *testing.T) {
-	n := kvrafttest.NewNetwork()
+	n := memnet.New()
 	listen(t, n, "a:49153")
 	seen := map[string]bool{"a:49153": true}
 	for range 65535 - 49152 {
@@ -184,7 +184,7 @@ func TestPortZeroPicksAFreePortUntilThereIsNone(t *testing.T) {
 }
 
 func TestClosingAListenerWakesAcceptAndResetsWhatNobodyAccepted(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		l := listen(t, n, "b:1")
 		accepted, near := make(chan error), dial(t, n, "a", "b:1")
 		far, err := l.Accept()
@@ -209,7 +209,7 @@ func TestClosingAListenerWakesAcceptAndResetsWhatNobodyAccepted(t *testing.T) {
 }
 
 func TestClosingAListenerTwiceLeavesItsSuccessorAlone(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		l := listen(t, n, "b:1")
 		equal(t, l.Close(), nil)
 		listen(t, n, "b:1")
@@ -219,7 +219,7 @@ func TestClosingAListenerTwiceLeavesItsSuccessorAlone(t *testing.T) {
 }
 
 func TestAListenerWithAFullBacklogRefuses(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		l := listen(t, n, "b:1")
 		for range 1024 {
 			dial(t, n, "a", "b:1")
@@ -233,7 +233,7 @@ func TestAListenerWithAFullBacklogRefuses(t *testing.T) {
 }
 
 func TestBothEndsNameTheSameAddresses(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		equal(t, near.RemoteAddr().String(), "b:1")
 		equal(t, far.LocalAddr().String(), "b:1")
@@ -247,7 +247,7 @@ func TestBothEndsNameTheSameAddresses(t *testing.T) {
 // Cuts.
 
 func TestACutStallsOneDirectionAndHealDeliversInOrder(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		send(t, near, "on its way, ")
 		n.Block("a", "b")
@@ -267,7 +267,7 @@ func TestACutStallsOneDirectionAndHealDeliversInOrder(t *testing.T) {
 }
 
 func TestWhatArrivedBeforeACutCanBeReadDuringIt(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		send(t, near, "arrived")
 		near.Close()
@@ -278,7 +278,7 @@ func TestWhatArrivedBeforeACutCanBeReadDuringIt(t *testing.T) {
 }
 
 func TestACloseStallsOnACutEdge(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		n.Block("a", "b")
 		near.Close()
@@ -298,7 +298,7 @@ func TestACloseStallsOnACutEdge(t *testing.T) {
 }
 
 func TestACutBetweenAWriteAndItsArrivalHoldsAReaderThatWaits(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		time.AfterFunc(1*time.Second, func() { send(t, near, "x") })
 		time.AfterFunc(time.Second+latency/2, func() { n.Isolate("b") })
@@ -308,7 +308,7 @@ func TestACutBetweenAWriteAndItsArrivalHoldsAReaderThatWaits(t *testing.T) {
 }
 
 func TestALargePacketThatIsLostStallsItsConnectionOneWay(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		n.DropLarge("a", "b", 10)
 		send(t, near, "0123456789")
@@ -350,7 +350,7 @@ func TestAPartitionSeparatesGroupsAndBridgesBelongToSeveral(t *testing.T) {
 		{"an empty group", groups(nil), []string{"ab", "ac", "ad", "bc", "bd", "cd"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+			bubble(t, func(t *testing.T, n *memnet.Network) {
 				n.Partition([]string{"a"}, []string{"b"}, []string{"c"}, []string{"d"}) // is replaced
 				n.Partition(test.partition...)
 				var open []string
@@ -368,7 +368,7 @@ func TestAPartitionSeparatesGroupsAndBridgesBelongToSeveral(t *testing.T) {
 }
 
 func TestCutsLieOverEachOther(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		n.Isolate("a")
 		n.Block("a", "b")
 		n.Partition([]string{"a"})
@@ -388,7 +388,7 @@ func TestCutsLieOverEachOther(t *testing.T) {
 }
 
 func TestThePartitionIsTheNetworksOwnCopy(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		group := []string{"a", "b"}
 		n.Partition(group)
 		group[1] = "c"
@@ -400,7 +400,7 @@ func TestThePartitionIsTheNetworksOwnCopy(t *testing.T) {
 // Resets.
 
 func TestResetFailsTheProcessAtOnceAndItsPeersOneLatencyLater(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		send(t, near, "last words")
 		n.Reset("a")
@@ -413,7 +413,7 @@ func TestResetFailsTheProcessAtOnceAndItsPeersOneLatencyLater(t *testing.T) {
 }
 
 func TestResetWakesWhatWaits(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		_, full := pair(t, n, "a", "b")
 		l := listen(t, n, "a:1")
@@ -447,7 +447,7 @@ func TestResetWakesWhatWaits(t *testing.T) {
 }
 
 func TestADeadHostIsRefusedUntilItsSuccessorListens(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		dead := n.Host("b")
 		listen(t, n, "b:1")
 		n.Reset("nobody")
@@ -466,7 +466,7 @@ func TestADeadHostIsRefusedUntilItsSuccessorListens(t *testing.T) {
 }
 
 func TestADialThatIsAnsweredAsItsHostDiesLeavesNoConnection(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		listen(t, n, "b:1")
 		for range 200 { // which of the two comes first is open
 			dead := n.Host("a")
@@ -484,7 +484,7 @@ func TestADialThatIsAnsweredAsItsHostDiesLeavesNoConnection(t *testing.T) {
 }
 
 func TestAHostThatDiedBehindACutLooksSilentUntilItHeals(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		n.Isolate("a")
 		send(t, near, "stalled")
@@ -501,7 +501,7 @@ func TestAHostThatDiedBehindACutLooksSilentUntilItHeals(t *testing.T) {
 }
 
 func TestSeverResetsBothEndsAndNewConnectionsArePossible(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		other, otherFar := pair(t, n, "c", "d")
 		send(t, near, "before")
@@ -520,7 +520,7 @@ func TestSeverResetsBothEndsAndNewConnectionsArePossible(t *testing.T) {
 }
 
 func TestOnASeveredConnectionEachEndLearnsOverItsOwnEdge(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		n.Block("a", "b")
 		n.Sever("a", "b")
@@ -535,12 +535,12 @@ func TestOnASeveredConnectionEachEndLearnsOverItsOwnEdge(t *testing.T) {
 
 // Helpers.
 
-func bubble(t *testing.T, f func(*testing.T, *kvrafttest.Network)) {
+func bubble(t *testing.T, f func(*testing.T, *memnet.Network)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { f(t, kvrafttest.NewNetwork()) })
+	synctest.Test(t, func(t *testing.T) { f(t, memnet.New()) })
 }
 
-func listen(t testing.TB, n *kvrafttest.Network, addr string) net.Listener {
+func listen(t testing.TB, n *memnet.Network, addr string) net.Listener {
 	t.Helper()
 	host, _, err := net.SplitHostPort(addr)
 	equal(t, err, nil)
@@ -551,7 +551,7 @@ func listen(t testing.TB, n *kvrafttest.Network, addr string) net.Listener {
 	return l
 }
 
-func dial(t testing.TB, n *kvrafttest.Network, from, addr string) net.Conn {
+func dial(t testing.TB, n *memnet.Network, from, addr string) net.Conn {
 	t.Helper()
 	c, err := n.Host(from).Dial(context.Background(), addr)
 	if err != nil {
@@ -561,12 +561,12 @@ func dial(t testing.TB, n *kvrafttest.Network, from, addr string) net.Conn {
 }
 
 // pair connects two hosts over port 1.
-func pair(t testing.TB, n *kvrafttest.Network, from, to string) (near, far net.Conn) {
+func pair(t testing.TB, n *memnet.Network, from, to string) (near, far net.Conn) {
 	t.Helper()
 	return connect(t, n, from, to+":1")
 }
 
-func connect(t testing.TB, n *kvrafttest.Network, from, addr string) (near, far net.Conn) {
+func connect(t testing.TB, n *memnet.Network, from, addr string) (near, far net.Conn) {
 	t.Helper()
 	l := listen(t, n, addr)
 	defer l.Close()
@@ -579,7 +579,7 @@ func connect(t testing.TB, n *kvrafttest.Network, from, addr string) (near, far 
 }
 
 // reaches says whether a dial gets through.
-func reaches(t *testing.T, n *kvrafttest.Network, from, to string) bool {
+func reaches(t *testing.T, n *memnet.Network, from, to string) bool {
 	t.Helper()
 	l := listen(t, n, to+":9")
 	defer l.Close()
@@ -595,7 +595,7 @@ func reaches(t *testing.T, n *kvrafttest.Network, from, to string) bool {
 }
 
 func TestConnectionsThatGoDarkLoseEverythingInSilence(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		send(t, near, "arrived ")
 		time.Sleep(latency)
@@ -622,7 +622,7 @@ func TestConnectionsThatGoDarkLoseEverythingInSilence(t *testing.T) {
 }
 
 func TestAWriteIntoTheDarkWaitsWhenTheWindowIsFull(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, _ := pair(t, n, "a", "b")
 		n.GoDark("a", "b")
 		near.SetWriteDeadline(time.Now().Add(time.Minute))
@@ -633,7 +633,7 @@ func TestAWriteIntoTheDarkWaitsWhenTheWindowIsFull(t *testing.T) {
 }
 
 func TestAPausedHostAnswersNothingAndItsSystemGoesOn(t *testing.T) {
-	bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+	bubble(t, func(t *testing.T, n *memnet.Network) {
 		near, far := pair(t, n, "a", "b")
 		closed, left := pair(t, n, "b", "c")
 		l := listen(t, n, "b:2")

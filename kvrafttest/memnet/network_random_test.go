@@ -1,4 +1,4 @@
-package kvrafttest_test
+package memnet_test
 
 import (
 	"bytes"
@@ -13,14 +13,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/kvraft/kvraft/kvrafttest"
+	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
 // The mesh writes over every edge while cuts come and go; each stream must carry exactly what was written.
 func TestWhatArrivesIsAlwaysAPrefixOfWhatWasSent(t *testing.T) {
 	const seeds = 30
 	for seed := range uint64(seeds) {
-		bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+		bubble(t, func(t *testing.T, n *memnet.Network) {
 			hosts := []string{"a", "b", "c", "d"}
 			var streams sync.WaitGroup
 			for i, from := range hosts {
@@ -42,7 +42,7 @@ func TestWhatArrivesIsAlwaysAPrefixOfWhatWasSent(t *testing.T) {
 	}
 }
 
-func disturb(n *kvrafttest.Network, hosts []string, random *rand.Rand) {
+func disturb(n *memnet.Network, hosts []string, random *rand.Rand) {
 	pick := func() string { return hosts[random.IntN(len(hosts))] }
 	switch random.IntN(40) {
 	default:
@@ -115,7 +115,7 @@ func FuzzArrivals(f *testing.F) {
 		f.Add(append(script, "c.p\x02b.p\x20u.p\x03h.p\x06"...))
 	}
 	f.Fuzz(func(t *testing.T, script []byte) {
-		bubble(t, func(t *testing.T, n *kvrafttest.Network) {
+		bubble(t, func(t *testing.T, n *memnet.Network) {
 			s := startStream(t, n)
 			defer s.stop()
 			for i := 0; i+1 < len(script); i += 2 {
@@ -133,7 +133,7 @@ func FuzzArrivals(f *testing.F) {
 // scripted is a stream from a to b with a model of it.
 type scripted struct {
 	t         *testing.T
-	network   *kvrafttest.Network
+	network   *memnet.Network
 	near, far net.Conn
 
 	delay  time.Duration
@@ -158,7 +158,7 @@ type arrivals struct {
 	end   bool
 }
 
-func startStream(t *testing.T, n *kvrafttest.Network) *scripted {
+func startStream(t *testing.T, n *memnet.Network) *scripted {
 	near, far := pair(t, n, "a", "b")
 	s := &scripted{t: t, network: n, near: near, far: far, delay: latency}
 	s.reader.Go(s.receive)
