@@ -115,7 +115,7 @@ func (s *Store) serveVigil(conn net.Conn, h hello) {
 func (s *Store) reassure(r *reign, h hello) {
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
 	defer cancel()
-	if !s.reassurances.await(ctx, h.From, s.opts.timing.Heartbeat/20) {
+	if !s.reassurances.Await(ctx, h.From, s.opts.timing.Heartbeat/20) {
 		return
 	}
 	if conn, _, err := s.transport.dial(ctx, h.At, forRPC, h.From); err == nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
@@ -118,8 +119,8 @@ func (s *Store) serveWrite(payload []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if n := len(requests); n < 1 || n > groupRequests {
-		return nil, fmt.Errorf("%w: group of %d requests, want 1 to %d", ErrInvalid, n, groupRequests)
+	if n := len(requests); n < 1 || n > batch.GroupRequests {
+		return nil, fmt.Errorf("%w: group of %d requests, want 1 to %d", ErrInvalid, n, batch.GroupRequests)
 	}
 	results, taken, refused := limits.judge(requests)
 	switch {
@@ -129,7 +130,7 @@ func (s *Store) serveWrite(payload []byte) ([]byte, error) {
 	default:
 		payload = command.Append(nil, taken)
 	}
-	applied, err := s.apply(payload)
+	applied, err := s.replicate(payload)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
@@ -29,7 +30,6 @@ import (
 func newTestServer(t testing.TB) *Store {
 	s := &Store{
 		raft:     new(raft.Raft),
-		futures:  newInflight(),
 		ids:      newIDSource(),
 		changing: make(chan struct{}, 1),
 		log:      hclog.NewNullLogger(),
@@ -48,14 +48,14 @@ func newTestServer(t testing.TB) *Store {
 	s.server = "b#2"
 	s.ctx, s.cancel = context.WithCancelCause(t.Context())
 	s.fsm = newFSM(s.ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
-	s.rounds = rounds{run: s.confirm, spawn: s.spawn}
+	s.rounds = batch.NewRounds(s.confirm, s.spawn)
 	for l := range s.asking {
-		s.asking[l] = rounds{run: func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, spawn: s.spawn}
+		s.asking[l] = batch.NewRounds(func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, s.spawn)
 	}
 	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
 	s.callBytes = semaphore.NewWeighted(callBytes)
-	s.writes = newWrites(s.send, s.spawn)
-	context.AfterFunc(s.ctx, func() { s.writes.abandon(s.whyClosed()) })
+	s.writes = batch.NewGroups(s.propose, s.spawn)
+	context.AfterFunc(s.ctx, func() { s.writes.Abandon(s.whyClosed()) })
 	s.court.reign = newTestReign(s, roster.Peer{}, false)
 	s.court.changed = make(chan struct{})
 	return s
@@ -262,7 +262,7 @@ func TestAWriteOnANodeThatTakesNoMoreWasNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
 		s.stop(ErrClosed)
-		s.futures.drain(time.Second)
+		s.futures.Drain(time.Second)
 		conn := servedBy(t, s, helloB)
 		group := command.Append(nil, []command.Request{{Origin: command.Own, Ops: []command.Op{{Kind: command.Set, Key: "k"}}}})
 		if _, err := callOn(t, conn, callWrite, time.Minute, string(group)); !errors.Is(err, errs.Unsent) {
@@ -358,7 +358,7 @@ func countAnswers(data []byte) (whole int) {
 func checkServing(t *testing.T, data []byte, h hello, calls int) {
 	s := newTestServer(t)
 	s.stop(ErrClosed) // so that nothing waits for a leader
-	s.futures.drain(time.Second)
+	s.futures.Drain(time.Second)
 	s.cancel(ErrClosed)
 	near, far := memnet.Pipe()
 	if _, err := far.Write(data); err != nil {

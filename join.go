@@ -110,7 +110,7 @@ func (s *Store) addMember(ctx context.Context, reign *reign, req joinRequest) er
 	}
 	switch {
 	case req.Away: // it hears so from a leader that a majority confirms
-		_, err := s.rounds.join(ctx)
+		_, err := s.rounds.Join(ctx)
 		return err
 	case roster.IsVoter(s.configuration(), server.ID):
 		return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/logqueue"
 	"github.com/kvraft/kvraft/internal/ownaddr"
@@ -55,19 +56,19 @@ type Store struct {
 	court        court
 	founders     foundingState
 	learners     learners
-	rounds       rounds              // of a leader
-	asking       [2]rounds           // of a follower, by the level of its readers; each a question to the leader
+	rounds       *batch.Rounds       // of a leader
+	asking       [2]*batch.Rounds    // of a follower, by the level of its readers; each a question to the leader
 	readers      atomic.Int32        // Gets that wait on this node as a follower
 	forwarded    *semaphore.Weighted // a place for each of maxForwardedReads
 	callBytes    *semaphore.Weighted // bytes of callBytes
-	questions    questions
-	reassurances turns
+	questions    batch.PerKey[raft.ServerID]
+	reassurances batch.Spacing[raft.ServerID]
 	proof        atomic.Pointer[freshness]
 	ids          *idSource
-	writes       writes
+	writes       *batch.Groups
 	changing     chan struct{}       // holds one token while the configuration is changed
 	arriving     *semaphore.Weighted // a place for each of maxArrivals
-	futures      *inflight           // what raft has been asked and has not answered
+	futures      batch.Gate          // what raft has been asked and has not answered
 
 	ctx     context.Context // ends when the store stops, with the reason as its cause
 	cancel  context.CancelCauseFunc
@@ -125,22 +126,21 @@ func newStore(o options) *Store {
 		changing: make(chan struct{}, 1),
 
 		placeChanged: make(chan struct{}, 1),
-		futures:      newInflight(),
 		closing:      make(chan struct{}),
 		closed:       make(chan struct{}),
 	}
 	s.raftLog = newRaftLogger(s.log.Named("raft"), s.closing)
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
-	s.rounds = rounds{run: s.confirm, spawn: s.spawn}
+	s.rounds = batch.NewRounds(s.confirm, s.spawn)
 	for l := range s.asking {
-		s.asking[l] = rounds{run: func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, spawn: s.spawn}
+		s.asking[l] = batch.NewRounds(func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, s.spawn)
 	}
 	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
 	s.arriving = semaphore.NewWeighted(maxArrivals)
 	s.callBytes = semaphore.NewWeighted(callBytes)
-	s.writes = newWrites(s.send, s.spawn)
-	context.AfterFunc(s.ctx, func() { s.writes.abandon(s.whyClosed()) })
-	s.questions.out = make(map[raft.ServerID]int)
+	s.writes = batch.NewGroups(s.propose, s.spawn)
+	context.AfterFunc(s.ctx, func() { s.writes.Abandon(s.whyClosed()) })
+	s.questions.Most = 2
 	s.learners.failures.log = s.log
 	s.court.reign = &reign{began: time.Now()}
 	s.court.reign.ctx, s.court.reign.cancel = context.WithCancel(s.ctx)
@@ -429,7 +429,7 @@ func (s *Store) stop(why error) {
 	}
 	s.mu.Unlock()
 	if first {
-		s.writes.refuse(why)
+		s.writes.Refuse(why)
 	}
 }
 
@@ -455,9 +455,9 @@ func (s *Store) end(err error) {
 func (s *Store) shutdown() error {
 	t := s.opts.timing
 	if s.ctx.Err() == nil {
-		s.writes.onWay.drain(t.Election)
+		s.writes.Drain(t.Election)
 	}
-	s.futures.drain(2*t.Lease + t.Election)
+	s.futures.Drain(2*t.Lease + t.Election)
 	if s.ctx.Err() == nil {
 		if err := s.handOver(s.ctx, ""); err != nil { // the others wait for their election timeout, then
 			s.log.Info("leadership was not handed over", "reason", errs.Reason(err))

@@ -244,7 +244,7 @@ func (s *Store) setTrouble(err error) {
 func (s *Store) openTerm(r *reign) {
 	const wait = 10 * time.Millisecond
 	for r.ctx.Err() == nil {
-		_, err := s.apply(command.Append(nil, nil))
+		_, err := s.replicate(command.Append(nil, nil))
 		if err == nil && s.logs.meta().isLegacy() {
 			err = s.nameCluster(r.ctx)
 		}

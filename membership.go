@@ -81,15 +81,15 @@ func (s *Store) tellLeader(ctx context.Context, reign *reign, m method, message 
 // change waits for a change of the configuration to be committed. It can be
 // asked for again whatever the error was.
 func (s *Store) change(ctx context.Context, ask func() raft.Future) error {
-	if !s.futures.enter() {
+	if !s.futures.Enter() {
 		return s.whyClosed()
 	}
 	done := make(chan error, 1)
 	if !s.spawn(func() {
-		defer s.futures.leave()
+		defer s.futures.Leave()
 		done <- ask().Error()
 	}) {
-		s.futures.leave()
+		s.futures.Leave()
 		return s.whyClosed()
 	}
 	select {
@@ -134,7 +134,7 @@ func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
 }
 
 func (s *Store) nodesAsLeader(ctx context.Context) ([]Node, error) {
-	if _, err := s.rounds.join(ctx); err != nil {
+	if _, err := s.rounds.Join(ctx); err != nil {
 		return nil, err
 	}
 	return s.members(), nil

@@ -82,7 +82,7 @@ func (s *Store) writeNote(name, text string) error {
 func (s *Store) writeNotes(ops []command.Op) error {
 	request := command.Request{Ops: ops}
 	s.ids.stamp(&request, s.Index())
-	results, err := s.apply(command.Append(nil, []command.Request{request}))
+	results, err := s.replicate(command.Append(nil, []command.Request{request}))
 	if err == nil && results[0].Code != command.OK {
 		err = fmt.Errorf("%w: the request expired", errs.Unsent)
 	}

@@ -130,7 +130,7 @@ func (s *Store) readAsFollower(ctx context.Context, leader roster.Peer, key stri
 	if s.readers.Add(1) <= fewReaders {
 		return s.forwardGet(ctx, leader, key, l)
 	}
-	index, err := s.asking[l].join(ctx)
+	index, err := s.asking[l].Join(ctx)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -147,7 +147,7 @@ func (s *Store) readAsFollower(ctx context.Context, leader roster.Peer, key stri
 // readHere waits until this node has what the leader had, for as long as it takes: the
 // entry may be too large for the link, or the link too slow.
 func (s *Store) readHere(ctx context.Context, key string, l ReadLevel) (Entry, error) {
-	index, err := s.asking[l].join(ctx)
+	index, err := s.asking[l].Join(ctx)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -171,7 +171,7 @@ func (s *Store) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, err
 		}
 		return s.Index(), nil
 	}
-	return s.rounds.join(ctx)
+	return s.rounds.Join(ctx)
 }
 
 // readIndex is readIndexAsLeader on whoever leads. Once this node's state has
@@ -181,7 +181,7 @@ func (s *Store) readIndex(ctx context.Context, l ReadLevel) (index uint64, err e
 		if reign.leads {
 			index, err = s.readIndexAsLeader(ctx, l)
 		} else {
-			index, err = s.asking[l].join(ctx)
+			index, err = s.asking[l].Join(ctx)
 		}
 		return err
 	})

@@ -386,3 +386,9 @@ func TestReadersOfAFollowerThatLagsFarBehindHaveTheLeadersAnswer(t *testing.T) {
 		}
 	})
 }
+
+func TestANodeThatIsNoLeaderConfirmsNothing(t *testing.T) {
+	if _, err := newTestServer(t).confirm(); !errors.Is(err, errs.Unsent) {
+		t.Errorf("got %v, want errs.Unsent: another node may answer", err)
+	}
+}

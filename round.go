@@ -5,68 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 )
-
-// rounds batches readers, those of a leader or of a follower. One round is under way at a time; a
-// reader that arrives meanwhile waits for the next one, since the questions of
-// the present one may have been answered before the read began.
-type rounds struct {
-	run   func() (uint64, error) // one round; bounded in time
-	spawn func(func()) bool      // starts a goroutine that Close waits for; false: too late
-
-	mu      sync.Mutex
-	next    *round // guarded by mu: gathers readers until the round before it ends
-	running bool   // guarded by mu
-}
-
-type round struct {
-	done  chan struct{}
-	index uint64 // valid after done: the state has reached it, and it is enough for the readers
-	err   error  // likewise
-}
-
-// join takes part in a round that begins after the call.
-func (r *rounds) join(ctx context.Context) (index uint64, err error) {
-	r.mu.Lock()
-	if r.next == nil {
-		r.next = &round{done: make(chan struct{})}
-	}
-	mine := r.next
-	if !r.running {
-		r.running = r.spawn(r.runAll)
-	}
-	running := r.running
-	r.mu.Unlock()
-	if !running {
-		return 0, ErrClosed
-	}
-	select {
-	case <-mine.done:
-		return mine.index, mine.err
-	case <-ctx.Done():
-		return 0, errs.Ended(ctx)
-	}
-}
-
-func (r *rounds) runAll() {
-	for {
-		r.mu.Lock()
-		now := r.next
-		r.next = nil
-		r.running = now != nil
-		r.mu.Unlock()
-		if now == nil {
-			return
-		}
-		now.index, now.err = r.run()
-		close(now.done)
-	}
-}
 
 // confirm is one round (ReadIndex, section 6.4 of Ongaro's thesis). It returns
 // when this node's state holds everything that was committed when the round
@@ -163,7 +106,7 @@ func (s *Store) votersIn(term uint64) ([]raft.Server, error) {
 
 // askInBackground puts one answer into answers, unless it returns false.
 func (s *Store) askInBackground(server raft.Server, term uint64, answers chan<- error) bool {
-	release, ok := s.questions.acquire(server.ID)
+	release, ok := s.questions.Acquire(server.ID)
 	if !ok {
 		return false
 	}
@@ -185,28 +128,4 @@ func (s *Store) askVoter(ctx context.Context, server raft.Server, term uint64) e
 		return fmt.Errorf("node %s has seen a later term", roster.UserID(server.ID))
 	}
 	return nil
-}
-
-// questions counts the questions that are on their way to each voter, so that
-// one that does not answer cannot gather them.
-type questions struct {
-	mu  sync.Mutex
-	out map[raft.ServerID]int // guarded by mu
-}
-
-func (q *questions) acquire(id raft.ServerID) (release func(), ok bool) {
-	const most = 2
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.out[id] >= most {
-		return nil, false
-	}
-	q.out[id]++
-	return func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		if q.out[id]--; q.out[id] == 0 {
-			delete(q.out, id)
-		}
-	}, true
 }

@@ -100,7 +100,7 @@ func (s *Store) yield(ctx context.Context, to raft.ServerID) error {
 	if _, err := s.findHeir(near, to); err != nil { // or writes would wait for it in vain
 		return fmt.Errorf("hand leadership over: %w: %w", errs.Unsent, err)
 	}
-	release, ok := s.futures.hold(ctx, s.opts.timing.Election)
+	release, ok := s.futures.Hold(ctx, s.opts.timing.Election)
 	if !ok {
 		return fmt.Errorf("hand leadership over: %w: what is under way does not end", errs.Unsent)
 	}

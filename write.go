@@ -4,14 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
-// A write becomes a request with an id. When the outcome of an attempt is unknown
-// the same request is sent again: the state remembers ids, so that it takes effect
-// once.
+// The way of a write, in the order of this file:
+//
+//	Set, Delete, Batch  make a request with an id, within the limits
+//	submit              sends it until its outcome is known: the state remembers ids,
+//	                    so that a request that is sent again takes effect once
+//	batch.Groups.Do     joins the group that gathers; one goroutine sends that group
+//	propose             brings the group to the leader: replicate, or else
+//	forwardWrite        a call, which serveWrite answers with replicate
+//	replicate           puts the group into the log, and waits for its results
+//	fsm.ApplyBatch      decodes, applies and publishes (fsm.go)
+//	state.State.Apply   looks the id up, checks, sets (internal/state)
 
 // Op is one operation of a batch.
 type Op struct {
@@ -161,7 +173,7 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 // submit sends the request until its outcome is known or ctx ends. repeated: an
 // earlier call may have brought a copy of it into the log.
 func (s *Store) submit(ctx context.Context, request command.Request, repeated bool) (command.Result, error) {
-	release, err := s.writes.makeRoom(ctx, request.Ops)
+	release, err := s.writes.Reserve(ctx, request.Ops)
 	if err != nil {
 		return command.Result{}, err
 	}
@@ -175,7 +187,7 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 			return command.Result{}, outcome(ctx, err, maybe, last)
 		}
 		reign := s.reign()
-		result, err := s.enqueue(ctx, encoded, refused)
+		result, err := s.writes.Do(ctx, encoded, refused)
 		if err == nil {
 			err = refusal(result)
 		}
@@ -238,4 +250,89 @@ func outcome(ctx context.Context, err error, maybe bool, last error) error {
 	default:
 		return errs.NoLeaderBefore(ctx, last)
 	}
+}
+
+// propose brings a group to the leader, here or elsewhere.
+func (s *Store) propose(seal func() []byte) ([]command.Result, error) {
+	reign := s.reign()
+	switch {
+	case reign.leads:
+		return s.applySealed(seal)
+	case reign.leader == roster.Peer{}:
+		return nil, errs.NoLeaderKnown
+	}
+	return s.forwardWrite(reign, seal)
+}
+
+func (s *Store) applySealed(seal func() []byte) ([]command.Result, error) {
+	entry := seal()
+	if entry == nil {
+		return nil, nil
+	}
+	return s.replicate(entry)
+}
+
+// forwardWrite sends a group over a connection. A leader to which none can be made has
+// been sent nothing, however long that takes.
+func (s *Store) forwardWrite(r *reign, seal func() []byte) ([]command.Result, error) {
+	conn, err := s.peers.connectWithin(r.ctx, s.patience(), r.leader)
+	if err != nil {
+		return nil, err
+	}
+	entry := seal()
+	if entry == nil {
+		s.peers.giveIdle(r.leader, conn)
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, s.patience()+time.Duration(len(entry))*perByte)
+	defer cancel()
+	answer, err := s.peers.ask(ctx, r.leader, conn, question{callWrite, entry, 0})
+	if err != nil {
+		return nil, err
+	}
+	results, err := command.DecodeResults(answer)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	return results, nil
+}
+
+// patience is how long a call on the leader may take before it is made again.
+func (s *Store) patience() time.Duration { return 3 * s.opts.timing.Election }
+
+// replicate puts the entry of a group into the log as its leader, and waits until the
+// state machine has applied it. The entry is raft's from then on. The wait ends: a
+// leader that loses its majority steps down within its lease, and a store that
+// stops drains what is under way first.
+func (s *Store) replicate(entry []byte) ([]command.Result, error) {
+	if !s.futures.Enter() {
+		return nil, fmt.Errorf("%w: %w", errs.Unsent, s.whyClosed())
+	}
+	defer s.futures.Leave()
+	if !s.isPlaced() {
+		return nil, errUnplaced
+	}
+	future := s.raft.Apply(entry, s.opts.timing.Election)
+	if err := future.Error(); err != nil {
+		return nil, applyError(err, future.Index())
+	}
+	switch answer := future.Response().(type) {
+	case []command.Result:
+		return answer, nil
+	case error:
+		return nil, fmt.Errorf("%w: %w", ErrUnknown, answer)
+	default:
+		return nil, fmt.Errorf("%w: the state machine answered %T", ErrUnknown, answer)
+	}
+}
+
+// applyError tells not applied from unknown: an entry without an index never
+// reached the log. With one it may be on other nodes' disks, whatever the error
+// says; ErrRaftShutdown, for one, is also the answer to entries that were
+// committed.
+func applyError(err error, index uint64) error {
+	if index == 0 || errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+		return fmt.Errorf("%w: %w", errs.Unsent, err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnknown, err)
 }

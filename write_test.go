@@ -12,8 +12,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 func TestAWriteWithinItsLimitsIsTaken(t *testing.T) {
@@ -52,14 +55,12 @@ func TestAWriteWithinItsLimitsIsTaken(t *testing.T) {
 
 func TestAWriteOverALimitIsNotEvenQueued(t *testing.T) {
 	s := newTestServer(t)
+	s.writes = batch.NewGroups(nil, func(func()) bool { t.Error("it is queued"); return false })
 	_, setErr := s.Set(t.Context(), "k", make([]byte, s.opts.limits.ValueBytes+1))
 	_, deleteErr := s.Delete(t.Context(), strings.Repeat("k", s.opts.limits.BatchBytes+1))
 	_, batchErr := s.Batch(t.Context())
 	if !errors.Is(setErr, ErrTooLarge) || !errors.Is(deleteErr, ErrTooLarge) || !errors.Is(batchErr, ErrInvalid) {
 		t.Errorf("got %v, %v, %v", setErr, deleteErr, batchErr)
-	}
-	if n := s.writes.gathered(); n != 0 {
-		t.Errorf("%d are queued", n)
 	}
 }
 
@@ -79,37 +80,50 @@ type answer struct {
 
 // send answers so many requests. Those that come after wait to be sent.
 func (x *scriptedSender) send(s *Store, answers ...answer) {
-	wanted := make(chan struct{}, groupsAtOnce)
-	s.writes.spawn = func(func()) bool {
-		wanted <- struct{}{}
-		return true
-	}
-	go func() {
-		for _, a := range answers {
-			select {
-			case <-wanted:
-				x.answer(s, a)
-			case <-s.ctx.Done():
-				return
-			}
-		}
-	}()
-}
-
-func (x *scriptedSender) answer(s *Store, a answer) {
-	s.writes.send = sending(func(entry []byte) ([]command.Result, error) {
+	send := func(entry []byte) ([]command.Result, error) {
 		requests, err := command.Decode(entry)
 		if err != nil {
 			return nil, err
 		}
 		x.ids, x.born = append(x.ids, requests[0].ID), append(x.born, requests[0].Born)
+		a := answers[0]
+		answers = answers[1:]
 		return []command.Result{a.result}, a.err
+	}
+	s.writes = batch.NewGroups(sending(send), func(run func()) bool {
+		if len(answers) > 0 {
+			go run()
+		}
+		return true
 	})
-	g := s.writes.take()
-	s.writes.mu.Lock()
-	s.writes.senders--
-	s.writes.mu.Unlock()
-	s.writes.sendGroup(g)
+}
+
+// sending is a send that has nothing to wait for.
+func sending(f func(entry []byte) ([]command.Result, error)) func(func() []byte) ([]command.Result, error) {
+	return func(seal func() []byte) ([]command.Result, error) {
+		if entry := seal(); entry != nil {
+			return f(entry)
+		}
+		return nil, nil
+	}
+}
+
+// emptyEntry is what a group without requests would be.
+func emptyEntry() []byte { return []byte{} }
+
+// hold makes what is written on s wait for release.
+func hold(s *Store) (release func()) {
+	released := make(chan struct{})
+	s.writes = batch.NewGroups(s.propose, func(run func()) bool {
+		return s.spawn(func() {
+			select {
+			case <-released:
+				run()
+			case <-s.ctx.Done():
+			}
+		})
+	})
+	return func() { close(released) }
 }
 
 var (
@@ -278,4 +292,150 @@ func TestTheContextsErrorIsKeptBesideItsCause(t *testing.T) {
 	if _, err := s.Get(ctx, "k"); !errors.Is(err, context.Canceled) {
 		t.Errorf("read: %v is not context.Canceled", err)
 	}
+}
+
+func TestAnEntryWithoutAnIndexWasNotAppliedAndOneWithIsUnknown(t *testing.T) {
+	disk := errors.New("disk: input/output error")
+	for _, c := range []struct {
+		err   error
+		index uint64
+		want  error
+	}{
+		{raft.ErrNotLeader, 0, errs.Unsent},
+		{raft.ErrLeadershipTransferInProgress, 0, errs.Unsent},
+		{raft.ErrEnqueueTimeout, 0, errs.Unsent},
+		{raft.ErrRaftShutdown, 0, errs.Unsent},
+		{disk, 0, errs.Unsent},
+		{raft.ErrLeadershipLost, 7, ErrUnknown},
+		{raft.ErrRaftShutdown, 7, ErrUnknown}, // it may be committed
+		{raft.ErrAbortedByRestore, 7, ErrUnknown},
+		{disk, 7, ErrUnknown}, // a failed fsync may have persisted
+	} {
+		got := applyError(c.err, c.index)
+		if !errors.Is(got, c.want) || !errors.Is(got, c.err) || errors.Is(got, errs.Unsent) == errors.Is(got, ErrUnknown) {
+			t.Errorf("%v at index %d is %v, want %v", c.err, c.index, got, c.want)
+		}
+	}
+}
+
+func TestWhatIsOnItsWayWhenTheStoreEndsIsUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		never := make(chan struct{})
+		s.writes = batch.NewGroups(sending(func([]byte) ([]command.Result, error) { <-never; return nil, errEnough }), s.spawn)
+		time.AfterFunc(time.Second, func() { s.end(errEnough) })
+		if _, err := s.writes.Do(t.Context(), []byte{1}, false); !errors.Is(err, ErrUnknown) || errors.Is(err, ErrClosed) {
+			t.Errorf("got %v, want ErrUnknown alone", err)
+		}
+		close(never) // the group ends a second time, and nobody hears of it
+		synctest.Wait()
+	})
+}
+
+func TestAnAnswerThatDoesNotFitTheGroupIsUnknown(t *testing.T) {
+	for name, frame := range map[string][]byte{
+		"a result too few":  answerFrame(0, string(command.AppendResults(nil, nil))),
+		"a result too many": answerFrame(0, string(command.AppendResults(nil, make([]command.Result, 2)))),
+		"no results":        answerFrame(0, "nonsense"),
+		"nothing":           answerFrame(0, ""),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte { return frame }))
+			encoded := command.AppendRequest(nil, &command.Request{Origin: command.Own, Ops: []command.Op{{Kind: command.Set, Key: "k"}}})
+			if _, err := s.writes.Do(t.Context(), encoded, false); !errors.Is(err, ErrUnknown) {
+				t.Errorf("%s: %v, want ErrUnknown", name, err)
+			}
+		})
+	}
+}
+
+func TestAGroupWithoutALeaderIsUnsent(t *testing.T) {
+	s := newTestServer(t)
+	if _, err := s.propose(emptyEntry); !errors.Is(err, errs.Unsent) {
+		t.Errorf("got %v, want errs.Unsent", err)
+	}
+	s.court.reign = newTestReign(s, peerB, true)
+	s.stop(ErrClosed)
+	s.futures.Drain(time.Second)
+	if _, err := s.propose(emptyEntry); !errors.Is(err, errs.Unsent) || !errors.Is(err, ErrClosed) {
+		t.Errorf("on a leader that closes: %v, want errs.Unsent and ErrClosed", err)
+	}
+}
+
+func TestAGroupIsGivenUpOnALeaderThatIsSilentOrNoLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestFollower(t, serveUntilEnd)
+		began := time.Now()
+		if _, err := s.propose(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != s.patience() {
+			t.Errorf("after %v: %v, want ErrUnknown after %v", time.Since(began), err, s.patience())
+		}
+		time.AfterFunc(time.Second, func() { s.replaceReign(&reign{leader: roster.Peer{Server: "c#3", Addr: "c:1"}}) })
+		began = time.Now()
+		if _, err := s.propose(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != time.Second {
+			t.Errorf("after %v: %v, want ErrUnknown when the leader changes", time.Since(began), err)
+		}
+	})
+}
+
+func TestAGivenUpWriteSendsNoBytesOfItsCallersNextUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sent string
+		s := newTestFollower(t, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+			group, err := command.Decode(payload)
+			if err != nil {
+				t.Error(err)
+			}
+			sent = string(group[0].Ops[0].Value)
+			return answerFrame(0, string(command.AppendResults(nil, make([]command.Result, 1))))
+		}))
+		ctx, cancel := context.WithCancel(t.Context())
+		value := []byte("green")
+		s.writes = batch.NewGroups(sending(func(entry []byte) ([]command.Result, error) {
+			cancel()
+			time.Sleep(time.Second) // in which Set returns: value is its caller's again
+			copy(value, "XXXXX")
+			return s.propose(func() []byte { return entry })
+		}), s.spawn)
+		if _, err := s.Set(ctx, "color", value); !errors.Is(err, ErrUnknown) {
+			t.Errorf("given up on its way: %v", err)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if sent != "green" {
+			t.Errorf("the leader was sent %q, which nobody wrote", sent)
+		}
+	})
+}
+
+// A leader that cannot accept connections takes none, however long it is waited for.
+func TestAWriteForWhichNoConnectionIsMadeWasNotApplied(t *testing.T) {
+	for _, limit := range []time.Duration{time.Second, 10 * time.Second} { // less than an attempt takes, and more
+		synctest.Test(t, func(t *testing.T) {
+			lan := newLAN()
+			s := newTestFollowerOn(t, lan, serveUntilEnd)
+			lan.Isolate("b")
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			_, err := s.Set(ctx, "k", nil)
+			if !errors.Is(err, ErrNoLeader) || errors.Is(err, ErrUnknown) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("after %v: %v, want ErrNoLeader", limit, err)
+			}
+			if limit > s.patience() && !strings.Contains(err.Error(), "no connection within 3s: node b: ") {
+				t.Errorf("%v does not say what kept it", err)
+			}
+			time.Sleep(time.Minute) // the attempts end
+		})
+	}
+}
+
+func TestAWriteThatHasNoConnectionWhenTheStoreEndsWasNotApplied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := newLAN()
+		s := newTestFollowerOn(t, lan, serveUntilEnd)
+		lan.Isolate("b")
+		time.AfterFunc(time.Second, func() { s.end(errEnough) })
+		if _, err := s.Set(t.Context(), "k", nil); errors.Is(err, ErrUnknown) || !errors.Is(err, ErrClosed) {
+			t.Errorf("got %v, want ErrClosed", err)
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
 )
 
@@ -51,7 +52,7 @@ func (l Limits) checkSet(op command.Op) error {
 // groupBytes is the largest group of requests that are each within the limits.
 func (l Limits) groupBytes() int {
 	const overhead = 32 // of a request or an operation, and more than that
-	return groupBytes + l.BatchBytes + (groupRequests+maxOps)*overhead
+	return batch.GroupBytes + l.BatchBytes + (batch.GroupRequests+maxOps)*overhead
 }
 
 // judge takes the requests that keep to the limits. Of the others the results have the

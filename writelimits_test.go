@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
 )
 
@@ -66,7 +67,7 @@ func TestALeaderHoldsForwardedWritesToItsLimits(t *testing.T) {
 			t.Errorf("%s is in the log", name)
 		}
 	}
-	for name, group := range map[string][]command.Request{"no request": nil, "too many requests": slices.Repeat([]command.Request{s.fromPeer(setTo("k", 1))}, groupRequests+1)} {
+	for name, group := range map[string][]command.Request{"no request": nil, "too many requests": slices.Repeat([]command.Request{s.fromPeer(setTo("k", 1))}, batch.GroupRequests+1)} {
 		if _, err := s.serveWrite(command.Append(nil, group)); !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrTooLarge) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -102,7 +103,7 @@ func TestTheLargestGroupOfAFollowerIsWithinTheLeadersLimit(t *testing.T) {
 	if err := l.check(ops); err != nil {
 		t.Fatal(err)
 	}
-	if size := groupBytes + command.Size(largest) + 16; size > l.groupBytes() {
+	if size := batch.GroupBytes + command.Size(largest) + 16; size > l.groupBytes() {
 		t.Errorf("it has up to %d bytes, the limit is %d", size, l.groupBytes())
 	}
 }
@@ -144,7 +145,7 @@ func TestARefusedGroupIsSentOnceMoreRequestByRequest(t *testing.T) {
 			}
 			return answerFrame(0, string(command.AppendResults(nil, []command.Result{{Version: 7}})))
 		}))
-		hold(s)
+		release := hold(s)
 		answers := map[string]chan error{"a": make(chan error, 1), "bad": make(chan error, 1), "b": make(chan error, 1)}
 		for key, answer := range answers {
 			go func() {
@@ -153,7 +154,7 @@ func TestARefusedGroupIsSentOnceMoreRequestByRequest(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		s.writes.run()
+		release()
 		for key, answer := range answers {
 			if err := <-answer; errors.Is(err, ErrTooLarge) != (key == "bad") {
 				t.Errorf("%s: %v", key, err)

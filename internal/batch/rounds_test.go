@@ -1,4 +1,4 @@
-package kvraft
+package batch
 
 import (
 	"context"
@@ -8,14 +8,13 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // testRounds are rounds that last until the test ends them. Each answers its
 // number.
 type testRounds struct {
-	rounds
+	*Rounds
 	began chan int   // each round's number, when it begins
 	ends  chan error // ends a round
 }
@@ -23,14 +22,14 @@ type testRounds struct {
 func newTestRounds() *testRounds {
 	r := &testRounds{began: make(chan int, 100), ends: make(chan error)}
 	number := 0
-	r.rounds = rounds{
-		run: func() (uint64, error) {
+	r.Rounds = NewRounds(
+		func() (uint64, error) {
 			number++
 			r.began <- number
 			return uint64(number), <-r.ends
 		},
-		spawn: func(f func()) bool { go f(); return true },
-	}
+		func(f func()) bool { go f(); return true },
+	)
 	return r
 }
 
@@ -44,7 +43,7 @@ type reader struct {
 func (r *testRounds) read(ctx context.Context) *reader {
 	reading := new(reader)
 	go func() {
-		reading.index, reading.err = r.join(ctx)
+		reading.index, reading.err = r.Join(ctx)
 		reading.done = true
 	}()
 	synctest.Wait()
@@ -133,11 +132,11 @@ func TestAReaderThatGivesUpLeavesTheRoundToTheOthers(t *testing.T) {
 	})
 }
 
-func TestNoRoundBeginsWhenTheStoreIsClosed(t *testing.T) {
-	r := rounds{run: func() (uint64, error) { t.Error("a round ran"); return 0, nil }, spawn: func(func()) bool { return false }}
+func TestNoRoundBeginsWhenItIsTooLate(t *testing.T) {
+	r := NewRounds(func() (uint64, error) { t.Error("a round ran"); return 0, nil }, func(func()) bool { return false })
 	for range 2 {
-		if _, err := r.join(t.Context()); !errors.Is(err, ErrClosed) {
-			t.Errorf("got %v, want ErrClosed", err)
+		if _, err := r.Join(t.Context()); !errors.Is(err, errs.Closed) {
+			t.Errorf("got %v, want errs.Closed", err)
 		}
 	}
 }
@@ -161,16 +160,16 @@ func TestNothingRunsWhileNobodyReads(t *testing.T) {
 func TestARoundBeginsAfterEachOfItsReadersHasCome(t *testing.T) {
 	var began atomic.Uint64
 	var running sync.WaitGroup
-	r := rounds{
-		run:   func() (uint64, error) { return began.Add(1), nil },
-		spawn: func(f func()) bool { running.Go(f); return true },
-	}
+	r := NewRounds(
+		func() (uint64, error) { return began.Add(1), nil },
+		func(f func()) bool { running.Go(f); return true },
+	)
 	var readers sync.WaitGroup
 	for range 16 {
 		readers.Go(func() {
 			for range 500 {
 				before := began.Load()
-				if number, err := r.join(t.Context()); err != nil || number <= before {
+				if number, err := r.Join(t.Context()); err != nil || number <= before {
 					t.Errorf("round %d, %v answered a reader who came when round %d had begun", number, err, before)
 				}
 			}
@@ -178,37 +177,4 @@ func TestARoundBeginsAfterEachOfItsReadersHasCome(t *testing.T) {
 	}
 	readers.Wait()
 	running.Wait()
-}
-
-func TestANodeThatIsNoLeaderConfirmsNothing(t *testing.T) {
-	if _, err := newTestServer(t).confirm(); !errors.Is(err, errs.Unsent) {
-		t.Errorf("got %v, want errs.Unsent: another node may answer", err)
-	}
-}
-
-func TestAVoterThatDoesNotAnswerIsAskedTwiceAtATimeAtMost(t *testing.T) {
-	q := questions{out: make(map[raft.ServerID]int)}
-	first, ok1 := q.acquire("a#1")
-	second, ok2 := q.acquire("a#1")
-	if !ok1 || !ok2 {
-		t.Fatal("two questions are too many")
-	}
-	if _, ok := q.acquire("a#1"); ok {
-		t.Error("a third question went out")
-	}
-	other, ok := q.acquire("b#2")
-	if !ok {
-		t.Error("another voter is left out")
-	}
-	first()
-	again, ok := q.acquire("a#1")
-	if !ok {
-		t.Error("an answer made no room for the next question")
-	}
-	for _, release := range []func(){second, other, again} {
-		release()
-	}
-	if len(q.out) != 0 {
-		t.Errorf("no question is out, and %v is kept", q.out)
-	}
 }

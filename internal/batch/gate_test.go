@@ -1,4 +1,4 @@
-package kvraft
+package batch
 
 import (
 	"testing"
@@ -7,30 +7,30 @@ import (
 )
 
 func TestNobodyEntersWhatDrains(t *testing.T) {
-	f := newInflight()
-	if !f.enter() {
+	var g Gate
+	if !g.Enter() {
 		t.Fatal("nobody may enter before it drains")
 	}
-	f.leave()
-	if !f.drain(time.Hour) {
+	g.Leave()
+	if !g.Drain(time.Hour) {
 		t.Fatal("nobody is in, and it did not drain")
 	}
-	if f.enter() {
+	if g.Enter() {
 		t.Error("somebody entered after it had drained")
 	}
 }
 
 func TestDrainWaitsForTheLastToLeave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newInflight()
+		var g Gate
 		for _, stay := range []time.Duration{time.Second, 3 * time.Second, 2 * time.Second} {
-			if !f.enter() {
+			if !g.Enter() {
 				t.Fatal("refused")
 			}
-			time.AfterFunc(stay, f.leave)
+			time.AfterFunc(stay, g.Leave)
 		}
 		began := time.Now()
-		if !f.drain(time.Minute) {
+		if !g.Drain(time.Minute) {
 			t.Error("gave up")
 		}
 		if took := time.Since(began); took != 3*time.Second {
@@ -41,20 +41,20 @@ func TestDrainWaitsForTheLastToLeave(t *testing.T) {
 
 func TestDrainGivesUpAtItsLimitAndLeavingGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newInflight()
-		f.enter()
+		var g Gate
+		g.Enter()
 		began := time.Now()
-		if f.drain(time.Second) {
+		if g.Drain(time.Second) {
 			t.Error("drained with somebody in")
 		}
 		if took := time.Since(began); took != time.Second {
 			t.Errorf("gave up after %v, want 1s", took)
 		}
-		if f.enter() {
+		if g.Enter() {
 			t.Error("somebody entered after drain had given up")
 		}
-		f.leave()
-		if !f.drain(time.Hour) {
+		g.Leave()
+		if !g.Drain(time.Hour) {
 			t.Error("all have left, and a second drain fails")
 		}
 	})
@@ -62,14 +62,14 @@ func TestDrainGivesUpAtItsLimitAndLeavingGoesOn(t *testing.T) {
 
 func TestSeveralDrainsEndTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newInflight()
-		f.enter()
+		var g Gate
+		g.Enter()
 		drained := make(chan bool, 2)
 		for range cap(drained) {
-			go func() { drained <- f.drain(time.Hour) }()
+			go func() { drained <- g.Drain(time.Hour) }()
 		}
 		synctest.Wait()
-		f.leave()
+		g.Leave()
 		for range cap(drained) {
 			if !<-drained {
 				t.Error("a drain gave up")
@@ -80,26 +80,26 @@ func TestSeveralDrainsEndTogether(t *testing.T) {
 
 func TestWhoWantsToEnterWaitsForWhoHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newInflight()
-		f.enter()
-		time.AfterFunc(time.Second, f.leave)
+		var g Gate
+		g.Enter()
+		time.AfterFunc(time.Second, g.Leave)
 		began := time.Now()
-		release, ok := f.hold(t.Context(), time.Minute)
+		release, ok := g.Hold(t.Context(), time.Minute)
 		if took := time.Since(began); !ok || took != time.Second {
 			t.Fatalf("held: %v, after %v, want when the last has left, after 1s", ok, took)
 		}
-		if _, ok := f.hold(t.Context(), time.Minute); ok {
+		if _, ok := g.Hold(t.Context(), time.Minute); ok {
 			t.Error("two hold at once")
 		}
 		entered := make(chan bool)
-		go func() { entered <- f.enter() }()
+		go func() { entered <- g.Enter() }()
 		time.AfterFunc(time.Second, release)
 		if !<-entered || time.Since(began) != 2*time.Second {
 			t.Errorf("entered after %v, want when it was released, after 2s", time.Since(began))
 		}
 		release() // again is nothing
-		f.leave()
-		if !f.drain(time.Minute) {
+		g.Leave()
+		if !g.Drain(time.Minute) {
 			t.Error("it did not drain")
 		}
 	})
@@ -107,12 +107,12 @@ func TestWhoWantsToEnterWaitsForWhoHolds(t *testing.T) {
 
 func TestAHoldThatGivesUpLetsOthersIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newInflight()
-		f.enter()
-		if _, ok := f.hold(t.Context(), time.Second); ok {
+		var g Gate
+		g.Enter()
+		if _, ok := g.Hold(t.Context(), time.Second); ok {
 			t.Error("held with somebody in")
 		}
-		if !f.enter() {
+		if !g.Enter() {
 			t.Error("nobody may enter any more")
 		}
 	})
@@ -120,15 +120,15 @@ func TestAHoldThatGivesUpLetsOthersIn(t *testing.T) {
 
 func TestADrainTurnsAwayWhoWaitsForARelease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newInflight()
-		release, ok := f.hold(t.Context(), time.Minute)
+		var g Gate
+		release, ok := g.Hold(t.Context(), time.Minute)
 		if !ok {
 			t.Fatal("not held")
 		}
 		entered := make(chan bool)
-		go func() { entered <- f.enter() }()
+		go func() { entered <- g.Enter() }()
 		synctest.Wait()
-		if !f.drain(time.Minute) {
+		if !g.Drain(time.Minute) {
 			t.Error("it did not drain")
 		}
 		if <-entered {
