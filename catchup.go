@@ -45,7 +45,7 @@ type lesson struct {
 
 // tend looks after the members for as long as this node leads: what an earlier
 // leader, or a join whose caller gave up, has left half done is finished.
-func (s *Store) tend(reign *reign) {
+func (s *members) tend(reign *reign) {
 	if s.fsm.awaitTerm(reign.ctx, reign.term) != nil {
 		return
 	}
@@ -69,7 +69,7 @@ func (s *Store) tend(reign *reign) {
 
 // finishRemoval waits, as Remove would have refused, until the others are a majority
 // without the member.
-func (s *Store) finishRemoval(ctx context.Context, m raft.Server) error {
+func (s *members) finishRemoval(ctx context.Context, m raft.Server) error {
 	unlock, err := s.lockMembership(ctx)
 	if err != nil {
 		return err
@@ -86,7 +86,7 @@ func (s *Store) finishRemoval(ctx context.Context, m raft.Server) error {
 }
 
 // bringUp waits until a member has caught up, and votes unless it is a replica.
-func (s *Store) bringUp(ctx context.Context, reign *reign, server raft.Server) error {
+func (s *members) bringUp(ctx context.Context, reign *reign, server raft.Server) error {
 	l := s.teach(reign, server)
 	select {
 	case <-l.done:
@@ -97,7 +97,7 @@ func (s *Store) bringUp(ctx context.Context, reign *reign, server raft.Server) e
 }
 
 // teach begins to bring a member up, unless that is under way.
-func (s *Store) teach(reign *reign, server raft.Server) *lesson {
+func (s *members) teach(reign *reign, server raft.Server) *lesson {
 	s.learners.mu.Lock()
 	defer s.learners.mu.Unlock()
 	if l := s.learners.taught[server.ID]; l != nil {
@@ -130,7 +130,7 @@ func (s *Store) teach(reign *reign, server raft.Server) *lesson {
 	return l
 }
 
-func (s *Store) giveLesson(ctx context.Context, l *lesson, server raft.Server) error {
+func (s *members) giveLesson(ctx context.Context, l *lesson, server raft.Server) error {
 	if err := s.catchUp(ctx, l, server); err != nil {
 		return fmt.Errorf("catch up: %w", err)
 	}
@@ -143,8 +143,8 @@ func (s *Store) giveLesson(ctx context.Context, l *lesson, server raft.Server) e
 // catchUp returns when server is as far as the leader was moments ago: after a
 // round that took less than an election timeout (section 4.2.1 of Ongaro's
 // thesis), or ten.
-func (s *Store) catchUp(ctx context.Context, l *lesson, server raft.Server) error {
-	p := &pacer{store: s, server: server, lesson: l, logged: time.Now()}
+func (s *members) catchUp(ctx context.Context, l *lesson, server raft.Server) error {
+	p := &pacer{members: s, server: server, lesson: l, logged: time.Now()}
 	for range 10 {
 		began := time.Now()
 		if err := p.reach(ctx, s.raft.CommitIndex()); err != nil {
@@ -159,10 +159,10 @@ func (s *Store) catchUp(ctx context.Context, l *lesson, server raft.Server) erro
 
 // pacer follows a member that catches up.
 type pacer struct {
-	store  *Store
-	server raft.Server
-	lesson *lesson
-	logged time.Time // when progress was logged last
+	members *members
+	server  raft.Server
+	lesson  *lesson
+	logged  time.Time // when progress was logged last
 
 	at      time.Time // of the last look
 	lacking int64     // bytes, then
@@ -178,7 +178,7 @@ type pace struct {
 
 // reach waits until the member's state has reached a log index.
 func (p *pacer) reach(ctx context.Context, target uint64) error {
-	s := p.store
+	s := p.members
 	to := roster.Peer{Server: p.server.ID, Addr: string(p.server.Address)}
 	for {
 		payload, err := json.Marshal(pace{target, s.opts.timing.Heartbeat / 2, p.progress()})
@@ -203,15 +203,15 @@ func (p *pacer) reach(ctx context.Context, target uint64) error {
 }
 
 func (p *pacer) progress() Progress {
-	p.store.learners.mu.Lock()
-	defer p.store.learners.mu.Unlock()
+	p.members.learners.mu.Lock()
+	defer p.members.learners.mu.Unlock()
 	return p.lesson.progress
 }
 
 // note works out the progress of a member that is at a log index.
 func (p *pacer) note(index uint64) {
 	const logEvery = 10 * time.Second
-	s := p.store
+	s := p.members
 	lacking, size := s.lacking(p.server.ID, index)
 	now := Progress{Index: index, Bytes: lacking}
 	if last := s.raft.LastIndex(); last > index {
@@ -236,7 +236,7 @@ func (p *pacer) note(index uint64) {
 // lacking is how many bytes a member at a log index lacks: of the newest snapshot,
 // if the log does not reach back to the index, and of the log. size is that of all
 // that could be lacking.
-func (s *Store) lacking(server raft.ServerID, index uint64) (bytes, size int64) {
+func (s *members) lacking(server raft.ServerID, index uint64) (bytes, size int64) {
 	first, last := s.logs.bounds()
 	size = s.logs.bytes()
 	if index+1 >= first {
@@ -251,7 +251,7 @@ func (s *Store) lacking(server raft.ServerID, index uint64) (bytes, size int64) 
 }
 
 // serveCatchUp is the member's side.
-func (s *Store) serveCatchUp(ctx context.Context, p pace) (index uint64, err error) {
+func (s *members) serveCatchUp(ctx context.Context, p pace) (index uint64, err error) {
 	const logEvery = 10 * time.Second
 	l := &s.learners
 	l.mu.Lock()
@@ -270,11 +270,11 @@ func (s *Store) serveCatchUp(ctx context.Context, p pace) (index uint64, err err
 	if wait.Err() != nil && ctx.Err() == nil {
 		err = nil
 	}
-	return s.Index(), err
+	return s.index(), err
 }
 
 // progress is that of the members that this node brings up, by id, or its own.
-func (s *Store) progress() map[string]Progress {
+func (s *members) progress() map[string]Progress {
 	l := &s.learners
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -289,7 +289,7 @@ func (s *Store) progress() map[string]Progress {
 }
 
 // promote gives a member its vote, unless it is a replica.
-func (s *Store) promote(ctx context.Context, server raft.Server) error {
+func (s *members) promote(ctx context.Context, server raft.Server) error {
 	unlock, err := s.lockMembership(ctx)
 	if err != nil {
 		return err

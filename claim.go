@@ -39,14 +39,15 @@ type claimAnswer struct {
 }
 
 // seekConfirmation goes one step towards this node's place.
-func (s *Store) seekConfirmation() error {
+func (s *joiner) seekConfirmation() error {
 	if done, err := s.lookAtOldPlace(); done || err != nil {
 		return err
 	}
 	if s.configuredAt() == "" {
 		return s.askToJoin()
 	}
-	answers, err := s.askForPlace(false)
+	addrs, _ := s.memberAddrs() // an address that is not known cannot be asked
+	answers, err := s.askForPlace(addrs, false)
 	if err != nil {
 		return err
 	}
@@ -55,7 +56,7 @@ func (s *Store) seekConfirmation() error {
 		return s.askToJoin()
 	}
 	if t.enough() {
-		if answers, err = s.askForPlace(true); err != nil {
+		if answers, err = s.askForPlace(addrs, true); err != nil {
 			return err
 		}
 		if t = s.count(answers); t.enough() && !t.leader {
@@ -68,7 +69,7 @@ func (s *Store) seekConfirmation() error {
 }
 
 // lookAtOldPlace reports whether the old address leads to this node too.
-func (s *Store) lookAtOldPlace() (here bool, err error) {
+func (s *places) lookAtOldPlace() (here bool, err error) {
 	at := roster.DialAddr(s.configuredAt())
 	if at == "" {
 		return false, nil
@@ -94,8 +95,7 @@ func rivalry(there welcome, id raft.ServerID, at string) error {
 
 // askForPlace asks all addresses that may be nodes', at once. It fails when one knows
 // that this node is a copy.
-func (s *Store) askForPlace(promise bool) ([]claimAnswer, error) {
-	addrs, _ := s.memberAddrs()                                          // an address that is not known cannot be asked
+func (s *places) askForPlace(addrs []string, promise bool) ([]claimAnswer, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, 3*s.opts.timing.Heartbeat) // the other side looks for one
 	defer cancel()
 	answers, errs := make([]claimAnswer, len(addrs)), make([]error, len(addrs))
@@ -140,7 +140,7 @@ func (t tally) String() string {
 
 // count goes by the newest configuration, that of the node whose log reaches furthest. An identity under
 // which two answer counts for nobody.
-func (s *Store) count(answers []claimAnswer) (t tally) {
+func (s *places) count(answers []claimAnswer) (t tally) {
 	newest := s.claimAnswer()
 	by := make(map[raft.ServerID]claimAnswer)
 	double := make(map[raft.ServerID]bool)
@@ -182,7 +182,7 @@ func oneIf(is bool) int {
 	return 0
 }
 
-func (s *Store) claimAnswer() claimAnswer {
+func (s *places) claimAnswer() claimAnswer {
 	term, index := s.lastEntry()
 	return claimAnswer{
 		Server: s.server, Process: s.transport.process, Placed: s.isPlaced(), Led: s.reign().leader != roster.Peer{},
@@ -191,7 +191,7 @@ func (s *Store) claimAnswer() claimAnswer {
 }
 
 // serveClaim is the other side.
-func (s *Store) serveClaim(ctx context.Context, c claim) (claimAnswer, error) {
+func (s *places) serveClaim(ctx context.Context, c claim) (claimAnswer, error) {
 	a := s.claimAnswer()
 	from := roster.AddressOf(s.configuration(), c.Server)
 	switch {
@@ -224,7 +224,7 @@ func (s *Store) serveClaim(ctx context.Context, c claim) (claimAnswer, error) {
 
 // isAbsent reports whether the member of a claim is known not to be at an address but
 // for the claimant itself. Silence tells nothing.
-func (s *Store) isAbsent(ctx context.Context, c claim, addr string) (bool, error) {
+func (s *places) isAbsent(ctx context.Context, c claim, addr string) (bool, error) {
 	there, err := s.knockSoon(ctx, addr)
 	switch {
 	case err != nil:
@@ -263,7 +263,7 @@ func (cs *claims) take(c claim) {
 
 // askWhoAnswers asks a member for this node's place that answers at some address,
 // whoever should be there.
-func (s *Store) askWhoAnswers() error {
+func (s *joiner) askWhoAnswers() error {
 	addrs, _ := s.memberAddrs()
 	ctx, cancel := context.WithTimeout(s.ctx, s.opts.timing.Heartbeat)
 	defer cancel()

@@ -43,7 +43,7 @@ import (
 // answer from a majority for as long, and its lease, which is not longer, has ended.
 
 // keepVigil watches the leader of a reign, as long as that lasts.
-func (s *Store) keepVigil(r *reign) {
+func (s *detector) keepVigil(r *reign) {
 	const shortest, longest = 5 * time.Millisecond, 500 * time.Millisecond
 	wait, broke, grace := shortest, r.began, time.Duration(0)
 	for r.ctx.Err() == nil {
@@ -68,7 +68,7 @@ func (s *Store) keepVigil(r *reign) {
 
 // vigil returns nil when the leader ends it, and an error when it breaks, or when,
 // not kept at all, it cannot begin. It took that long to begin.
-func (s *Store) vigil(r *reign) (took time.Duration, kept bool, err error) {
+func (s *detector) vigil(r *reign) (took time.Duration, kept bool, err error) {
 	began := time.Now()
 	conn, who, err := s.transport.dial(r.ctx, r.leader.Addr, forVigil, r.leader.Server)
 	if err != nil {
@@ -87,7 +87,7 @@ func (s *Store) vigil(r *reign) (took time.Duration, kept bool, err error) {
 
 // serveVigil is the leader's side: its end, a byte, comes when this node leads no
 // more, and at once to who is no member: it is not reassured either.
-func (s *Store) serveVigil(conn net.Conn, h hello) {
+func (s *detector) serveVigil(conn net.Conn, h hello) {
 	r := s.reign()
 	broken := make(chan struct{})
 	var listening sync.WaitGroup
@@ -112,7 +112,7 @@ func (s *Store) serveVigil(conn net.Conn, h hello) {
 // reassure dials a follower whose vigil has broken: this leader lives. It does so some
 // twenty times per Heartbeat, and not however often somebody in the follower's name has
 // a vigil break.
-func (s *Store) reassure(r *reign, h hello) {
+func (s *detector) reassure(r *reign, h hello) {
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
 	defer cancel()
 	if !s.reassurances.Await(ctx, h.From, s.opts.timing.Heartbeat/20) {
@@ -125,7 +125,7 @@ func (s *Store) reassure(r *reign, h hello) {
 
 // seemsDead reports whether the leader has no connection to this node, has not
 // dialed it as a leader since, and refuses a connection or leads no more.
-func (s *Store) seemsDead(r *reign, since time.Time) bool {
+func (s *detector) seemsDead(r *reign, since time.Time) bool {
 	if c := s.transport.callsFrom(r.leader.Server); c.open > 0 || c.led.After(since) {
 		return false
 	}
@@ -143,7 +143,7 @@ func (s *Store) seemsDead(r *reign, since time.Time) bool {
 // dead as well.
 // A leader that lives has the time of a dial, and a little more, to make itself
 // heard.
-func (s *Store) takeOver(r *reign, since time.Time, dial time.Duration) {
+func (s *detector) takeOver(r *reign, since time.Time, dial time.Duration) {
 	const poll = 5 * time.Millisecond
 	grace := dial + s.opts.timing.Heartbeat/40
 	end := time.Now().Add(2 * s.opts.timing.Heartbeat)
@@ -168,7 +168,7 @@ func (s *Store) takeOver(r *reign, since time.Time, dial time.Duration) {
 
 // awaitSilence stands for election when a majority of the voters have not heard from
 // the leader for Heartbeat, which raft may find out before or later.
-func (s *Store) awaitSilence(r *reign) {
+func (s *detector) awaitSilence(r *reign) {
 	heartbeat := s.opts.timing.Heartbeat
 	candidacy := s.newCandidacy(r)
 	for s.stillFollows(r) {
@@ -194,20 +194,20 @@ func (s *Store) awaitSilence(r *reign) {
 
 // silence is how long this node has heard nothing from a leader, nor voted for one. What
 // its process before this one has heard it does not know.
-func (s *Store) silence() time.Duration {
+func (s *detector) silence() time.Duration {
 	return min(time.Since(s.raft.LastContact()), time.Since(s.transport.born))
 }
 
 // stillFollows reports whether this node has had no other leader since, and is in the
 // same term: raft may have forgotten the leader.
-func (s *Store) stillFollows(r *reign) bool {
+func (s *leadership) stillFollows(r *reign) bool {
 	now := s.reign()
 	return s.ctx.Err() == nil && (now == r || now.leader == roster.Peer{}) && s.raft.CurrentTerm() == r.term
 }
 
 // standAfter stands for election, in place of the leader of a reign, and reports whether
 // this node has.
-func (s *Store) standAfter(r *reign, reason string) bool {
+func (s *detector) standAfter(r *reign, reason string) bool {
 	heard := s.raft.LastContact()
 	if !s.stillFollows(r) {
 		return false // raft has heard of another, or voted
@@ -234,7 +234,7 @@ func (s *Store) standAfter(r *reign, reason string) bool {
 
 // standIfLost stands, in a term, unless raft has heard of another leader meanwhile, or
 // voted, or heard of the lost one.
-func (s *Store) standIfLost(ctx context.Context, r *reign, term uint64, heard time.Time) error {
+func (s *detector) standIfLost(ctx context.Context, r *reign, term uint64, heard time.Time) error {
 	if err := s.askRaft(ctx, emptyQuestion()); err != nil {
 		return err
 	}
@@ -248,7 +248,7 @@ func (s *Store) standIfLost(ctx context.Context, r *reign, term uint64, heard ti
 // betweenMessages does something while raft gets no messages of others: once it has
 // answered a question, what it knows stays so. A write to the disk can have held it up,
 // and messages with it.
-func (s *Store) betweenMessages(do func(context.Context) error) error {
+func (s *detector) betweenMessages(do func(context.Context) error) error {
 	done := make(chan error, 1)
 	run := func(ctx context.Context) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -266,12 +266,12 @@ func (s *Store) betweenMessages(do func(context.Context) error) error {
 
 // candidacy is one node's, among those that find the leader of a reign lost.
 type candidacy struct {
-	s      *Store
+	s      *detector
 	reign  *reign
 	agreed time.Time // when a majority was first found to
 }
 
-func (s *Store) newCandidacy(r *reign) *candidacy { return &candidacy{s: s, reign: r} }
+func (s *detector) newCandidacy(r *reign) *candidacy { return &candidacy{s: s, reign: r} }
 
 // isDue reports whether a majority of the voters find the leader lost, and those of them
 // that are placed better have had the time to try.
@@ -307,7 +307,7 @@ type allegation struct {
 }
 
 // testify is what this node answers.
-func (s *Store) testify(a allegation) testimony {
+func (s *detector) testify(a allegation) testimony {
 	r := s.reign()
 	term, index := s.lastEntry()
 	lost := r.leader.Server == a.Leader && r.dead.Load() || s.silence() >= s.opts.timing.Heartbeat
@@ -321,22 +321,9 @@ func (s *Store) testify(a allegation) testimony {
 	}
 }
 
-// lastEntry is how far this node's log reaches, or the snapshot that replaces it.
-func (s *Store) lastEntry() (term, index uint64) {
-	_, last := s.logs.bounds()
-	var entry raft.Log
-	if last > 0 && s.logs.GetLog(last, &entry) == nil {
-		return entry.Term, last
-	}
-	if list, err := s.snapshots.List(); err == nil && len(list) > 0 {
-		return list[0].Term, list[0].Index
-	}
-	return 0, 0
-}
-
 // rankAmongWitnesses asks the other voters. rank is how many of those that find the
 // leader lost, and may stand, go before this node.
-func (s *Store) rankAmongWitnesses(ctx context.Context, r *reign) (rank int, majority bool) {
+func (s *detector) rankAmongWitnesses(ctx context.Context, r *reign) (rank int, majority bool) {
 	config := s.configuration()
 	if !roster.IsVoter(config, s.server) {
 		return 0, false
@@ -369,7 +356,7 @@ func (s *Store) rankAmongWitnesses(ctx context.Context, r *reign) (rank int, maj
 	return rank, mine.Dead && dead > len(roster.Voters(config))/2
 }
 
-func (s *Store) askWitness(ctx context.Context, m raft.Server, a allegation) (t testimony) {
+func (s *detector) askWitness(ctx context.Context, m raft.Server, a allegation) (t testimony) {
 	payload, err := json.Marshal(a)
 	if err != nil {
 		return testimony{}

@@ -209,7 +209,7 @@ func marshalled(answer any, err error) ([]byte, error) {
 
 // serveChange makes one attempt at a change of the membership: the node that asks
 // has other members to ask, and asks again. What was forwarded is not passed on.
-func (s *Store) serveChange(ctx context.Context, forwarded bool, attempt func(context.Context, *reign) error) error {
+func (s *leadership) serveChange(ctx context.Context, forwarded bool, attempt func(context.Context, *reign) error) error {
 	reign := s.reign()
 	if forwarded && !reign.leads {
 		return errs.NotLeader
@@ -226,33 +226,6 @@ func decodeUint64(b []byte) (uint64, error) {
 		return 0, fmt.Errorf("%w: want 8 bytes, have %d", ErrInvalid, len(b))
 	}
 	return binary.BigEndian.Uint64(b), nil
-}
-
-// lastIndexOf asks another node for the last index of its log.
-func (s *Store) lastIndexOf(ctx context.Context, to roster.Peer) (uint64, error) {
-	answer, err := s.peers.call(ctx, to, callLastIndex, nil)
-	if err != nil {
-		return 0, err
-	}
-	return decodeUint64(answer)
-}
-
-// ask makes one call, with messages in JSON, on whoever is at addr.
-func (s *Store) ask(ctx context.Context, addr string, m method, message, answer any) error {
-	payload, err := json.Marshal(message)
-	if err != nil {
-		return err
-	}
-	conn, _, err := s.transport.dial(ctx, addr, forRPC, "")
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnreachable, err)
-	}
-	defer conn.Close()
-	encoded, _, err := exchange(ctx, conn, question{m, payload, 0})
-	if err != nil || answer == nil {
-		return err
-	}
-	return json.Unmarshal(encoded, answer)
 }
 
 // forwardGet asks the leader for an entry, when it is its turn.

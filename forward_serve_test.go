@@ -16,9 +16,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	"golang.org/x/sync/semaphore"
 
-	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
@@ -28,16 +26,17 @@ import (
 // newTestServer is a store as far as calls on it need one: it has a state, no
 // leader, and a raft that never starts.
 func newTestServer(t testing.TB) *Store {
-	s := &Store{
-		raft:     new(raft.Raft),
-		ids:      newIDSource(),
-		changing: make(chan struct{}, 1),
-		log:      hclog.NewNullLogger(),
-		closing:  make(chan struct{}),
-		opts:     options{timing: Timing{Heartbeat: time.Second, Election: time.Second}},
-	}
+	s := newStore(options{
+		timing: Timing{Heartbeat: time.Second, Election: time.Second},
+		limits: Limits{KeyBytes: 1 << 10, ValueBytes: 1 << 20, BatchBytes: 8 << 20},
+		logger: hclog.NewNullLogger(),
+	})
+	t.Cleanup(func() {
+		s.cancel(ErrClosed)
+		s.lines.Close(logPatience)
+	})
+	s.raft, s.transport = new(raft.Raft), new(transport)
 	s.placed.Store(true)
-	s.opts.limits = Limits{KeyBytes: 1 << 10, ValueBytes: 1 << 20, BatchBytes: 8 << 20}
 	var err error
 	if s.logs, err = openLogStore(raft.NewInmemStore(), logStoreOptions{fail: func(err error) { t.Error(err) }}); err != nil {
 		t.Fatal(err)
@@ -46,18 +45,8 @@ func newTestServer(t testing.TB) *Store {
 		t.Fatal(err)
 	}
 	s.server = "b#2"
-	s.ctx, s.cancel = context.WithCancelCause(t.Context())
 	s.fsm = newFSM(s.ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
-	s.rounds = batch.NewRounds(s.confirm, s.spawn)
-	for l := range s.asking {
-		s.asking[l] = batch.NewRounds(func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, s.spawn)
-	}
-	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
-	s.callBytes = semaphore.NewWeighted(callBytes)
-	s.writes = batch.NewGroups(s.propose, s.spawn)
-	context.AfterFunc(s.ctx, func() { s.writes.Abandon(s.whyClosed()) })
 	s.court.reign = newTestReign(s, roster.Peer{}, false)
-	s.court.changed = make(chan struct{})
 	return s
 }
 

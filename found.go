@@ -81,7 +81,7 @@ func includes(set []founder, server raft.ServerID) bool {
 
 // expected is how many nodes are to form a cluster; 0: none that this node is
 // among.
-func (s *Store) expected() int {
+func (s *joiner) expected() int {
 	meta := s.logs.meta()
 	if n := max(s.opts.expect, len(meta.Promise)); n > 1 && !meta.isLegacy() {
 		return n
@@ -90,7 +90,7 @@ func (s *Store) expected() int {
 }
 
 // founding is what this node says.
-func (s *Store) founding() founding {
+func (s *joiner) founding() founding {
 	s.founders.mu.Lock()
 	set, known := s.founders.intended, s.founders.known
 	s.founders.mu.Unlock()
@@ -111,7 +111,7 @@ func configurationOf(set []founder) (c raft.Configuration) {
 // foundAlone bootstraps a cluster of one, before raft starts, if that is what this
 // node has promised. A formation that a crash cut off is ended, or begun again:
 // nobody can have voted in it.
-func (s *Store) foundAlone() error {
+func (s *joiner) foundAlone() error {
 	meta := s.logs.meta()
 	last, err := s.logs.LastIndex()
 	if err != nil {
@@ -144,7 +144,7 @@ func (s *Store) foundAlone() error {
 
 // foundTogether goes one step towards a cluster of this node and others. An error
 // says what it waits for.
-func (s *Store) foundTogether() error {
+func (s *joiner) foundTogether() error {
 	others, unheard, err := s.meet()
 	if err != nil {
 		return err
@@ -176,7 +176,7 @@ func (s *Store) foundTogether() error {
 
 // promise binds this node to the set, unless it was admitted to a cluster while it
 // looked at others.
-func (s *Store) promise(set []founder) error {
+func (s *joiner) promise(set []founder) error {
 	admitted := ""
 	err := s.logs.rewriteMeta(func(m *metadata) bool {
 		if admitted = m.Cluster; admitted == "" {
@@ -195,7 +195,7 @@ func (s *Store) promise(set []founder) error {
 
 // meet asks every address that may be a node's, at once. unheard says which did
 // not answer.
-func (s *Store) meet() (others map[raft.ServerID]founding, unheard []error, err error) {
+func (s *joiner) meet() (others map[raft.ServerID]founding, unheard []error, err error) {
 	addrs, err := s.memberAddrs()
 	if err != nil {
 		unheard = append(unheard, err)
@@ -229,7 +229,7 @@ func (s *Store) meet() (others map[raft.ServerID]founding, unheard []error, err 
 }
 
 // noteKnown remembers addresses at which nodes were found, also while they are silent.
-func (s *Store) noteKnown(addrs []string) {
+func (s *joiner) noteKnown(addrs []string) {
 	const most = 64
 	s.founders.mu.Lock()
 	defer s.founders.mu.Unlock()
@@ -243,7 +243,7 @@ func (s *Store) noteKnown(addrs []string) {
 }
 
 // serveFound answers another node, and remembers where it is.
-func (s *Store) serveFound(other founding) founding {
+func (s *joiner) serveFound(other founding) founding {
 	me := s.founding()
 	if s.founds() && other.Expect > 0 && checkReachable("address", other.Addr) == nil {
 		s.noteKnown([]string{other.Addr})
@@ -252,7 +252,7 @@ func (s *Store) serveFound(other founding) founding {
 }
 
 // askFounder asks the node at addr, and makes sure that it is found where it says.
-func (s *Store) askFounder(addr string, me founding) (answer founding, err error) {
+func (s *joiner) askFounder(addr string, me founding) (answer founding, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
 	defer cancel()
 	if err := s.ask(ctx, addr, callFound, me, &answer); err != nil || answer.Addr == addr || answer.Server == s.server {
@@ -270,7 +270,7 @@ func (s *Store) askFounder(addr string, me founding) (answer founding, err error
 
 // meetMember goes on when another node belongs to a cluster: that of this node's
 // promise, or one to join.
-func (s *Store) meetMember(other founding) error {
+func (s *joiner) meetMember(other founding) error {
 	promise := s.logs.meta().Promise
 	switch {
 	case promise == nil:
@@ -290,7 +290,7 @@ func (s *Store) meetMember(other founding) error {
 
 // intend chooses the set: what this node has promised; or what another one has
 // promised for this one as well; or the first by identity.
-func (s *Store) intend(others map[raft.ServerID]founding) ([]founder, error) {
+func (s *joiner) intend(others map[raft.ServerID]founding) ([]founder, error) {
 	me := s.founding()
 	if me.Promised {
 		return me.Set, nil
@@ -314,7 +314,7 @@ func (s *Store) intend(others map[raft.ServerID]founding) ([]founder, error) {
 }
 
 // chooseSet returns nil when there are too few nodes.
-func (s *Store) chooseSet(me founding, others map[raft.ServerID]founding) (set []founder) {
+func (s *joiner) chooseSet(me founding, others map[raft.ServerID]founding) (set []founder) {
 	found := []founder{me.founder}
 	for _, other := range others {
 		if other.Expect == me.Expect {
@@ -419,7 +419,7 @@ func nameAll(set []founder) string {
 // found bootstraps the cluster of a set that all its members have promised. The
 // log comes first and the cluster's id second: before a node has that, no other
 // reaches its raft.
-func (s *Store) found(set []founder) error {
+func (s *joiner) found(set []founder) error {
 	const poll = time.Millisecond
 	if len(s.configuration().Servers) == 0 {
 		// Its future is not waited for: it is never answered if the storage fails
@@ -442,7 +442,7 @@ func (s *Store) found(set []founder) error {
 
 // recordFounding gives this node the cluster's id. Whoever has promised the set
 // belongs to that cluster or to none.
-func (s *Store) recordFounding(set []founder) error {
+func (s *joiner) recordFounding(set []founder) error {
 	other := ""
 	err := s.logs.updateMeta(func(m *metadata) {
 		if m.Cluster != "" && m.Cluster != clusterOf(set) {

@@ -86,13 +86,13 @@ func (s *Store) Join(ctx context.Context, id, addr string, opts ...JoinOption) e
 // errDismissed is what a removed node is told that wants to be a member again.
 var errDismissed = fmt.Errorf("%w; empty its data directory to let it join as a new node", ErrRemoved)
 
-func (s *Store) join(ctx context.Context, req joinRequest) error {
+func (s *members) join(ctx context.Context, req joinRequest) error {
 	return s.changeThroughLeader(ctx, func(ctx context.Context, reign *reign) error {
 		return s.joinThrough(ctx, reign, req)
 	})
 }
 
-func (s *Store) joinThrough(ctx context.Context, reign *reign, req joinRequest) error {
+func (s *members) joinThrough(ctx context.Context, reign *reign, req joinRequest) error {
 	if reign.leads {
 		return s.addMember(ctx, reign, req)
 	}
@@ -103,7 +103,7 @@ func (s *Store) joinThrough(ctx context.Context, reign *reign, req joinRequest) 
 // addMember makes a node a member, as the leader. The order is what matters: a
 // node that was not reached never counts for the quorum, and one that has not
 // caught up does not hold it up.
-func (s *Store) addMember(ctx context.Context, reign *reign, req joinRequest) error {
+func (s *members) addMember(ctx context.Context, reign *reign, req joinRequest) error {
 	server, err := s.addNonvoter(ctx, req)
 	if err != nil {
 		return fmt.Errorf("join node %s at %s: %w", req.ID, req.Addr, err)
@@ -142,7 +142,7 @@ type arrival struct {
 // member at that address. It waits for others before it locks the membership: a
 // stranger that answers slowly, or not at all, holds up nobody else's change. What it has
 // found counts if the members are the same afterwards.
-func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, error) {
+func (s *members) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, error) {
 	for {
 		a, err := s.lookAt(ctx, req)
 		entered := false
@@ -164,7 +164,7 @@ func (s *Store) addNonvoter(ctx context.Context, req joinRequest) (raft.Server, 
 }
 
 // lookAt asks others about a node that is to be a member.
-func (s *Store) lookAt(ctx context.Context, req joinRequest) (*arrival, error) {
+func (s *members) lookAt(ctx context.Context, req joinRequest) (*arrival, error) {
 	if err := s.arriving.Acquire(ctx, 1); err != nil {
 		return nil, fmt.Errorf("%w: other nodes are being looked at: %w", errs.Unsent, errs.Ended(ctx))
 	}
@@ -193,7 +193,7 @@ func (s *Store) lookAt(ctx context.Context, req joinRequest) (*arrival, error) {
 }
 
 // identifyAt is who answers, if it may be a member.
-func (s *Store) identifyAt(ctx context.Context, req joinRequest) (welcome, error) {
+func (s *members) identifyAt(ctx context.Context, req joinRequest) (welcome, error) {
 	who, err := s.knock(ctx, req.Addr)
 	if err != nil && ctx.Err() != nil { // the leader's time is up, or the caller's: it says nothing of the node
 		return who, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
@@ -222,7 +222,7 @@ func (s *Store) identifyAt(ctx context.Context, req joinRequest) (welcome, error
 }
 
 // lookAround looks whether another stands where the node, who, is to stand.
-func (s *Store) lookAround(ctx context.Context, a *arrival, who welcome) (err error) {
+func (s *members) lookAround(ctx context.Context, a *arrival, who welcome) (err error) {
 	if a.role == roleReplica && roster.IsVoter(a.config, a.server.ID) {
 		return fmt.Errorf("%w: node %s is a voter; to make it a replica, remove it, empty its data directory and join it again", ErrRefused, roster.UserID(a.server.ID))
 	}
@@ -246,7 +246,7 @@ func (s *Store) lookAround(ctx context.Context, a *arrival, who welcome) (err er
 // whether the members were still those that it was found among. A node that is in no
 // cluster is admitted only then: one that is refused stays as it was. It has just
 // answered, and is not waited for for long.
-func (s *Store) enter(ctx context.Context, a *arrival) (entered bool, err error) {
+func (s *members) enter(ctx context.Context, a *arrival) (entered bool, err error) {
 	unlock, err := s.lockMembership(ctx)
 	if err != nil {
 		return false, err
@@ -272,7 +272,7 @@ func (s *Store) enter(ctx context.Context, a *arrival) (entered bool, err error)
 
 // stands reports whether server has its address in the configuration already, or
 // another by which it is reached as well.
-func (s *Store) stands(ctx context.Context, config raft.Configuration, server raft.Server, who welcome) (bool, error) {
+func (s *members) stands(ctx context.Context, config raft.Configuration, server raft.Server, who welcome) (bool, error) {
 	old := roster.DialAddr(roster.AddressOf(config, server.ID))
 	if old == "" || old == string(server.Address) {
 		return old != "", nil
@@ -289,7 +289,7 @@ func (s *Store) stands(ctx context.Context, config raft.Configuration, server ra
 
 // writeIn removes those whom an arrival replaces, and adds the server that it is unless
 // that stands in the configuration with its place.
-func (s *Store) writeIn(ctx context.Context, server raft.Server, a *arrival) error {
+func (s *members) writeIn(ctx context.Context, server raft.Server, a *arrival) error {
 	for _, m := range a.replaced {
 		s.log.Warn("a member came back without its data: it is replaced", "id", roster.UserID(m.ID), "old", m.ID, "new", server.ID)
 		if err := s.dismiss(ctx, m, removeRequest{}); err != nil {
@@ -304,7 +304,7 @@ func (s *Store) writeIn(ctx context.Context, server raft.Server, a *arrival) err
 }
 
 // assignRole takes a note of what a node is to be, if that is new.
-func (s *Store) assignRole(server raft.ServerID, role string) error {
+func (s *members) assignRole(server raft.ServerID, role string) error {
 	id := roster.UserID(server)
 	switch {
 	case role == roleReplica && !s.isReplica(id):
@@ -320,7 +320,7 @@ func (s *Store) assignRole(server raft.ServerID, role string) error {
 // answered. Any other member that stands in the way stays. A server that is no member
 // yet is refused for it; a member is not: the other is not there any more, as whoever
 // dials it there finds out, and asks for its new address itself.
-func (s *Store) inTheWay(ctx context.Context, config raft.Configuration, server raft.Server, who welcome) (replaced []raft.Server, err error) {
+func (s *members) inTheWay(ctx context.Context, config raft.Configuration, server raft.Server, who welcome) (replaced []raft.Server, err error) {
 	for _, m := range config.Servers {
 		if m.ID == server.ID {
 			continue
@@ -346,11 +346,11 @@ func (s *Store) inTheWay(ctx context.Context, config raft.Configuration, server 
 	return replaced, nil
 }
 
-func (s *Store) liveElsewhere(m raft.Server, at string) error {
+func (s *members) liveElsewhere(m raft.Server, at string) error {
 	return fmt.Errorf("%w: the id %s is taken by the live member at %s, which has moved away from %s; choose another id", ErrRefused, roster.UserID(m.ID), at, roster.DialAddr(string(m.Address)))
 }
 
-func (s *Store) idTaken(ctx context.Context, m raft.Server) error {
+func (s *members) idTaken(ctx context.Context, m raft.Server) error {
 	if who, err := s.knockSoon(ctx, string(m.Address)); err == nil && who.Node == m.ID {
 		return fmt.Errorf("%w: the id %s is taken by the live member at %s; choose another id", ErrRefused, roster.UserID(m.ID), roster.DialAddr(string(m.Address)))
 	}
@@ -358,33 +358,14 @@ func (s *Store) idTaken(ctx context.Context, m raft.Server) error {
 		ErrRefused, roster.UserID(m.ID), roster.DialAddr(string(m.Address)))
 }
 
-// knock asks who is at an address.
-func (s *Store) knock(ctx context.Context, addr string) (welcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	defer cancel()
-	conn, who, err := s.transport.dial(ctx, addr, forRPC, "")
-	if err != nil {
-		return who, err
-	}
-	return who, conn.Close()
-}
-
-// knockSoon is knock for where somebody was that is likely to be gone: several of those
-// must not take all the time that there is for a call.
-func (s *Store) knockSoon(ctx context.Context, addr string) (welcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
-	defer cancel()
-	return s.knock(ctx, addr)
-}
-
-func (s *Store) admit(ctx context.Context, a admission, addr string) error {
+func (s *places) admit(ctx context.Context, a admission, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	return s.ask(ctx, addr, callAdmit, a, nil)
 }
 
 // admitSoon is admit as knockSoon is knock.
-func (s *Store) admitSoon(ctx context.Context, a admission, addr string) error {
+func (s *members) admitSoon(ctx context.Context, a admission, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
 	defer cancel()
 	return s.admit(ctx, a, addr)
@@ -392,7 +373,7 @@ func (s *Store) admitSoon(ctx context.Context, a admission, addr string) error {
 
 // acceptAdmission is the other side of admit: the cluster is on disk before the
 // answer leaves, and from then on only that cluster is heard.
-func (s *Store) acceptAdmission(a admission) error {
+func (s *joiner) acceptAdmission(a admission) error {
 	var refusal error
 	var fresh bool
 	err := s.logs.updateMeta(func(m *metadata) {

@@ -8,11 +8,9 @@ import (
 	"math"
 	mathrand "math/rand/v2"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/semaphore"
 
@@ -26,61 +24,25 @@ import (
 // Store is one node of a replicated key-value store. Its methods may be called
 // from any goroutine.
 type Store struct {
-	opts   options
-	log    hclog.Logger
-	lines  *logqueue.Queue // behind log: nothing waits for where the store logs
-	server raft.ServerID
+	*joiner
+	*detector
 
-	founded atomic.Bool            // by this start
-	leaving atomic.Int32           // how many calls are under way by which this node leaves the cluster
-	left    atomic.Bool            // it has, and does not ask to be admitted again
-	agreed  atomic.Pointer[string] // see isSettled
+	lines *logqueue.Queue // behind log: nothing waits for where the store logs
 
-	placed       atomic.Bool   // see place.go
-	placeChanged chan struct{} // holds one signal for watchRaft
-	claims       claims
-	relocating   sync.Map // of server ids to their next addresses, by this node as the leader; see relocate
+	watchdog *watchdog
 
-	logs          *logStore
-	bolt          *boltBase // below logs; nil: there is none that Open has opened
-	boltFound     boltState // by the start
-	snapshots     raft.SnapshotStore
-	fsm           *fsm
-	transport     *transport
-	raftTransport raftTransport
-	raftLog       *raftLogger
-	watchdog      *watchdog
-	raft          *raft.Raft
-	peers         *peers
+	asking    [2]*batch.Rounds    // of a follower, by the level of its readers; each a question to the leader
+	readers   atomic.Int32        // Gets that wait on this node as a follower
+	forwarded *semaphore.Weighted // a place for each of maxForwardedReads
+	callBytes *semaphore.Weighted // bytes of callBytes
+	proof     atomic.Pointer[freshness]
+	writes    *batch.Groups
 
-	court        court
-	founders     foundingState
-	learners     learners
-	rounds       *batch.Rounds       // of a leader
-	asking       [2]*batch.Rounds    // of a follower, by the level of its readers; each a question to the leader
-	readers      atomic.Int32        // Gets that wait on this node as a follower
-	forwarded    *semaphore.Weighted // a place for each of maxForwardedReads
-	callBytes    *semaphore.Weighted // bytes of callBytes
-	questions    batch.PerKey[raft.ServerID]
-	reassurances batch.Spacing[raft.ServerID]
-	proof        atomic.Pointer[freshness]
-	ids          *idSource
-	writes       *batch.Groups
-	changing     chan struct{}       // holds one token while the configuration is changed
-	arriving     *semaphore.Weighted // a place for each of maxArrivals
-	futures      batch.Gate          // what raft has been asked and has not answered
+	bolt      *boltBase // below logs; nil: there is none that Open has opened
+	boltFound boltState // by the start
 
-	ctx     context.Context // ends when the store stops, with the reason as its cause
-	cancel  context.CancelCauseFunc
-	closing chan struct{} // closed when no further call is taken
-	closed  chan struct{} // closed when Close is done
-
-	work sync.WaitGroup // every goroutine of the store
-
-	mu          sync.Mutex
-	why         error // guarded by mu: why calls are refused; set before closing is closed
-	closeCalled bool  // guarded by mu
-	barred      bool  // guarded by mu: no goroutine may be started any more
+	closed      chan struct{} // closed when Close is done
+	closeCalled bool          // guarded by mu
 }
 
 // Open starts a node on the data in dir, which it creates if need be. It
@@ -118,16 +80,24 @@ func Open(dir string, opts ...Option) (*Store, error) {
 func newStore(o options) *Store {
 	lines := logqueue.New(o.logger)
 	o.logger = lines.Logger()
-	s := &Store{
-		opts:     o,
-		log:      o.logger,
-		lines:    lines,
-		ids:      newIDSource(),
-		changing: make(chan struct{}, 1),
-
+	n := &node{
+		opts:         o,
+		log:          o.logger,
+		ids:          newIDSource(),
 		placeChanged: make(chan struct{}, 1),
 		closing:      make(chan struct{}),
-		closed:       make(chan struct{}),
+	}
+	l := &leadership{node: n}
+	m := &members{
+		places:   &places{leadership: l},
+		changing: make(chan struct{}, 1),
+		arriving: semaphore.NewWeighted(maxArrivals),
+	}
+	s := &Store{
+		joiner:   &joiner{members: m},
+		detector: &detector{leadership: l},
+		lines:    lines,
+		closed:   make(chan struct{}),
 	}
 	s.raftLog = newRaftLogger(s.log.Named("raft"), s.closing)
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
@@ -136,9 +106,11 @@ func newStore(o options) *Store {
 		s.asking[l] = batch.NewRounds(func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, s.spawn)
 	}
 	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
-	s.arriving = semaphore.NewWeighted(maxArrivals)
 	s.callBytes = semaphore.NewWeighted(callBytes)
 	s.writes = batch.NewGroups(s.propose, s.spawn)
+	s.onStop = s.writes.Refuse
+	l.whenLeading = []func(*reign){s.openTerm, s.tend}
+	l.whenFollowing = []func(*reign){s.keepVigil, s.awaitSilence}
 	context.AfterFunc(s.ctx, func() { s.writes.Abandon(s.whyClosed()) })
 	s.questions.Most = 2
 	s.learners.failures.log = s.log
@@ -266,34 +238,7 @@ func (s *Store) identify() error {
 	return nil
 }
 
-func (s *Store) self() self {
-	m := s.logs.meta()
-	return self{m.Cluster, m.serverID()}
-}
-
-// onItsOwn runs f, which calls raft, on a goroutine of its own: storage that
-// fails ends the goroutine that met the fault, and raft panics on what it cannot
-// read.
-func (s *Store) onItsOwn(what string, f func() error) error {
-	err := errors.New("storage failed")
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer func() {
-			if p := recover(); p != nil {
-				err = fmt.Errorf("%v", p)
-			}
-		}()
-		err = f()
-	}()
-	<-done
-	if err = errors.Join(err, s.closedErr()); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
-}
-
-func (s *Store) raftConfig() *raft.Config {
+func (s *node) raftConfig() *raft.Config {
 	c := raft.DefaultConfig()
 	c.LocalID = s.server
 	c.HeartbeatTimeout = s.opts.timing.Heartbeat
@@ -376,7 +321,7 @@ func (s *Store) takeSnapshot() error {
 
 // Index returns the newest log index that is in this node's state. The committed
 // log of the cluster reaches at least that far.
-func (s *Store) Index() uint64 { return s.fsm.now.Load().index }
+func (s *Store) Index() uint64 { return s.index() }
 
 // Hash returns a SHA-256 over the whole state, and the log index it belongs to:
 // at the same index it is the same on every node. It reads every key, and rests for
@@ -417,34 +362,6 @@ func (s *Store) Close() error {
 	s.lines.Close(logPatience)
 	close(s.closed)
 	return err
-}
-
-// stop makes the store refuse calls, because of why. Only the first has effect.
-func (s *Store) stop(why error) {
-	s.mu.Lock()
-	first := s.why == nil
-	if first {
-		s.why = why
-		close(s.closing)
-	}
-	s.mu.Unlock()
-	if first {
-		s.writes.Refuse(why)
-	}
-}
-
-// stopForFault stops the node at once: it answers nobody any more, and the
-// others elect a leader without it. It is called from raft's goroutines and does
-// not wait. What is left is for Close to clear away.
-func (s *Store) stopForFault(err error) {
-	s.end(err)
-	s.log.Error("the node stops", "error", err)
-}
-
-// end makes the store refuse calls, and answer none.
-func (s *Store) end(err error) {
-	s.stop(fmt.Errorf("%w: %w", ErrClosed, err))
-	s.cancel(s.whyClosed()) // cuts the transport, see open
 }
 
 // shutdown stops everything in an order in which each wait ends. First what is
@@ -494,32 +411,6 @@ func (s *Store) clearAway(stopped raft.Future) error {
 		err = errors.Join(err, s.logs.raiseTail())
 	}
 	return errors.Join(err, s.closeStorage())
-}
-
-// spawn starts a goroutine that Close waits for, unless it waits already.
-func (s *Store) spawn(f func()) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.barred {
-		return false
-	}
-	s.work.Go(f)
-	return true
-}
-
-func (s *Store) whyClosed() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.why
-}
-
-func (s *Store) closedErr() error {
-	select {
-	case <-s.closing:
-		return s.whyClosed()
-	default:
-		return nil
-	}
 }
 
 func closeListener(l net.Listener) error {

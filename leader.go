@@ -37,7 +37,7 @@ type court struct {
 	changed chan struct{} // guarded by mu: closed and replaced when one of them changes
 }
 
-func (s *Store) reign() *reign {
+func (s *leadership) reign() *reign {
 	s.court.mu.Lock()
 	defer s.court.mu.Unlock()
 	return s.court.reign
@@ -131,7 +131,7 @@ func (s *Store) LeaderChanges(ctx context.Context) iter.Seq[Leadership] {
 // watchRaft follows raft's leadership until the store stops. The observer's
 // channel holds one signal, and what it signals is read afresh each time, so
 // that none is missed and raft never waits.
-func (s *Store) watchRaft() {
+func (s *leadership) watchRaft() {
 	signals := make(chan raft.Observation, 1)
 	observer := raft.NewObserver(signals, false, func(o *raft.Observation) bool {
 		switch o.Data.(type) {
@@ -165,24 +165,29 @@ type standing struct {
 	leader roster.Peer
 }
 
-func (s *Store) updateReign() {
+func (s *leadership) updateReign() {
 	now := s.readReign()
 	if !s.replaceReign(now) {
 		return
 	}
 	switch {
 	case now.leads:
-		s.work.Go(func() { s.openTerm(now) })
-		s.work.Go(func() { s.tend(now) })
+		s.begin(now, s.whenLeading)
 	case now.leader != roster.Peer{}:
-		s.work.Go(func() { s.keepVigil(now) })
-		s.work.Go(func() { s.awaitSilence(now) })
+		s.begin(now, s.whenFollowing)
+	}
+}
+
+// begin starts what lasts as long as a reign.
+func (s *leadership) begin(r *reign, duties []func(*reign)) {
+	for _, duty := range duties {
+		s.work.Go(func() { duty(r) })
 	}
 }
 
 // readReign reads the leader and its term from raft. The term is read on both sides of the
 // leader: raft forgets a leader before it goes to another term.
-func (s *Store) readReign() *reign {
+func (s *leadership) readReign() *reign {
 	for {
 		now := &reign{term: s.raft.CurrentTerm(), began: time.Now()}
 		addr, id := s.raft.LeaderWithID()
@@ -202,7 +207,7 @@ func (s *Store) readReign() *reign {
 }
 
 // replaceReign reports whether now differs from what was before.
-func (s *Store) replaceReign(now *reign) bool {
+func (s *leadership) replaceReign(now *reign) bool {
 	c := &s.court
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -220,7 +225,7 @@ func (s *Store) replaceReign(now *reign) bool {
 }
 
 // troubleOr is what keeps this node from knowing a leader, or else err.
-func (s *Store) troubleOr(err error) error {
+func (s *leadership) troubleOr(err error) error {
 	s.court.mu.Lock()
 	defer s.court.mu.Unlock()
 	if s.court.trouble != nil && s.court.reign.leader == (roster.Peer{}) {
@@ -229,7 +234,7 @@ func (s *Store) troubleOr(err error) error {
 	return err
 }
 
-func (s *Store) setTrouble(err error) {
+func (s *leadership) setTrouble(err error) {
 	c := &s.court
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -241,7 +246,7 @@ func (s *Store) setTrouble(err error) {
 // openTerm puts an empty command into the log. When the state machine sees it,
 // everything that earlier leaders committed is in the state: reads of this term
 // may begin. raft's own first entry never reaches the state machine.
-func (s *Store) openTerm(r *reign) {
+func (s *members) openTerm(r *reign) {
 	const wait = 10 * time.Millisecond
 	for r.ctx.Err() == nil {
 		_, err := s.replicate(command.Append(nil, nil))

@@ -267,7 +267,7 @@ func (l *logStore) samples() (all []sample) {
 // this node which is. Its id must be a member's, as far as this node knows. Members
 // of another cluster may have the same ids, if that was hraftd's too: they have other
 // entries in their logs.
-func (s *Store) knowsNameless(o opening) error {
+func (s *members) knowsNameless(o opening) error {
 	if !s.lists(o.From) {
 		return fmt.Errorf("node %s, taken over from hraftd, has no member %s in its cluster", s.server, o.From)
 	}
@@ -291,7 +291,7 @@ const nameNote = "cluster"
 // that was committed before, and what another leader may have written and this one
 // does not see never will be. Nor does it begin again before it knows what became of
 // its own.
-func (s *Store) nameCluster(ctx context.Context) error {
+func (s *members) nameCluster(ctx context.Context) error {
 	unlock, err := s.lockMembership(ctx)
 	if err != nil {
 		return err
@@ -307,7 +307,7 @@ func (s *Store) nameCluster(ctx context.Context) error {
 }
 
 // learnName gives a nameless node the id of its cluster, when its state has it.
-func (s *Store) learnName() {
+func (s *joiner) learnName() {
 	if !s.logs.meta().isNameless() {
 		return
 	}
@@ -324,7 +324,7 @@ func (s *Store) learnName() {
 
 // seekLeader is for a nameless node, which is a member already. It asks to join all
 // the same when it hears of no leader: it may have been removed.
-func (s *Store) seekLeader() error {
+func (s *joiner) seekLeader() error {
 	if !s.isLeaderless() {
 		return nil
 	}

@@ -15,7 +15,7 @@ import (
 
 // awaitOwnTerm waits until this node, as the leader, has in its state what its
 // predecessors committed: its notes can then be relied on.
-func (s *Store) awaitOwnTerm(ctx context.Context) error {
+func (s *leadership) awaitOwnTerm(ctx context.Context) error {
 	term, err := s.leaderTerm()
 	if err != nil {
 		return err
@@ -25,7 +25,7 @@ func (s *Store) awaitOwnTerm(ctx context.Context) error {
 
 // changeThroughLeader has whoever leads make a change, again until its outcome is
 // known or ctx ends: to make it twice is to make it once.
-func (s *Store) changeThroughLeader(ctx context.Context, attempt func(context.Context, *reign) error) error {
+func (s *leadership) changeThroughLeader(ctx context.Context, attempt func(context.Context, *reign) error) error {
 	var last error
 	maybe := false // a leader may have begun with it
 	for n := 0; ; n++ {
@@ -58,7 +58,7 @@ func isFinal(err error) bool {
 }
 
 // changeUnder makes one attempt, and gives it up when the leader changes.
-func (s *Store) changeUnder(ctx context.Context, reign *reign, attempt func(context.Context, *reign) error) error {
+func (s *leadership) changeUnder(ctx context.Context, reign *reign, attempt func(context.Context, *reign) error) error {
 	if reign.leader == (roster.Peer{}) {
 		return errs.NoLeaderKnown
 	}
@@ -69,7 +69,7 @@ func (s *Store) changeUnder(ctx context.Context, reign *reign, attempt func(cont
 }
 
 // tellLeader makes a call with a message in JSON on the leader.
-func (s *Store) tellLeader(ctx context.Context, reign *reign, m method, message any) error {
+func (s *leadership) tellLeader(ctx context.Context, reign *reign, m method, message any) error {
 	payload, err := json.Marshal(message)
 	if err != nil {
 		return err
@@ -78,35 +78,10 @@ func (s *Store) tellLeader(ctx context.Context, reign *reign, m method, message 
 	return err
 }
 
-// change waits for a change of the configuration to be committed. It can be
-// asked for again whatever the error was.
-func (s *Store) change(ctx context.Context, ask func() raft.Future) error {
-	if !s.futures.Enter() {
-		return s.whyClosed()
-	}
-	done := make(chan error, 1)
-	if !s.spawn(func() {
-		defer s.futures.Leave()
-		done <- ask().Error()
-	}) {
-		s.futures.Leave()
-		return s.whyClosed()
-	}
-	select {
-	case err := <-done:
-		if errors.Is(err, raft.ErrNotLeader) {
-			return fmt.Errorf("%w: %w", errs.Unsent, err)
-		}
-		return err
-	case <-ctx.Done():
-		return errs.Ended(ctx)
-	}
-}
-
 // lockMembership lets one change at a time through. A channel, not a mutex: it
 // is held while the network is waited for. A change whose time is up before its turn
 // has not begun.
-func (s *Store) lockMembership(ctx context.Context) (unlock func(), err error) {
+func (s *members) lockMembership(ctx context.Context) (unlock func(), err error) {
 	select {
 	case s.changing <- struct{}{}:
 		return func() { <-s.changing }, nil
@@ -150,15 +125,6 @@ func (s *Store) members() []Node {
 	return nodes
 }
 
-func (s *Store) configuration() raft.Configuration {
-	return s.raft.GetConfiguration().Configuration() // in memory; never waits or fails
-}
-
-// roster.Lists reports whether a node is a member.
-func (s *Store) lists(id raft.ServerID) bool {
-	return roster.Lists(s.configuration(), id)
-}
-
 // member is a server as users see it.
 func (s *Store) member(m raft.Server) Node {
 	id := roster.UserID(m.ID)
@@ -167,7 +133,7 @@ func (s *Store) member(m raft.Server) Node {
 
 // asVoter is for sieve: a candidate that this node knows without a vote goes by
 // this node's own id.
-func (s *Store) asVoter(candidate []byte) []byte {
+func (s *members) asVoter(candidate []byte) []byte {
 	id := raft.ServerID(candidate)
 	config := s.configuration()
 	if s.lists(id) && !roster.IsVoter(config, id) {

@@ -51,27 +51,27 @@ const (
 	retiredByForce = "forced"
 )
 
-func (s *Store) isReplica(id string) bool        { return s.note(replicaNote(id)) != "" }
-func (s *Store) isRetired(id raft.ServerID) bool { return s.note(retiredNote(id)) != "" }
+func (s *members) isReplica(id string) bool        { return s.note(replicaNote(id)) != "" }
+func (s *members) isRetired(id raft.ServerID) bool { return s.note(retiredNote(id)) != "" }
 
-func (s *Store) isRetiredByForce(id raft.ServerID) bool {
+func (s *members) isRetiredByForce(id raft.ServerID) bool {
 	how, _, _ := strings.Cut(s.note(retiredNote(id)), " ")
 	return how == retiredByForce
 }
 
 // isForgotten reports whether a node was removed, or has left, so long ago that there is
 // no note of it any more.
-func (s *Store) isForgotten(who welcome) bool {
+func (s *members) isForgotten(who welcome) bool {
 	return s.note(forgottenNote) != "" && who.Cluster == s.self().cluster && who.Joined && !s.lists(who.Node) && s.note(leftNote(who.Node)) == ""
 }
 
-func (s *Store) note(name string) string { return s.fsm.now.Load().view.Note(name) }
+func (s *members) note(name string) string { return s.fsm.now.Load().view.Note(name) }
 
 // dated is the text of a note that is taken now.
-func (s *Store) dated(text string) string { return fmt.Sprintf("%s %d", text, s.Index()) }
+func (s *members) dated(text string) string { return fmt.Sprintf("%s %d", text, s.index()) }
 
 // writeNote takes a note, as the leader.
-func (s *Store) writeNote(name, text string) error {
+func (s *members) writeNote(name, text string) error {
 	if err := s.writeNotes([]command.Op{noteOp(name, text)}); err != nil {
 		return fmt.Errorf("take note of %s: %w", name, err)
 	}
@@ -79,9 +79,9 @@ func (s *Store) writeNote(name, text string) error {
 }
 
 // writeNotes takes notes, all or none.
-func (s *Store) writeNotes(ops []command.Op) error {
+func (s *members) writeNotes(ops []command.Op) error {
 	request := command.Request{Ops: ops}
-	s.ids.stamp(&request, s.Index())
+	s.ids.stamp(&request, s.index())
 	results, err := s.replicate(command.Append(nil, []command.Request{request}))
 	if err == nil && results[0].Code != command.OK {
 		err = fmt.Errorf("%w: the request expired", errs.Unsent)
@@ -95,7 +95,7 @@ func noteOp(name, text string) command.Op {
 }
 
 // strike makes a note undone, if there is one.
-func (s *Store) strike(name string) error {
+func (s *members) strike(name string) error {
 	if s.note(name) == "" {
 		return nil
 	}
@@ -109,7 +109,7 @@ type former struct {
 }
 
 // former are the identities of one kind of notes, the oldest first.
-func (s *Store) former(note func(raft.ServerID) string) (all []former) {
+func (s *members) former(note func(raft.ServerID) string) (all []former) {
 	s.fsm.now.Load().view.Notes(func(name, text string) bool {
 		if server, ok := strings.CutPrefix(name, note("")); ok {
 			_, at, _ := strings.Cut(text, " ")
@@ -123,7 +123,7 @@ func (s *Store) former(note func(raft.ServerID) string) (all []former) {
 }
 
 // formerly are the identities of one kind of notes under an id.
-func (s *Store) formerly(id string, note func(raft.ServerID) string) (servers []raft.ServerID) {
+func (s *members) formerly(id string, note func(raft.ServerID) string) (servers []raft.ServerID) {
 	for _, f := range s.former(note) {
 		if roster.UserID(f.server) == id {
 			servers = append(servers, f.server)
@@ -133,7 +133,7 @@ func (s *Store) formerly(id string, note func(raft.ServerID) string) (servers []
 }
 
 // forgetFormer strikes out the notes that are too many, as the leader.
-func (s *Store) forgetFormer(reign *reign) error {
+func (s *members) forgetFormer(reign *reign) error {
 	if s.fsm.now.Load().view.NotesLen() <= maxFormer {
 		return nil
 	}
@@ -149,14 +149,14 @@ func (s *Store) forgetFormer(reign *reign) error {
 
 // excess are the oldest of one kind of notes, beyond those that are kept. What is noted of
 // a member, of which the removal is to be finished, does not count and stays.
-func (s *Store) excess(note func(raft.ServerID) string) []former {
+func (s *members) excess(note func(raft.ServerID) string) []former {
 	all := slices.DeleteFunc(s.former(note), func(f former) bool { return s.lists(f.server) })
 	return all[:max(len(all)-maxFormer, 0)]
 }
 
 // forgetOldest strikes out some notes that are too many, by one entry. Between two of
 // those changes of the membership have their turn.
-func (s *Store) forgetOldest(reign *reign, note func(raft.ServerID) string) error {
+func (s *members) forgetOldest(reign *reign, note func(raft.ServerID) string) error {
 	unlock, err := s.lockMembership(reign.ctx)
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func (s *Store) forgetOldest(reign *reign, note func(raft.ServerID) string) erro
 }
 
 // forgetting is what strikes out notes of one kind, and first says so.
-func (s *Store) forgetting(oldest []former, note func(raft.ServerID) string) []command.Op {
+func (s *members) forgetting(oldest []former, note func(raft.ServerID) string) []command.Op {
 	left := make(map[string]int) // nodes of an id
 	for _, f := range s.former(leftNote) {
 		left[roster.UserID(f.server)]++
@@ -190,6 +190,6 @@ func (s *Store) forgetting(oldest []former, note func(raft.ServerID) string) []c
 }
 
 // isMemberID reports whether a member is called so.
-func (s *Store) isMemberID(id string) bool {
+func (s *members) isMemberID(id string) bool {
 	return slices.ContainsFunc(s.configuration().Servers, func(m raft.Server) bool { return roster.UserID(m.ID) == id })
 }

@@ -57,12 +57,10 @@ func copied(id raft.ServerID, at string) error {
 		ErrCopied, roster.UserID(id), at)
 }
 
-func (s *Store) isPlaced() bool { return s.placed.Load() }
-
 // findPlace is for the start: a node that is where its configuration has it needs no
 // confirmation, or where it was admitted while it has none; nor does one that is taken
 // over from hraftd and has yet to hear of its cluster.
-func (s *Store) findPlace() {
+func (s *places) findPlace() {
 	at := roster.DialAddr(s.configuredAt())
 	if p, ok := s.promised(s.server); ok {
 		at = p.To
@@ -72,31 +70,7 @@ func (s *Store) findPlace() {
 	}
 }
 
-func (s *Store) takePlace() {
-	if !s.placed.Swap(true) {
-		s.tellPlace()
-	}
-}
-
-// losePlace is for a node that another has turned away, because it finds it elsewhere.
-func (s *Store) losePlace(at string) {
-	if !s.placed.Swap(false) {
-		return
-	}
-	s.log.Warn("others find this node at another address: it has to be confirmed", "addr", s.opts.advertise, "other", at)
-	s.transport.keepOnly(nil)
-	s.tellPlace()
-}
-
-// tellPlace makes watchRaft look.
-func (s *Store) tellPlace() {
-	select {
-	case s.placeChanged <- struct{}{}:
-	default:
-	}
-}
-
-func (s *Store) relocated(addr string) raft.ServerAddress {
+func (s *places) relocated(addr string) raft.ServerAddress {
 	return roster.MovedAddr(addr, s.raft.CurrentTerm(), s.raft.LastIndex())
 }
 
@@ -107,14 +81,7 @@ type placePromise struct {
 	To   string `json:"To"`
 }
 
-// promised returns the promise for a member, as long as it holds: until the
-// configuration has it elsewhere.
-func (s *Store) promised(id raft.ServerID) (placePromise, bool) {
-	p, ok := s.logs.meta().Places[id]
-	return p, ok && roster.AddressOf(s.configuration(), id) == p.From
-}
-
-func (s *Store) promisePlace(id raft.ServerID, p placePromise) error {
+func (s *places) promisePlace(id raft.ServerID, p placePromise) error {
 	config := s.configuration()
 	err := s.logs.updateMeta(func(m *metadata) {
 		places := map[raft.ServerID]placePromise{id: p}
@@ -133,7 +100,7 @@ func (s *Store) promisePlace(id raft.ServerID, p placePromise) error {
 
 // confirmPlace tells a member at addr that its place is there. The entry by which it is
 // must be committed.
-func (s *Store) confirmPlace(ctx context.Context, id raft.ServerID, addr string) error {
+func (s *places) confirmPlace(ctx context.Context, id raft.ServerID, addr string) error {
 	if err := s.admit(ctx, admission{Cluster: s.self().cluster, Server: id, Addr: addr}, addr); err != nil {
 		return fmt.Errorf("confirm its place: %w", err)
 	}
@@ -146,7 +113,7 @@ var (
 )
 
 // relocate gives a member another address, as the leader.
-func (s *Store) relocate(ctx context.Context, id raft.ServerID, to raft.ServerAddress) error {
+func (s *places) relocate(ctx context.Context, id raft.ServerID, to raft.ServerAddress) error {
 	s.relocating.Store(id, to)
 	// For a member this changes the address only; a voter stays one.
 	return s.change(ctx, func() raft.Future {
@@ -159,13 +126,13 @@ func (s *Store) relocate(ctx context.Context, id raft.ServerID, to raft.ServerAd
 
 // holdsBack reports whether entries must not go to a member at addr: it is about to get
 // another. raft sends an entry before it goes by it.
-func (s *Store) holdsBack(id raft.ServerID, addr raft.ServerAddress) bool {
+func (s *places) holdsBack(id raft.ServerID, addr raft.ServerAddress) bool {
 	to, ok := s.relocating.Load(id)
 	return ok && to != addr
 }
 
 // whereabouts is where a member answers that is not at its address.
-func (s *Store) whereabouts(ctx context.Context, m raft.Server) (string, bool) {
+func (s *places) whereabouts(ctx context.Context, m raft.Server) (string, bool) {
 	if m.ID == s.server {
 		return s.opts.advertise, true
 	}
@@ -180,8 +147,8 @@ func (s *Store) whereabouts(ctx context.Context, m raft.Server) (string, bool) {
 	return "", false
 }
 
-// places is what a transport asks its node.
-type places interface {
+// placeHooks is what a transport asks its node.
+type placeHooks interface {
 	isPlaced() bool
 	addressOf(id raft.ServerID, addr string) string // where to dial a member that the configuration has at addr
 	configuredAt() string
@@ -190,18 +157,9 @@ type places interface {
 	losePlace(at string)                        // another has turned this node away
 }
 
-func (s *Store) addressOf(id raft.ServerID, addr string) string {
-	if p, ok := s.promised(id); ok && p.From == addr {
-		return p.To
-	}
-	return roster.DialAddr(addr)
-}
-
-func (s *Store) hasJoined() bool { return s.raft.LastIndex() > 0 }
-
 // turnAway is for who has a right to the place by a configuration that the promise came
 // after.
-func (s *Store) turnAway(o opening) (why, elsewhere string) {
+func (s *places) turnAway(o opening) (why, elsewhere string) {
 	if !s.isPlaced() {
 		return fmt.Sprintf("node %s has to be confirmed at its new address", s.server), ""
 	}

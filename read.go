@@ -257,7 +257,7 @@ func tooStale(err error, format string, args ...any) error {
 }
 
 // readLoop repeats a read, on whoever leads, until it has an answer or ctx ends.
-func (s *Store) readLoop(ctx context.Context, read func(context.Context, *reign) error) error {
+func (s *leadership) readLoop(ctx context.Context, read func(context.Context, *reign) error) error {
 	last := errs.NoLeaderKnown
 	for attempt := 0; ; attempt++ {
 		if err := s.closedErr(); err != nil {
@@ -284,7 +284,7 @@ func (s *Store) readLoop(ctx context.Context, read func(context.Context, *reign)
 
 // readUnder gives an attempt on another node up when the leader changes. Each question
 // to it has a time of its own.
-func (s *Store) readUnder(ctx context.Context, reign *reign, read func(context.Context, *reign) error) error {
+func (s *leadership) readUnder(ctx context.Context, reign *reign, read func(context.Context, *reign) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(reign.ctx, cancel)()
@@ -293,7 +293,7 @@ func (s *Store) readUnder(ctx context.Context, reign *reign, read func(context.C
 
 // pause waits before the next attempt: until the leader changes, or a moment. An
 // error ends the attempts.
-func (s *Store) pause(ctx context.Context, reign *reign, attempt int) error {
+func (s *leadership) pause(ctx context.Context, reign *reign, attempt int) error {
 	const shortest, longest = time.Millisecond, 100 * time.Millisecond
 	timer := time.NewTimer(min(shortest<<min(attempt, 10), longest))
 	defer timer.Stop()

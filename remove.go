@@ -75,7 +75,7 @@ func (s *Store) Remove(ctx context.Context, id string, opts ...RemoveOption) err
 }
 
 // leave removes this node, which does not ask to be admitted meanwhile or afterwards.
-func (s *Store) leave(ctx context.Context, req removeRequest) error {
+func (s *joiner) leave(ctx context.Context, req removeRequest) error {
 	s.leaving.Add(1)
 	defer s.leaving.Add(-1)
 	err := s.removeFor(ctx, req)
@@ -89,7 +89,7 @@ func (s *Store) leave(ctx context.Context, req removeRequest) error {
 // That one had its effect in its own term, or never will have; and a leader has in its
 // state what was done in the terms before it, and refuses nothing of which there is a
 // note.
-func (s *Store) removeFor(ctx context.Context, req removeRequest) error {
+func (s *members) removeFor(ctx context.Context, req removeRequest) error {
 	var refusal error
 	doubt := uint64(0) // the last term in which an attempt may have begun
 	err := s.changeThroughLeader(ctx, func(ctx context.Context, reign *reign) error {
@@ -113,7 +113,7 @@ func (s *Store) removeFor(ctx context.Context, req removeRequest) error {
 
 // removeThrough keeps the term in which it was asked: a request that was held up on the
 // way is not one of the term in which it arrives.
-func (s *Store) removeThrough(ctx context.Context, reign *reign, req removeRequest) error {
+func (s *members) removeThrough(ctx context.Context, reign *reign, req removeRequest) error {
 	if req.Term == 0 {
 		req.Term = reign.term
 	}
@@ -128,7 +128,7 @@ func (s *Store) removeThrough(ctx context.Context, reign *reign, req removeReque
 }
 
 // removeMember removes a member, as the leader.
-func (s *Store) removeMember(ctx context.Context, req removeRequest) error {
+func (s *members) removeMember(ctx context.Context, req removeRequest) error {
 	unlock, err := s.lockMembership(ctx)
 	if err != nil {
 		return err
@@ -169,7 +169,7 @@ func (s *Store) removeMember(ctx context.Context, req removeRequest) error {
 }
 
 // leadsIn is an error unless this node leads in a term.
-func (s *Store) leadsIn(term uint64) error {
+func (s *leadership) leadsIn(term uint64) error {
 	now, err := s.leaderTerm()
 	if err == nil && now != term {
 		return errs.NotLeader
@@ -179,7 +179,7 @@ func (s *Store) leadsIn(term uint64) error {
 
 // removeAgain is for the id of a node that is no member any more. There is something
 // to do when one has left that was to return, and now is not.
-func (s *Store) removeAgain(req removeRequest) error {
+func (s *members) removeAgain(req removeRequest) error {
 	left, removed := s.formerly(req.ID, leftNote), s.formerly(req.ID, retiredNote)
 	switch {
 	case len(left) == 0 && len(removed) == 0:
@@ -200,7 +200,7 @@ func (s *Store) removeAgain(req removeRequest) error {
 
 // letGo removes a member that may return. What it is to be then stays noted. It may have
 // left before: the note is of this time.
-func (s *Store) letGo(ctx context.Context, m raft.Server) error {
+func (s *members) letGo(ctx context.Context, m raft.Server) error {
 	if err := s.writeNote(leftNote(m.ID), s.dated("1")); err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (s *Store) letGo(ctx context.Context, m raft.Server) error {
 }
 
 // expel removes a member for good, with what was noted of it.
-func (s *Store) expel(ctx context.Context, m raft.Server, req removeRequest) error {
+func (s *members) expel(ctx context.Context, m raft.Server, req removeRequest) error {
 	if err := s.dismiss(ctx, m, req); err != nil {
 		return err
 	}
@@ -218,7 +218,7 @@ func (s *Store) expel(ctx context.Context, m raft.Server, req removeRequest) err
 	return nil
 }
 
-func (s *Store) checkRemovable(ctx context.Context, config raft.Configuration, m raft.Server, req removeRequest) error {
+func (s *members) checkRemovable(ctx context.Context, config raft.Configuration, m raft.Server, req removeRequest) error {
 	if req.IfSilent && len(s.silent(ctx, []raft.Server{m})) == 0 {
 		return fmt.Errorf("%w: it answers at %s", ErrRefused, roster.DialAddr(string(m.Address)))
 	}
@@ -250,7 +250,7 @@ func (s *Store) checkRemovable(ctx context.Context, config raft.Configuration, m
 // in between leaves its successor word of what is to be done, and from then on
 // nobody can say that nothing was changed. That it has left before does not count any
 // more.
-func (s *Store) dismiss(ctx context.Context, m raft.Server, req removeRequest) error {
+func (s *members) dismiss(ctx context.Context, m raft.Server, req removeRequest) error {
 	if !s.isRetired(m.ID) {
 		how := retired
 		if req.Force {

@@ -27,7 +27,7 @@ import (
 //
 // raft's VerifyLeader will not do: it counts answers that were sent before the
 // call, and those of non-voters.
-func (s *Store) confirm() (index uint64, err error) {
+func (s *leadership) confirm() (index uint64, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.opts.timing.Heartbeat)
 	defer cancel()
 	term, err := s.leaderTerm()
@@ -47,19 +47,10 @@ func (s *Store) confirm() (index uint64, err error) {
 	return index, nil
 }
 
-// leaderTerm is the term in which this node is the leader.
-func (s *Store) leaderTerm() (uint64, error) {
-	term := s.raft.CurrentTerm()
-	if s.raft.State() != raft.Leader || s.raft.CurrentTerm() != term || !s.isPlaced() {
-		return 0, errs.NotLeader
-	}
-	return term, nil
-}
-
 // askVoters returns nil once a majority of the voters has seen no term after
 // term. The answers that it does not wait for keep their connections busy for a
 // while; a voter that is slow is left out of further rounds meanwhile.
-func (s *Store) askVoters(ctx context.Context, term uint64) error {
+func (s *leadership) askVoters(ctx context.Context, term uint64) error {
 	voters, err := s.votersIn(term)
 	if err != nil {
 		return err
@@ -92,20 +83,8 @@ func (s *Store) askVoters(ctx context.Context, term uint64) error {
 	return nil
 }
 
-// votersIn are those of the newest configuration, which is that of the leader of the
-// term: this node still leads in it after it has read them. A configuration of a later
-// leader may be without the voters that elected that one, down to this node alone.
-func (s *Store) votersIn(term uint64) ([]raft.Server, error) {
-	config := s.configuration()
-	now, err := s.leaderTerm()
-	if err == nil && now != term {
-		err = errs.NotLeader
-	}
-	return roster.Voters(config), err
-}
-
 // askInBackground puts one answer into answers, unless it returns false.
-func (s *Store) askInBackground(server raft.Server, term uint64, answers chan<- error) bool {
+func (s *leadership) askInBackground(server raft.Server, term uint64, answers chan<- error) bool {
 	release, ok := s.questions.Acquire(server.ID)
 	if !ok {
 		return false
@@ -118,7 +97,7 @@ func (s *Store) askInBackground(server raft.Server, term uint64, answers chan<- 
 	})
 }
 
-func (s *Store) askVoter(ctx context.Context, server raft.Server, term uint64) error {
+func (s *leadership) askVoter(ctx context.Context, server raft.Server, term uint64) error {
 	to := roster.Peer{Server: server.ID, Addr: string(server.Address)}
 	answer, err := s.peers.call(ctx, to, callConfirm, binary.BigEndian.AppendUint64(nil, term))
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -20,7 +19,7 @@ import (
 // forms a cluster with others, asks to be admitted, announces a new address, and
 // finds out what is wrong when there is no leader. What stands in the way is the
 // court's trouble.
-func (s *Store) settle() {
+func (s *joiner) settle() {
 	const shortest, longest, longestFounding = 50 * time.Millisecond, 5 * time.Second, time.Second
 	wait, settled := shortest, false
 	words := complaint{log: s.log}
@@ -65,7 +64,7 @@ func (s *Store) settle() {
 
 // forgetStrangers lets go of what is kept for nodes that are no members any more, and of
 // connections that nobody uses.
-func (s *Store) forgetStrangers() {
+func (s *joiner) forgetStrangers() {
 	members := map[raft.ServerID]bool{s.reign().leader.Server: true} // of which this node may not have heard
 	for _, m := range s.configuration().Servers {
 		members[m.ID] = true
@@ -79,7 +78,7 @@ func (s *Store) forgetStrangers() {
 // checkIn asks the members for its place whatever this node's own configuration
 // says, which may be old: it may have been removed while it was down. That nobody
 // answers yet is no trouble.
-func (s *Store) checkIn() error {
+func (s *joiner) checkIn() error {
 	if s.self().cluster != "" && s.isSettled() {
 		if err := s.askToJoin(); errors.Is(err, ErrRemoved) || errors.Is(err, ErrCopied) {
 			return err
@@ -127,7 +126,7 @@ func (e oneLine) Error() string { return strings.ReplaceAll(errs.Reason(e.error)
 func (e oneLine) Unwrap() error { return e.error }
 
 // standing is what a node with trouble is doing, as the beginning of a sentence.
-func (s *Store) standing() string {
+func (s *joiner) standing() string {
 	switch {
 	case s.founds() && !s.founders.isJoining():
 		return "waiting to form a cluster"
@@ -145,10 +144,10 @@ func (s *Store) standing() string {
 
 // founds reports whether this node is to form a cluster with others, or has
 // promised to.
-func (s *Store) founds() bool { return s.self().cluster == "" && s.expected() > 1 }
+func (s *joiner) founds() bool { return s.self().cluster == "" && s.expected() > 1 }
 
 // seekPlace goes one step, and returns what kept it from reaching its aim.
-func (s *Store) seekPlace() error {
+func (s *joiner) seekPlace() error {
 	switch {
 	case s.leaving.Load() > 0:
 		return nil
@@ -180,7 +179,7 @@ var errLeft = errors.New("it has left the cluster: start it again, or join it th
 
 // stayAway is for a node that has left. It finds out whether somebody has joined it
 // again, or removed it for good.
-func (s *Store) stayAway() error {
+func (s *joiner) stayAway() error {
 	switch err := s.askToJoin(); {
 	case err == nil:
 		s.left.Store(false)
@@ -194,7 +193,7 @@ func (s *Store) stayAway() error {
 // isSettled reports whether this node is what it is meant to be, a voter, or a replica
 // that does not vote, under its present address or one with which the leader has
 // agreed: another name of the same.
-func (s *Store) isSettled() bool {
+func (s *joiner) isSettled() bool {
 	at, agreed := roster.DialAddr(s.configuredAt()), s.agreed.Load()
 	if at == "" || at != s.opts.advertise && (agreed == nil || at != *agreed) {
 		return false
@@ -202,27 +201,21 @@ func (s *Store) isSettled() bool {
 	return roster.IsVoter(s.configuration(), s.server) || s.isReplica(s.opts.id)
 }
 
-// configuredAt is the address that the configuration has for this node; empty: it is
-// no member.
-func (s *Store) configuredAt() string {
-	return roster.AddressOf(s.configuration(), s.server)
-}
-
 // isCatchingUp reports whether this node's leader brings it up to date.
-func (s *Store) isCatchingUp() bool {
+func (s *joiner) isCatchingUp() bool {
 	_, is := s.progress()[s.opts.id]
 	return is
 }
 
 // isLeaderless reports whether there has been no leader for longer than an
 // election takes.
-func (s *Store) isLeaderless() bool {
+func (s *leadership) isLeaderless() bool {
 	r := s.reign()
 	return r.leader == roster.Peer{} && time.Since(r.began) > 2*s.opts.timing.Election
 }
 
 // findTrouble says why a member that has no leader has none.
-func (s *Store) findTrouble() error {
+func (s *joiner) findTrouble() error {
 	all := roster.Voters(s.configuration())
 	silent := s.silent(s.ctx, all)
 	switch {
@@ -244,34 +237,7 @@ func (s *Store) findTrouble() error {
 	return nil
 }
 
-// silent knocks on other nodes, all at once, and says of which there was no answer,
-// and why.
-func (s *Store) silent(ctx context.Context, nodes []raft.Server) (which []string) {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
-	defer cancel()
-	var mu sync.Mutex // guards which
-	var knocking sync.WaitGroup
-	for _, m := range nodes {
-		if m.ID == s.server {
-			continue
-		}
-		knocking.Go(func() {
-			conn, _, err := s.transport.dial(ctx, string(m.Address), forRPC, m.ID)
-			if err == nil {
-				conn.Close()
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			which = append(which, fmt.Sprintf("%s at %s (%v)", roster.UserID(m.ID), roster.DialAddr(string(m.Address)), err))
-		})
-	}
-	knocking.Wait()
-	slices.Sort(which)
-	return which
-}
-
-func (s *Store) ownJoinRequest() joinRequest {
+func (s *joiner) ownJoinRequest() joinRequest {
 	r := joinRequest{ID: s.opts.id, Addr: s.opts.advertise, Itself: true, Server: s.server, Process: s.transport.process, Away: s.leaving.Load() > 0 || s.left.Load()}
 	if s.opts.replica {
 		r.Role = roleReplica
@@ -281,7 +247,7 @@ func (s *Store) ownJoinRequest() joinRequest {
 
 // askToJoin goes through the members until one has seen to it. A leader that has
 // moved is its own member.
-func (s *Store) askToJoin() error {
+func (s *joiner) askToJoin() error {
 	if s.reign().leads {
 		return s.join(s.ctx, s.ownJoinRequest())
 	}
@@ -311,9 +277,9 @@ func (s *Store) askToJoin() error {
 
 // nobodyToAsk says what a node waits for that knows no other. To empty its directory
 // is for one that has never been in a cluster: it may be the only copy.
-func (s *Store) nobodyToAsk() error {
+func (s *joiner) nobodyToAsk() error {
 	switch {
-	case s.isMember() && len(s.members()) == 1:
+	case s.isMember() && len(s.configuration().Servers) == 1:
 		return fmt.Errorf("the only member announces its new address, %s, when it leads", s.opts.advertise)
 	case s.isMember() || s.self().cluster != "":
 		return errors.New("there is no other node to ask; start this one with the addresses of members")
@@ -322,7 +288,7 @@ func (s *Store) nobodyToAsk() error {
 }
 
 // memberAddrs returns the addresses at which members may be, also with an error.
-func (s *Store) memberAddrs() ([]string, error) {
+func (s *joiner) memberAddrs() ([]string, error) {
 	addrs, err := s.givenAddrs()
 	if s.self().cluster == "" {
 		addrs = append(addrs, s.founding().Known...)
@@ -341,7 +307,7 @@ func (s *Store) memberAddrs() ([]string, error) {
 }
 
 // givenAddrs are those of the options, looked up anew each time.
-func (s *Store) givenAddrs() (addrs []string, err error) {
+func (s *joiner) givenAddrs() (addrs []string, err error) {
 	given := s.opts.join
 	if s.opts.joinFunc != nil {
 		found, findErr := s.opts.joinFunc(s.ctx)
@@ -362,7 +328,7 @@ func (s *Store) givenAddrs() (addrs []string, err error) {
 const dnsPrefix = "dns://"
 
 // resolve returns the addresses that a name in DNS has now, or addr itself.
-func (s *Store) resolve(addr string) ([]string, error) {
+func (s *joiner) resolve(addr string) ([]string, error) {
 	name, ok := strings.CutPrefix(addr, dnsPrefix)
 	if !ok {
 		return []string{addr}, nil
@@ -387,7 +353,7 @@ var errItself = errors.New("kvraft: it is this node itself")
 
 // askMember asks one member, which brings it before its leader. The leader may be lost
 // meanwhile and another know better: who is brought up for longer asks again.
-func (s *Store) askMember(addr string) error {
+func (s *joiner) askMember(addr string) error {
 	const patience = 10 * time.Second
 	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
@@ -410,7 +376,7 @@ func (s *Store) askMember(addr string) error {
 }
 
 // askStranded says what a node waits for that belongs to no cluster either.
-func (s *Store) askStranded(ctx context.Context, addr string) error {
+func (s *joiner) askStranded(ctx context.Context, addr string) error {
 	var other founding
 	if err := s.ask(ctx, addr, callFound, s.founding(), &other); err != nil {
 		return fmt.Errorf("%s: %w", addr, err)
@@ -436,7 +402,7 @@ func strandedWith(other founding, mine string, expect int) string {
 
 // warnOfStrangers says that addresses to join at, of no more use to a node that has
 // its place, lead to another cluster.
-func (s *Store) warnOfStrangers() {
+func (s *joiner) warnOfStrangers() {
 	addrs, _ := s.givenAddrs() // nobody is known to be a stranger whose address is not
 	slices.Sort(addrs)
 	var strange []string

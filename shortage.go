@@ -54,7 +54,7 @@ func (w *watchdog) handOver(r *reign, lasts time.Duration, reason error) {
 
 // successorOf returns the voter whose log is known to reach furthest, of those that have
 // answered this leader a moment ago.
-func (s *Store) successorOf(r *reign) (target roster.Peer, err error) {
+func (s *detector) successorOf(r *reign) (target roster.Peer, err error) {
 	moment := time.Now().Add(-s.opts.timing.Heartbeat)
 	acked := s.raftTransport.acked
 	all := roster.Voters(s.configuration())
@@ -84,7 +84,7 @@ func (s *Store) successorOf(r *reign) (target roster.Peer, err error) {
 }
 
 // reach connects to a voter, to see whether it is there.
-func (s *Store) reach(r *reign, voter roster.Peer) error {
+func (s *detector) reach(r *reign, voter roster.Peer) error {
 	defer s.transport.reserve.release()()
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
 	defer cancel()

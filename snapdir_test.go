@@ -325,7 +325,8 @@ func TestASnapshotThatCouldNotBeRestoredIsNotOneThatWasVerified(t *testing.T) {
 	if err := verifySnapshot(bytes.NewReader(bad)); err == nil {
 		t.Error("it was found to be right")
 	}
-	s := &Store{logs: openTestLog(t, newScriptedDisk(t))}
+	s := newTestServer(t)
+	s.logs = openTestLog(t, newScriptedDisk(t))
 	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "another" }); err != nil {
 		t.Fatal(err)
 	}

@@ -65,7 +65,7 @@ func (w *watchdog) lookAtCommits(now time.Time) string {
 
 // nearness tells how near a majority is to having the entry at index: it changes when
 // one more of those that lack it has come nearer.
-func (s *Store) nearness(index uint64) (sum uint64) {
+func (s *detector) nearness(index uint64) (sum uint64) {
 	for _, m := range roster.Voters(s.configuration()) {
 		sum += min(s.raftTransport.acked.by(m.ID), index)
 	}
@@ -87,7 +87,7 @@ func (w *watchdog) yield(r *reign, stalled time.Duration) {
 
 // handOverTo makes target stand for election, steps down if that is of no use, and abstains
 // for a while.
-func (s *Store) handOverTo(r *reign, target roster.Peer, abstain time.Duration) {
+func (s *leadership) handOverTo(r *reign, target roster.Peer, abstain time.Duration) {
 	s.raftTransport.abstention.begin(abstain)
 	asked := make(chan error, 1)
 	s.spawn(func() { asked <- s.timeoutNow(target) })
@@ -102,7 +102,7 @@ func (s *Store) handOverTo(r *reign, target roster.Peer, abstain time.Duration) 
 }
 
 // standInFor finds who can be elected without this leader.
-func (s *Store) standInFor(r *reign) (roster.Peer, error) {
+func (s *detector) standInFor(r *reign) (roster.Peer, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
 	defer cancel()
 	all := roster.Voters(s.configuration())
@@ -135,7 +135,7 @@ func (s *Store) standInFor(r *reign) (roster.Peer, error) {
 
 // stepDown makes raft follow nobody, in the next term: as if a candidate that cannot win
 // had asked for its vote.
-func (s *Store) stepDown(ctx context.Context, term uint64, candidate roster.Peer) error {
+func (s *leadership) stepDown(ctx context.Context, term uint64, candidate roster.Peer) error {
 	return s.askRaft(ctx, &raft.RequestVoteRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(candidate.Server), Addr: s.raftTransport.EncodePeer(candidate.Server, raft.ServerAddress(candidate.Addr))},
 		Term:      term + 1, LeadershipTransfer: true,

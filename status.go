@@ -79,7 +79,7 @@ func (s *Store) Status() Status {
 	return st
 }
 
-func (s *Store) state() State {
+func (s *joiner) state() State {
 	switch {
 	case s.closedErr() != nil:
 		return Stopped
@@ -107,7 +107,7 @@ func (s *Store) suffrage() raft.ServerSuffrage {
 	return raft.Nonvoter
 }
 
-func (s *Store) isMember() bool { return s.lists(s.server) }
+func (s *members) isMember() bool { return s.lists(s.server) }
 
 func (s *Store) notReady(st Status, now *applied) string {
 	s.court.mu.Lock()

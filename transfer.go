@@ -52,7 +52,7 @@ func (s *Store) TransferLeadership(ctx context.Context, id string) error {
 	})
 }
 
-func (s *Store) transferThrough(ctx context.Context, reign *reign, req transferRequest) error {
+func (s *members) transferThrough(ctx context.Context, reign *reign, req transferRequest) error {
 	if reign.leads {
 		return s.transferAsLeader(ctx, req)
 	}
@@ -60,7 +60,7 @@ func (s *Store) transferThrough(ctx context.Context, reign *reign, req transferR
 	return s.tellLeader(ctx, reign, callTransfer, req)
 }
 
-func (s *Store) transferAsLeader(ctx context.Context, req transferRequest) error {
+func (s *members) transferAsLeader(ctx context.Context, req transferRequest) error {
 	unlock, err := s.lockMembership(ctx)
 	if err != nil {
 		return err
@@ -94,7 +94,7 @@ func (s *Store) transferAsLeader(ctx context.Context, req transferRequest) error
 
 // yield hands leadership over while the store runs: to one voter, or to any. What
 // is written meanwhile waits, and then goes to the next leader.
-func (s *Store) yield(ctx context.Context, to raft.ServerID) error {
+func (s *leadership) yield(ctx context.Context, to raft.ServerID) error {
 	near, cancel := context.WithTimeout(ctx, s.opts.timing.Election)
 	defer cancel()
 	if _, err := s.findHeir(near, to); err != nil { // or writes would wait for it in vain
@@ -115,7 +115,7 @@ func (s *Store) yield(ctx context.Context, to raft.ServerID) error {
 // raft's own LeadershipTransfer is not used. When the leader loses its place in
 // the middle of one, a flag stays behind by which raft, leader again later,
 // refuses every write for good (hashicorp/raft issue 696).
-func (s *Store) handOver(ctx context.Context, to raft.ServerID) error {
+func (s *leadership) handOver(ctx context.Context, to raft.ServerID) error {
 	reign := s.reign()
 	if !reign.leads || !s.hasOtherVoter() {
 		return nil
@@ -147,7 +147,7 @@ func (s *Store) handOver(ctx context.Context, to raft.ServerID) error {
 
 // electSelf makes a node that is the only voter stand for election at once: there
 // is nobody to wait for.
-func (s *Store) electSelf() {
+func (s *leadership) electSelf() {
 	config := s.configuration()
 	if len(roster.Voters(config)) != 1 || !roster.IsVoter(config, s.server) {
 		return
@@ -159,30 +159,14 @@ func (s *Store) electSelf() {
 
 // timeoutNow makes a voter stand for election at once (section 3.10 of Ongaro's
 // thesis).
-func (s *Store) timeoutNow(to roster.Peer) error {
+func (s *leadership) timeoutNow(to roster.Peer) error {
 	return s.raftTransport.TimeoutNow(to.Server, raft.ServerAddress(to.Addr), s.timeoutNowRequest(), new(raft.TimeoutNowResponse))
 }
 
 // stand is timeoutNow for this node, without the network.
-func (s *Store) stand(ctx context.Context) error { return s.askRaft(ctx, s.timeoutNowRequest()) }
+func (s *leadership) stand(ctx context.Context) error { return s.askRaft(ctx, s.timeoutNowRequest()) }
 
-// askRaft has this node's raft answer a message, without the network.
-func (s *Store) askRaft(ctx context.Context, message any) error {
-	answer := make(chan raft.RPCResponse, 1)
-	select {
-	case s.raftTransport.rpcs <- raft.RPC{Command: message, RespChan: answer}:
-	case <-ctx.Done():
-		return errs.Ended(ctx)
-	}
-	select {
-	case response := <-answer:
-		return response.Error
-	case <-ctx.Done():
-		return errs.Ended(ctx)
-	}
-}
-
-func (s *Store) timeoutNowRequest() *raft.TimeoutNowRequest {
+func (s *leadership) timeoutNowRequest() *raft.TimeoutNowRequest {
 	return &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
 		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.server), Addr: []byte(s.opts.advertise),
 	}}
@@ -190,7 +174,7 @@ func (s *Store) timeoutNowRequest() *raft.TimeoutNowRequest {
 
 // findHeir waits for a voter, or for that very one, to have every entry of this
 // node's log.
-func (s *Store) findHeir(ctx context.Context, to raft.ServerID) (roster.Peer, error) {
+func (s *leadership) findHeir(ctx context.Context, to raft.ServerID) (roster.Peer, error) {
 	const poll = 5 * time.Millisecond
 	end := s.raft.LastIndex() // of what is there now: the log may grow meanwhile
 	for {
@@ -205,7 +189,7 @@ func (s *Store) findHeir(ctx context.Context, to raft.ServerID) (roster.Peer, er
 	}
 }
 
-func (s *Store) upToDateVoter(ctx context.Context, to raft.ServerID, end uint64) (roster.Peer, bool) {
+func (s *leadership) upToDateVoter(ctx context.Context, to raft.ServerID, end uint64) (roster.Peer, bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	found := make(chan roster.Peer, len(s.configuration().Servers))
 	var asked sync.WaitGroup
@@ -229,10 +213,4 @@ func (s *Store) upToDateVoter(ctx context.Context, to raft.ServerID, end uint64)
 	default:
 		return roster.Peer{}, false
 	}
-}
-
-func (s *Store) hasOtherVoter() bool {
-	return slices.ContainsFunc(s.configuration().Servers, func(m raft.Server) bool {
-		return m.Suffrage == raft.Voter && m.ID != s.server
-	})
 }

@@ -31,7 +31,7 @@ type transport struct {
 	leads     func() bool           // this node is the leader, as far as it knows
 	knows     func(opening) error   // what speaks against a dialer where one is nameless; see legacy.go
 	samples   func() []sample       // of this node's log
-	places    places                // see place.go
+	places    placeHooks            // see place.go
 	serve     func(net.Conn, hello) // one connection that is not raft's, until it ends
 	log       hclog.Logger
 	lines     *loglimit.Limiter // of log

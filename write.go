@@ -298,13 +298,13 @@ func (s *Store) forwardWrite(r *reign, seal func() []byte) ([]command.Result, er
 }
 
 // patience is how long a call on the leader may take before it is made again.
-func (s *Store) patience() time.Duration { return 3 * s.opts.timing.Election }
+func (s *node) patience() time.Duration { return 3 * s.opts.timing.Election }
 
 // replicate puts the entry of a group into the log as its leader, and waits until the
 // state machine has applied it. The entry is raft's from then on. The wait ends: a
 // leader that loses its majority steps down within its lease, and a store that
 // stops drains what is under way first.
-func (s *Store) replicate(entry []byte) ([]command.Result, error) {
+func (s *node) replicate(entry []byte) ([]command.Result, error) {
 	if !s.futures.Enter() {
 		return nil, fmt.Errorf("%w: %w", errs.Unsent, s.whyClosed())
 	}

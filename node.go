@@ -1,0 +1,383 @@
+package kvraft
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/batch"
+	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
+	"golang.org/x/sync/semaphore"
+)
+
+// node is what all parts of a node stand on.
+type node struct {
+	opts   options
+	log    hclog.Logger
+	server raft.ServerID
+
+	placed       atomic.Bool   // see place.go
+	placeChanged chan struct{} // holds one signal for watchRaft
+
+	logs          *logStore
+	snapshots     raft.SnapshotStore
+	fsm           *fsm
+	transport     *transport
+	raftTransport raftTransport
+	raft          *raft.Raft
+	peers         *peers
+	futures       batch.Gate // what raft has been asked and has not answered
+	ids           *idSource
+	raftLog       *raftLogger
+
+	ctx     context.Context // ends when the store stops, with the reason as its cause
+	cancel  context.CancelCauseFunc
+	closing chan struct{} // closed when no further call is taken
+
+	work sync.WaitGroup // every goroutine of the store
+
+	mu     sync.Mutex
+	why    error           // guarded by mu: why calls are refused; set before closing is closed
+	barred bool            // guarded by mu: no goroutine may be started any more
+	onStop func(why error) // called once, when calls are refused
+}
+
+// leadership is who leads.
+type leadership struct {
+	*node
+	court     court
+	rounds    *batch.Rounds // of a leader
+	questions batch.PerKey[raft.ServerID]
+
+	whenLeading, whenFollowing []func(*reign) // what a node does for as long as a reign lasts
+}
+
+// detector is the failure detector.
+type detector struct {
+	*leadership
+	reassurances batch.Spacing[raft.ServerID]
+}
+
+type places struct {
+	*leadership
+	claims     claims
+	relocating sync.Map // of server ids to their next addresses, by this node as the leader; see relocate
+}
+
+type members struct {
+	*places
+	learners learners
+	changing chan struct{}       // holds one token while the configuration is changed
+	arriving *semaphore.Weighted // a place for each of maxArrivals
+}
+
+type joiner struct {
+	*members
+	founders foundingState
+	founded  atomic.Bool            // by this start
+	leaving  atomic.Int32           // how many calls are under way by which this node leaves the cluster
+	left     atomic.Bool            // it has, and does not ask to be admitted again
+	agreed   atomic.Pointer[string] // see isSettled
+}
+
+func (s *node) configuration() raft.Configuration {
+	return s.raft.GetConfiguration().Configuration() // in memory; never waits or fails
+}
+
+// roster.Lists reports whether a node is a member.
+func (s *node) lists(id raft.ServerID) bool {
+	return roster.Lists(s.configuration(), id)
+}
+
+func (s *node) isPlaced() bool { return s.placed.Load() }
+
+// lastEntry is how far this node's log reaches, or the snapshot that replaces it.
+func (s *node) lastEntry() (term, index uint64) {
+	_, last := s.logs.bounds()
+	var entry raft.Log
+	if last > 0 && s.logs.GetLog(last, &entry) == nil {
+		return entry.Term, last
+	}
+	if list, err := s.snapshots.List(); err == nil && len(list) > 0 {
+		return list[0].Term, list[0].Index
+	}
+	return 0, 0
+}
+
+func (s *node) hasOtherVoter() bool {
+	return slices.ContainsFunc(s.configuration().Servers, func(m raft.Server) bool {
+		return m.Suffrage == raft.Voter && m.ID != s.server
+	})
+}
+
+// leaderTerm is the term in which this node is the leader.
+func (s *node) leaderTerm() (uint64, error) {
+	term := s.raft.CurrentTerm()
+	if s.raft.State() != raft.Leader || s.raft.CurrentTerm() != term || !s.isPlaced() {
+		return 0, errs.NotLeader
+	}
+	return term, nil
+}
+
+// askRaft has this node's raft answer a message, without the network.
+func (s *node) askRaft(ctx context.Context, message any) error {
+	answer := make(chan raft.RPCResponse, 1)
+	select {
+	case s.raftTransport.rpcs <- raft.RPC{Command: message, RespChan: answer}:
+	case <-ctx.Done():
+		return errs.Ended(ctx)
+	}
+	select {
+	case response := <-answer:
+		return response.Error
+	case <-ctx.Done():
+		return errs.Ended(ctx)
+	}
+}
+
+// ask makes one call, with messages in JSON, on whoever is at addr.
+func (s *node) ask(ctx context.Context, addr string, m method, message, answer any) error {
+	payload, err := json.Marshal(message)
+	if err != nil {
+		return err
+	}
+	conn, _, err := s.transport.dial(ctx, addr, forRPC, "")
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	defer conn.Close()
+	encoded, _, err := exchange(ctx, conn, question{m, payload, 0})
+	if err != nil || answer == nil {
+		return err
+	}
+	return json.Unmarshal(encoded, answer)
+}
+
+// knock asks who is at an address.
+func (s *node) knock(ctx context.Context, addr string) (welcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	conn, who, err := s.transport.dial(ctx, addr, forRPC, "")
+	if err != nil {
+		return who, err
+	}
+	return who, conn.Close()
+}
+
+// knockSoon is knock for where somebody was that is likely to be gone: several of those
+// must not take all the time that there is for a call.
+func (s *node) knockSoon(ctx context.Context, addr string) (welcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
+	defer cancel()
+	return s.knock(ctx, addr)
+}
+
+// silent knocks on other nodes, all at once, and says of which there was no answer,
+// and why.
+func (s *node) silent(ctx context.Context, nodes []raft.Server) (which []string) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
+	defer cancel()
+	var mu sync.Mutex // guards which
+	var knocking sync.WaitGroup
+	for _, m := range nodes {
+		if m.ID == s.server {
+			continue
+		}
+		knocking.Go(func() {
+			conn, _, err := s.transport.dial(ctx, string(m.Address), forRPC, m.ID)
+			if err == nil {
+				conn.Close()
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			which = append(which, fmt.Sprintf("%s at %s (%v)", roster.UserID(m.ID), roster.DialAddr(string(m.Address)), err))
+		})
+	}
+	knocking.Wait()
+	slices.Sort(which)
+	return which
+}
+
+func (s *node) self() self {
+	m := s.logs.meta()
+	return self{m.Cluster, m.serverID()}
+}
+
+// spawn starts a goroutine that Close waits for, unless it waits already.
+func (s *node) spawn(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.barred {
+		return false
+	}
+	s.work.Go(f)
+	return true
+}
+
+func (s *node) whyClosed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.why
+}
+
+func (s *node) closedErr() error {
+	select {
+	case <-s.closing:
+		return s.whyClosed()
+	default:
+		return nil
+	}
+}
+
+// onItsOwn runs f, which calls raft, on a goroutine of its own: storage that
+// fails ends the goroutine that met the fault, and raft panics on what it cannot
+// read.
+func (s *node) onItsOwn(what string, f func() error) error {
+	err := errors.New("storage failed")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("%v", p)
+			}
+		}()
+		err = f()
+	}()
+	<-done
+	if err = errors.Join(err, s.closedErr()); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// stop makes the store refuse calls, because of why. Only the first has effect.
+func (s *node) stop(why error) {
+	s.mu.Lock()
+	first := s.why == nil
+	if first {
+		s.why = why
+		close(s.closing)
+	}
+	s.mu.Unlock()
+	if first {
+		s.onStop(why)
+	}
+}
+
+// stopForFault stops the node at once: it answers nobody any more, and the
+// others elect a leader without it. It is called from raft's goroutines and does
+// not wait. What is left is for Close to clear away.
+func (s *node) stopForFault(err error) {
+	s.end(err)
+	s.log.Error("the node stops", "error", err)
+}
+
+// end makes the store refuse calls, and answer none.
+func (s *node) end(err error) {
+	s.stop(fmt.Errorf("%w: %w", ErrClosed, err))
+	s.cancel(s.whyClosed()) // cuts the transport, see open
+}
+
+// lastIndexOf asks another node for the last index of its log.
+func (s *node) lastIndexOf(ctx context.Context, to roster.Peer) (uint64, error) {
+	answer, err := s.peers.call(ctx, to, callLastIndex, nil)
+	if err != nil {
+		return 0, err
+	}
+	return decodeUint64(answer)
+}
+
+// index is the newest log index in this node's state.
+func (s *node) index() uint64 { return s.fsm.now.Load().index }
+
+// change waits for a change of the configuration to be committed. It can be
+// asked for again whatever the error was.
+func (s *node) change(ctx context.Context, ask func() raft.Future) error {
+	if !s.futures.Enter() {
+		return s.whyClosed()
+	}
+	done := make(chan error, 1)
+	if !s.spawn(func() {
+		defer s.futures.Leave()
+		done <- ask().Error()
+	}) {
+		s.futures.Leave()
+		return s.whyClosed()
+	}
+	select {
+	case err := <-done:
+		if errors.Is(err, raft.ErrNotLeader) {
+			return fmt.Errorf("%w: %w", errs.Unsent, err)
+		}
+		return err
+	case <-ctx.Done():
+		return errs.Ended(ctx)
+	}
+}
+
+// promised returns the promise for a member, as long as it holds: until the
+// configuration has it elsewhere.
+func (s *node) promised(id raft.ServerID) (placePromise, bool) {
+	p, ok := s.logs.meta().Places[id]
+	return p, ok && roster.AddressOf(s.configuration(), id) == p.From
+}
+
+func (s *node) addressOf(id raft.ServerID, addr string) string {
+	if p, ok := s.promised(id); ok && p.From == addr {
+		return p.To
+	}
+	return roster.DialAddr(addr)
+}
+
+func (s *node) hasJoined() bool { return s.raft.LastIndex() > 0 }
+
+// votersIn are those of the newest configuration, which is that of the leader of the
+// term: this node still leads in it after it has read them. A configuration of a later
+// leader may be without the voters that elected that one, down to this node alone.
+func (s *node) votersIn(term uint64) ([]raft.Server, error) {
+	config := s.configuration()
+	now, err := s.leaderTerm()
+	if err == nil && now != term {
+		err = errs.NotLeader
+	}
+	return roster.Voters(config), err
+}
+
+func (s *node) takePlace() {
+	if !s.placed.Swap(true) {
+		s.tellPlace()
+	}
+}
+
+// losePlace is for a node that another has turned away, because it finds it elsewhere.
+func (s *node) losePlace(at string) {
+	if !s.placed.Swap(false) {
+		return
+	}
+	s.log.Warn("others find this node at another address: it has to be confirmed", "addr", s.opts.advertise, "other", at)
+	s.transport.keepOnly(nil)
+	s.tellPlace()
+}
+
+// tellPlace makes watchRaft look.
+func (s *node) tellPlace() {
+	select {
+	case s.placeChanged <- struct{}{}:
+	default:
+	}
+}
+
+// configuredAt is the address that the configuration has for this node; empty: it is
+// no member.
+func (s *node) configuredAt() string {
+	return roster.AddressOf(s.configuration(), s.server)
+}
