@@ -19,6 +19,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -191,8 +192,8 @@ func everyCall(t *testing.T) [][]byte {
 		}),
 		callTransfer: wantJSON(t, "message-transfer", transferRequest{To: "n2", Forwarded: true}),
 		callFound: wantJSON(t, "message-form", founding{
-			founder: founder{Server: "n1#a", Addr: "10.0.0.1:7000"}, Cluster: "c1", Expect: 3,
-			Set: []founder{{Server: "n2#b", Addr: "10.0.0.2:7000"}}, Promised: true, Known: []string{"10.0.0.2:7000"},
+			Peer: roster.Peer{Server: "n1#a", Addr: "10.0.0.1:7000"}, Cluster: "c1", Expect: 3,
+			Set: []roster.Peer{{Server: "n2#b", Addr: "10.0.0.2:7000"}}, Promised: true, Known: []string{"10.0.0.2:7000"},
 		}),
 		callWitness: wantJSON(t, "message-suspect", allegation{Leader: "n1#a", Term: 9}),
 		callClaim:   wantJSON(t, "message-claim", claim{Server: "n1#a", Addr: "10.0.0.9:7000", Process: "p", Promise: true}),

@@ -32,28 +32,22 @@ import (
 // belongs to another cluster: it bootstraps no other set, so nobody forms this one,
 // and none has. No clock decides anything.
 
-// founder is a node as it stands in a set of founders.
-type founder struct {
-	Server raft.ServerID `json:"server"`
-	Addr   string        `json:"addr"`
-}
-
 // founding is what a node says of itself to others that form a cluster.
 type founding struct {
-	founder
-	Cluster  string    `json:"cluster"`  // to which it belongs; empty: none yet
-	Expect   int       `json:"expect"`   // how many it waits for; 0: it does not found, but waits to be admitted
-	Set      []founder `json:"set"`      // what it has promised or intends, sorted; empty: it has not found enough nodes
-	Promised bool      `json:"promised"` // it has promised the set
-	Known    []string  `json:"known"`    // addresses at which it has found nodes, the latest first
+	roster.Peer
+	Cluster  string        `json:"cluster"`  // to which it belongs; empty: none yet
+	Expect   int           `json:"expect"`   // how many it waits for; 0: it does not found, but waits to be admitted
+	Set      []roster.Peer `json:"set"`      // what it has promised or intends, sorted; empty: it has not found enough nodes
+	Promised bool          `json:"promised"` // it has promised the set
+	Known    []string      `json:"known"`    // addresses at which it has found nodes, the latest first
 }
 
 // foundingState is what a node knows while it forms a cluster.
 type foundingState struct {
 	mu       sync.Mutex
-	intended []founder // guarded by mu
-	joining  bool      // guarded by mu: there is a cluster already, which is asked for admission
-	known    []string  // guarded by mu: the latest first
+	intended []roster.Peer // guarded by mu
+	joining  bool          // guarded by mu: there is a cluster already, which is asked for admission
+	known    []string      // guarded by mu: the latest first
 }
 
 func (f *foundingState) isJoining() bool {
@@ -69,14 +63,14 @@ func (f *foundingState) setJoining(joining bool) {
 }
 
 // clusterOf is the id of the cluster that a set forms.
-func clusterOf(set []founder) string {
+func clusterOf(set []roster.Peer) string {
 	encoded, _ := json.Marshal(set) // strings: it cannot fail
 	sum := sha256.Sum256(encoded)
 	return hex.EncodeToString(sum[:8])
 }
 
-func includes(set []founder, server raft.ServerID) bool {
-	return slices.ContainsFunc(set, func(f founder) bool { return f.Server == server })
+func includes(set []roster.Peer, server raft.ServerID) bool {
+	return slices.ContainsFunc(set, func(f roster.Peer) bool { return f.Server == server })
 }
 
 // expected is how many nodes are to form a cluster; 0: none that this node is
@@ -98,10 +92,10 @@ func (s *joiner) founding() founding {
 	if meta.Promise != nil {
 		set = meta.Promise
 	}
-	return founding{founder{s.server, s.opts.advertise}, meta.Cluster, s.expected(), set, meta.Promise != nil, known}
+	return founding{roster.Peer{Server: s.server, Addr: s.opts.advertise}, meta.Cluster, s.expected(), set, meta.Promise != nil, known}
 }
 
-func configurationOf(set []founder) (c raft.Configuration) {
+func configurationOf(set []roster.Peer) (c raft.Configuration) {
 	for _, f := range set {
 		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: f.Server, Address: raft.ServerAddress(f.Addr)})
 	}
@@ -176,7 +170,7 @@ func (s *joiner) foundTogether() error {
 
 // promise binds this node to the set, unless it was admitted to a cluster while it
 // looked at others.
-func (s *joiner) promise(set []founder) error {
+func (s *joiner) promise(set []roster.Peer) error {
 	admitted := ""
 	err := s.logs.rewriteMeta(func(m *metadata) bool {
 		if admitted = m.Cluster; admitted == "" {
@@ -290,7 +284,7 @@ func (s *joiner) meetMember(other founding) error {
 
 // intend chooses the set: what this node has promised; or what another one has
 // promised for this one as well; or the first by identity.
-func (s *joiner) intend(others map[raft.ServerID]founding) ([]founder, error) {
+func (s *joiner) intend(others map[raft.ServerID]founding) ([]roster.Peer, error) {
 	me := s.founding()
 	if me.Promised {
 		return me.Set, nil
@@ -314,11 +308,11 @@ func (s *joiner) intend(others map[raft.ServerID]founding) ([]founder, error) {
 }
 
 // chooseSet returns nil when there are too few nodes.
-func (s *joiner) chooseSet(me founding, others map[raft.ServerID]founding) (set []founder) {
-	found := []founder{me.founder}
+func (s *joiner) chooseSet(me founding, others map[raft.ServerID]founding) (set []roster.Peer) {
+	found := []roster.Peer{me.Peer}
 	for _, other := range others {
 		if other.Expect == me.Expect {
-			found = append(found, other.founder)
+			found = append(found, other.Peer)
 		}
 		if other.Promised && includes(other.Set, s.server) && stillPossible(other.Set, others) && (set == nil || clusterOf(other.Set) < clusterOf(set)) {
 			set = other.Set
@@ -327,20 +321,20 @@ func (s *joiner) chooseSet(me founding, others map[raft.ServerID]founding) (set 
 	if set != nil || len(found) < me.Expect {
 		return set
 	}
-	slices.SortFunc(found, func(a, b founder) int { return strings.Compare(string(a.Server), string(b.Server)) })
+	slices.SortFunc(found, func(a, b roster.Peer) int { return strings.Compare(string(a.Server), string(b.Server)) })
 	return found[:me.Expect]
 }
 
 // stillPossible reports whether no member of a set is seen to have promised another.
-func stillPossible(set []founder, others map[raft.ServerID]founding) bool {
-	return !slices.ContainsFunc(set, func(f founder) bool {
+func stillPossible(set []roster.Peer, others map[raft.ServerID]founding) bool {
+	return !slices.ContainsFunc(set, func(f roster.Peer) bool {
 		other, heard := others[f.Server]
 		return heard && other.Promised && !slices.Equal(other.Set, set)
 	})
 }
 
 // checkSet finds nodes that cannot be in one cluster.
-func checkSet(set []founder) error {
+func checkSet(set []roster.Peer) error {
 	for i, a := range set {
 		for _, b := range set[:i] {
 			if roster.UserID(a.Server) == roster.UserID(b.Server) {
@@ -356,7 +350,7 @@ func checkSet(set []founder) error {
 
 // agreed returns nil if all of the set but this node have the same set in mind,
 // and as settled as that.
-func agreed(set []founder, me raft.ServerID, others map[raft.ServerID]founding, settled func(founding) bool) error {
+func agreed(set []roster.Peer, me raft.ServerID, others map[raft.ServerID]founding, settled func(founding) bool) error {
 	var doubts []string
 	lost := 0 // nodes of the set that are others now
 	for _, f := range set {
@@ -385,7 +379,7 @@ func agreed(set []founder, me raft.ServerID, others map[raft.ServerID]founding, 
 	return fmt.Errorf("%s are to form it: %s", nameAll(set), strings.Join(doubts, ", "))
 }
 
-func countHeard(set []founder, others map[raft.ServerID]founding) (n int) {
+func countHeard(set []roster.Peer, others map[raft.ServerID]founding) (n int) {
 	for _, f := range set {
 		if _, heard := others[f.Server]; heard {
 			n++
@@ -404,7 +398,7 @@ func hasID(nodes map[raft.ServerID]founding, id string) bool {
 }
 
 // nameAll is "n1, n2 and n3".
-func nameAll(set []founder) string {
+func nameAll(set []roster.Peer) string {
 	names := make([]string, len(set))
 	for i, f := range set {
 		names[i] = roster.UserID(f.Server)
@@ -419,7 +413,7 @@ func nameAll(set []founder) string {
 // found bootstraps the cluster of a set that all its members have promised. The
 // log comes first and the cluster's id second: before a node has that, no other
 // reaches its raft.
-func (s *joiner) found(set []founder) error {
+func (s *joiner) found(set []roster.Peer) error {
 	const poll = time.Millisecond
 	if len(s.configuration().Servers) == 0 {
 		// Its future is not waited for: it is never answered if the storage fails
@@ -442,7 +436,7 @@ func (s *joiner) found(set []founder) error {
 
 // recordFounding gives this node the cluster's id. Whoever has promised the set
 // belongs to that cluster or to none.
-func (s *joiner) recordFounding(set []founder) error {
+func (s *joiner) recordFounding(set []roster.Peer) error {
 	other := ""
 	err := s.logs.updateMeta(func(m *metadata) {
 		if m.Cluster != "" && m.Cluster != clusterOf(set) {

@@ -226,7 +226,7 @@ func (s *Store) identify() error {
 			m.ID, m.Identity = s.opts.id, roster.NewIdentity()
 			orDefault(&m.ID, s.opts.advertise)
 			if first && !s.opts.joins() {
-				m.Promise = []founder{{m.serverID(), s.opts.advertise}}
+				m.Promise = []roster.Peer{{Server: m.serverID(), Addr: s.opts.advertise}}
 			}
 		})
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // metadataKey is the one key that kvraft keeps in a stable store.
@@ -24,13 +25,13 @@ const metadataFormat = 1
 // all of it: a flipped bit anywhere, in the term and the vote as well, is
 // damage, and is never read as "absent" or as another value.
 type metadata struct {
-	Format          int          `json:"Format"`
-	ID              string       `json:"ID"`              // the id that its user gave the node
-	Identity        string       `json:"Identity"`        // minted with the directory; "" in one taken over from hraftd
-	Cluster         string       `json:"Cluster"`         // "" until the node is admitted to a cluster or forms one, or its legacy cluster gets an id
-	Promise         []founder    `json:"Promise"`         // the set with which the node has promised to form a cluster; nil: none
-	ChecksummedFrom uint64       `json:"ChecksummedFrom"` // entries below this index may lack a checksum; 0: none may
-	Snapshot        snapshotMark `json:"Snapshot"`        // the newest snapshot that was completed here
+	Format          int           `json:"Format"`
+	ID              string        `json:"ID"`              // the id that its user gave the node
+	Identity        string        `json:"Identity"`        // minted with the directory; "" in one taken over from hraftd
+	Cluster         string        `json:"Cluster"`         // "" until the node is admitted to a cluster or forms one, or its legacy cluster gets an id
+	Promise         []roster.Peer `json:"Promise"`         // the set with which the node has promised to form a cluster; nil: none
+	ChecksummedFrom uint64        `json:"ChecksummedFrom"` // entries below this index may lack a checksum; 0: none may
+	Snapshot        snapshotMark  `json:"Snapshot"`        // the newest snapshot that was completed here
 
 	// Places are the promises of this node to find members at other addresses than the
 	// configuration says; see place.go.

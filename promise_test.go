@@ -6,19 +6,20 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // A node that has promised a set intends no other, whomever it meets.
 func TestAPromiseIsKept(t *testing.T) {
 	s := newTestServer(t)
 	s.opts.expect = 2
-	promised := []founder{{"b#2", "b:1"}, {"c#3", "c:1"}}
+	promised := []roster.Peer{{Server: "b#2", Addr: "b:1"}, {Server: "c#3", Addr: "c:1"}}
 	others := map[raft.ServerID]founding{
-		"a#1": {founder: founder{"a#1", "a:1"}, Expect: 2, Promised: true, Set: []founder{{"a#1", "a:1"}, {"b#2", "b:1"}}},
-		"c#3": {founder: founder{"c#3", "c:1"}, Expect: 2},
+		"a#1": {Peer: roster.Peer{Server: "a#1", Addr: "a:1"}, Expect: 2, Promised: true, Set: []roster.Peer{{Server: "a#1", Addr: "a:1"}, {Server: "b#2", Addr: "b:1"}}},
+		"c#3": {Peer: roster.Peer{Server: "c#3", Addr: "c:1"}, Expect: 2},
 	}
 	for _, c := range []struct {
-		promise, want []founder
+		promise, want []roster.Peer
 	}{
 		{nil, others["a#1"].Set}, // what another has promised for this node comes before what it would choose
 		{promised, promised},
@@ -42,14 +43,15 @@ func TestAPromiseIsKept(t *testing.T) {
 // What a member of the set has become decides about a promise.
 func TestAPromiseIsVoidOnceAMemberBelongsElsewhere(t *testing.T) {
 	s := newTestServer(t)
-	promised := []founder{{"b#2", "b:1"}, {"c#3", "c:1"}}
+	s.transport = new(transport)
+	promised := []roster.Peer{{Server: "b#2", Addr: "b:1"}, {Server: "c#3", Addr: "c:1"}}
 	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster, m.Promise = "", promised }); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.meetMember(founding{founder: founder{"x#9", "x:1"}, Cluster: "elsewhere"}); err == nil || s.logs.meta().Promise == nil {
+	if err := s.meetMember(founding{Peer: roster.Peer{Server: "x#9", Addr: "x:1"}, Cluster: "elsewhere"}); err == nil || s.logs.meta().Promise == nil {
 		t.Errorf("a stranger's cluster: %v, promise %v", err, s.logs.meta().Promise)
 	}
-	if err := s.meetMember(founding{founder: founder{"c#3", "c:1"}, Cluster: "elsewhere"}); err == nil || s.logs.meta().Promise != nil {
+	if err := s.meetMember(founding{Peer: roster.Peer{Server: "c#3", Addr: "c:1"}, Cluster: "elsewhere"}); err == nil || s.logs.meta().Promise != nil {
 		t.Errorf("a member's cluster: %v, promise %v", err, s.logs.meta().Promise)
 	}
 }
@@ -61,20 +63,20 @@ func TestASetThatIsImpossibleIsNotIntended(t *testing.T) {
 	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "" }); err != nil {
 		t.Fatal(err)
 	}
-	a, b, c, d := founder{"a#1", "a:1"}, founder{"b#2", "b:1"}, founder{"c#3", "c:1"}, founder{"d#4", "d:1"}
-	of := func(f founder, promise ...founder) founding {
-		return founding{founder: f, Expect: 3, Set: promise, Promised: promise != nil}
+	a, b, c, d := roster.Peer{Server: "a#1", Addr: "a:1"}, roster.Peer{Server: "b#2", Addr: "b:1"}, roster.Peer{Server: "c#3", Addr: "c:1"}, roster.Peer{Server: "d#4", Addr: "d:1"}
+	of := func(f roster.Peer, promise ...roster.Peer) founding {
+		return founding{Peer: f, Expect: 3, Set: promise, Promised: promise != nil}
 	}
 	set, err := s.intend(map[raft.ServerID]founding{
 		a.Server: of(a, a, b, c),
 		d.Server: of(d, b, c, d),
 		c.Server: of(c, b, c, d), // it has decided
 	})
-	if err != nil || !slices.Equal(set, []founder{b, c, d}) {
+	if err != nil || !slices.Equal(set, []roster.Peer{b, c, d}) {
 		t.Errorf("intends %v, %v", set, err)
 	}
 	set, err = s.intend(map[raft.ServerID]founding{a.Server: of(a, a, b, c), d.Server: of(d, b, d, c), c.Server: of(c, a, b, c)})
-	if err != nil || !slices.Equal(set, []founder{a, b, c}) {
+	if err != nil || !slices.Equal(set, []roster.Peer{a, b, c}) {
 		t.Errorf("the other way round: intends %v, %v", set, err)
 	}
 }

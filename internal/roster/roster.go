@@ -34,10 +34,11 @@ func NewIdentity() string {
 	return hex.EncodeToString(b[:])
 }
 
-// Peer is a node as others call it.
+// Peer is a node as others call it. It is part of the nodes' records and of what they
+// send each other.
 type Peer struct {
-	Server raft.ServerID
-	Addr   string
+	Server raft.ServerID `json:"server"`
+	Addr   string        `json:"addr"`
 }
 
 // Voters are those members of a configuration that vote.
