@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"slices"
+
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // checkBoltFile reads the whole structure of a raft.db and returns what is
@@ -34,7 +36,7 @@ func checkBoltFile(path string) (meta boltMeta, err error) {
 			err = c.checkBuckets(meta.root)
 		}
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrDamaged, err)
+			return fmt.Errorf("%w: %w", errs.Damaged, err)
 		}
 		return nil
 	})
@@ -181,7 +183,7 @@ func (c *boltCheck) buckets(root uint64) (conf, logs boltElement, err error) {
 		return conf, logs, err
 	}
 	if !slices.Equal(names, raftBuckets) {
-		return conf, logs, unfamiliar(fmt.Sprintf("buckets %q in place of %q", names, raftBuckets))
+		return conf, logs, errs.Unfamiliar(fmt.Sprintf("buckets %q in place of %q", names, raftBuckets))
 	}
 	return found[0], found[1], nil
 }
@@ -225,7 +227,7 @@ func checkLogKey(e boltElement) error {
 func checkConfKey(e boltElement) error {
 	same := func(key []byte) bool { return bytes.Equal(key, e.key) }
 	if e.flags != 0 || !same(metadataKey) && !slices.ContainsFunc(raftKeys, same) {
-		return unfamiliar(fmt.Sprintf("unknown key %q", e.key))
+		return errs.Unfamiliar(fmt.Sprintf("unknown key %q", e.key))
 	}
 	return nil
 }
@@ -377,4 +379,17 @@ func readElements(page []byte) ([]boltElement, error) {
 		data = int(end)
 	}
 	return elements, nil
+}
+
+// isBolt reports whether the file is one of raft-boltdb's, whatever its name.
+func isBolt(path string) bool {
+	var names []string
+	err := readBoltFile(path, func(c *boltCheck) error {
+		meta, err := c.readMetas()
+		if err == nil {
+			names, _, err = c.bucketNames(meta.root)
+		}
+		return err
+	})
+	return err == nil && slices.Equal(names, raftBuckets)
 }

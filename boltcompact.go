@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/kvraft/kvraft/internal/durable"
 	"go.etcd.io/bbolt"
 )
 
@@ -79,7 +80,7 @@ func compactBolt(path string, found boltState, from int64, wait time.Duration) (
 	if err := os.Rename(unfinished, path); err != nil {
 		return found, errors.Join(err, os.Remove(unfinished))
 	}
-	return now, syncDir(filepath.Dir(path))
+	return now, durable.SyncDir(filepath.Dir(path))
 }
 
 func bytesInUse(db *bbolt.DB) (used int64, err error) {

@@ -6,32 +6,50 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"github.com/kvraft/kvraft/internal/durable"
+	"github.com/kvraft/kvraft/internal/errs"
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
-// ErrLocked is returned by Open for a data directory that a node has open, in
-// this process or another one. The error's text names the process where the system
-// tells which it is.
-var ErrLocked = errors.New("kvraft: directory is in use")
+// boltStore keeps a log and the few values that a node must not forget.
+type boltStore interface {
+	raft.LogStore
+	raft.StableStore
+}
 
-// boltBase is the log store that kvraft opens by itself: a raft.db.
+// boltFile is a raft.db that is opened in two steps: to be read by readBolt, and then
+// for writing. Where there is none yet it reads as an empty one.
+type boltFile struct {
+	boltStore
+	base  *boltBase // nil: there is no file, or it is closed
+	path  string
+	wait  time.Duration // for its lock
+	found boltState
+}
+
+// boltBase is a file that is open.
 type boltBase struct {
 	*raftboltdb.BoltStore
 	path string
 }
 
-// boltFile is its name in a data directory.
-const boltFile = "raft.db"
+// boltName is the name of the file in a data directory, and snapshotsDir that of the
+// directory in which a node has its snapshots, beside it.
+const (
+	boltName     = "raft.db"
+	snapshotsDir = "snapshots"
+)
 
 // closePatience is how long Close waits for bbolt.
 const closePatience = 2 * time.Second
@@ -57,19 +75,50 @@ type boltState struct {
 	transaction uint64      // the newest one
 }
 
-// readBolt verifies the raft.db at path and opens it for reading: until base is closed
-// nobody writes to it. Where there never was one base is nil. It waits that long for
-// another process to let go of the file, and then returns an error that wraps
-// [ErrLocked]. It writes nothing.
-func readBolt(path string, wait time.Duration) (base *boltBase, found boltState, err error) {
+// readBolt verifies the raft.db at path and opens it for reading: until it is closed
+// nobody writes to it. It waits that long for another process to let go of the file, and
+// then returns an error that wraps [errs.Locked]. It writes nothing.
+func readBolt(path string, wait time.Duration) (*boltFile, error) {
+	f := &boltFile{boltStore: raft.NewInmemStore(), path: path, wait: wait}
 	there, err := findBolt(path)
 	if err == nil && there {
-		base, found, err = verifyBolt(path, wait)
+		f.base, f.found, err = verifyBolt(path, wait)
+		f.boltStore = f.base
 	}
 	if err != nil {
-		err = fmt.Errorf("open %s: %w", path, err)
+		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	return base, found, err
+	return f, nil
+}
+
+// OpenForWriting opens the file for writing, or makes it, unless another process has used
+// it since it was read. It may be compacted first.
+func (f *boltFile) OpenForWriting(compact bool, log hclog.Logger) error {
+	if err := f.Close(); err != nil {
+		return err
+	}
+	from := int64(compactFrom)
+	if !compact {
+		from = math.MaxInt64
+	}
+	base, err := openBolt(f.path, f.found, from, f.wait, log)
+	if err == nil {
+		f.base, f.boltStore = base, base
+	}
+	return err
+}
+
+// Tidy removes what crashes at the birth of the file have left, and makes sure that its
+// loss would be noticed.
+func (f *boltFile) Tidy() error { return errors.Join(removeUnfinished(f.path), mark(f.path)) }
+
+// Close closes the file.
+func (f *boltFile) Close() (err error) {
+	if f.base != nil {
+		err = f.base.Close()
+		f.base = nil
+	}
+	return err
 }
 
 // verifyBolt checks the file while it is locked. bbolt looks at no more of it before
@@ -94,7 +143,7 @@ func verifyBolt(path string, wait time.Duration) (*boltBase, boltState, error) {
 }
 
 // openBolt opens the raft.db at path for writing, which readBolt has found in that state
-// and let go of since. It returns ErrLocked if another process has used it meanwhile.
+// and let go of since. It returns errs.Locked if another process has used it meanwhile.
 // Where there was none, it and its directory are created: a file that is there is never
 // taken for a new one, however short, as it is created under another name. One of
 // compactFrom bytes that is mostly free is compacted, or that fails with a warning.
@@ -134,18 +183,18 @@ func reopenBolt(path string, found boltState, wait time.Duration) (*boltBase, er
 	return base, nil
 }
 
-// checkFile returns ErrLocked unless the file at path is the one that was found: whoever
+// checkFile returns errs.Locked unless the file at path is the one that was found: whoever
 // has waited for its lock may have got that of a file which another process has replaced
 // meanwhile, and uses. To write to that would be to write to nothing.
 func (found boltState) checkFile(path string) error {
 	now, err := os.Stat(path)
 	if err != nil || !os.SameFile(found.file, now) {
-		return errors.Join(ErrLocked, err)
+		return errors.Join(errs.Locked, err)
 	}
 	return nil
 }
 
-// check returns ErrLocked unless the file at path, which is locked, is in the state in
+// check returns errs.Locked unless the file at path, which is locked, is in the state in
 // which it was found: another process may have used it meanwhile.
 func (found boltState) check(path string) error {
 	if err := found.checkFile(path); err != nil {
@@ -153,14 +202,10 @@ func (found boltState) check(path string) error {
 	}
 	meta, err := readBoltMeta(path)
 	if err != nil || meta.transaction != found.transaction {
-		return errors.Join(ErrLocked, err)
+		return errors.Join(errs.Locked, err)
 	}
 	return nil
 }
-
-// tidyBolt removes what crashes at the birth of the raft.db have left, and makes sure
-// that its loss would be noticed.
-func tidyBolt(path string) error { return errors.Join(removeUnfinished(path), mark(path)) }
 
 // findBolt reports whether there is a file at path, or returns why it cannot be a
 // raft.db, or must not be taken for one that never was.
@@ -178,7 +223,7 @@ func findBolt(path string) (found bool, err error) {
 	case !info.Mode().IsRegular():
 		return false, errors.New("not a regular file")
 	case info.Size() == 0:
-		return false, fmt.Errorf("%w: the file is empty", ErrDamaged)
+		return false, fmt.Errorf("%w: the file is empty", errs.Damaged)
 	}
 	return true, nil
 }
@@ -186,12 +231,12 @@ func findBolt(path string) (found bool, err error) {
 // lostBolt returns an error if something says that there was a file at path. A node
 // has its raft.db before it has anything else.
 func lostBolt(path string) error {
-	if exists(path + markSuffix) {
-		return fmt.Errorf("%w: it is missing, but there is %s", ErrDamaged, path+markSuffix)
+	if hasMark(path) {
+		return fmt.Errorf("%w: it is missing, but there is %s", errs.Damaged, path+markSuffix)
 	}
 	snapshots := filepath.Join(filepath.Dir(path), snapshotsDir)
 	if left, err := os.ReadDir(snapshots); err == nil && len(left) > 0 {
-		return fmt.Errorf("%w: it is missing, but there is %s", ErrDamaged, filepath.Join(snapshots, left[0].Name()))
+		return fmt.Errorf("%w: it is missing, but there is %s", errs.Damaged, filepath.Join(snapshots, left[0].Name()))
 	}
 	return nil
 }
@@ -201,15 +246,18 @@ func lostBolt(path string) error {
 const markSuffix = ".mark"
 
 func mark(path string) error {
-	if exists(path + markSuffix) {
+	if hasMark(path) {
 		return nil
 	}
 	const text = "There is a raft.db beside this file. A node that has lost it must not start as a new one.\n"
 	if err := os.WriteFile(path+markSuffix, []byte(text), 0o600); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }
+
+// hasMark reports whether there is, or was, a raft.db at path.
+func hasMark(path string) bool { return exists(path + markSuffix) }
 
 func exists(path string) bool {
 	_, err := os.Stat(path)
@@ -244,7 +292,7 @@ func boltOptions(wait time.Duration) *bbolt.Options {
 // crash at its birth leaves no file which looks like a damaged one. What is at path then
 // may be another process's, but is empty all the same if it is in the returned state.
 func createBolt(path string, wait time.Duration) (made boltState, err error) {
-	if err := makeDir(filepath.Dir(path)); err != nil {
+	if err := durable.MakeDir(filepath.Dir(path)); err != nil {
 		return made, fmt.Errorf("create the data directory: %w", err)
 	}
 	unfinished := path + "." + rand.Text() + unfinishedSuffix
@@ -262,12 +310,12 @@ func createBolt(path string, wait time.Duration) (made boltState, err error) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && exists(path): // another process has made it, and tidied
-		return made, errors.Join(ErrLocked, err)
+		return made, errors.Join(errs.Locked, err)
 	case err != nil:
 		return made, errors.Join(err, os.RemoveAll(unfinished))
 	}
 	info, err := os.Stat(path)
-	return boltState{info, meta.transaction}, errors.Join(err, syncDir(filepath.Dir(path)))
+	return boltState{info, meta.transaction}, errors.Join(err, durable.SyncDir(filepath.Dir(path)))
 }
 
 // nameBolt gives the file its name, unless another process was faster: then
@@ -307,75 +355,21 @@ func removeUnfinished(path string) error {
 	return nil
 }
 
-// lockedBolt is a file under bbolt's shared lock: nobody writes to it until it is
-// closed.
-type lockedBolt struct {
-	*bbolt.DB
-	file *os.File // the DB's
-}
-
-// lockBolt locks the file at path. bbolt looks at no more of it than the meta pages.
-func lockBolt(path string, wait time.Duration) (locked lockedBolt, err error) {
-	options := boltOptions(wait)
-	options.ReadOnly = true
-	options.OpenFile = func(path string, flag int, mode os.FileMode) (file *os.File, err error) {
-		locked.file, err = os.OpenFile(path, flag, mode)
-		return locked.file, err
-	}
-	err = contain(func() (err error) {
-		locked.DB, err = bbolt.Open(path, 0, options)
-		return err
-	})
-	if err != nil {
-		err = readError(lockError(path, err))
-	}
-	return locked, err
-}
-
-// readError is err, or ErrDamaged if it is what the file holds that is wrong, and not
+// readError is err, or errs.Damaged if it is what the file holds that is wrong, and not
 // that there is no permission, or no memory.
 func readError(err error) error {
 	switch {
-	case errors.Is(err, ErrLocked), errors.As(err, new(syscall.Errno)):
+	case errors.Is(err, errs.Locked), errors.As(err, new(syscall.Errno)):
 		return err
 	case errors.Is(err, bbolterrors.ErrInvalid):
-		err = unfamiliar("it is no file of bbolt's")
+		err = errs.Unfamiliar("it is no file of bbolt's")
 	}
-	return fmt.Errorf("%w: %w", ErrDamaged, err)
+	return fmt.Errorf("%w: %w", errs.Damaged, err)
 }
 
 func lockError(path string, err error) error {
 	if !errors.Is(err, bbolterrors.ErrTimeout) {
 		return err
 	}
-	return fmt.Errorf("%w by %s", ErrLocked, cmp.Or(lockHolders(path), "another process"))
-}
-
-// makeDir creates dir and what is missing above it, on stable storage: without
-// that, a power loss could take a whole directory, and with it a vote.
-func makeDir(dir string) error {
-	if info, err := os.Stat(dir); err == nil && info.IsDir() {
-		return nil
-	}
-	if parent := filepath.Dir(dir); parent != dir {
-		if err := makeDir(parent); err != nil {
-			return err
-		}
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(filepath.Dir(dir))
-}
-
-// syncDir makes the names in dir durable. Windows has no such call.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return fmt.Errorf("%w by %s", errs.Locked, cmp.Or(lockHolders(path), "another process"))
 }

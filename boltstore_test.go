@@ -17,18 +17,15 @@ import (
 )
 
 // openTestBolt opens a raft.db as a start does, and waits that long for its lock.
-func openTestBolt(path string, wait time.Duration) (*boltBase, error) {
-	base, found, err := readBolt(path, wait)
-	if err == nil && base != nil {
-		err = base.Close()
-	}
+func openTestBolt(path string, wait time.Duration) (*boltFile, error) {
+	f, err := readBolt(path, wait)
 	if err != nil {
 		return nil, err
 	}
-	if base, err = openBolt(path, found, compactFrom, wait, hclog.NewNullLogger()); err != nil {
+	if err := f.OpenForWriting(true, hclog.NewNullLogger()); err != nil {
 		return nil, err
 	}
-	return base, tidyBolt(path)
+	return f, f.Tidy()
 }
 
 func TestADirectoryInUseIsLocked(t *testing.T) {
@@ -122,29 +119,27 @@ func TestAFileThatAnotherProcessMadeMeanwhileStays(t *testing.T) {
 // So that all of what a node takes over hraftd's directory with is the record.
 func TestARaftDBThatIsOpenedIsNotWrittenTo(t *testing.T) {
 	dir := copyOf(t, "hraftd/node0")
-	path := filepath.Join(dir, boltFile)
+	path := filepath.Join(dir, boltName)
 	before := tree(t, dir)
-	base, found, err := readBolt(path, time.Second)
+	base, err := readBolt(path, time.Second)
 	must(t, err)
-	must(t, base.Close())
-	base, err = openBolt(path, found, math.MaxInt64, time.Second, hclog.NewNullLogger())
-	must(t, err)
+	must(t, base.OpenForWriting(false, hclog.NewNullLogger()))
 	wantSameTree(t, dir, before)
 	must(t, errors.Join(base.Set(metadataKey, []byte("record")), base.Close()))
 }
 
 // What was decided about it may not hold any more.
 func TestARaftDBThatAnotherProcessHasUsedSinceItWasReadIsLocked(t *testing.T) {
-	path := filepath.Join(copyOf(t, "hraftd/node0"), boltFile)
-	base, found, err := readBolt(path, time.Second)
+	path := filepath.Join(copyOf(t, "hraftd/node0"), boltName)
+	file, err := readBolt(path, time.Second)
 	must(t, err)
-	must(t, base.Close())
+	must(t, file.Close())
 	other, err := newBoltBase(path, boltOptions(time.Second))
 	must(t, err)
 	must(t, other.Close())
 	before := tree(t, path)
 	for _, from := range []int64{1, math.MaxInt64} { // it may be compacted, or not
-		if _, err := openBolt(path, found, from, time.Second, hclog.NewNullLogger()); !errors.Is(err, ErrLocked) {
+		if _, err := openBolt(path, file.found, from, time.Second, hclog.NewNullLogger()); !errors.Is(err, ErrLocked) {
 			t.Errorf("err = %v", err)
 		}
 	}
@@ -193,7 +188,7 @@ func TestAFileCutShortUnderARunningNodeIsAnError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := openLogStore(base, logStoreOptions{cacheBytes: 1, fail: told.tell})
+	l, err := openLogStore(logStoreOptions{store: base, cacheBytes: 1, fail: told.tell})
 	if err := errors.Join(err, os.Truncate(base.path, 0)); err != nil {
 		t.Fatal(err)
 	}
@@ -239,10 +234,10 @@ func TestADatabaseThatGrewAndShrankPassesTheCheck(t *testing.T) {
 }
 
 func BenchmarkStoreLogs(b *testing.B) {
-	for name, wrap := range map[string]func(*testing.B, *boltBase) raft.LogStore{
-		"base": func(_ *testing.B, base *boltBase) raft.LogStore { return base },
-		"logStore": func(b *testing.B, base *boltBase) raft.LogStore {
-			l, err := openLogStore(base, logStoreOptions{stall: time.Minute, fail: failTest(b)})
+	for name, wrap := range map[string]func(*testing.B, *boltFile) raft.LogStore{
+		"base": func(_ *testing.B, base *boltFile) raft.LogStore { return base },
+		"logStore": func(b *testing.B, base *boltFile) raft.LogStore {
+			l, err := openLogStore(logStoreOptions{store: base, stall: time.Minute, fail: failTest(b)})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -292,7 +287,7 @@ func BenchmarkGetLog(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer base.Close()
-			l, err := openLogStore(base, logStoreOptions{cacheBytes: cache, fail: failTest(b)})
+			l, err := openLogStore(logStoreOptions{store: base, cacheBytes: cache, fail: failTest(b)})
 			if err := errors.Join(err, l.StoreLogs(testEntries(1, 1000, 1))); err != nil {
 				b.Fatal(err)
 			}
@@ -317,7 +312,7 @@ func TestOfSeveralFirstStartsAtOnceOneHasTheDirectoryAndTheOthersFindItLocked(t 
 	for range 50 {
 		path := filepath.Join(t.TempDir(), "node", "raft.db")
 		const starts = 4
-		opened := make(chan *boltBase, starts)
+		opened := make(chan *boltFile, starts)
 		var starting sync.WaitGroup
 		for range starts {
 			starting.Go(func() {

@@ -43,7 +43,7 @@ func verifyTestState(r io.Reader) error {
 
 // testNode is the storage of a node in a directory.
 type testNode struct {
-	base  *boltBase
+	base  *boltFile
 	logs  *logStore
 	snaps raft.SnapshotStore
 }
@@ -59,7 +59,7 @@ func openTestNode(dir string) (n testNode, err error) {
 		}
 	}()
 	var failed error
-	n.logs, err = openLogStore(n.base, logStoreOptions{cacheBytes: 1, name: n.base.path, fail: func(err error) { failed = err }})
+	n.logs, err = openLogStore(logStoreOptions{store: n.base, cacheBytes: 1, name: n.base.path, fail: func(err error) { failed = err }})
 	if err == nil {
 		n.snaps, err = settleSnapshots(dir, n.logs, verifyTestState)
 	}
@@ -229,7 +229,7 @@ func (d *damageTrial) with(t *testing.T, name string, damaged []byte, what strin
 		files[n] = data
 	}
 	files[name] = damaged
-	files[boltFile+markSuffix] = nil // it is a node's, whatever is left of it
+	files[boltName+markSuffix] = nil // it is a node's, whatever is left of it
 	writeFiles(t, dir, files)
 	seen := readEverything(t, dir)
 	contents, err := contentsOf(dir)

@@ -61,6 +61,16 @@ var (
 	// directory. A store that finds that out about itself stops, with ErrCopied in its
 	// Err; the original goes on. What to do with the copy its text says.
 	ErrCopied = errs.Copied
+	// ErrDamaged is returned by Open for a data directory whose files are damaged,
+	// incomplete or older than the node remembers, and is the reason wrapped in
+	// [ErrClosed] when a running node finds that out. Such a node does not start,
+	// and does not vote. To bring it back, remove its directory and let it join
+	// again, empty. (What another program has written is [ErrForeign].)
+	ErrDamaged = errs.Damaged
+	// ErrLocked is returned by Open for a data directory that a node has open, in
+	// this process or another one. The error's text names the process where the system
+	// tells which it is.
+	ErrLocked = errs.Locked
 	// ErrForeign is returned by Open, Recover, Examine and OpenLog for a directory that
 	// holds data of another program's raft; its text says of which, if that is known.
 	// Nothing in it is changed: give the node an empty one. Files that are no raft's

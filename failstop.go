@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/progress"
 )
 
@@ -76,7 +77,7 @@ func contain(op func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: storage panicked: %v", ErrDamaged, p)
+			err = fmt.Errorf("%w: storage panicked: %v", errs.Damaged, p)
 		}
 	}()
 	return op()

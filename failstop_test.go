@@ -116,7 +116,7 @@ func raftFailsAt(t *testing.T, k int, again bool, fault func(func()) error) (fai
 			}
 		}
 		told := &failures{}
-		l, err := openLogStore(disk, logStoreOptions{cacheBytes: 1, stall: time.Minute, fail: told.tell})
+		l, err := openLogStore(logStoreOptions{store: disk, cacheBytes: 1, stall: time.Minute, fail: told.tell})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -153,7 +153,7 @@ func (f *failures) told() []error {
 // openTestLog opens base with a log store whose failures fail the test.
 func openTestLog(t testing.TB, base LogStore) *logStore {
 	t.Helper()
-	l, err := openLogStore(base, logStoreOptions{fail: failTest(t)})
+	l, err := openLogStore(logStoreOptions{store: base, fail: failTest(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

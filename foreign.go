@@ -6,12 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // A directory that holds data of another program's raft is refused, whether or not there
@@ -39,39 +39,39 @@ var foreignFiles = []struct {
 	{"hraftd of 2016, or another program on a raft from before protocol version 3", []string{"peers.json", "raft.db"}},
 }
 
-// unfamiliar is what is wrong with data that may be whole, but are neither kvraft's nor
-// what can be taken over from hraftd.
-type unfamiliar string
+// NameForeign is what came of the first look at the data, err, or an [errs.Foreign] in
+// place of it if the data are another program's. Only the user knows what else is in the
+// directory when the log store is theirs.
+func (l *logStore) NameForeign(err error) error {
+	_, own := l.base.(borrowed)
+	return nameForeign(l.dir, l.base, own, err)
+}
 
-func (u unfamiliar) Error() string { return string(u) }
-
-// nameForeign is what came of the first look at the data in dir, err, or an ErrForeign in
-// place of it if the data are another program's. base is what was found of a log store, or
-// nil; own says that it belongs to the caller, who knows what else is in dir.
-func nameForeign(dir string, base LogStore, own bool, err error) error {
-	if exists(filepath.Join(dir, boltFile+markSuffix)) || hasRecord(base) {
+// nameForeign is NameForeign for what was found of a log in dir; nil: nothing.
+func nameForeign(dir string, base boltStore, own bool, err error) error {
+	if hasMark(filepath.Join(dir, boltName)) || hasRecord(base) {
 		return err // they are a node's
 	}
-	what, log := "", filepath.Join(dir, boltFile)
+	what, log := "", filepath.Join(dir, boltName)
 	if own {
 		log = "the log store"
 	} else {
 		what = foreignIn(dir)
 	}
-	var odd unfamiliar
+	var odd errs.Unfamiliar
 	switch {
 	case what != "":
 	case errors.As(err, &odd):
 		what = log + ": " + odd.Error()
-	case errors.Is(err, ErrDamaged) && !hasHraftdsCommand(base):
+	case errors.Is(err, errs.Damaged) && !hasHraftdsCommand(base):
 		what = log + ": its commands are neither kvraft's nor hraftd's"
 	default:
 		return err
 	}
-	return fmt.Errorf("%w: %s; name an empty directory", ErrForeign, what)
+	return fmt.Errorf("%w: %s; name an empty directory", errs.Foreign, what)
 }
 
-func hasRecord(base LogStore) bool {
+func hasRecord(base boltStore) bool {
 	if base == nil {
 		return false
 	}
@@ -85,7 +85,7 @@ func hasRecord(base LogStore) bool {
 
 // hasHraftdsCommand reports whether there is a command of hraftd's, or no command at all:
 // another program's log has some, and none of hraftd's.
-func hasHraftdsCommand(base LogStore) bool {
+func hasHraftdsCommand(base boltStore) bool {
 	if base == nil {
 		return true
 	}
@@ -117,7 +117,7 @@ func foreignIn(dir string) string {
 	entries, _ := os.ReadDir(dir)
 	for _, entry := range entries {
 		name := entry.Name()
-		if !strings.HasPrefix(name, boltFile) && entry.Type().IsRegular() && isRaftLog(filepath.Join(dir, name)) {
+		if !strings.HasPrefix(name, boltName) && entry.Type().IsRegular() && isBolt(filepath.Join(dir, name)) {
 			return fmt.Sprintf("%s holds the log of a program on hashicorp/raft, such as raft-kv-example (%s)", dir, name)
 		}
 	}
@@ -134,17 +134,4 @@ func matchAll(dir string, patterns []string) (matches []string) {
 		matches = append(matches, found[0])
 	}
 	return matches
-}
-
-// isRaftLog reports whether the file is one of raft-boltdb's, whatever its name.
-func isRaftLog(path string) bool {
-	var names []string
-	err := readBoltFile(path, func(c *boltCheck) error {
-		meta, err := c.readMetas()
-		if err == nil {
-			names, _, err = c.bucketNames(meta.root)
-		}
-		return err
-	})
-	return err == nil && slices.Equal(names, raftBuckets)
 }

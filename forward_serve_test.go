@@ -38,7 +38,7 @@ func newTestServer(t testing.TB) *Store {
 	s.raft, s.transport = new(raft.Raft), new(transport)
 	s.placed.Store(true)
 	var err error
-	if s.logs, err = openLogStore(raft.NewInmemStore(), logStoreOptions{fail: func(err error) { t.Error(err) }}); err != nil {
+	if s.logs, err = openLogStore(logStoreOptions{store: raft.NewInmemStore(), fail: func(err error) { t.Error(err) }}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.logs.updateMeta(func(m *metadata) { m.ID, m.Identity, m.Cluster = "b", "2", "c1" }); err != nil {

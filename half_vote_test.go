@@ -12,7 +12,7 @@ import (
 // a later one: raft repeats a vote that it finds without looking at the log of
 // the candidate.
 func TestAHalfWrittenVoteIsForNobody(t *testing.T) {
-	logs, err := openLogStore(raft.NewInmemStore(), logStoreOptions{fail: func(err error) { t.Error(err) }})
+	logs, err := openLogStore(logStoreOptions{store: raft.NewInmemStore(), fail: func(err error) { t.Error(err) }})
 	if err != nil {
 		t.Fatal(err)
 	}

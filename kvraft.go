@@ -38,9 +38,6 @@ type Store struct {
 	proof     atomic.Pointer[freshness]
 	writes    *batch.Groups
 
-	bolt      *boltBase // below logs; nil: there is none that Open has opened
-	boltFound boltState // by the start
-
 	closed      chan struct{} // closed when Close is done
 	closeCalled bool          // guarded by mu
 }
@@ -177,10 +174,7 @@ func (s *Store) open() (err error) {
 	}
 	s.findPlace()
 	s.watchdog = newWatchdog(s)
-	needsOthers := s.needsOthers
-	s.logs.needsOthers.Store(&needsOthers)
-	mayCut := s.mayCut
-	s.logs.mayCut.Store(&mayCut)
+	s.logs.setHooks(logHooks{s.needsOthers, s.mayCut})
 	s.start()
 	return nil
 }
@@ -270,6 +264,11 @@ func (s *Store) newRaft() (r *raft.Raft, err error) {
 // already: at random, or all nodes would write snapshots at once, but never so much
 // that the first few entries bring one.
 func firstPhase(every int64) int64 { return mathrand.Int64N(every - every/8) }
+
+// needsOthers reports whether this node leads and needs others to commit an entry.
+func (s *Store) needsOthers() bool {
+	return s.raft.State() == raft.Leader && len(roster.Voters(s.configuration())) > 1
+}
 
 func (s *Store) start() {
 	s.transport.start(s.servePeer)
@@ -406,11 +405,7 @@ func (s *Store) clearAway(stopped raft.Future) error {
 	s.mu.Unlock()
 	s.work.Wait()
 	s.transport.close()
-	s.logs.letGo()
-	if s.logs.failure() == nil {
-		err = errors.Join(err, s.logs.raiseTail())
-	}
-	return errors.Join(err, s.closeStorage())
+	return errors.Join(err, s.logs.Flush(), s.closeStorage())
 }
 
 func closeListener(l net.Listener) error {

@@ -5,8 +5,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,144 +13,14 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
-// A directory of hraftd's is taken over by the first start on it. It has a raft.db
-// as kvraft has, without checksums and without a record, whose commands are JSON,
-// and snapshots that are one JSON object. They stay as they are: to write the record
-// is all that makes the directory kvraft's, in one operation, and until then hraftd
-// could go on from it. Entries below ChecksummedFrom are read as hraftd's for as
-// long as they are there, and so is a snapshot, until the next one replaces it.
-//
 // hraftd has members whose ServerID is the bare id, and they keep it, in a cluster
 // without an id. The first of them that leads takes a note of one, see nameCluster.
 // Until a node has applied that it is nameless, and knows the others by its
 // configuration alone; see judge.
-
-// readHraftds reads into m, which is no record yet, what raft has kept in the base
-// store.
-func (l *logStore) readHraftds(m *metadata) error {
-	last, err := l.base.LastIndex()
-	if err != nil {
-		return fmt.Errorf("%w: find the last entry: %w", ErrDamaged, err)
-	}
-	m.ChecksummedFrom = last + 1
-	for _, key := range raftKeys {
-		value, err := getStable(l.base, key)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
-		if len(value) > 0 {
-			m.Raft[string(key)] = bytes.Clone(value)
-		}
-	}
-	if _, err := l.GetUint64([]byte("LastVoteTerm")); err != nil && err != errKeyNotFound {
-		return err
-	}
-	return nil
-}
-
-// isOld reports whether the entry at index may be one of hraftd's.
-func (m *metadata) isOld(index uint64) bool { return index < m.ChecksummedFrom }
-
-// verifyLegacy stands in for the checksum that an entry of hraftd's lacks: it must
-// be one that can be applied.
-func verifyLegacy(entry *raft.Log) (err error) {
-	switch entry.Type {
-	case raft.LogNoop, raft.LogBarrier:
-	case raft.LogCommand:
-		_, err = command.DecodeLegacy(entry.Data)
-	case raft.LogConfiguration:
-		_, err = decodeConfiguration(entry.Data)
-	case raft.LogAddPeerDeprecated, raft.LogRemovePeerDeprecated:
-		odd := fmt.Sprintf("entry %d is of type %v, from before raft's protocol version 3, as hraftd of 2016 wrote it: such a log cannot be taken over", entry.Index, entry.Type)
-		return fmt.Errorf("%w: %w", ErrDamaged, unfamiliar(odd))
-	default:
-		err = fmt.Errorf("it is of type %v", entry.Type)
-	}
-	if err != nil {
-		return fmt.Errorf("%w: entry %d: %w", ErrDamaged, entry.Index, err)
-	}
-	return nil
-}
-
-// decodeConfiguration is raft's, which panics.
-func decodeConfiguration(data []byte) (config raft.Configuration, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%v", p)
-		}
-	}()
-	return raft.DecodeConfiguration(data), nil
-}
-
-// dropSevered deletes the entries in front of a gap. A follower of hraftd's that was
-// sent a snapshot kept what it had in its log before, and went on behind the
-// snapshot. The rest of the log has been found to fit the snapshot.
-func (l *logStore) dropSevered() error {
-	if l.severed == 0 {
-		return nil
-	}
-	first, _ := l.bounds()
-	for low := l.severed; low < first; low += deleteChunk {
-		if err := l.deleteStored(low, min(low+deleteChunk, first)-1); err != nil {
-			return err
-		}
-	}
-	l.severed = 0
-	return nil
-}
-
-// adopt writes the record of a node whose newest snapshot is newest. It is the
-// first operation that changes anything, and the only one that is needed.
-func (s *snapshotStore) adopt(newest snapshotMark) error {
-	err := s.logs.updateMeta(func(m *metadata) { m.ID, m.Snapshot = s.owner, newest })
-	if err != nil {
-		return fmt.Errorf("take over from hraftd: %w", err)
-	}
-	s.logs.hraftds = false
-	return nil
-}
-
-// whose tells which member the node is.
-func (s *snapshotStore) whose(newest snapshotMark) (id string, err error) {
-	if s.logs.whose == nil {
-		return "", fmt.Errorf("%w: this is the data of hraftd, which a node takes over when it is started on it", ErrInvalid)
-	}
-	config, err := s.newestConfiguration(newest)
-	if err == nil {
-		id, err = s.logs.whose(config)
-	}
-	if err != nil {
-		err = fmt.Errorf("take over from hraftd: %w", err)
-	}
-	return id, err
-}
-
-// newestConfiguration is that of the log, or of the snapshot.
-func (s *snapshotStore) newestConfiguration(newest snapshotMark) (raft.Configuration, error) {
-	var meta snapshotMeta
-	if newest.ID != "" {
-		var err error
-		if meta, _, err = readSnapshotMeta(s.dir, newest.ID); err != nil {
-			return raft.Configuration{}, err
-		}
-	}
-	first, last := s.logs.bounds()
-	for index := last; index >= first && index > meta.ConfigurationIndex; index-- {
-		var entry raft.Log
-		if err := s.logs.GetLog(index, &entry); err != nil {
-			return raft.Configuration{}, err
-		}
-		if entry.Type == raft.LogConfiguration {
-			return decodeConfiguration(entry.Data)
-		}
-	}
-	return meta.Configuration, nil
-}
 
 // whose tells which member a directory of hraftd's is. It does not say so itself:
 // hraftd was told its id by each command line, or took the address of its peers for
@@ -192,22 +60,6 @@ func verifyOldSnapshot(r io.Reader) error {
 	return err
 }
 
-func isLegacySnapshot(r *bufio.Reader) bool {
-	first, err := r.Peek(1)
-	return err == nil && first[0] == '{'
-}
-
-func readLegacySnapshot(r io.Reader) (pairs map[string]string, err error) {
-	in := json.NewDecoder(r)
-	if err := in.Decode(&pairs); err != nil {
-		return nil, fmt.Errorf("read snapshot of hraftd: %w", err)
-	}
-	if _, err := in.Token(); err != io.EOF {
-		return nil, errors.New("read snapshot of hraftd: bytes behind its end")
-	}
-	return pairs, nil
-}
-
 // translated makes a snapshot of hraftd's one of kvraft's, for this node and for any
 // that is sent it.
 func translated(meta *raft.SnapshotMeta, content io.ReadCloser) (*raft.SnapshotMeta, io.ReadCloser, error) {
@@ -230,37 +82,6 @@ func translated(meta *raft.SnapshotMeta, content io.ReadCloser) (*raft.SnapshotM
 	}
 	meta.Size = int64(out.Len())
 	return meta, io.NopCloser(&out), nil
-}
-
-// sample tells an entry of a log from any other at its index and of its term: in one
-// cluster there is none.
-type sample struct {
-	Index uint64 `json:"index"`
-	Term  uint64 `json:"term"`
-	Sum   uint32 `json:"sum"`
-}
-
-func sampleOf(entry *raft.Log) sample {
-	sum := appendChecksum(nil, entry)
-	return sample{entry.Index, entry.Term, binary.BigEndian.Uint32(sum[1:])}
-}
-
-// samples are from all over the log; on a node that was taken over, from what is left
-// of hraftd's.
-func (l *logStore) samples() (all []sample) {
-	const most = 16
-	first, last := l.bounds()
-	if end := l.record.Load().ChecksummedFrom; end > 0 {
-		last = min(last, end-1)
-	}
-	step := (last-first)/most + 1
-	for index := last; index >= first && index > 0; index -= min(step, index) {
-		var entry raft.Log
-		if l.GetLog(index, &entry) == nil { // else it was compacted meanwhile, or the node stops
-			all = append(all, sampleOf(&entry))
-		}
-	}
-	return all
 }
 
 // knowsNameless tells what speaks against a dialer that is nameless, or that dials

@@ -67,7 +67,7 @@ func readEverything(t *testing.T, dir string) everything {
 // editBolt changes a raft.db as bbolt does it, so that its structure stays whole.
 func editBolt(t *testing.T, dir string, edit func(conf, logs *bbolt.Bucket) error) {
 	t.Helper()
-	db, err := bbolt.Open(filepath.Join(dir, boltFile), 0o600, boltOptions(time.Second))
+	db, err := bbolt.Open(filepath.Join(dir, boltName), 0o600, boltOptions(time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func logKey(index uint64) []byte { return binary.BigEndian.AppendUint64(nil, ind
 // storeRaw stores an entry past all that kvraft checks.
 func storeRaw(t *testing.T, dir string, entry *raft.Log) {
 	t.Helper()
-	base, err := newBoltBase(filepath.Join(dir, boltFile), boltOptions(time.Second))
+	base, err := newBoltBase(filepath.Join(dir, boltName), boltOptions(time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 		t.Fatalf("%d entries, %q", count, all.damage)
 	}
 	snapshot := filepath.Join(snapshotsDir, all.log.Snapshots[0].ID)
-	middle, end := leafOf(t, files[boltFile], 300), leafOf(t, files[boltFile], last)
+	middle, end := leafOf(t, files[boltName], 300), leafOf(t, files[boltName], last)
 
 	overwrite := func(name string, at int, with string) func(*testing.T, string) {
 		return func(t *testing.T, dir string) {
@@ -228,16 +228,16 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 		"the last ones":  {deleteEntries(last-10, last), []string{fmt.Sprintf("the log ends at entry %d, but entries up to %d were stored", last-11, last)}, 11},
 		"all entries":    {deleteEntries(121, last), []string{fmt.Sprintf("the log ends at entry 0, but entries up to %d were stored", last)}, count},
 		"the first ones": {deleteEntries(121, 205), []string{"the log starts at entry 206, the newest snapshot ends at 200"}, 85},
-		"a page":         {overwrite(boltFile, middle.at, "garbage!"), []string{fmt.Sprintf("entries %d to %d: page %d: ", middle.first, middle.last, middle.at/os.Getpagesize())}, int(middle.last + 1 - middle.first)},
-		"the last page":  {overwrite(boltFile, end.at, "garbage!"), []string{fmt.Sprintf("entries from %d on: page ", end.first)}, int(last + 1 - end.first)},
-		"meta page 0":    {overwrite(boltFile, 0, strings.Repeat("\x00", 512)), []string{"raft.db: kvraft: damaged data: meta page 0: "}, 0},
-		"meta page 1":    {overwrite(boltFile, os.Getpagesize(), strings.Repeat("\x00", 512)), []string{"raft.db: kvraft: damaged data: meta page 1: "}, 0},
-		"garbage":        {overwrite(boltFile, 0, strings.Repeat("garbage!", 4096)), []string{"raft.db: kvraft: damaged data: "}, count},
-		"an empty file":  {func(t *testing.T, dir string) { writeFiles(t, dir, map[string][]byte{boltFile: nil}) }, []string{"raft.db: kvraft: damaged data: the file is empty"}, count},
-		"no raft.db":     {remove(boltFile), []string{"raft.db: kvraft: damaged data: it is missing, but there is DIR/raft.db.mark"}, count},
+		"a page":         {overwrite(boltName, middle.at, "garbage!"), []string{fmt.Sprintf("entries %d to %d: page %d: ", middle.first, middle.last, middle.at/os.Getpagesize())}, int(middle.last + 1 - middle.first)},
+		"the last page":  {overwrite(boltName, end.at, "garbage!"), []string{fmt.Sprintf("entries from %d on: page ", end.first)}, int(last + 1 - end.first)},
+		"meta page 0":    {overwrite(boltName, 0, strings.Repeat("\x00", 512)), []string{"raft.db: kvraft: damaged data: meta page 0: "}, 0},
+		"meta page 1":    {overwrite(boltName, os.Getpagesize(), strings.Repeat("\x00", 512)), []string{"raft.db: kvraft: damaged data: meta page 1: "}, 0},
+		"garbage":        {overwrite(boltName, 0, strings.Repeat("garbage!", 4096)), []string{"raft.db: kvraft: damaged data: "}, count},
+		"an empty file":  {func(t *testing.T, dir string) { writeFiles(t, dir, map[string][]byte{boltName: nil}) }, []string{"raft.db: kvraft: damaged data: the file is empty"}, count},
+		"no raft.db":     {remove(boltName), []string{"raft.db: kvraft: damaged data: it is missing, but there is DIR/raft.db.mark"}, count},
 		"no raft.db, nor its mark": {func(t *testing.T, dir string) {
-			remove(boltFile)(t, dir)
-			remove(boltFile+markSuffix)(t, dir)
+			remove(boltName)(t, dir)
+			remove(boltName+markSuffix)(t, dir)
 		}, []string{"raft.db: kvraft: damaged data: it is missing, but there is DIR/snapshots/"}, count},
 		"the record": {func(t *testing.T, dir string) {
 			editBolt(t, dir, func(conf, _ *bbolt.Bucket) error {
@@ -436,7 +436,7 @@ func TestANodeDoesNotStartWhileItsLogIsLookedAt(t *testing.T) {
 // named.
 func TestALogOfHraftdsIsRead(t *testing.T) {
 	dir := t.TempDir()
-	base, err := newBoltBase(filepath.Join(dir, boltFile), boltOptions(time.Second))
+	base, err := newBoltBase(filepath.Join(dir, boltName), boltOptions(time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,43 +1,18 @@
 package kvraft
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/raftrpc"
 )
-
-// ErrDamaged is returned by Open for a data directory whose files are damaged,
-// incomplete or older than the node remembers, and is the reason wrapped in
-// [ErrClosed] when a running node finds that out. Such a node does not start,
-// and does not vote. To bring it back, remove its directory and let it join
-// again, empty. (What another program has written is [ErrForeign].)
-var ErrDamaged = errors.New("kvraft: damaged data")
-
-// LogStore keeps a node's log, term and vote; see [WithLogStore].
-//
-// A write must be on stable storage when its call returns, and must be visible
-// to reads from then on; StoreLogs must take effect as a whole or not at all.
-// Reads and writes may come from several goroutines at once, but StoreLogs never beside
-// another, nor beside a DeleteRange of entries that it stores. kvraft
-// hands over logs without gaps, and never touches a store again after it
-// returned an error other than [raft.ErrLogNotFound], or, from Get, one with
-// the text "not found". An absent key may also read as an empty value. Byte
-// slices handed over must not be changed, and ones that were returned are not.
-//
-// kvraft does not close a LogStore: it belongs to the one who opened it, and
-// may be closed once [Store.Close] has returned.
-type LogStore interface {
-	raft.LogStore
-	raft.StableStore
-}
 
 // deleteChunk is how many entries one transaction deletes: writes wait for it.
 const deleteChunk = 1024
@@ -47,6 +22,8 @@ const defaultLogCache = 64 << 20
 
 // logStoreOptions is what openLogStore can be told.
 type logStoreOptions struct {
+	dir        string        // the data directory
+	store      boltStore     // the user's own, in place of a raft.db in dir; nil: none
 	name       string        // what errors call the store, such as the path of its file
 	cacheBytes int64         // of the newest entries kept in memory; 0: 64 MiB
 	stall      time.Duration // a small write that lasts longer stops the node; 0: no limit
@@ -61,13 +38,56 @@ type logStoreOptions struct {
 	fail func(error)
 }
 
+// logHooks is what a log asks of the raft above it.
+type logHooks struct {
+	// needsOthers reports, on raft's main goroutine, whether this node leads and needs
+	// others to commit an entry.
+	needsOthers func() bool
+	// mayCut tells why the log must not end before an entry, or nil.
+	mayCut func(from uint64) error
+}
+
+// engine is what a logStore stands on. It is opened in two steps. First all of it is read,
+// and it is decided whether the node can start from it: nothing is written for that, as
+// what is refused may be another program's, which is to find it as it left it, or a node's
+// whose damage is to be looked at. Only then it is opened for writing. A store that fails
+// is not touched again but for Close.
+type engine interface {
+	boltStore
+	// OpenForWriting makes what is not there yet, and may compact the rest.
+	OpenForWriting(compact bool, log hclog.Logger) error
+	// Tidy removes what crashes have left, once the node has begun to write.
+	Tidy() error
+	Close() error
+}
+
+// borrowed is a store of the user's: it is open, and theirs to close.
+type borrowed struct{ boltStore }
+
+func (borrowed) OpenForWriting(bool, hclog.Logger) error { return nil }
+func (borrowed) Tidy() error                             { return nil }
+func (borrowed) Close() error                            { return nil }
+
+// readOnly lets nothing through to an engine that would change it.
+type readOnly struct{ engine }
+
+func (readOnly) StoreLog(*raft.Log) error         { return nil }
+func (readOnly) StoreLogs([]*raft.Log) error      { return nil }
+func (readOnly) DeleteRange(uint64, uint64) error { return nil }
+func (readOnly) Set([]byte, []byte) error         { return nil }
+func (readOnly) SetUint64([]byte, uint64) error   { return nil }
+
+// lockPatience is how long a start waits for another process to let go of the raft.db.
+const lockPatience = time.Second
+
 // logStore is the log store and the stable store that raft sees: a base store
 // behind checksums, fail-stop and a watchdog, with the newest entries in
 // memory.
 type logStore struct {
 	*failStop
 	*logWindow
-	base LogStore
+	base engine
+	dir  string
 	name string
 	log  hclog.Logger
 
@@ -80,12 +100,7 @@ type logStore struct {
 	severed uint64
 	// record is what is stored; the one behind the pointer never changes.
 	record atomic.Pointer[metadata]
-	// mayCut tells why the log must not end before an entry, or nil; a nil function: raft
-	// has yet to start.
-	mayCut atomic.Pointer[func(from uint64) error]
-	// needsOthers tells, on raft's main goroutine, whether this node leads and needs
-	// others to commit an entry; nil: raft has yet to start.
-	needsOthers atomic.Pointer[func() bool]
+	hooks  atomic.Pointer[logHooks] // nil: raft has yet to start
 	// behind is the latest write for which raft did not wait; nil: there was none.
 	behind atomic.Pointer[writeBehind]
 	// turn is held by the one that rewrites the record. It is a channel, as
@@ -98,10 +113,10 @@ type logStore struct {
 	end chan struct{}
 }
 
-// openLogStore reads the whole of base and returns it as raft may use it, or
-// an error that wraps [ErrDamaged] and says what is wrong with which entry.
-// It writes nothing.
-func openLogStore(base LogStore, opt logStoreOptions) (*logStore, error) {
+// openLogStore reads the whole of a log and returns it as raft may use it, or an error that
+// wraps [errs.Damaged] and says what is wrong with which entry. It writes nothing: see
+// OpenForWriting.
+func openLogStore(opt logStoreOptions) (*logStore, error) {
 	if opt.cacheBytes == 0 {
 		opt.cacheBytes = defaultLogCache
 	}
@@ -114,17 +129,70 @@ func openLogStore(base LogStore, opt logStoreOptions) (*logStore, error) {
 	l := &logStore{
 		failStop:  newFailStop(opt.stall, opt.fail),
 		logWindow: &logWindow{limit: opt.cacheBytes},
-		base:      base,
+		dir:       opt.dir,
 		name:      opt.name,
 		log:       opt.logger,
 		whose:     opt.whose,
 		turn:      make(chan struct{}, 1),
 		end:       make(chan struct{}, 1),
 	}
-	if err := contain(l.load); err != nil {
-		return nil, fmt.Errorf("open %s: %w", l.name, err)
+	err := l.openBase(opt.store)
+	if err == nil {
+		if err = contain(l.load); err != nil {
+			err = fmt.Errorf("open %s: %w", l.name, err)
+		}
+	}
+	if err = l.NameForeign(err); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+func (l *logStore) openBase(own boltStore) error {
+	if own != nil {
+		l.base = borrowed{own}
+		return nil
+	}
+	file, err := readBolt(filepath.Join(l.dir, boltName), lockPatience)
+	if err == nil {
+		l.base = file
+	}
+	return err
+}
+
+// OpenForWriting is the second step. What is hraftd's is not compacted before the record
+// has made it kvraft's.
+func (l *logStore) OpenForWriting() error { return l.base.OpenForWriting(!l.hraftds, l.log) }
+
+// PretendWriting takes the place of OpenForWriting where nothing may be written. What the
+// log store is told to write it knows from then on all the same.
+func (l *logStore) PretendWriting() { l.base = readOnly{l.base} }
+
+// setHooks is for when raft has started.
+func (l *logStore) setHooks(h logHooks) { l.hooks.Store(&h) }
+
+// Tidy removes what crashes have left beside the log.
+func (l *logStore) Tidy() error { return l.base.Tidy() }
+
+// Flush is for a stop in order, when raft has ended. It waits until nothing is being
+// written, however long that takes, and records how far the log reaches, for a start that
+// can then tell whether all of it is still there.
+func (l *logStore) Flush() error {
+	if w := l.behind.Load(); w != nil {
+		<-w.ended
+	}
+	if l.failure() != nil {
+		return nil
+	}
+	return l.raiseTail()
+}
+
+// Close closes the raft.db.
+func (l *logStore) Close() error {
+	if l.base == nil {
+		return nil
+	}
+	return l.base.Close()
 }
 
 func (l *logStore) load() error {
@@ -132,7 +200,7 @@ func (l *logStore) load() error {
 		return err
 	}
 	if err := l.loadEntries(); err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
+		return fmt.Errorf("%w: %w", errs.Damaged, err)
 	}
 	return nil
 }
@@ -194,20 +262,6 @@ func (l *logStore) read(index uint64, entry *raft.Log) error {
 	return l.record.Load().verifyEntry(entry, index)
 }
 
-// verifyEntry checks that entry is the one that was stored at index.
-func (m *metadata) verifyEntry(entry *raft.Log, index uint64) error {
-	if entry.Index != index {
-		return fmt.Errorf("%w: entry %d is stored where entry %d belongs", ErrDamaged, entry.Index, index)
-	}
-	if len(entry.Extensions) == 0 && m.isOld(index) {
-		return verifyLegacy(entry)
-	}
-	if err := verifyChecksum(entry); err != nil {
-		return err
-	}
-	return verifyType(entry)
-}
-
 // FirstIndex returns the index of the first entry, 0 when there is none.
 func (l *logStore) FirstIndex() (uint64, error) {
 	first, _ := l.bounds()
@@ -252,10 +306,10 @@ func (l *logStore) getStored(index uint64, entry *raft.Log) error {
 		return l.stop(fmt.Errorf("%s: %w", l.name, err))
 	}
 	if l.holds(index) {
-		return l.stop(fmt.Errorf("%w: %s: entry %d has vanished", ErrDamaged, l.name, index))
+		return l.stop(fmt.Errorf("%w: %s: entry %d has vanished", errs.Damaged, l.name, index))
 	}
 	if raftPanicsOnReadErrors() {
-		return l.stop(fmt.Errorf("%w: %s: entry %d is to be applied and is not there", ErrDamaged, l.name, index))
+		return l.stop(fmt.Errorf("%w: %s: entry %d is to be applied and is not there", errs.Damaged, l.name, index))
 	}
 	return raft.ErrLogNotFound
 }
@@ -395,8 +449,8 @@ func (l *logStore) deletePrefix(from, to uint64) error {
 }
 
 func (l *logStore) deleteSuffix(from, to uint64) error {
-	if mayCut := l.mayCut.Load(); mayCut != nil {
-		if err := (*mayCut)(from); err != nil {
+	if hooks := l.hooks.Load(); hooks != nil && hooks.mayCut != nil {
+		if err := hooks.mayCut(from); err != nil {
 			return l.stop(fmt.Errorf("%s: delete the entries %d to %d: %w", l.name, from, to, err))
 		}
 	}
@@ -424,7 +478,7 @@ func (l *logStore) deleteStored(low, high uint64) error {
 // checkFollows makes sure that the log has lost no entries behind the newest snapshot.
 func (l *logStore) checkFollows(newest snapshotMark) error {
 	if first, _ := l.bounds(); first > newest.Index+1 {
-		return fmt.Errorf("%w: %s: the log starts at entry %d, the newest snapshot ends at %d", ErrDamaged, l.name, first, newest.Index)
+		return fmt.Errorf("%w: %s: the log starts at entry %d, the newest snapshot ends at %d", errs.Damaged, l.name, first, newest.Index)
 	}
 	return nil
 }
@@ -453,32 +507,4 @@ func (l *logStore) alignWith(index, term uint64) error {
 	}
 	l.log.Warn("deleting a log that disagrees with the newest snapshot", "index", index, "term", entry.Term, "snapshot_term", term)
 	return l.DeleteRange(first, last)
-}
-
-// The checksum of an entry travels with it in Extensions: a tag, then CRC-32C
-// over index, term, type and data. The time stamp is left out, as it carries
-// no meaning and is not restored to the bit by every encoding.
-const (
-	checksumTag  = 0xC5
-	checksumSize = 5
-)
-
-func appendChecksum(b []byte, entry *raft.Log) []byte {
-	var head [17]byte
-	binary.BigEndian.PutUint64(head[0:], entry.Index)
-	binary.BigEndian.PutUint64(head[8:], entry.Term)
-	head[16] = byte(entry.Type)
-	sum := crc32.Update(crc32.Checksum(head[:], castagnoli), castagnoli, entry.Data)
-	return binary.BigEndian.AppendUint32(append(b, checksumTag), sum)
-}
-
-func verifyChecksum(entry *raft.Log) error {
-	if len(entry.Extensions) == 0 {
-		return fmt.Errorf("%w: entry %d has no checksum", ErrDamaged, entry.Index)
-	}
-	var want [checksumSize]byte
-	if string(appendChecksum(want[:0], entry)) != string(entry.Extensions) {
-		return fmt.Errorf("%w: entry %d does not match its checksum", ErrDamaged, entry.Index)
-	}
-	return nil
 }

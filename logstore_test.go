@@ -177,7 +177,7 @@ func TestAStorageErrorAtAnyOperationStopsTheStoreOnceAndLosesNothing(t *testing.
 func failScriptAt(t *testing.T, k int, fault func(func()) error) {
 	t.Helper()
 	disk, told := newScriptedDisk(t), &failures{}
-	l, err := openLogStore(disk, logStoreOptions{cacheBytes: 500, fail: told.tell})
+	l, err := openLogStore(logStoreOptions{store: disk, cacheBytes: 500, fail: told.tell})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestAWriteThatHangsStopsTheStore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				disk, told := newScriptedDisk(t), &failures{}
-				l, err := openLogStore(disk, logStoreOptions{stall: 5 * time.Second, fail: told.tell})
+				l, err := openLogStore(logStoreOptions{store: disk, stall: 5 * time.Second, fail: told.tell})
 				if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
 					t.Fatal(err)
 				}
@@ -246,7 +246,7 @@ func TestALargeWriteMayTakeLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, took := range []time.Duration{24 * time.Second, 26 * time.Second} {
 			disk, told := newScriptedDisk(t), &failures{}
-			l, err := openLogStore(disk, logStoreOptions{stall: 5 * time.Second, fail: told.tell})
+			l, err := openLogStore(logStoreOptions{store: disk, stall: 5 * time.Second, fail: told.tell})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -262,7 +262,7 @@ func TestALargeWriteMayTakeLonger(t *testing.T) {
 func TestAQuickWriteLeavesNoWatchdogBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		told := &failures{}
-		l, err := openLogStore(newScriptedDisk(t), logStoreOptions{stall: time.Second, fail: told.tell})
+		l, err := openLogStore(logStoreOptions{store: newScriptedDisk(t), stall: time.Second, fail: told.tell})
 		if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
 			t.Fatal(err)
 		}
@@ -284,7 +284,7 @@ func TestADeletionThatIsCutOffAnywhereLeavesALogToStartFrom(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for k := 1; ; k++ {
 				disk, told := newScriptedDisk(t), &failures{}
-				l, err := openLogStore(disk, logStoreOptions{fail: told.tell})
+				l, err := openLogStore(logStoreOptions{store: disk, fail: told.tell})
 				if err := errors.Join(err, l.StoreLogs(testEntries(1, entries, 1))); err != nil {
 					t.Fatal(err)
 				}
@@ -331,7 +331,7 @@ func TestALogThatLostItsLastEntriesIsDamaged(t *testing.T) {
 // expectDamage expects openLogStore to refuse disk with a text.
 func expectDamage(t *testing.T, disk *faultStore, text string) {
 	t.Helper()
-	_, err := openLogStore(disk, logStoreOptions{name: "raft.db", fail: failTest(t)})
+	_, err := openLogStore(logStoreOptions{store: disk, name: "raft.db", fail: failTest(t)})
 	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), text) {
 		t.Fatalf("got %v, expected damage with %q", err, text)
 	}
@@ -399,7 +399,7 @@ func TestStoringLeavesRaftsEntryAlone(t *testing.T) {
 
 func TestAnEntryThatArrivesDamagedIsNotStored(t *testing.T) {
 	disk, told := newScriptedDisk(t), &failures{}
-	l, err := openLogStore(disk, logStoreOptions{fail: told.tell})
+	l, err := openLogStore(logStoreOptions{store: disk, fail: told.tell})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -424,7 +424,7 @@ func TestEntriesThatWouldTearTheLogAreRefused(t *testing.T) {
 		func(l *logStore) error { return l.DeleteRange(3, 5) },
 	} {
 		told := &failures{}
-		l, err := openLogStore(newScriptedDisk(t), logStoreOptions{fail: told.tell})
+		l, err := openLogStore(logStoreOptions{store: newScriptedDisk(t), fail: told.tell})
 		if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
 			t.Fatal(err)
 		}
@@ -451,7 +451,7 @@ func TestDamageFoundByAReaderStopsTheStore(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			disk, told := newScriptedDisk(t), &failures{}
-			l, err := openLogStore(disk, logStoreOptions{cacheBytes: 1, fail: told.tell})
+			l, err := openLogStore(logStoreOptions{store: disk, cacheBytes: 1, fail: told.tell})
 			if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
 				t.Fatal(err)
 			}
@@ -501,12 +501,12 @@ func TestALogThatDoesNotFitTheSnapshot(t *testing.T) {
 // openLeadersLog opens a log with entries 1 to 10 as a leader of several voters has it.
 func openLeadersLog(t *testing.T, disk *faultStore, opt logStoreOptions) *logStore {
 	t.Helper()
-	l, err := openLogStore(disk, opt)
+	opt.store = disk
+	l, err := openLogStore(opt)
 	if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
 		t.Fatal(err)
 	}
-	yes := func() bool { return true }
-	l.needsOthers.Store(&yes)
+	l.setHooks(logHooks{needsOthers: func() bool { return true }})
 	return l
 }
 
@@ -542,7 +542,7 @@ func TestALeadersEntriesCanBeReadWhileTheyAreStored(t *testing.T) {
 		if took := takes(t, func() error { return l.awaitStored(11) }); took != slowly {
 			t.Errorf("entries are stored after %v, and were awaited for %v", slowly, took)
 		}
-		if _, err := openLogStore(disk.rebooted(), logStoreOptions{fail: failTest(t)}); err != nil {
+		if _, err := openLogStore(logStoreOptions{store: disk.rebooted(), fail: failTest(t)}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -564,7 +564,9 @@ func TestWhatChangesTheLogWaitsForEntriesThatAreBeingStored(t *testing.T) {
 				if took := takes(t, func() error { return change(l) }); took < slowly {
 					t.Errorf("it waited %v of %v", took, slowly)
 				}
-				l.letGo()
+				if err := l.Flush(); err != nil {
+					t.Error(err)
+				}
 			})
 		})
 	}
@@ -580,7 +582,7 @@ func TestTheRecordDoesNotCountOnEntriesThatAreBeingStored(t *testing.T) {
 		if err := errors.Join(err, l.updateMeta(func(m *metadata) { m.Cluster = "c" })); err != nil {
 			t.Fatal(err)
 		}
-		crashed, err := openLogStore(disk.rebooted(), logStoreOptions{fail: failTest(t)})
+		crashed, err := openLogStore(logStoreOptions{store: disk.rebooted(), fail: failTest(t)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -593,7 +595,7 @@ func TestTheRecordDoesNotCountOnEntriesThatAreBeingStored(t *testing.T) {
 		if err := disk.DeleteRange(12, 12); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := openLogStore(disk.rebooted(), logStoreOptions{fail: failTest(t)}); !errors.Is(err, ErrDamaged) {
+		if _, err := openLogStore(logStoreOptions{store: disk.rebooted(), fail: failTest(t)}); !errors.Is(err, ErrDamaged) {
 			t.Errorf("a log that has lost its last entry opens: %v", err)
 		}
 	})
@@ -664,7 +666,7 @@ func TestWhatFollowsALogThatIsDeletedIsNotStoredBesideTheDeletion(t *testing.T) 
 		}
 		go func() { stored <- l.StoreLogs(testEntries(n+1, n+3, 1)) }()
 		synctest.Wait()
-		if again, err := openLogStore(disk.rebooted(), logStoreOptions{fail: failTest(t)}); err != nil {
+		if again, err := openLogStore(logStoreOptions{store: disk.rebooted(), fail: failTest(t)}); err != nil {
 			t.Errorf("after a power loss: %v", err)
 		} else if first, last := again.bounds(); first != 1 || last >= n {
 			t.Errorf("after a power loss the log reaches from %d to %d", first, last)
@@ -682,8 +684,7 @@ func TestWhatFollowsALogThatIsDeletedIsNotStoredBesideTheDeletion(t *testing.T) 
 func TestStoringNothingIsNoWrite(t *testing.T) {
 	disk := newScriptedDisk(t)
 	l := openTestLog(t, disk)
-	leads := func() bool { return true }
-	l.needsOthers.Store(&leads)
+	l.setHooks(logHooks{needsOthers: func() bool { return true }})
 	disk.failAt(0, nil)
 	if err := l.StoreLogs(nil); err != nil || disk.count() != 0 {
 		t.Errorf("%v, %d operations", err, disk.count())

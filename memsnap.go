@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // memorySnapshots keeps the newest complete snapshot of a node that lives in
@@ -30,7 +31,7 @@ type memorySnapshot struct {
 // that remembers having completed one.
 func openMemorySnapshots(logs *logStore) (*memorySnapshots, error) {
 	if mark := logs.meta().Snapshot; mark.ID != "" {
-		return nil, fmt.Errorf("%w: this node completed snapshot %s, which was in memory only", ErrDamaged, mark.ID)
+		return nil, fmt.Errorf("%w: this node completed snapshot %s, which was in memory only", errs.Damaged, mark.ID)
 	}
 	if err := logs.checkFollows(snapshotMark{}); err != nil {
 		return nil, err

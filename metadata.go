@@ -1,14 +1,16 @@
 package kvraft
 
 import (
+	"cmp"
+	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"maps"
 	"strings"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
@@ -47,6 +49,13 @@ type metadata struct {
 	Raft map[string][]byte `json:"Raft"`
 }
 
+// placePromise is where a node has promised to find a member that the configuration has
+// elsewhere.
+type placePromise struct {
+	From string `json:"From"` // as the configuration has it
+	To   string `json:"To"`
+}
+
 // snapshotMark identifies one completed snapshot.
 type snapshotMark struct {
 	ID    string `json:"ID"`
@@ -54,6 +63,26 @@ type snapshotMark struct {
 	Term  uint64 `json:"Term"`
 	Size  int64  `json:"Size"` // bytes of state
 	CRC   uint32 `json:"CRC"`  // CRC-32C of its meta.json, which holds raft's CRC-64 of the state
+}
+
+// compare orders snapshots by their ends. Of two that end at one entry, remembered is the
+// newer one: what the clock said when they were taken decides nothing.
+func (m snapshotMark) compare(other, remembered snapshotMark) int {
+	isRemembered := func(mark snapshotMark) int {
+		if mark.ID == remembered.ID {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(
+		cmp.Compare(m.Term, other.Term), cmp.Compare(m.Index, other.Index),
+		cmp.Compare(isRemembered(m), isRemembered(other)),
+		cmp.Compare(len(m.ID), len(other.ID)), cmp.Compare(m.ID, other.ID),
+	)
+}
+
+func (m snapshotMark) olderThan(other snapshotMark) bool {
+	return m.Term < other.Term || m.Index < other.Index
 }
 
 // serverID is the name by which raft knows the node. A wiped directory comes
@@ -73,6 +102,14 @@ func (m metadata) isLegacy() bool { return m.ID != "" && m.Identity == "" }
 // know; see legacy.go.
 func (m metadata) isNameless() bool { return m.isLegacy() && m.Cluster == "" }
 
+// number is one of raft's values; 0: it is not there.
+func (m metadata) number(key string) uint64 {
+	if value := m.Raft[key]; len(value) == 8 {
+		return binary.BigEndian.Uint64(value)
+	}
+	return 0
+}
+
 // clone returns a copy that shares no map with m. The values in Raft are
 // replaced and never changed, so they are shared.
 func (m metadata) clone() metadata {
@@ -82,8 +119,6 @@ func (m metadata) clone() metadata {
 	}
 	return m
 }
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // encode gives the record's stored form: the CRC-32C of the JSON in eight hex
 // digits, a space, the JSON.
@@ -95,23 +130,20 @@ func (m metadata) encode() ([]byte, error) {
 	return fmt.Appendf(nil, "%08x %s", crc32.Checksum(body, castagnoli), body), nil
 }
 
-// errNewer is the error of data that are whole, as far as this version can tell.
-var errNewer = errors.New("written by a newer version of kvraft")
-
 func decodeMetadata(stored []byte) (metadata, error) {
 	sum, body, _ := strings.Cut(string(stored), " ")
 	if want := fmt.Sprintf("%08x", crc32.Checksum([]byte(body), castagnoli)); sum != want {
-		return metadata{}, fmt.Errorf("%w: the node's record does not match its checksum", ErrDamaged)
+		return metadata{}, fmt.Errorf("%w: the node's record does not match its checksum", errs.Damaged)
 	}
 	var m metadata
 	if err := json.Unmarshal([]byte(body), &m); err != nil {
-		return metadata{}, fmt.Errorf("%w: the node's record: %w", ErrDamaged, err)
+		return metadata{}, fmt.Errorf("%w: the node's record: %w", errs.Damaged, err)
 	}
 	if m.Format > metadataFormat {
-		return metadata{}, fmt.Errorf("%w (format %d, this version reads up to %d)", errNewer, m.Format, metadataFormat)
+		return metadata{}, fmt.Errorf("%w (format %d, this version reads up to %d)", errs.Newer, m.Format, metadataFormat)
 	}
 	if m.Format < 1 {
-		return metadata{}, fmt.Errorf("%w: the node's record has format %d", ErrDamaged, m.Format)
+		return metadata{}, fmt.Errorf("%w: the node's record has format %d", errs.Damaged, m.Format)
 	}
 	return m.clone(), nil
 }

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 )
 
 // Option sets up a store; see [Open].
@@ -169,6 +170,24 @@ func WithReplica() Option { return func(o *options) { o.replica = true } }
 // the directory, and the node comes back empty. A majority of such nodes that
 // stop at once lose what they stored.
 func WithInMemory() Option { return func(o *options) { o.inMemory = true } }
+
+// LogStore keeps a node's log, term and vote; see [WithLogStore].
+//
+// A write must be on stable storage when its call returns, and must be visible
+// to reads from then on; StoreLogs must take effect as a whole or not at all.
+// Reads and writes may come from several goroutines at once, but StoreLogs never beside
+// another, nor beside a DeleteRange of entries that it stores. kvraft
+// hands over logs without gaps, and never touches a store again after it
+// returned an error other than [raft.ErrLogNotFound], or, from Get, one with
+// the text "not found". An absent key may also read as an empty value. Byte
+// slices handed over must not be changed, and ones that were returned are not.
+//
+// kvraft does not close a LogStore: it belongs to the one who opened it, and
+// may be closed once [Store.Close] has returned.
+type LogStore interface {
+	raft.LogStore
+	raft.StableStore
+}
 
 // WithLogStore keeps the log, the term and the vote in ls instead of raft.db.
 // Snapshots stay in the directory. The store does not close ls.

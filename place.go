@@ -74,13 +74,6 @@ func (s *places) relocated(addr string) raft.ServerAddress {
 	return roster.MovedAddr(addr, s.raft.CurrentTerm(), s.raft.LastIndex())
 }
 
-// placePromise is where a node has promised to find a member that the configuration has
-// elsewhere.
-type placePromise struct {
-	From string `json:"From"` // as the configuration has it
-	To   string `json:"To"`
-}
-
 func (s *places) promisePlace(id raft.ServerID, p placePromise) error {
 	config := s.configuration()
 	err := s.logs.updateMeta(func(m *metadata) {

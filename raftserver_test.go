@@ -417,7 +417,7 @@ func TestALogIsNotCutWithinTheState(t *testing.T) {
 func TestTermsOnlyRise(t *testing.T) {
 	for _, key := range []string{"CurrentTerm", "LastVoteTerm"} {
 		disk, told := newFaultStore(), &failures{}
-		l, err := openLogStore(disk, logStoreOptions{fail: told.tell})
+		l, err := openLogStore(logStoreOptions{store: disk, fail: told.tell})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -447,7 +447,7 @@ func TestALogWithWhatRaftPanicsOnIsDamagedAndSaysWhere(t *testing.T) {
 		if err := errors.Join(l.SetUint64(termKey, 1), l.StoreLogs(testEntries(1, 2, 1)), l.StoreLogs([]*raft.Log{&entry})); err != nil {
 			t.Fatal(err)
 		}
-		_, err := openLogStore(disk, logStoreOptions{fail: failTest(t)})
+		_, err := openLogStore(logStoreOptions{store: disk, fail: failTest(t)})
 		if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "entry 3: ") || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
@@ -459,7 +459,7 @@ func TestATermThatNoElectionLeadsToIsDamage(t *testing.T) {
 	if err := openTestLog(t, disk).SetUint64(termKey, math.MaxUint64); err != nil {
 		t.Fatal(err)
 	}
-	_, err := openLogStore(disk, logStoreOptions{fail: failTest(t)})
+	_, err := openLogStore(logStoreOptions{store: disk, fail: failTest(t)})
 	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "18446744073709551615") {
 		t.Errorf("got %v", err)
 	}
@@ -496,7 +496,7 @@ func FuzzBytesForRaft(f *testing.F) {
 		if s.fsm.failed != nil {
 			t.Errorf("the state machine has stopped: %v", s.fsm.failed)
 		}
-		if _, err := openLogStore(s.logs.base, logStoreOptions{fail: failTest(t)}); err != nil {
+		if _, err := openLogStore(logStoreOptions{store: s.logs.base, fail: failTest(t)}); err != nil {
 			t.Errorf("the next start: %v", err)
 		}
 	})

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+
+	"github.com/kvraft/kvraft/internal/durable"
 )
 
 // snapshotDir is the directory of the snapshots, as snapshotStore uses it. Names are
@@ -62,7 +64,7 @@ func (d absentDir) Sync(string) error               { return nil }
 func (d absentDir) Close() error                    { return nil }
 
 func (d absentDir) Make() (snapshotDir, error) {
-	if err := makeDir(d.path); err != nil {
+	if err := durable.MakeDir(d.path); err != nil {
 		return d, err
 	}
 	root, err := os.OpenRoot(d.path)

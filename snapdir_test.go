@@ -112,7 +112,7 @@ func (f *faultFile) Close() error {
 // openFaultySnapshots has faults in the directory and in the record.
 func openFaultySnapshots(t *testing.T, dir string, disk LogStore, ops *operations, told func(error)) *snapshotStore {
 	t.Helper()
-	l, err := openLogStore(disk, logStoreOptions{fail: told})
+	l, err := openLogStore(logStoreOptions{store: disk, fail: told})
 	if err != nil {
 		t.Fatal(err)
 	}

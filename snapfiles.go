@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // verifySnapshotFiles reads the snapshot id to its end and changes nothing:
@@ -32,7 +33,7 @@ func verifySnapshotFiles(dir snapshotDir, id string, check func(io.Reader) error
 	defer state.Close()
 	counted := &countingReader{r: state, sum: crc64.New(crc64.MakeTable(crc64.ECMA))}
 	checkErr := check(counted)
-	if checkErr != nil && !errors.Is(checkErr, errNewer) { // which a changed byte may have made it
+	if checkErr != nil && !errors.Is(checkErr, errs.Newer) { // which a changed byte may have made it
 		return meta, mark, checkErr
 	}
 	if _, err := io.Copy(io.Discard, counted); err != nil {

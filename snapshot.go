@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -222,7 +223,7 @@ func (s *snapshotReader) read(begin func(snapshotCounts) *state.Loader) (head sn
 	case [len(snapshotMagic)]byte(opening[:]) != snapshotMagic:
 		return head, errors.New("not a kvraft snapshot")
 	case version > snapshotWithCallers:
-		return head, fmt.Errorf("%w (format %d, this version reads up to %d)", errNewer, version, snapshotWithCallers)
+		return head, fmt.Errorf("%w (format %d, this version reads up to %d)", errs.Newer, version, snapshotWithCallers)
 	case version < snapshotPlain:
 		return head, fmt.Errorf("format version %d", version)
 	}

@@ -1,7 +1,6 @@
 package kvraft
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -16,11 +15,11 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // Names that raft's file snapshot store gives.
 const (
-	snapshotsDir      = "snapshots"
 	snapshotMetaFile  = "meta.json"
 	snapshotStateFile = "state.bin"
 	snapshotTmp       = ".tmp"
@@ -54,7 +53,7 @@ type snapshotStore struct {
 }
 
 // openSnapshots opens the snapshots in dir, reads all of them to the end, and
-// returns an error that wraps [ErrDamaged] and names the directory if one
+// returns an error that wraps [errs.Damaged] and names the directory if one
 // cannot be read, if verify refuses its state, if the newest is older than
 // the one that the node remembers, or if the log does not go on behind it. One that cannot
 // be read and is no newer than the newest that can be is passed over with a warning:
@@ -157,15 +156,15 @@ func (s *snapshotStore) survey(verify func(io.Reader) error) (found snapshotsFou
 		if err == nil && id == remembered.ID && mark != remembered {
 			err = errNotCompleted
 		}
-		if isNoDamage(err) || errors.Is(err, errNewer) {
+		if isNoDamage(err) || errors.Is(err, errs.Newer) {
 			return found, fmt.Errorf("snapshot %s: %w", filepath.Join(s.path, id), err)
 		}
 		if err != nil {
-			damage[id] = fmt.Errorf("%w: snapshot %s: %w", ErrDamaged, filepath.Join(s.path, id), err)
+			damage[id] = fmt.Errorf("%w: snapshot %s: %w", errs.Damaged, filepath.Join(s.path, id), err)
 			continue
 		}
 		if s.logs.fresh {
-			return found, fmt.Errorf("%w: there is snapshot %s, but %s is empty", ErrDamaged, filepath.Join(s.path, id), s.logs.name)
+			return found, fmt.Errorf("%w: there is snapshot %s, but %s is empty", errs.Damaged, filepath.Join(s.path, id), s.logs.name)
 		}
 		if mark.compare(found.newest, remembered) > 0 {
 			found.newest = mark
@@ -193,7 +192,7 @@ func (s *snapshotStore) judgeFound(found *snapshotsFound, damage map[string]erro
 		return err
 	}
 	if found.newest.Term > term {
-		return fmt.Errorf("%w: snapshot %s is of term %d, but %s has come to term %d only: it is older than the snapshots", ErrDamaged, filepath.Join(s.path, found.newest.ID), found.newest.Term, s.logs.name, term)
+		return fmt.Errorf("%w: snapshot %s is of term %d, but %s has come to term %d only: it is older than the snapshots", errs.Damaged, filepath.Join(s.path, found.newest.ID), found.newest.Term, s.logs.name, term)
 	}
 	return nil
 }
@@ -218,31 +217,11 @@ func (s *snapshotStore) tidy() (err error) {
 
 var errNotCompleted = errors.New("not what was completed here under that name")
 
-// compare orders snapshots by their ends. Of two that end at one entry, remembered is the
-// newer one: what the clock said when they were taken decides nothing.
-func (m snapshotMark) compare(other, remembered snapshotMark) int {
-	isRemembered := func(mark snapshotMark) int {
-		if mark.ID == remembered.ID {
-			return 1
-		}
-		return 0
-	}
-	return cmp.Or(
-		cmp.Compare(m.Term, other.Term), cmp.Compare(m.Index, other.Index),
-		cmp.Compare(isRemembered(m), isRemembered(other)),
-		cmp.Compare(len(m.ID), len(other.ID)), cmp.Compare(m.ID, other.ID),
-	)
-}
-
-func (m snapshotMark) olderThan(other snapshotMark) bool {
-	return m.Term < other.Term || m.Index < other.Index
-}
-
 func (s *snapshotStore) older(newest, remembered snapshotMark) error {
 	if newest.ID == "" {
-		return fmt.Errorf("%w: there is no snapshot in %s, but this node completed %s", ErrDamaged, s.path, remembered.ID)
+		return fmt.Errorf("%w: there is no snapshot in %s, but this node completed %s", errs.Damaged, s.path, remembered.ID)
 	}
-	return fmt.Errorf("%w: newest snapshot in %s is %s, but this node completed %s: refusing to start from older state", ErrDamaged, s.path, newest.ID, remembered.ID)
+	return fmt.Errorf("%w: newest snapshot in %s is %s, but this node completed %s: refusing to start from older state", errs.Damaged, s.path, newest.ID, remembered.ID)
 }
 
 // remember records mark, unless a newer snapshot was installed meanwhile.
@@ -424,7 +403,7 @@ func (s *snapshotStore) unreadable(id string, err error) error {
 	case isNoDamage(err):
 		return err
 	}
-	return s.logs.stop(fmt.Errorf("%w: %w", ErrDamaged, err))
+	return s.logs.stop(fmt.Errorf("%w: %w", errs.Damaged, err))
 }
 
 // isNoDamage reports whether err is the system's, such as a lack of file descriptors,

@@ -344,7 +344,7 @@ func TestTheLogIsMadeToFitTheSnapshot(t *testing.T) {
 func TestASnapshotThatCannotBeRememberedIsNotComplete(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
 	told := &failures{}
-	l, err := openLogStore(disk, logStoreOptions{fail: told.tell})
+	l, err := openLogStore(logStoreOptions{store: disk, fail: told.tell})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -364,7 +364,7 @@ func TestASnapshotThatCannotBeRememberedIsNotComplete(t *testing.T) {
 func TestASnapshotThatVanishesFromARunningNodeStopsIt(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100, 200)
 	told := &failures{}
-	l, err := openLogStore(disk, logStoreOptions{fail: told.tell})
+	l, err := openLogStore(logStoreOptions{store: disk, fail: told.tell})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // errKeyNotFound is compared by raft by its text.
@@ -20,7 +22,7 @@ var raftKeys = [][]byte{[]byte("CurrentTerm"), []byte("LastVoteTerm"), []byte("L
 func (l *logStore) loadMeta() error {
 	stored, err := getStable(l.base, metadataKey)
 	if err != nil {
-		return fmt.Errorf("%w: read the node's record: %w", ErrDamaged, err)
+		return fmt.Errorf("%w: read the node's record: %w", errs.Damaged, err)
 	}
 	if len(stored) > 0 {
 		m, err := decodeMetadata(stored)
@@ -29,7 +31,7 @@ func (l *logStore) loadMeta() error {
 	}
 	written, err := writtenByOthers(l.base)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
+		return fmt.Errorf("%w: %w", errs.Damaged, err)
 	}
 	m := metadata{Format: metadataFormat}.clone()
 	l.record.Store(&m)
@@ -41,7 +43,7 @@ func (l *logStore) loadMeta() error {
 }
 
 // getStable reads key from base, which has two ways to say that it is absent.
-func getStable(base LogStore, key []byte) ([]byte, error) {
+func getStable(base boltStore, key []byte) ([]byte, error) {
 	value, err := base.Get(key)
 	if err != nil && err.Error() == errKeyNotFound.Error() {
 		return nil, nil
@@ -49,7 +51,7 @@ func getStable(base LogStore, key []byte) ([]byte, error) {
 	return value, err
 }
 
-func writtenByOthers(base LogStore) (bool, error) {
+func writtenByOthers(base boltStore) (bool, error) {
 	last, err := base.LastIndex()
 	if err != nil || last > 0 {
 		return true, err
@@ -115,8 +117,7 @@ func (l *logStore) lowerTail(index uint64) error {
 	return l.rewriteMeta(func(m *metadata) bool { return m.Tail > index })
 }
 
-// raiseTail records how far the log reaches, for a start that can then tell
-// whether all of it is still there. For a clean stop, when raft has ended.
+// raiseTail makes the record count on all that is stored.
 func (l *logStore) raiseTail() error {
 	return l.rewriteMeta(func(m *metadata) bool { return m.Tail < l.stored() })
 }
@@ -196,7 +197,7 @@ func (l *logStore) GetUint64(key []byte) (uint64, error) {
 		return 0, err
 	}
 	if len(value) != 8 {
-		return 0, fmt.Errorf("%w: %s: %s has %d bytes", ErrDamaged, l.name, key, len(value))
+		return 0, fmt.Errorf("%w: %s: %s has %d bytes", errs.Damaged, l.name, key, len(value))
 	}
 	return binary.BigEndian.Uint64(value), nil
 }

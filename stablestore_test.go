@@ -14,7 +14,7 @@ import (
 func TestALogOfHraftdIsLeftAloneByWhoIsNotToTakeItOver(t *testing.T) {
 	disk := newFaultStore()
 	must(t, errors.Join(disk.Set(termKey, binary.BigEndian.AppendUint64(nil, 1)), disk.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Data: []byte(`{"op":"set"}`)}})))
-	l, err := openLogStore(disk, logStoreOptions{fail: failTest(t)})
+	l, err := openLogStore(logStoreOptions{store: disk, fail: failTest(t)})
 	must(t, err)
 	_, err = settleSnapshots(t.TempDir(), l, verifyTestState)
 	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "the data of hraftd") {

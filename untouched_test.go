@@ -207,7 +207,7 @@ func TestAStartOnADirectoryInUseChangesNothing(t *testing.T) {
 		dir := copyOf(t, stored)
 		leaveUnfinished(t, dir)
 		before := tree(t, dir)
-		db, err := bbolt.Open(filepath.Join(dir, boltFile), 0o600, boltOptions(0)) // hraftd's lock, which is bbolt's
+		db, err := bbolt.Open(filepath.Join(dir, boltName), 0o600, boltOptions(0)) // hraftd's lock, which is bbolt's
 		must(t, err)
 		var starting sync.WaitGroup
 		for what, start := range map[string]func() error{

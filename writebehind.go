@@ -4,7 +4,6 @@ import (
 	"math"
 
 	"github.com/hashicorp/raft"
-	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // A leader and its followers write an entry to their disks at the same time (section
@@ -20,17 +19,11 @@ type writeBehind struct {
 	ended chan struct{} // closed when all of them are stored, or the store has failed
 }
 
-// needsOthers is for logStore.
-func (s *Store) needsOthers() bool {
-	return s.raft.State() == raft.Leader && len(roster.Voters(s.configuration())) > 1
-}
-
 // maySend tells whether the entries may be sent before they are stored. A change of the
 // configuration may not: it can be what makes a leader a majority by itself. What does
 // not fit into memory may not either, as it is sent from there.
 func (l *logStore) maySend(entries []*raft.Log) bool {
-	needsOthers := l.needsOthers.Load()
-	if needsOthers == nil || !(*needsOthers)() {
+	if hooks := l.hooks.Load(); hooks == nil || !hooks.needsOthers() {
 		return false
 	}
 	var bytes int64
@@ -70,13 +63,6 @@ func (l *logStore) awaitStored(index uint64) error {
 
 // awaitAll is awaitStored for all entries.
 func (l *logStore) awaitAll() error { return l.awaitStored(math.MaxUint64) }
-
-// letGo waits until nothing uses base any more, however long that takes.
-func (l *logStore) letGo() {
-	if w := l.behind.Load(); w != nil {
-		<-w.ended
-	}
-}
 
 // stored is how far the log reaches on the disk.
 func (l *logStore) stored() uint64 {

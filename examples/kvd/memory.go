@@ -10,12 +10,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/kvraft/kvraft"
+	"github.com/kvraft/kvraft/internal/durable"
 )
 
 // memoryFile in DIR holds what the node was started with, so that kvd DIR alone
@@ -147,7 +147,7 @@ func (m memory) write(dir string) error {
 	if err := os.Rename(next, path); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 func writeFile(path string, text []byte) error {
@@ -157,16 +157,4 @@ func writeFile(path string, text []byte) error {
 	}
 	_, err = f.Write(text)
 	return errors.Join(err, f.Sync(), f.Close())
-}
-
-// syncDir makes the names in dir durable. Windows has no such call.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -30,6 +30,8 @@ var (
 	Refused     = errors.New("kvraft: refused")
 	Removed     = fmt.Errorf("%w: removed from the cluster", Refused)
 	Copied      = fmt.Errorf("%w: two nodes run on copies of one data directory", Refused)
+	Damaged     = errors.New("kvraft: damaged data")
+	Locked      = errors.New("kvraft: directory is in use")
 	Foreign     = errors.New("kvraft: another program's data")
 	Unreachable = errors.New("kvraft: unreachable")
 )
@@ -43,6 +45,15 @@ var (
 	NotLeader     = fmt.Errorf("%w: this node is not the leader", Unsent)
 	NoLeaderKnown = fmt.Errorf("%w: no leader is known", Unsent)
 )
+
+// Newer is the error of data that are whole, as far as this version can tell.
+var Newer = errors.New("written by a newer version of kvraft")
+
+// Unfamiliar is what is wrong with data that may be whole, but are neither kvraft's nor
+// what can be taken over from hraftd.
+type Unfamiliar string
+
+func (u Unfamiliar) Error() string { return string(u) }
 
 // codes lists the errors that cross the peer port, by their code there. Codes
 // are part of the protocol: append, never reorder. Code 0 is success.
