@@ -18,6 +18,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/logqueue"
 	"github.com/kvraft/kvraft/internal/ownaddr"
+	"github.com/kvraft/kvraft/internal/raftlog"
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
@@ -96,7 +97,7 @@ func newStore(o options) *Store {
 		lines:    lines,
 		closed:   make(chan struct{}),
 	}
-	s.raftLog = newRaftLogger(s.log.Named("raft"), s.closing)
+	s.raftLog = raftlog.New(s.log.Named("raft"), s.closing)
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.rounds = batch.NewRounds(s.confirm, s.spawn)
 	for l := range s.asking {
@@ -163,7 +164,7 @@ func (s *Store) open() (err error) {
 	s.transport.knows, s.transport.samples = s.knowsNameless, s.logs.samples
 	context.AfterFunc(s.ctx, s.transport.cut)
 	s.peers = &peers{transport: s.transport, idle: make(map[roster.Peer][]*peerConn)}
-	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode, s.logs.term, s.isPlaced, s.holdsBack, s.raftLog.reached})
+	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode, s.logs.term, s.isPlaced, s.holdsBack, s.raftLog.Reached})
 	undo = append(undo, func() error { err := s.raftTransport.Close(); s.transport.close(); return err })
 
 	if err := s.foundAlone(); err != nil {

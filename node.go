@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/raftlog"
 	"github.com/kvraft/kvraft/internal/roster"
 	"golang.org/x/sync/semaphore"
 )
@@ -35,7 +36,7 @@ type node struct {
 	peers         *peers
 	futures       batch.Gate // what raft has been asked and has not answered
 	ids           *idSource
-	raftLog       *raftLogger
+	raftLog       *raftlog.Logger
 
 	ctx     context.Context // ends when the store stops, with the reason as its cause
 	cancel  context.CancelCauseFunc

@@ -1,4 +1,10 @@
-package kvraft
+// Package raftlog sorts what raft logs. Much of what raft calls an error or a warning is
+// the usual course of an election, a transfer or a start, and is logged as an info. That a
+// peer does not answer is a warning when it lasts: the peer may be starting again.
+//
+// There is no goroutine. The one mutex is not held while something is logged. It is tested
+// in virtual time.
+package raftlog
 
 import (
 	"slices"
@@ -10,10 +16,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// raftLogger is what raft logs to. Much of what raft calls an error or a warning is the
-// usual course of an election, a transfer or a start. That a peer does not answer is a
-// warning when it lasts: it may be starting again.
-type raftLogger struct {
+// Logger is what raft logs to.
+type Logger struct {
 	hclog.Logger
 	closing <-chan struct{}
 
@@ -33,14 +37,16 @@ const (
 	outageAgain = time.Minute      // is told
 )
 
-func newRaftLogger(log hclog.Logger, closing <-chan struct{}) *raftLogger {
-	return &raftLogger{Logger: log, closing: closing, outages: make(map[string]outage)}
+// New returns a Logger that writes to log. When closing is closed the node stops, and
+// loses its followers as it should.
+func New(log hclog.Logger, closing <-chan struct{}) *Logger {
+	return &Logger{Logger: log, closing: closing, outages: make(map[string]outage)}
 }
 
-func (l *raftLogger) Error(msg string, args ...any) { l.log(l.Logger.Error, msg, args) }
-func (l *raftLogger) Warn(msg string, args ...any)  { l.log(l.Logger.Warn, msg, args) }
+func (l *Logger) Error(msg string, args ...any) { l.log(l.Logger.Error, msg, args) }
+func (l *Logger) Warn(msg string, args ...any)  { l.log(l.Logger.Warn, msg, args) }
 
-func (l *raftLogger) log(write func(string, ...any), msg string, args []any) {
+func (l *Logger) log(write func(string, ...any), msg string, args []any) {
 	switch {
 	case isUsual(msg), isCompacted(msg, args), l.isClosing() && msg == "failed to contact quorum of nodes, stepping down":
 		l.Logger.Info(msg, args...)
@@ -55,7 +61,7 @@ func (l *raftLogger) log(write func(string, ...any), msg string, args []any) {
 	}
 }
 
-func (l *raftLogger) isClosing() bool {
+func (l *Logger) isClosing() bool {
 	select {
 	case <-l.closing:
 		return true
@@ -121,7 +127,7 @@ func peerIn(args []any) string {
 
 // missed counts a failure to reach a peer. If the outage is to be told now it returns
 // how long it lasts.
-func (l *raftLogger) missed(peer string) time.Duration {
+func (l *Logger) missed(peer string) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -142,8 +148,8 @@ func (l *raftLogger) missed(peer string) time.Duration {
 	return lasts
 }
 
-// reached ends the outage of a peer: it has answered.
-func (l *raftLogger) reached(id raft.ServerID, addr raft.ServerAddress) {
+// Reached ends the outage of a peer: it has answered.
+func (l *Logger) Reached(id raft.ServerID, addr raft.ServerAddress) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.outages, string(id))

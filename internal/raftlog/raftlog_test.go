@@ -1,4 +1,4 @@
-package kvraft
+package raftlog
 
 import (
 	"bytes"
@@ -14,7 +14,7 @@ import (
 func TestTwoFailuresWithAnAnswerBetweenThemAreNoOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		l := newRaftLogger(hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: &out}), make(chan struct{}))
+		l := New(hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: &out}), make(chan struct{}))
 		fail := func() {
 			l.Error("failed to heartbeat to", "peer", raft.ServerAddress("b:1"))
 			l.Error("failed to appendEntries to", "peer", raft.Server{ID: "b#1", Address: "b:1"})
@@ -23,8 +23,8 @@ func TestTwoFailuresWithAnAnswerBetweenThemAreNoOutage(t *testing.T) {
 		}
 		fail()
 		time.Sleep(8 * time.Second)
-		l.reached("b#1", "b:1")
-		l.reached("c#1", "c:1")
+		l.Reached("b#1", "b:1")
+		l.Reached("c#1", "c:1")
 		time.Sleep(4 * time.Second)
 		fail()
 		if out.Len() > 0 {
