@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/sleep"
 )
 
 // Progress is how far a member is that its leader brings up to date.
@@ -60,10 +61,7 @@ func (s *members) tend(reign *reign) {
 			}
 		}
 		forgetting.about("old notes of members cannot be struck out", s.forgetFormer(reign))
-		select {
-		case <-time.After(s.opts.timing.Heartbeat):
-		case <-reign.ctx.Done():
-		}
+		sleep.For(reign.ctx, s.opts.timing.Heartbeat)
 	}
 }
 
@@ -169,8 +167,8 @@ type pacer struct {
 	size    int64     // of the log and the snapshot, then
 }
 
-// pace is what a leader asks of a member that catches up.
-type pace struct {
+// catchUpRequest is what a leader asks of a member that catches up.
+type catchUpRequest struct {
 	Target uint64        `json:"target"` // answer when this log index is in the state,
 	Within time.Duration `json:"within"` // or after that time; 0: that of the call
 	So     Progress      `json:"so"`     // the member's, as its leader sees it
@@ -181,7 +179,7 @@ func (p *pacer) reach(ctx context.Context, target uint64) error {
 	s := p.members
 	to := roster.Peer{Server: p.server.ID, Addr: string(p.server.Address)}
 	for {
-		payload, err := json.Marshal(pace{target, s.opts.timing.Heartbeat / 2, p.progress()})
+		payload, err := json.Marshal(catchUpRequest{target, s.opts.timing.Heartbeat / 2, p.progress()})
 		if err != nil {
 			return err
 		}
@@ -251,7 +249,7 @@ func (s *members) lacking(server raft.ServerID, index uint64) (bytes, size int64
 }
 
 // serveCatchUp is the member's side.
-func (s *members) serveCatchUp(ctx context.Context, p pace) (index uint64, err error) {
+func (s *members) serveCatchUp(ctx context.Context, p catchUpRequest) (index uint64, err error) {
 	const logEvery = 10 * time.Second
 	l := &s.learners
 	l.mu.Lock()

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/sleep"
 )
 
 // The timeouts of a cluster are long, so that no healthy leader loses its place to
@@ -45,24 +46,20 @@ import (
 // keepVigil watches the leader of a reign, as long as that lasts.
 func (s *detector) keepVigil(r *reign) {
 	const shortest, longest = 5 * time.Millisecond, 500 * time.Millisecond
-	wait, broke, grace := shortest, r.began, time.Duration(0)
+	pause, broke, grace := sleep.Backoff{Next: shortest, Most: longest}, r.began, time.Duration(0)
 	for r.ctx.Err() == nil {
 		took, kept, err := s.vigil(r)
 		if kept {
-			wait, broke, grace = shortest, time.Now(), took
+			pause.Next, broke, grace = shortest, time.Now(), took
 		}
 		switch {
 		case err == nil: // in order: it leads no more, and the next one will be heard of
-			wait = longest
+			pause.Next = longest
 		case !kept:
 			s.takeOver(r, broke, grace)
 		}
 		r.dead.Store(false)
-		select {
-		case <-time.After(wait):
-			wait = min(2*wait, longest)
-		case <-r.ctx.Done():
-		}
+		pause.Wait(r.ctx)
 	}
 }
 
@@ -149,9 +146,7 @@ func (s *detector) takeOver(r *reign, since time.Time, dial time.Duration) {
 	end := time.Now().Add(2 * s.opts.timing.Heartbeat)
 	candidacy := s.newCandidacy(r)
 	for wait := grace; time.Now().Before(end); wait = poll {
-		select {
-		case <-time.After(wait):
-		case <-r.ctx.Done():
+		if !sleep.For(r.ctx, wait) {
 			return
 		}
 		if !s.seemsDead(r, since) || s.raftTransport.abstention.err() != nil {
@@ -184,9 +179,7 @@ func (s *detector) awaitSilence(r *reign) {
 		default: // there is no majority
 			wait = heartbeat / 4
 		}
-		select {
-		case <-time.After(wait):
-		case <-s.ctx.Done():
+		if !sleep.For(s.ctx, wait) {
 			return
 		}
 	}

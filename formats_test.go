@@ -178,7 +178,7 @@ func everyCall(t *testing.T) [][]byte {
 		callGet:       append([]byte{byte(LeaderLocal)}, "color"...),
 		callReadIndex: {byte(Linearizable)},
 		callConfirm:   {0, 0, 0, 0, 0, 0, 0, 9},
-		callCatchUp: wantJSON(t, "message-catch-up", pace{
+		callCatchUp: wantJSON(t, "message-catch-up", catchUpRequest{
 			Target: 9, Within: time.Second, So: Progress{Index: 5, Behind: 4, Bytes: 3, Rate: 2},
 		}),
 		callLastIndex: nil,

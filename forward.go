@@ -31,7 +31,7 @@ const (
 	callGet       method = 2  // a level and a key → its entry; on the leader
 	callReadIndex method = 3  // a level → a log index that is enough for the reader; on the leader
 	callConfirm   method = 4  // a term → 1 if this node has seen no later one
-	callCatchUp   method = 5  // a pace → the log index of its state, once that reaches the target or soon
+	callCatchUp   method = 5  // a catchUpRequest → the log index of its state, once that reaches the target or soon
 	callLastIndex method = 6  // nothing → the last index of its log
 	callJoin      method = 7  // a joinRequest → nothing, once the node is a member
 	callNodes     method = 8  // nothing → the members; on the leader
@@ -70,7 +70,7 @@ func (s *Store) serveCall(ctx context.Context, q call, h hello) ([]byte, error) 
 	case callConfirm:
 		return s.serveConfirm(payload)
 	case callCatchUp:
-		return serveJSON(payload, func(p pace) ([]byte, error) {
+		return serveJSON(payload, func(p catchUpRequest) ([]byte, error) {
 			index, err := s.serveCatchUp(ctx, p)
 			return binary.BigEndian.AppendUint64(nil, index), err
 		})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/sleep"
 )
 
 // A cluster is formed by one node alone, or by n empty nodes that were all told
@@ -421,9 +422,7 @@ func (s *joiner) found(set []roster.Peer) error {
 		s.raft.BootstrapCluster(configurationOf(set))
 	}
 	for len(s.configuration().Servers) == 0 {
-		select {
-		case <-time.After(poll):
-		case <-s.ctx.Done():
+		if !sleep.For(s.ctx, poll) {
 			return s.whyClosed()
 		}
 	}

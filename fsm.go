@@ -15,6 +15,7 @@ import (
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/feed"
+	"github.com/kvraft/kvraft/internal/pace"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -291,7 +292,7 @@ type fsmSnapshot struct {
 // is to take the place of. raft closes or cancels the sink by the error.
 func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
 	hurry := func() bool { return len(s.due) > 0 }
-	return writeSnapshot(s.ctx, paced{s.ctx, sink, hurry}, s.head, s.view)
+	return writeSnapshot(s.ctx, pace.NewWriter(s.ctx, sink, hurry), s.head, s.view)
 }
 
 func (s *fsmSnapshot) Release() {}

@@ -18,8 +18,10 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/logqueue"
 	"github.com/kvraft/kvraft/internal/ownaddr"
+	"github.com/kvraft/kvraft/internal/pace"
 	"github.com/kvraft/kvraft/internal/raftlog"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/sleep"
 )
 
 // Store is one node of a replicated key-value store. Its methods may be called
@@ -289,15 +291,13 @@ func (s *Store) takeSnapshots() {
 		case <-s.ctx.Done():
 			return
 		}
-		const longest = time.Minute
-		for pause := s.opts.timing.Heartbeat; ; pause = min(2*pause, longest) {
+		pause := sleep.Backoff{Next: s.opts.timing.Heartbeat, Most: time.Minute}
+		for {
 			err := s.takeSnapshot()
 			if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) { // the leader has sent one
 				break
 			}
-			select { // a change of the configuration is under way, or the disk is full
-			case <-time.After(pause):
-			case <-s.ctx.Done():
+			if !pause.Wait(s.ctx) { // a change of the configuration is under way, or the disk is full
 				return
 			}
 		}
@@ -328,7 +328,7 @@ func (s *Store) Index() uint64 { return s.index() }
 // half of the time, as it would otherwise take a processor from the writes.
 func (s *Store) Hash() (index uint64, sum [32]byte) {
 	now := s.fsm.now.Load()
-	h := &pacedHash{Hash: sha256.New(), ended: s.closing}
+	h := pace.NewHash(sha256.New(), s.closing)
 	now.view.HashTo(h)
 	return now.index, [32]byte(h.Sum(nil))
 }

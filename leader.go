@@ -14,6 +14,7 @@ import (
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/sleep"
 )
 
 // reign is the time during which a node sees one leader, or none.
@@ -247,7 +248,7 @@ func (s *leadership) setTrouble(err error) {
 // everything that earlier leaders committed is in the state: reads of this term
 // may begin. raft's own first entry never reaches the state machine.
 func (s *members) openTerm(r *reign) {
-	const wait = 10 * time.Millisecond
+	const pause = 10 * time.Millisecond
 	for r.ctx.Err() == nil {
 		_, err := s.replicate(command.Append(nil, nil))
 		if err == nil && s.logs.meta().isLegacy() {
@@ -257,9 +258,6 @@ func (s *members) openTerm(r *reign) {
 			return
 		}
 		s.log.Warn("open the term", "term", r.term, "error", err)
-		select {
-		case <-time.After(wait):
-		case <-r.ctx.Done():
-		}
+		sleep.For(r.ctx, pause)
 	}
 }

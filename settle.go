@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/sleep"
 )
 
 // settle sees to this node's place in a cluster for as long as the store runs. It
@@ -54,9 +55,7 @@ func (s *joiner) settle() {
 		default:
 			wait = min(2*wait, longest)
 		}
-		select {
-		case <-time.After(wait):
-		case <-s.ctx.Done():
+		if !sleep.For(s.ctx, wait) {
 			return
 		}
 	}

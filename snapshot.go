@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/pace"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -63,7 +64,7 @@ type snapshotCounts struct {
 // writeSnapshot writes view to w, which it does not close, or gives up when ctx
 // ends.
 func writeSnapshot(ctx context.Context, w io.Writer, head snapshotHeader, view state.View) error {
-	out := &snapshotWriter{ctx: ctx, w: bufio.NewWriterSize(w, pieceBytes), sum: crc32.New(castagnoli)}
+	out := &snapshotWriter{ctx: ctx, w: bufio.NewWriterSize(w, pace.PieceBytes), sum: crc32.New(castagnoli)}
 	version, own, callers := snapshotVersion(view), view.Own(), view.Callers()
 	out.write(append(snapshotMagic[:], version))
 	out.string(head.cluster)

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/sleep"
 )
 
 // transferRequest asks the leader to hand leadership over.
@@ -181,9 +182,7 @@ func (s *leadership) findHeir(ctx context.Context, to raft.ServerID) (roster.Pee
 		if target, ok := s.upToDateVoter(ctx, to, end); ok {
 			return target, nil
 		}
-		select {
-		case <-time.After(poll):
-		case <-ctx.Done():
+		if !sleep.For(ctx, poll) {
 			return roster.Peer{}, errors.New("no voter to hand it to has the whole log")
 		}
 	}

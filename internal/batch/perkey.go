@@ -5,6 +5,8 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"github.com/kvraft/kvraft/internal/sleep"
 )
 
 // PerKey bounds what is under way at one time for each key, so that a node that does not
@@ -46,17 +48,7 @@ type Spacing[K comparable] struct {
 // and there is no turn, when ctx ends before.
 func (s *Spacing[K]) Await(ctx context.Context, key K, space time.Duration) bool {
 	wait := s.reserve(ctx, key, space)
-	if wait < 0 {
-		return false
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return wait >= 0 && sleep.For(ctx, wait)
 }
 
 // reserve returns how long it is until the turn, or a negative time if ctx ends before.
