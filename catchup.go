@@ -111,7 +111,7 @@ func (s *members) teach(reign *reign, server raft.Server) *lesson {
 		delete(s.learners.taught, server.ID)
 		close(l.done)
 	}
-	if !s.spawn(func() {
+	if !s.life.Go(func() {
 		err := s.giveLesson(reign.ctx, l, server)
 		s.learners.mu.Lock()
 		defer s.learners.mu.Unlock()
@@ -123,7 +123,7 @@ func (s *members) teach(reign *reign, server raft.Server) *lesson {
 		}
 		end(err)
 	}) {
-		end(s.whyClosed())
+		end(s.life.Err())
 	}
 	return l
 }

@@ -331,7 +331,7 @@ func (s *detector) rankAmongWitnesses(ctx context.Context, r *reign) (rank int, 
 		if m.Suffrage != raft.Voter || m.ID == s.server || m.ID == r.leader.Server {
 			continue
 		}
-		if s.spawn(func() { answers <- s.askWitness(ctx, m, question) }) {
+		if s.life.Go(func() { answers <- s.askWitness(ctx, m, question) }) {
 			asked++
 		}
 	}

@@ -32,7 +32,7 @@ func newTestServer(t testing.TB) *Store {
 		logger: hclog.NewNullLogger(),
 	})
 	t.Cleanup(func() {
-		s.cancel(ErrClosed)
+		s.life.End()
 		s.lines.Close(logPatience)
 	})
 	s.raft, s.transport = new(raft.Raft), new(transport)
@@ -186,7 +186,7 @@ func TestACallEndsWhenTheStoreStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
 		conn := servedBy(t, s, helloB)
-		time.AfterFunc(time.Second, func() { s.cancel(ErrClosed) })
+		time.AfterFunc(time.Second, func() { s.life.End() })
 		began := time.Now()
 		if _, err := callOn(t, conn, callCatchUp, time.Hour, farAhead); !errors.Is(err, ErrUnknown) || time.Since(began) != time.Second {
 			t.Errorf("after %v: %v, want ErrUnknown after 1s", time.Since(began), err)
@@ -250,7 +250,7 @@ func TestAnAnswerThatNobodyTakesEndsTheConnection(t *testing.T) {
 func TestAWriteOnANodeThatTakesNoMoreWasNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
-		s.stop(ErrClosed)
+		s.life.Stop(ErrClosed)
 		s.futures.Drain(time.Second)
 		conn := servedBy(t, s, helloB)
 		group := command.Append(nil, []command.Request{{Origin: command.Own, Ops: []command.Op{{Kind: command.Set, Key: "k"}}}})
@@ -346,9 +346,9 @@ func countAnswers(data []byte) (whole int) {
 
 func checkServing(t *testing.T, data []byte, h hello, calls int) {
 	s := newTestServer(t)
-	s.stop(ErrClosed) // so that nothing waits for a leader
+	s.life.Stop(ErrClosed) // so that nothing waits for a leader
 	s.futures.Drain(time.Second)
-	s.cancel(ErrClosed)
+	s.life.End()
 	near, far := memnet.Pipe()
 	if _, err := far.Write(data); err != nil {
 		t.Fatal(err)
@@ -356,7 +356,7 @@ func checkServing(t *testing.T, data []byte, h hello, calls int) {
 	closeWrite(far)
 	s.servePeer(near, h)
 	near.Close()
-	s.work.Wait()
+	s.life.Wait()
 	answers, err := io.ReadAll(far)
 	if err != nil {
 		t.Fatal(err)

@@ -128,7 +128,7 @@ func (s *joiner) foundAlone() error {
 	if len(meta.Promise) != 1 {
 		return nil
 	}
-	err = s.onItsOwn("bootstrap", func() error {
+	err = s.life.Apart("bootstrap", func() error {
 		return raft.BootstrapCluster(s.raftConfig(), s.logs, s.logs, s.snapshots, s.raftTransport, configurationOf(meta.Promise))
 	})
 	if err != nil {
@@ -423,7 +423,7 @@ func (s *joiner) found(set []roster.Peer) error {
 	}
 	for len(s.configuration().Servers) == 0 {
 		if !sleep.For(s.ctx, poll) {
-			return s.whyClosed()
+			return s.life.Err()
 		}
 	}
 	if err := s.recordFounding(set); err != nil {

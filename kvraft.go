@@ -16,6 +16,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/life"
 	"github.com/kvraft/kvraft/internal/logqueue"
 	"github.com/kvraft/kvraft/internal/ownaddr"
 	"github.com/kvraft/kvraft/internal/pace"
@@ -41,8 +42,8 @@ type Store struct {
 	proof     atomic.Pointer[freshness]
 	writes    *batch.Groups
 
+	closeCalled atomic.Bool
 	closed      chan struct{} // closed when Close is done
-	closeCalled bool          // guarded by mu
 }
 
 // Open starts a node on the data in dir, which it creates if need be. It
@@ -85,7 +86,7 @@ func newStore(o options) *Store {
 		log:          o.logger,
 		ids:          newIDSource(),
 		placeChanged: make(chan struct{}, 1),
-		closing:      make(chan struct{}),
+		life:         life.New(),
 	}
 	l := &leadership{node: n}
 	m := &members{
@@ -99,19 +100,19 @@ func newStore(o options) *Store {
 		lines:    lines,
 		closed:   make(chan struct{}),
 	}
-	s.raftLog = raftlog.New(s.log.Named("raft"), s.closing)
-	s.ctx, s.cancel = context.WithCancelCause(context.Background())
-	s.rounds = batch.NewRounds(s.confirm, s.spawn)
+	s.raftLog = raftlog.New(s.log.Named("raft"), s.life.Stopping())
+	s.ctx = s.life.Context()
+	s.rounds = batch.NewRounds(s.confirm, s.life.Go)
 	for l := range s.asking {
-		s.asking[l] = batch.NewRounds(func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, s.spawn)
+		s.asking[l] = batch.NewRounds(func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, s.life.Go)
 	}
 	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
 	s.callBytes = semaphore.NewWeighted(callBytes)
-	s.writes = batch.NewGroups(s.propose, s.spawn)
-	s.onStop = s.writes.Refuse
+	s.writes = batch.NewGroups(s.propose, s.life.Go)
+	s.life.OnStop = s.writes.Refuse
 	l.whenLeading = []func(*reign){s.openTerm, s.tend}
 	l.whenFollowing = []func(*reign){s.keepVigil, s.awaitSilence}
-	context.AfterFunc(s.ctx, func() { s.writes.Abandon(s.whyClosed()) })
+	context.AfterFunc(s.ctx, func() { s.writes.Abandon(s.life.Err()) })
 	s.questions.Most = 2
 	s.learners.failures.log = s.log
 	s.court.reign = &reign{began: time.Now()}
@@ -135,8 +136,7 @@ func (s *Store) open() (err error) {
 		if err == nil {
 			return
 		}
-		s.stop(ErrClosed)
-		s.cancel(err)
+		s.life.End()
 		for i := len(undo) - 1; i >= 0; i-- {
 			err = errors.Join(err, undo[i]())
 		}
@@ -253,7 +253,7 @@ func (s *node) raftConfig() *raft.Config {
 func (s *Store) newRaft() (r *raft.Raft, err error) {
 	s.fsm = newFSM(s.ctx, s.opts.snapshots.EveryBytes, s.opts.history, func() string { return s.self().cluster }, s.stopForFault)
 	s.fsm.log = firstPhase(s.opts.snapshots.EveryBytes)
-	err = s.onItsOwn("start raft", func() (err error) {
+	err = s.life.Apart("start raft", func() (err error) {
 		r, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.logs, s.snapshots, s.raftTransport)
 		return err
 	})
@@ -275,11 +275,11 @@ func (s *Store) needsOthers() bool {
 
 func (s *Store) start() {
 	s.transport.start(s.servePeer)
-	s.work.Go(s.watchRaft)
-	s.work.Go(s.takeSnapshots)
-	s.work.Go(s.settle)
-	s.work.Go(s.learnName)
-	s.work.Go(s.electSelf)
+	s.life.Go(s.watchRaft)
+	s.life.Go(s.takeSnapshots)
+	s.life.Go(s.settle)
+	s.life.Go(s.learnName)
+	s.life.Go(s.electSelf)
 	s.watchdog.start()
 }
 
@@ -328,7 +328,7 @@ func (s *Store) Index() uint64 { return s.index() }
 // half of the time, as it would otherwise take a processor from the writes.
 func (s *Store) Hash() (index uint64, sum [32]byte) {
 	now := s.fsm.now.Load()
-	h := pace.NewHash(sha256.New(), s.closing)
+	h := pace.NewHash(sha256.New(), s.life.Stopping())
 	now.view.HashTo(h)
 	return now.index, [32]byte(h.Sum(nil))
 }
@@ -336,11 +336,11 @@ func (s *Store) Hash() (index uint64, sum [32]byte) {
 // Done returns a channel that is closed when the store stops taking calls: by
 // Close, or by itself when its storage fails or it was removed from the cluster.
 // [Store.Err] tells why.
-func (s *Store) Done() <-chan struct{} { return s.closing }
+func (s *Store) Done() <-chan struct{} { return s.life.Stopping() }
 
 // Err returns nil while the store runs. After that it returns ErrClosed, which
 // wraps the fault that stopped the store if there was one.
-func (s *Store) Err() error { return s.closedErr() }
+func (s *Store) Err() error { return s.life.Err() }
 
 // logPatience is how long Close waits for the last lines to be logged.
 const logPatience = time.Second
@@ -349,15 +349,11 @@ const logPatience = time.Second
 // that are under way return; those that follow get ErrClosed. A second Close
 // waits for the first and returns nil.
 func (s *Store) Close() error {
-	s.mu.Lock()
-	first := !s.closeCalled
-	s.closeCalled = true
-	s.mu.Unlock()
-	if !first {
+	if s.closeCalled.Swap(true) {
 		<-s.closed
 		return nil
 	}
-	s.stop(ErrClosed)
+	s.life.Stop(ErrClosed)
 	err := s.shutdown()
 	s.lines.Close(logPatience)
 	close(s.closed)
@@ -380,7 +376,7 @@ func (s *Store) shutdown() error {
 			s.log.Info("leadership was not handed over", "reason", errs.Reason(err))
 		}
 	}
-	s.cancel(s.whyClosed())
+	s.life.End()
 	stopped := s.raft.Shutdown()
 	err := s.raftTransport.Close()
 	s.transport.cut()
@@ -401,10 +397,7 @@ func (s *Store) shutdown() error {
 // hangs makes it wait for as long.
 func (s *Store) clearAway(stopped raft.Future) error {
 	err := stopped.Error()
-	s.mu.Lock()
-	s.barred = true
-	s.mu.Unlock()
-	s.work.Wait()
+	s.life.Wait()
 	s.transport.close()
 	return errors.Join(err, s.logs.Flush(), s.closeStorage())
 }

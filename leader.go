@@ -75,8 +75,8 @@ func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
 		r, trouble, changed := s.court.reign, s.court.trouble, s.court.changed
 		s.court.mu.Unlock()
 		switch {
-		case s.closedErr() != nil:
-			return Node{}, s.closedErr()
+		case s.life.Err() != nil:
+			return Node{}, s.life.Err()
 		case r.leader != roster.Peer{}:
 			return s.leaderOf(r), nil
 		case errors.Is(trouble, ErrRefused):
@@ -84,7 +84,7 @@ func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
 		}
 		select {
 		case <-changed:
-		case <-s.closing:
+		case <-s.life.Stopping():
 		case <-ctx.Done():
 			return Node{}, errs.NoLeaderBefore(ctx, trouble)
 		}
@@ -110,7 +110,7 @@ func (s *Store) LeaderChanges(ctx context.Context) iter.Seq[Leadership] {
 			s.court.mu.Lock()
 			now, changed := s.court.reign, s.court.changed
 			s.court.mu.Unlock()
-			if s.closedErr() != nil || ctx.Err() != nil {
+			if s.life.Err() != nil || ctx.Err() != nil {
 				return
 			}
 			if last != now {
@@ -122,7 +122,7 @@ func (s *Store) LeaderChanges(ctx context.Context) iter.Seq[Leadership] {
 			}
 			select {
 			case <-changed:
-			case <-s.closing:
+			case <-s.life.Stopping():
 			case <-ctx.Done():
 			}
 		}
@@ -182,7 +182,7 @@ func (s *leadership) updateReign() {
 // begin starts what lasts as long as a reign.
 func (s *leadership) begin(r *reign, duties []func(*reign)) {
 	for _, duty := range duties {
-		s.work.Go(func() { duty(r) })
+		s.life.Go(func() { duty(r) })
 	}
 }
 

@@ -29,7 +29,7 @@ func (s *leadership) changeThroughLeader(ctx context.Context, attempt func(conte
 	var last error
 	maybe := false // a leader may have begun with it
 	for n := 0; ; n++ {
-		if err := s.closedErr(); err != nil {
+		if err := s.life.Err(); err != nil {
 			return outcome(ctx, err, maybe, last)
 		}
 		reign := s.reign()

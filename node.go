@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/life"
 	"github.com/kvraft/kvraft/internal/raftlog"
 	"github.com/kvraft/kvraft/internal/roster"
 	"golang.org/x/sync/semaphore"
@@ -38,16 +39,8 @@ type node struct {
 	ids           *idSource
 	raftLog       *raftlog.Logger
 
-	ctx     context.Context // ends when the store stops, with the reason as its cause
-	cancel  context.CancelCauseFunc
-	closing chan struct{} // closed when no further call is taken
-
-	work sync.WaitGroup // every goroutine of the store
-
-	mu     sync.Mutex
-	why    error           // guarded by mu: why calls are refused; set before closing is closed
-	barred bool            // guarded by mu: no goroutine may be started any more
-	onStop func(why error) // called once, when calls are refused
+	life *life.Life
+	ctx  context.Context // of life
 }
 
 // leadership is who leads.
@@ -212,80 +205,12 @@ func (s *node) self() self {
 	return self{m.Cluster, m.serverID()}
 }
 
-// spawn starts a goroutine that Close waits for, unless it waits already.
-func (s *node) spawn(f func()) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.barred {
-		return false
-	}
-	s.work.Go(f)
-	return true
-}
-
-func (s *node) whyClosed() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.why
-}
-
-func (s *node) closedErr() error {
-	select {
-	case <-s.closing:
-		return s.whyClosed()
-	default:
-		return nil
-	}
-}
-
-// onItsOwn runs f, which calls raft, on a goroutine of its own: storage that
-// fails ends the goroutine that met the fault, and raft panics on what it cannot
-// read.
-func (s *node) onItsOwn(what string, f func() error) error {
-	err := errors.New("storage failed")
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer func() {
-			if p := recover(); p != nil {
-				err = fmt.Errorf("%v", p)
-			}
-		}()
-		err = f()
-	}()
-	<-done
-	if err = errors.Join(err, s.closedErr()); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
-}
-
-// stop makes the store refuse calls, because of why. Only the first has effect.
-func (s *node) stop(why error) {
-	s.mu.Lock()
-	first := s.why == nil
-	if first {
-		s.why = why
-		close(s.closing)
-	}
-	s.mu.Unlock()
-	if first {
-		s.onStop(why)
-	}
-}
-
 // stopForFault stops the node at once: it answers nobody any more, and the
 // others elect a leader without it. It is called from raft's goroutines and does
 // not wait. What is left is for Close to clear away.
 func (s *node) stopForFault(err error) {
-	s.end(err)
+	s.life.Fail(err)
 	s.log.Error("the node stops", "error", err)
-}
-
-// end makes the store refuse calls, and answer none.
-func (s *node) end(err error) {
-	s.stop(fmt.Errorf("%w: %w", ErrClosed, err))
-	s.cancel(s.whyClosed()) // cuts the transport, see open
 }
 
 // lastIndexOf asks another node for the last index of its log.
@@ -304,15 +229,15 @@ func (s *node) index() uint64 { return s.fsm.now.Load().index }
 // asked for again whatever the error was.
 func (s *node) change(ctx context.Context, ask func() raft.Future) error {
 	if !s.futures.Enter() {
-		return s.whyClosed()
+		return s.life.Err()
 	}
 	done := make(chan error, 1)
-	if !s.spawn(func() {
+	if !s.life.Go(func() {
 		defer s.futures.Leave()
 		done <- ask().Error()
 	}) {
 		s.futures.Leave()
-		return s.whyClosed()
+		return s.life.Err()
 	}
 	select {
 	case err := <-done:

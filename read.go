@@ -203,7 +203,7 @@ func (s *Store) askLeader(l ReadLevel) (index uint64, err error) {
 
 // localState returns this node's state when it is as fresh as asked for.
 func (s *Store) localState(ctx context.Context, o readOptions) (*applied, error) {
-	if err := s.closedErr(); err != nil {
+	if err := s.life.Err(); err != nil {
 		return nil, err
 	}
 	if err := s.fsm.awaitVersion(ctx, o.version); err != nil {
@@ -260,7 +260,7 @@ func tooStale(err error, format string, args ...any) error {
 func (s *leadership) readLoop(ctx context.Context, read func(context.Context, *reign) error) error {
 	last := errs.NoLeaderKnown
 	for attempt := 0; ; attempt++ {
-		if err := s.closedErr(); err != nil {
+		if err := s.life.Err(); err != nil {
 			return err
 		}
 		reign := s.reign()
@@ -301,9 +301,9 @@ func (s *leadership) pause(ctx context.Context, reign *reign, attempt int) error
 	case <-timer.C:
 		return nil
 	case <-reign.ctx.Done():
-		return s.closedErr()
-	case <-s.closing:
-		return s.whyClosed()
+		return s.life.Err()
+	case <-s.life.Stopping():
+		return s.life.Err()
 	case <-ctx.Done():
 		return errs.Ended(ctx)
 	}

@@ -303,7 +303,7 @@ func TestAPauseEndsWithWhatItWaitsFor(t *testing.T) {
 		if err := s.pause(t.Context(), old, 9); err != nil || time.Since(began) != time.Microsecond {
 			t.Errorf("when the leader changes: %v, %v, want to go on at once", time.Since(began), err)
 		}
-		time.AfterFunc(time.Microsecond, func() { s.stop(ErrClosed) })
+		time.AfterFunc(time.Microsecond, func() { s.life.Stop(ErrClosed) })
 		if err := s.pause(t.Context(), s.reign(), 9); !errors.Is(err, ErrClosed) {
 			t.Errorf("when the store closes: %v, want ErrClosed", err)
 		}

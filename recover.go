@@ -91,7 +91,7 @@ func Recover(dir string, opts ...Option) (Recovery, error) {
 		config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: s.server, Address: raft.ServerAddress(r.Addr)}}}
 		_, nowhere := raft.NewInmemTransport("")
 		state := &recovering{s.newFSM(func() string { return "" }), r, s.server}
-		err := s.onItsOwn("set the new configuration", func() error {
+		err := s.life.Apart("set the new configuration", func() error {
 			return raft.RecoverCluster(s.raftConfig(), state, s.logs, s.logs, s.snapshots, nowhere, config)
 		})
 		return r, err
@@ -177,7 +177,7 @@ func atRest(dir string, opts []Option, settle func(*Store) error, f func(*Store,
 	}
 	s := newStore(o)
 	defer s.lines.Close(logPatience)
-	defer s.cancel(ErrClosed)
+	defer s.life.End()
 	defer func() {
 		if err = errors.Join(err, s.closeStorage()); err != nil {
 			err = fmt.Errorf("recover %s: %w", dir, err)

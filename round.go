@@ -89,7 +89,7 @@ func (s *leadership) askInBackground(server raft.Server, term uint64, answers ch
 	if !ok {
 		return false
 	}
-	return s.spawn(func() {
+	return s.life.Go(func() {
 		defer release()
 		ctx, cancel := context.WithTimeout(s.ctx, s.opts.timing.Heartbeat)
 		defer cancel()

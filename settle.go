@@ -30,7 +30,7 @@ func (s *joiner) settle() {
 		}
 		if errors.Is(trouble, ErrRemoved) || errors.Is(trouble, ErrCopied) {
 			s.log.Error("the node stops", "reason", trouble)
-			s.end(trouble)
+			s.life.Fail(trouble)
 			return
 		}
 		if trouble != nil {

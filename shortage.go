@@ -35,7 +35,7 @@ func (w *watchdog) lookAtListener(now time.Time) string {
 	}
 	if r := w.reign; r.leads && lasts > w.handOverAt && s.hasOtherVoter() {
 		w.handOverAt = 2 * lasts
-		s.spawn(func() { w.handOver(r, lasts, failure.err) })
+		s.life.Go(func() { w.handOver(r, lasts, failure.err) })
 	}
 	return fmt.Sprintf("this node can accept no connection: %v", failure.err)
 }

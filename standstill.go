@@ -55,7 +55,7 @@ func (w *watchdog) lookAtCommits(now time.Time) string {
 	w.yieldAt = max(w.yieldAt, (byDesign+s.patience())<<min(w.yields.Load(), mostYields))
 	if stalled > w.yieldAt && s.hasOtherVoter() {
 		w.yieldAt = 2 * stalled
-		s.spawn(func() { w.yield(r, stalled) })
+		s.life.Go(func() { w.yield(r, stalled) })
 	}
 	if stalled <= byDesign {
 		return ""
@@ -90,7 +90,7 @@ func (w *watchdog) yield(r *reign, stalled time.Duration) {
 func (s *leadership) handOverTo(r *reign, target roster.Peer, abstain time.Duration) {
 	s.raftTransport.abstention.begin(abstain)
 	asked := make(chan error, 1)
-	s.spawn(func() { asked <- s.timeoutNow(target) })
+	s.life.Go(func() { asked <- s.timeoutNow(target) })
 	select {
 	case <-time.After(s.opts.timing.Election):
 	case <-r.ctx.Done():
@@ -109,7 +109,7 @@ func (s *detector) standInFor(r *reign) (roster.Peer, error) {
 	answers := make(chan testimony, len(all))
 	asked := 0
 	for _, m := range all {
-		if m.ID != s.server && s.spawn(func() { answers <- s.askWitness(ctx, m, allegation{s.server, r.term}) }) {
+		if m.ID != s.server && s.life.Go(func() { answers <- s.askWitness(ctx, m, allegation{s.server, r.term}) }) {
 			asked++
 		}
 	}

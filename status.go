@@ -81,7 +81,7 @@ func (s *Store) Status() Status {
 
 func (s *joiner) state() State {
 	switch {
-	case s.closedErr() != nil:
+	case s.life.Err() != nil:
 		return Stopped
 	case !s.isMember() || s.left.Load(): // of the latter its own log may not have heard
 		return Joining
@@ -116,7 +116,7 @@ func (s *Store) notReady(st Status, now *applied) string {
 	stranger, lost := s.transport.lastStranger()
 	switch {
 	case st.State == Stopped:
-		return s.whyClosed().Error()
+		return s.life.Err().Error()
 	case lost && len(st.Nodes) == 1:
 		return fmt.Sprintf("this node formed cluster %s and is alone in it, but members of cluster %s take it for one of theirs (%s); if it has lost its data, empty its directory and start it with the addresses of the others to join",
 			st.Cluster, stranger.Cluster, stranger.To)

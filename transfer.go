@@ -129,8 +129,8 @@ func (s *leadership) handOver(ctx context.Context, to raft.ServerID) error {
 		return fmt.Errorf("hand leadership over: %w: %w", errs.Unsent, err)
 	}
 	asked := make(chan error, 1)
-	if !s.spawn(func() { asked <- s.timeoutNow(target) }) { // it may take longer than anybody is to wait
-		return s.whyClosed()
+	if !s.life.Go(func() { asked <- s.timeoutNow(target) }) { // it may take longer than anybody is to wait
+		return s.life.Err()
 	}
 	select {
 	case err := <-asked:

@@ -89,15 +89,15 @@ func (w *watchdog) notReady() string {
 // start has three goroutines look until the store stops.
 func (w *watchdog) start() {
 	s := w.s
-	s.work.Go(func() { w.every(w.step(), w.look) })
-	s.work.Go(func() {
+	s.life.Go(func() { w.every(w.step(), w.look) })
+	s.life.Go(func() {
 		w.every(w.step(), func() {
 			if w.probe() {
 				w.answers.Add(1)
 			}
 		})
 	})
-	s.work.Go(func() { w.every(s.opts.timing.Heartbeat, w.askLeader) })
+	s.life.Go(func() { w.every(s.opts.timing.Heartbeat, w.askLeader) })
 }
 
 func (w *watchdog) every(pause time.Duration, do func()) {

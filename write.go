@@ -183,7 +183,7 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 	refused := false // the leader has refused it, or the group that it came in
 	encoded := command.AppendRequest(nil, &request)
 	for attempt := 0; ; attempt++ {
-		if err := s.closedErr(); err != nil {
+		if err := s.life.Err(); err != nil {
 			return command.Result{}, outcome(ctx, err, maybe, last)
 		}
 		reign := s.reign()
@@ -306,7 +306,7 @@ func (s *node) patience() time.Duration { return 3 * s.opts.timing.Election }
 // stops drains what is under way first.
 func (s *node) replicate(entry []byte) ([]command.Result, error) {
 	if !s.futures.Enter() {
-		return nil, fmt.Errorf("%w: %w", errs.Unsent, s.whyClosed())
+		return nil, fmt.Errorf("%w: %w", errs.Unsent, s.life.Err())
 	}
 	defer s.futures.Leave()
 	if !s.isPlaced() {

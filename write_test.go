@@ -115,7 +115,7 @@ func emptyEntry() []byte { return []byte{} }
 func hold(s *Store) (release func()) {
 	released := make(chan struct{})
 	s.writes = batch.NewGroups(s.propose, func(run func()) bool {
-		return s.spawn(func() {
+		return s.life.Go(func() {
 			select {
 			case <-released:
 				run()
@@ -249,7 +249,7 @@ func TestAWriteOnAStoreThatClosesSaysWhetherItMayHaveBeenApplied(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s, x := newTestServer(t), new(scriptedSender)
 			x.send(s, c.answers...)
-			time.AfterFunc(time.Minute, func() { s.stop(ErrClosed) })
+			time.AfterFunc(time.Minute, func() { s.life.Stop(ErrClosed) })
 			_, err := s.Set(t.Context(), "k", nil)
 			if !errors.Is(err, c.want) || c.want != ErrUnknown && errors.Is(err, ErrUnknown) {
 				t.Errorf("%s: %v, want %v", name, err, c.want)
@@ -322,8 +322,8 @@ func TestWhatIsOnItsWayWhenTheStoreEndsIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
 		never := make(chan struct{})
-		s.writes = batch.NewGroups(sending(func([]byte) ([]command.Result, error) { <-never; return nil, errEnough }), s.spawn)
-		time.AfterFunc(time.Second, func() { s.end(errEnough) })
+		s.writes = batch.NewGroups(sending(func([]byte) ([]command.Result, error) { <-never; return nil, errEnough }), s.life.Go)
+		time.AfterFunc(time.Second, func() { s.life.Fail(errEnough) })
 		if _, err := s.writes.Do(t.Context(), []byte{1}, false); !errors.Is(err, ErrUnknown) || errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrUnknown alone", err)
 		}
@@ -355,7 +355,7 @@ func TestAGroupWithoutALeaderIsUnsent(t *testing.T) {
 		t.Errorf("got %v, want errs.Unsent", err)
 	}
 	s.court.reign = newTestReign(s, peerB, true)
-	s.stop(ErrClosed)
+	s.life.Stop(ErrClosed)
 	s.futures.Drain(time.Second)
 	if _, err := s.propose(emptyEntry); !errors.Is(err, errs.Unsent) || !errors.Is(err, ErrClosed) {
 		t.Errorf("on a leader that closes: %v, want errs.Unsent and ErrClosed", err)
@@ -395,7 +395,7 @@ func TestAGivenUpWriteSendsNoBytesOfItsCallersNextUse(t *testing.T) {
 			time.Sleep(time.Second) // in which Set returns: value is its caller's again
 			copy(value, "XXXXX")
 			return s.propose(func() []byte { return entry })
-		}), s.spawn)
+		}), s.life.Go)
 		if _, err := s.Set(ctx, "color", value); !errors.Is(err, ErrUnknown) {
 			t.Errorf("given up on its way: %v", err)
 		}
@@ -433,7 +433,7 @@ func TestAWriteThatHasNoConnectionWhenTheStoreEndsWasNotApplied(t *testing.T) {
 		lan := newLAN()
 		s := newTestFollowerOn(t, lan, serveUntilEnd)
 		lan.Isolate("b")
-		time.AfterFunc(time.Second, func() { s.end(errEnough) })
+		time.AfterFunc(time.Second, func() { s.life.Fail(errEnough) })
 		if _, err := s.Set(t.Context(), "k", nil); errors.Is(err, ErrUnknown) || !errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)
 		}
