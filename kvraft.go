@@ -109,7 +109,7 @@ func newStore(o options) *Store {
 	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
 	s.callBytes = semaphore.NewWeighted(callBytes)
 	s.writes = batch.NewGroups(s.propose, s.life.Go)
-	s.life.OnStop = s.writes.Refuse
+	s.life.OnStop = func(why error) { s.writes.Refuse(why) }
 	l.whenLeading = []func(*reign){s.openTerm, s.tend}
 	l.whenFollowing = []func(*reign){s.keepVigil, s.awaitSilence}
 	context.AfterFunc(s.ctx, func() { s.writes.Abandon(s.life.Err()) })
