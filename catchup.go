@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/loglimit"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
 )
@@ -31,7 +32,7 @@ func (p Progress) String() string {
 type learners struct {
 	mu       sync.Mutex
 	taught   map[raft.ServerID]*lesson // guarded by mu: by this node
-	failures complaint                 // guarded by mu: of lessons
+	failures loglimit.Trouble          // guarded by mu: of lessons
 	told     Progress                  // guarded by mu: this node's own
 	toldAt   time.Time                 // guarded by mu
 	loggedAt time.Time                 // guarded by mu
@@ -50,17 +51,17 @@ func (s *members) tend(reign *reign) {
 	if s.fsm.awaitTerm(reign.ctx, reign.term) != nil {
 		return
 	}
-	words, forgetting := complaint{log: s.log}, complaint{log: s.log}
+	words, forgetting := loglimit.Trouble{Log: s.log}, loglimit.Trouble{Log: s.log}
 	for reign.ctx.Err() == nil {
 		for _, m := range s.configuration().Servers {
 			switch {
 			case s.isRetired(m.ID):
-				words.about("a removal cannot be finished", s.finishRemoval(reign.ctx, m))
+				words.About("a removal cannot be finished", s.finishRemoval(reign.ctx, m))
 			case m.Suffrage != raft.Voter && !s.isReplica(roster.UserID(m.ID)):
 				s.teach(reign, m)
 			}
 		}
-		forgetting.about("old notes of members cannot be struck out", s.forgetFormer(reign))
+		forgetting.About("old notes of members cannot be struck out", s.forgetFormer(reign))
 		sleep.For(reign.ctx, s.opts.timing.Heartbeat)
 	}
 }
@@ -117,9 +118,9 @@ func (s *members) teach(reign *reign, server raft.Server) *lesson {
 		defer s.learners.mu.Unlock()
 		switch {
 		case err == nil:
-			s.learners.failures.about("", nil)
+			s.learners.failures.About("", nil)
 		case reign.ctx.Err() == nil:
-			s.learners.failures.about("a node cannot be brought up", fmt.Errorf("%s: %w", roster.UserID(server.ID), err))
+			s.learners.failures.About("a node cannot be brought up", fmt.Errorf("%s: %w", roster.UserID(server.ID), err))
 		}
 		end(err)
 	}) {

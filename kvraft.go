@@ -114,7 +114,7 @@ func newStore(o options) *Store {
 	l.whenFollowing = []func(*reign){s.keepVigil, s.awaitSilence}
 	context.AfterFunc(s.ctx, func() { s.writes.Abandon(s.life.Err()) })
 	s.questions.Most = 2
-	s.learners.failures.log = s.log
+	s.learners.failures.Log = s.log
 	s.court.reign = &reign{began: time.Now()}
 	s.court.reign.ctx, s.court.reign.cancel = context.WithCancel(s.ctx)
 	s.court.changed = make(chan struct{})

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/loglimit"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
 )
@@ -23,7 +23,7 @@ import (
 func (s *joiner) settle() {
 	const shortest, longest, longestFounding = 50 * time.Millisecond, 5 * time.Second, time.Second
 	wait, settled := shortest, false
-	words := complaint{log: s.log}
+	words := loglimit.Trouble{Log: s.log}
 	for trouble := s.checkIn(); ; trouble = s.seekPlace() {
 		if errors.Is(trouble, ErrRemoved) {
 			trouble = errDismissed
@@ -38,7 +38,7 @@ func (s *joiner) settle() {
 		}
 		s.setTrouble(trouble)
 		s.forgetStrangers()
-		words.about(s.standing(), trouble)
+		words.About(s.standing(), trouble)
 		wasSettled := settled
 		settled = trouble == nil && s.self().cluster != "" && s.isSettled() && s.reign().leader != roster.Peer{}
 		switch {
@@ -84,38 +84,6 @@ func (s *joiner) checkIn() error {
 		}
 	}
 	return s.seekPlace()
-}
-
-// complaint logs trouble when it has changed, but not in a stream. What passes by itself
-// in a cluster that starts is a warning only when it lasts; a refusal is one at once.
-type complaint struct {
-	log    hclog.Logger
-	last   string
-	at     time.Time
-	since  time.Time // there has been trouble
-	warned bool
-}
-
-func (c *complaint) about(what string, trouble error) {
-	const pause, lasting = 5 * time.Second, 10 * time.Second
-	if trouble == nil {
-		*c = complaint{log: c.log}
-		return
-	}
-	if c.last == "" {
-		c.since = time.Now()
-	}
-	warns := time.Since(c.since) >= lasting || errors.Is(trouble, ErrRefused)
-	changed := trouble.Error() != c.last && (c.last == "" || time.Since(c.at) > pause)
-	if !changed && (!warns || c.warned) {
-		return
-	}
-	c.last, c.at, c.warned = trouble.Error(), time.Now(), warns
-	if warns {
-		c.log.Warn(what, "reason", c.last)
-	} else {
-		c.log.Info(what, "reason", c.last)
-	}
 }
 
 // oneLine is an error that may be several, as one sentence.

@@ -3,12 +3,12 @@ package serf
 import (
 	"io"
 	"log"
-	"maps"
 	"regexp"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/kvraft/kvraft/internal/loglimit"
 )
 
 // logPatience is how long Close waits for the last lines to be logged.
@@ -20,29 +20,27 @@ func newLog(l hclog.Logger) *log.Logger {
 	l = l.Named("serf")
 	out := l.StandardWriter(&hclog.StandardLoggerOptions{InferLevels: true})
 	if !l.IsDebug() {
-		out = &rare{out: out, last: map[string]time.Time{}}
+		out = rare{out, loglimit.New(time.Minute)}
 	}
 	return log.New(out, "", 0)
 }
 
 // rare passes each kind of warning or error on once in a minute, and everything else. It
-// is written to line by line, by one goroutine at a time, as a log.Logger does.
+// is written to line by line, as a log.Logger does.
 type rare struct {
-	out  io.Writer
-	last map[string]time.Time // by kind, of the last minute
+	out   io.Writer
+	lines *loglimit.Limiter
 }
 
 // varying is what differs between lines of one kind: ports that the system gave, sizes.
 var varying = regexp.MustCompile(`\d{4,}`)
 
-func (r *rare) Write(line []byte) (int, error) {
+func (r rare) Write(line []byte) (int, error) {
 	kind := varying.ReplaceAllString(string(line), "")
 	if strings.HasPrefix(kind, "[WARN]") || strings.HasPrefix(kind, "[ERR") {
-		maps.DeleteFunc(r.last, func(_ string, at time.Time) bool { return time.Since(at) >= time.Minute })
-		if _, met := r.last[kind]; met {
+		if _, ok := r.lines.Allow(kind); !ok {
 			return len(line), nil
 		}
-		r.last[kind] = time.Now()
 	}
 	return r.out.Write(line)
 }

@@ -20,7 +20,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -28,6 +27,7 @@ import (
 
 	"github.com/kvraft/kvraft"
 	kvhttp "github.com/kvraft/kvraft/http"
+	"github.com/kvraft/kvraft/internal/loglimit"
 	"github.com/kvraft/kvraft/internal/logqueue"
 )
 
@@ -273,24 +273,17 @@ type quiet struct{ hclog.Logger }
 func (q quiet) Named(name string) hclog.Logger {
 	l := q.Logger.Named(name)
 	l.SetLevel(hclog.Warn)
-	return &rare{Logger: l, last: map[string]time.Time{}}
+	return rare{l, loglimit.New(time.Minute)}
 }
 
 // rare logs an error once in a while, however often it is met.
 type rare struct {
 	hclog.Logger
-	mu   sync.Mutex
-	last map[string]time.Time // guarded by mu: by message
+	lines *loglimit.Limiter // by message
 }
 
-func (r *rare) Error(msg string, args ...any) {
-	r.mu.Lock()
-	rest := time.Since(r.last[msg])
-	if rest > time.Minute {
-		r.last[msg] = time.Now()
-	}
-	r.mu.Unlock()
-	if rest > time.Minute {
+func (r rare) Error(msg string, args ...any) {
+	if _, ok := r.lines.Allow(msg); ok {
 		r.Logger.Error(msg, args...)
 	}
 }

@@ -1,11 +1,13 @@
-// Package loglimit keeps log lines few that others cause: each kind of them has one
-// line in an interval, which tells how many were left out before it.
+// Package loglimit keeps log lines few that come again and again: each kind of them has
+// one line in an interval, which tells how many were left out before it ([Limiter]), and
+// what goes on being wrong is told when that changes ([Trouble]).
 //
-// A Limiter has no goroutine. Its one mutex is held for a look into a map, and its
-// methods may be called from any goroutine. It is tested in virtual time.
+// Nothing here has a goroutine. The one mutex of a Limiter is held for a look into a map,
+// and its methods may be called from any goroutine. All of it is tested in virtual time.
 package loglimit
 
 import (
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,15 +40,20 @@ func New(every time.Duration) *Limiter {
 // the kind were left out since the last one that was.
 //
 // A kind is what the line is about, in the words of the program: never text from
-// elsewhere, or each line is of a kind of its own. Beyond 256 kinds the others are one.
+// elsewhere, or each line is of a kind of its own. Beyond 256 kinds in an interval the
+// others are one.
 func (l *Limiter) Allow(kind string) (missed int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, known := l.kinds[kind]; !known && len(l.kinds) >= maxKinds {
-		kind = ""
-	}
-	s, known := l.kinds[kind]
 	now := time.Now()
+	s, known := l.kinds[kind]
+	if !known && len(l.kinds) >= maxKinds {
+		maps.DeleteFunc(l.kinds, func(_ string, s *state) bool { return now.Sub(s.last) >= l.every })
+	}
+	if !known && len(l.kinds) >= maxKinds {
+		kind = ""
+		s, known = l.kinds[kind]
+	}
 	switch {
 	case !known:
 		l.kinds[kind] = &state{last: now}

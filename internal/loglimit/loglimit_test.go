@@ -50,6 +50,24 @@ func TestKindsBeyondNumberAreOne(t *testing.T) {
 	}
 }
 
+func TestKindsOfEarlierIntervalsMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := loglimit.New(time.Minute)
+		for i := range 1000 {
+			if _, ok := l.Allow(fmt.Sprint(i)); !ok && i < 256 {
+				t.Errorf("no line of kind %d", i)
+			}
+			time.Sleep(time.Second / 5) // virtual: 300 in an interval
+		}
+		time.Sleep(time.Minute)
+		for i := range 256 {
+			if _, ok := l.Allow(fmt.Sprint("new ", i)); !ok {
+				t.Errorf("no line of kind %d, though the earlier ones are over", i)
+			}
+		}
+	})
+}
+
 func TestLinesMayComeFromEverywhereAtOnce(t *testing.T) {
 	l := loglimit.New(time.Hour)
 	var lines atomic.Int32
