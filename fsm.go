@@ -149,8 +149,7 @@ func (f *fsm) recordHistory() {
 
 // countLog asks for a snapshot when enough log has gathered.
 func (f *fsm) countLog(n int) {
-	const overhead = 64 // of an entry in the log store
-	f.log += int64(n + overhead)
+	f.log += int64(n + command.Overhead)
 	if f.log < f.every {
 		return
 	}

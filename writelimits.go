@@ -51,8 +51,7 @@ func (l Limits) checkSet(op command.Op) error {
 
 // groupBytes is the largest group of requests that are each within the limits.
 func (l Limits) groupBytes() int {
-	const overhead = 32 // of a request or an operation, and more than that
-	return batch.GroupBytes + l.BatchBytes + (batch.GroupRequests+maxOps)*overhead
+	return batch.GroupBytes + l.BatchBytes + (batch.GroupRequests+maxOps)*command.EncodedOverhead
 }
 
 // judge takes the requests that keep to the limits. Of the others the results have the

@@ -80,10 +80,9 @@ func NewGroups(send Send, spawn func(func()) bool) *Groups {
 // Reserve waits until a request fits into the queue, in the order of the callers. Its
 // place is kept until release is called.
 func (gs *Groups) Reserve(ctx context.Context, ops []command.Op) (release func(), err error) {
-	const overhead = 64 // of an operation, about
 	size := int64(0)
 	for _, op := range ops {
-		size += int64(len(op.Key) + len(op.Value) + overhead)
+		size += int64(len(op.Key) + len(op.Value) + command.Overhead)
 	}
 	size = min(size, queueBytes)
 	if !gs.room.TryAcquire(size) && gs.room.Acquire(ctx, size) != nil {

@@ -41,6 +41,12 @@ const (
 	minResult  = 2
 )
 
+// What is counted beside keys and values where bytes are bounded.
+const (
+	Overhead        = 64 // of an operation or a change in memory and of an entry on disk, about
+	EncodedOverhead = 32 // of a request or an operation in an entry, and more than that
+)
+
 // ID names one request. Every copy of a request in the log carries the same ID.
 type ID [16]byte
 

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"sort"
 
+	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -45,9 +46,8 @@ func (h *History) Floor() uint64 { return h.floor }
 // Record takes the changes of one entry of the log, and forgets the oldest beyond
 // limit, in bytes.
 func (h *History) Record(changes []state.Change, limit int64) {
-	const overhead = 64 // of a change
 	for i := range changes {
-		h.last.bytes += int64(overhead + len(changes[i].Key) + len(changes[i].Value))
+		h.last.bytes += int64(command.Overhead + len(changes[i].Key) + len(changes[i].Value))
 	}
 	h.last.changes = append(h.last.changes, changes...)
 	if h.last.bytes < max(limit/segments, 1) {
