@@ -82,7 +82,7 @@ func servedBy(t *testing.T, s *Store, h hello) net.Conn {
 // farAhead asks for a log index that is never reached.
 const farAhead = `{"target":1000}`
 
-var helloB = hello{forRPC, "c1", "a#1", "b#2", "", false}
+var helloB = hello{For: forRPC, Cluster: "c1", From: "a#1", To: "b#2"}
 
 func TestOneConnectionServesCallAfterCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -136,7 +136,7 @@ func (t *transport) dialHandshake(ctx context.Context, conn net.Conn, purpose st
 	defer func() { err = release(err) }()
 
 	me := t.self()
-	o := opening{hello: hello{purpose, me.cluster, me.server, to, t.advertise, t.leads()}, Configured: t.places.configuredAt()}
+	o := opening{hello: hello{For: purpose, Cluster: me.cluster, From: me.server, To: to, At: t.advertise, Leads: t.leads()}, Configured: t.places.configuredAt()}
 	if me.cluster == "" || roster.HasNoIdentity(to) {
 		o.Log = t.samples()
 	}

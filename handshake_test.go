@@ -30,37 +30,37 @@ func TestAHelloIsJudgedByWhomItMeans(t *testing.T) {
 		h       hello
 		refused string // part of the reason; empty: welcome
 	}{
-		{"raft of the cluster", member, hello{forRaft, "c1", "a#1", "b#2", "", false}, ""},
-		{"a call of the cluster", member, hello{forRPC, "c1", "a#1", "b#2", "", false}, ""},
-		{"raft of a dialer nobody knows", member, hello{forRaft, "c1", "stranger#9", "b#2", "", false}, ""},
-		{"a knock of the cluster", member, hello{forRPC, "c1", "a#1", "", "", false}, ""},
-		{"a knock of a node without a cluster", member, hello{forRPC, "", "a#1", "", "", false}, ""},
-		{"a knock of another cluster, which may look who is there", member, hello{forRPC, "c2", "a#1", "", "", false}, ""},
-		{"a knock at a node that waits", outside, hello{forRPC, "c1", "a#1", "", "", false}, ""},
-		{"raft without naming the node", member, hello{forRaft, "c1", "a#1", "", "", false}, "not "},
-		{"raft for another node", member, hello{forRaft, "c1", "a#1", "x#2", "", false}, "not x#2"},
-		{"raft for the identity before", member, hello{forRaft, "c1", "a#1", "b#1", "", false}, "not b#1"},
-		{"raft for the bare id", member, hello{forRaft, "c1", "a#1", "b", "", false}, "this is node b#2"},
-		{"a call for another node", member, hello{forRPC, "c1", "a#1", "x#2", "", false}, "this is node b#2"},
-		{"raft of another cluster", member, hello{forRaft, "c2", "a#1", "b#2", "", false}, "belongs to cluster c1"},
-		{"a call of another cluster", member, hello{forRPC, "c2", "a#1", "b#2", "", false}, "belongs to cluster c1"},
-		{"raft without a cluster", member, hello{forRaft, "", "a#1", "b#2", "", false}, "belongs to cluster c1"},
-		{"raft to a node that waits", outside, hello{forRaft, "c1", "a#1", "b#2", "", false}, "waits to be admitted"},
-		{"a call to a node that waits", outside, hello{forRPC, "c1", "a#1", "b#2", "", false}, "waits to be admitted"},
-		{"raft between two that wait", outside, hello{forRaft, "", "a#1", "b#2", "", false}, "waits to be admitted"},
-		{"raft of the cluster to an old member", old, hello{forRaft, "c1", "stranger#9", "b", "", false}, ""},
-		{"raft of a nameless member", member, hello{forRaft, "", "a", "b#2", "", false}, ""},
-		{"raft of a nameless member to an old one", old, hello{forRaft, "", "a", "b", "", false}, ""},
-		{"raft of a nameless node that is no member", old, hello{forRaft, "", "stranger", "b", "", false}, "not a member"},
-		{"raft of another cluster to an old member", old, hello{forRaft, "c2", "a", "b", "", false}, "belongs to cluster c1"},
-		{"raft without a cluster to an old member", old, hello{forRaft, "", "a#1", "b", "", false}, "belongs to cluster c1"},
-		{"raft between nameless members", nameless, hello{forRaft, "", "a", "b", "", false}, ""},
-		{"raft of a member to a nameless one", nameless, hello{forRaft, "c1", "a", "b", "", false}, ""},
-		{"raft of no member to a nameless one", nameless, hello{forRaft, "c1", "stranger#9", "b", "", false}, "not a member"},
-		{"raft to a nameless node, for another", nameless, hello{forRaft, "", "a", "x", "", false}, "not x"},
-		{"a knock at a nameless node", nameless, hello{forRPC, "c2", "stranger#9", "", "", false}, ""},
-		{"an unknown purpose", member, hello{"gossip", "c1", "a#1", "b#2", "", false}, `"gossip"`},
-		{"no purpose", member, hello{"", "c1", "a#1", "b#2", "", false}, "not known"},
+		{"raft of the cluster", member, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#2"}, ""},
+		{"a call of the cluster", member, hello{For: forRPC, Cluster: "c1", From: "a#1", To: "b#2"}, ""},
+		{"raft of a dialer nobody knows", member, hello{For: forRaft, Cluster: "c1", From: "stranger#9", To: "b#2"}, ""},
+		{"a knock of the cluster", member, hello{For: forRPC, Cluster: "c1", From: "a#1"}, ""},
+		{"a knock of a node without a cluster", member, hello{For: forRPC, From: "a#1"}, ""},
+		{"a knock of another cluster, which may look who is there", member, hello{For: forRPC, Cluster: "c2", From: "a#1"}, ""},
+		{"a knock at a node that waits", outside, hello{For: forRPC, Cluster: "c1", From: "a#1"}, ""},
+		{"raft without naming the node", member, hello{For: forRaft, Cluster: "c1", From: "a#1"}, "not "},
+		{"raft for another node", member, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "x#2"}, "not x#2"},
+		{"raft for the identity before", member, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#1"}, "not b#1"},
+		{"raft for the bare id", member, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b"}, "this is node b#2"},
+		{"a call for another node", member, hello{For: forRPC, Cluster: "c1", From: "a#1", To: "x#2"}, "this is node b#2"},
+		{"raft of another cluster", member, hello{For: forRaft, Cluster: "c2", From: "a#1", To: "b#2"}, "belongs to cluster c1"},
+		{"a call of another cluster", member, hello{For: forRPC, Cluster: "c2", From: "a#1", To: "b#2"}, "belongs to cluster c1"},
+		{"raft without a cluster", member, hello{For: forRaft, From: "a#1", To: "b#2"}, "belongs to cluster c1"},
+		{"raft to a node that waits", outside, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#2"}, "waits to be admitted"},
+		{"a call to a node that waits", outside, hello{For: forRPC, Cluster: "c1", From: "a#1", To: "b#2"}, "waits to be admitted"},
+		{"raft between two that wait", outside, hello{For: forRaft, From: "a#1", To: "b#2"}, "waits to be admitted"},
+		{"raft of the cluster to an old member", old, hello{For: forRaft, Cluster: "c1", From: "stranger#9", To: "b"}, ""},
+		{"raft of a nameless member", member, hello{For: forRaft, From: "a", To: "b#2"}, ""},
+		{"raft of a nameless member to an old one", old, hello{For: forRaft, From: "a", To: "b"}, ""},
+		{"raft of a nameless node that is no member", old, hello{For: forRaft, From: "stranger", To: "b"}, "not a member"},
+		{"raft of another cluster to an old member", old, hello{For: forRaft, Cluster: "c2", From: "a", To: "b"}, "belongs to cluster c1"},
+		{"raft without a cluster to an old member", old, hello{For: forRaft, From: "a#1", To: "b"}, "belongs to cluster c1"},
+		{"raft between nameless members", nameless, hello{For: forRaft, From: "a", To: "b"}, ""},
+		{"raft of a member to a nameless one", nameless, hello{For: forRaft, Cluster: "c1", From: "a", To: "b"}, ""},
+		{"raft of no member to a nameless one", nameless, hello{For: forRaft, Cluster: "c1", From: "stranger#9", To: "b"}, "not a member"},
+		{"raft to a nameless node, for another", nameless, hello{For: forRaft, From: "a", To: "x"}, "not x"},
+		{"a knock at a nameless node", nameless, hello{For: forRPC, Cluster: "c2", From: "stranger#9"}, ""},
+		{"an unknown purpose", member, hello{For: "gossip", Cluster: "c1", From: "a#1", To: "b#2"}, `"gossip"`},
+		{"no purpose", member, hello{Cluster: "c1", From: "a#1", To: "b#2"}, "not known"},
 	} {
 		w := c.me.judge(c.h, func() error {
 			if c.h.From != "a" {
@@ -103,7 +103,7 @@ func TestAStrangerIsRememberedForAMinute(t *testing.T) {
 		dial(self{"c2", "a#1"}, "b#1")
 		dial(self{"", "a#1"}, "b#2")
 		time.Sleep(time.Minute - time.Millisecond) // virtual
-		if h, lost := b.lastStranger(); !lost || h != (hello{forRaft, "c2", "a#1", "b#1", "", false}) {
+		if h, lost := b.lastStranger(); !lost || h != (hello{For: forRaft, Cluster: "c2", From: "a#1", To: "b#1"}) {
 			t.Errorf("remembered %+v, %v, want the node of cluster c2", h, lost)
 		}
 		time.Sleep(time.Millisecond) // virtual
@@ -185,7 +185,7 @@ func TestBothSidesOfAHandshakeLearnWhoIsThere(t *testing.T) {
 			if want := (welcome{Cluster: "c1", Node: "b#2", Process: b.process}); who != want {
 				t.Errorf("the dialer learned %+v, want %+v", who, want)
 			}
-			if h, want := <-heard, (hello{forRPC, "c1", "a#1", to, "a:1", false}); h != want {
+			if h, want := <-heard, (hello{For: forRPC, Cluster: "c1", From: "a#1", To: to, At: "a:1"}); h != want {
 				t.Errorf("the acceptor learned %+v, want %+v", h, want)
 			}
 		}
@@ -234,7 +234,7 @@ func brokenHandshakes(t testing.TB) map[string]struct {
 	opening []byte
 	says    string
 } {
-	good := handshakeBytes(t, hello{forRaft, "c1", "a#1", "b#2", "", false})
+	good := handshakeBytes(t, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#2"})
 	with := func(change func(b []byte) []byte) []byte { return change(bytes.Clone(good)) }
 	return map[string]struct {
 		opening []byte
@@ -279,7 +279,7 @@ func TestAnOpeningThatIsNoHandshakeEndsTheConnectionAtOnce(t *testing.T) {
 }
 
 func TestAHandshakeReaderTakesNoByteOfWhatFollows(t *testing.T) {
-	want := hello{forRPC, "c1", "a#1", "b#2", "", false}
+	want := hello{For: forRPC, Cluster: "c1", From: "a#1", To: "b#2"}
 	stream := bytes.NewBuffer(append(handshakeBytes(t, want), "raft's first byte"...))
 	var got hello
 	if err := readHandshake(stream, &got); err != nil || got != want {
@@ -303,7 +303,7 @@ func TestEveryTruncatedHandshakeIsAnError(t *testing.T) {
 func TestAHandshakeMayGrowByFields(t *testing.T) {
 	newer := map[string]any{"for": forRPC, "cluster": "c1", "from": "a#1", "to": "b#2", "compression": []string{"zstd"}}
 	var h hello
-	if err := readHandshake(bytes.NewReader(handshakeBytes(t, newer)), &h); err != nil || h != (hello{forRPC, "c1", "a#1", "b#2", "", false}) {
+	if err := readHandshake(bytes.NewReader(handshakeBytes(t, newer)), &h); err != nil || h != (hello{For: forRPC, Cluster: "c1", From: "a#1", To: "b#2"}) {
 		t.Errorf("read %+v, %v", h, err)
 	}
 }
@@ -313,7 +313,7 @@ func TestAStalledHandshakeEndsAtItsDeadlineAndHoldsUpNobody(t *testing.T) {
 	for name, stall := range map[string]func(net.Conn){
 		"nothing is sent": func(net.Conn) {},
 		"one byte a second is sent": func(conn net.Conn) {
-			for _, b := range handshakeBytes(t, hello{forRaft, "c1", "a#1", "b#2", "", false}) {
+			for _, b := range handshakeBytes(t, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#2"}) {
 				if _, err := conn.Write([]byte{b}); err != nil {
 					return
 				}
@@ -396,11 +396,11 @@ func TestADialerGivesUpOnAnAcceptorThatStalls(t *testing.T) {
 // never a panic, never more than a handshake's bytes read, and any answer is one
 // that a peer can read.
 func FuzzHandshake(f *testing.F) {
-	f.Add(handshakeBytes(f, hello{forRaft, "c1", "a#1", "b#2", "", false}))
-	f.Add(handshakeBytes(f, hello{forRPC, "", "a#1", "", "", false}))
-	f.Add(handshakeBytes(f, hello{forRaft, "c2", "a#1", "b#2", "", false}))
+	f.Add(handshakeBytes(f, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#2"}))
+	f.Add(handshakeBytes(f, hello{For: forRPC, From: "a#1"}))
+	f.Add(handshakeBytes(f, hello{For: forRaft, Cluster: "c2", From: "a#1", To: "b#2"}))
 	f.Add(append(handshakeBytes(f, hello{For: "x<>", To: "\x00"}), "what follows"...))
-	f.Add(handshakeBytes(f, opening{hello: hello{forRaft, "", "a", "b#2", "", false}, Log: []sample{{1, 2, 3}}}))
+	f.Add(handshakeBytes(f, opening{hello: hello{For: forRaft, From: "a", To: "b#2"}, Log: []sample{{1, 2, 3}}}))
 	for _, c := range brokenHandshakes(f) {
 		f.Add(c.opening)
 	}

@@ -176,13 +176,13 @@ func TestTheCutEndsEveryConnectionAndCloseWaitsForTheirUsers(t *testing.T) {
 		b := newTestTransport(t, lan, "b:1", nodeB, serveUntilEnd)
 		a := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
 
-		call := shake(t, lan, "b:1", hello{forRPC, "c1", "a#1", "b#2", "", false})
-		waiting := shake(t, lan, "b:1", hello{forRaft, "c1", "a#1", "b#2", "", false}) // until raft takes it
+		call := shake(t, lan, "b:1", hello{For: forRPC, Cluster: "c1", From: "a#1", To: "b#2"})
+		waiting := shake(t, lan, "b:1", hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#2"}) // until raft takes it
 		inRaft, err := raftStream{transport: b}.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
-		untaken := shake(t, lan, "b:1", hello{forRaft, "c1", "a#1", "b#2", "", false}) // raft never takes it
+		untaken := shake(t, lan, "b:1", hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#2"}) // raft never takes it
 		stalled := dialRaw(t, lan, "b:1")
 		outgoing, _, err := b.dial(t.Context(), "a:1", forRPC, "")
 		if err != nil {
