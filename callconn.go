@@ -28,12 +28,13 @@ type callConn struct {
 // call is what a caller asks.
 type call struct {
 	method  method
+	knock   bool // the caller names no node
 	timeout time.Duration
 	payload []byte
 }
 
 var (
-	errTooLong = fmt.Errorf("%w: a call over its limit", ErrTooLarge)
+	errTooLong = fmt.Errorf("%w: a call over its limit", errs.TooLarge)
 	errNoRoom  = fmt.Errorf("%w: the calls that are under way here take all the memory they may", errs.Unsent)
 )
 
@@ -86,10 +87,10 @@ func (c *callConn) next() (q call, refusal, err error) {
 	if _, err := io.ReadFull(c.in, head[:]); err != nil {
 		return q, nil, err
 	}
-	q.method = method(head[0])
+	q.method, q.knock = method(head[0]), c.knock
 	q.timeout = min(time.Duration(binary.BigEndian.Uint32(head[1:]))*time.Millisecond, maxCall)
 	n := binary.BigEndian.Uint32(head[5:])
-	if n > q.method.limit(c.knock) {
+	if n > q.method.limit(q.knock) {
 		return q, errTooLong, nil
 	}
 	q.payload, err = readFrame(c.in, n, c.hold)

@@ -16,11 +16,11 @@ import (
 
 func TestACallEndsWhenItsCallerHasGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestServer(t)
+		s := newCallServer(t)
 		near, far := memnet.Pipe()
 		done := make(chan struct{})
-		go func() { s.servePeer(far, helloB); close(done) }()
-		if _, err := near.Write(callFrame(callCatchUp, maxCall, farAhead)); err != nil {
+		go func() { s.serveCalls(far, helloB); close(done) }()
+		if _, err := near.Write(callFrame(callCatchUp, maxCall, forever)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second) // virtual
@@ -30,7 +30,7 @@ func TestACallEndsWhenItsCallerHasGone(t *testing.T) {
 		if took := time.Since(began); took > time.Second {
 			t.Errorf("it went on for %v", took)
 		}
-		if n := len(s.fsm.waiters); n != 0 {
+		if n := s.waiting.Load(); n != 0 {
 			t.Errorf("%d waiters are left", n)
 		}
 	})
@@ -40,19 +40,19 @@ func TestACallEndsWhenItsCallerHasGone(t *testing.T) {
 // is not lost.
 func TestACallThatTakesLongLeavesTheNextOneWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestServer(t)
+		s := newCallServer(t)
 		conn := servedBy(t, s, helloB)
 		for range 3 {
 			for _, takes := range []time.Duration{time.Millisecond, 100 * time.Millisecond, 3 * time.Second} {
-				if _, err := conn.Write(callFrame(callCatchUp, takes, farAhead)); err != nil {
+				if _, err := conn.Write(callFrame(callCatchUp, takes, forever)); err != nil {
 					t.Fatal(err)
 				}
 				if code, _, err := readAnswer(t.Context(), conn, 0); code != 2 || err != nil {
-					t.Fatalf("a call of %v: code %d, %v, want that of ErrUnknown", takes, code, err)
+					t.Fatalf("a call of %v: code %d, %v, want that of errs.Unknown", takes, code, err)
 				}
 			}
 		}
-		slow, next := callFrame(callCatchUp, 3*time.Second, farAhead), callFrame(callLastIndex, time.Minute, "")
+		slow, next := callFrame(callCatchUp, 3*time.Second, forever), callFrame(callLastIndex, time.Minute, "")
 		if _, err := conn.Write(slow); err != nil {
 			t.Fatal(err)
 		}
@@ -81,7 +81,7 @@ func drip(conn net.Conn, size, perSecond int) {
 func TestACallThatDripsEndsTheConnection(t *testing.T) {
 	for rate, most := range map[int]time.Duration{1: 13 * time.Second, 100 << 10: 14 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
-			conn := servedBy(t, newTestServer(t), helloB)
+			conn := servedBy(t, newCallServer(t), helloB)
 			began := time.Now()
 			drip(conn, maxFrame, rate)
 			if took := time.Since(began); took > most {
@@ -103,7 +103,7 @@ func stallFrame(t *testing.T, conn net.Conn, size, sent int) {
 
 func TestCallsThatAreUnderWayShareABudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestServer(t)
+		s := newCallServer(t)
 		for range 7 {
 			stallFrame(t, servedBy(t, s, helloB), maxFrame, 8<<20) // each holds as much as it has grown to
 		}
@@ -117,11 +117,11 @@ func TestCallsThatAreUnderWayShareABudget(t *testing.T) {
 			t.Errorf("a small one on the same connection: %v", err)
 		}
 		time.Sleep(messageTimeout + 9*time.Second) // virtual: those that stalled are given up
-		if _, err := callOn(t, conn, callWrite, time.Minute, strings.Repeat("x", 40<<20)); !errors.Is(err, ErrTooLarge) {
-			t.Errorf("when there is room again: %v, want an answer to what it says", err)
+		if _, err := callOn(t, conn, callWrite, time.Minute, strings.Repeat("x", 40<<20)); err != nil {
+			t.Errorf("when there is room again: %v", err)
 		}
 		synctest.Wait()
-		if !s.callBytes.TryAcquire(callBytes) {
+		if !s.budget.TryAcquire(callBytes) {
 			t.Error("some of the budget is lost")
 		}
 	})
@@ -152,7 +152,7 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 func TestOnlyWritesAndReadsMayBeLarge(t *testing.T) {
-	for m := range callWitness + 2 {
+	for m := range callClaim + 2 {
 		for _, knock := range []bool{false, true} {
 			large := !knock && (m == callWrite || m == callGet)
 			if n := m.limit(knock); large != (n > 64<<10) {
@@ -164,17 +164,17 @@ func TestOnlyWritesAndReadsMayBeLarge(t *testing.T) {
 
 func TestACallOverItsLimitIsToldSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		conn := servedBy(t, newTestServer(t), helloB)
+		conn := servedBy(t, newCallServer(t), helloB)
 		_, err := callOn(t, conn, callJoin, time.Minute, strings.Repeat("x", maxSmallFrame+1))
-		if !errors.Is(err, ErrTooLarge) {
-			t.Errorf("got %v, want ErrTooLarge", err)
+		if !errors.Is(err, errs.TooLarge) {
+			t.Errorf("got %v, want errs.TooLarge", err)
 		}
 		endsAt(t, conn, 0)
 	})
 }
 
 func TestHeadsOfCallsTakeLittleMemory(t *testing.T) {
-	s := newTestServer(t)
+	s := newCallServer(t)
 	runtime.GC()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -197,12 +197,12 @@ func TestAConnectionWithoutCallsEnds(t *testing.T) {
 		"that names nobody": {hello{For: forRPC, From: "x#1"}, knockLimit},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			conn := servedBy(t, newTestServer(t), c.h)
+			conn := servedBy(t, newCallServer(t), c.h)
 			t.Log(name)
 			endsAt(t, conn, c.limit)
-			conn = servedBy(t, newTestServer(t), c.h)
+			conn = servedBy(t, newCallServer(t), c.h)
 			time.Sleep(c.limit / 2) // virtual
-			if _, err := callOn(t, conn, callJoin, time.Minute, "{"); !errors.Is(err, ErrInvalid) {
+			if _, err := callOn(t, conn, callJoin, time.Minute, "{"); !errors.Is(err, errs.Invalid) {
 				t.Error(err)
 			}
 			endsAt(t, conn, c.limit)

@@ -3,7 +3,7 @@ package kvraft
 import (
 	"cmp"
 	"context"
-	"encoding/json"
+	"encoding/binary"
 	"fmt"
 	"sync"
 	"time"
@@ -180,12 +180,8 @@ func (p *pacer) reach(ctx context.Context, target uint64) error {
 	s := p.members
 	to := roster.Peer{Server: p.server.ID, Addr: string(p.server.Address)}
 	for {
-		payload, err := json.Marshal(catchUpRequest{target, s.opts.timing.Heartbeat / 2, p.progress()})
-		if err != nil {
-			return err
-		}
 		call, cancel := context.WithTimeout(ctx, s.patience())
-		answer, err := s.peers.call(call, to, callCatchUp, payload)
+		answer, err := callJSON[raw](call, s.port, to, callCatchUp, catchUpRequest{target, s.opts.timing.Heartbeat / 2, p.progress()})
 		cancel()
 		if err != nil {
 			return err
@@ -250,7 +246,7 @@ func (s *members) lacking(server raft.ServerID, index uint64) (bytes, size int64
 }
 
 // serveCatchUp is the member's side.
-func (s *members) serveCatchUp(ctx context.Context, p catchUpRequest) (index uint64, err error) {
+func (s *members) serveCatchUp(ctx context.Context, p catchUpRequest) (raw, error) {
 	const logEvery = 10 * time.Second
 	l := &s.learners
 	l.mu.Lock()
@@ -265,11 +261,11 @@ func (s *members) serveCatchUp(ctx context.Context, p catchUpRequest) (index uin
 	}
 	wait, cancel := context.WithTimeout(ctx, cmp.Or(p.Within, maxCall))
 	defer cancel()
-	err = s.fsm.awaitIndex(wait, p.Target)
+	err := s.fsm.awaitIndex(wait, p.Target)
 	if wait.Err() != nil && ctx.Err() == nil {
 		err = nil
 	}
-	return s.index(), err
+	return binary.BigEndian.AppendUint64(nil, s.index()), err
 }
 
 // progress is that of the members that this node brings up, by id, or its own.

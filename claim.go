@@ -78,7 +78,7 @@ func (s *places) lookAtOldPlace() (here bool, err error) {
 	switch {
 	case err != nil || there.Node != s.server:
 		return false, nil
-	case there.Process == s.transport.process:
+	case there.Process == s.port.process:
 		s.takePlace()
 		return true, nil
 	}
@@ -102,8 +102,8 @@ func (s *places) askForPlace(addrs []string, promise bool) ([]claimAnswer, error
 	var asking sync.WaitGroup
 	for i, addr := range addrs {
 		asking.Go(func() {
-			question := claim{s.server, s.opts.advertise, s.transport.process, promise}
-			errs[i] = s.ask(ctx, addr, callClaim, question, &answers[i])
+			question := claim{s.server, s.opts.advertise, s.port.process, promise}
+			answers[i], errs[i] = askJSON[claimAnswer](ctx, s.port, addr, callClaim, question)
 		})
 	}
 	asking.Wait()
@@ -185,13 +185,16 @@ func oneIf(is bool) int {
 func (s *places) claimAnswer() claimAnswer {
 	term, index := s.lastEntry()
 	return claimAnswer{
-		Server: s.server, Process: s.transport.process, Placed: s.isPlaced(), Led: s.reign().leader != roster.Peer{},
+		Server: s.server, Process: s.port.process, Placed: s.isPlaced(), Led: s.reign().leader != roster.Peer{},
 		Voters: roster.IDs(roster.Voters(s.configuration())), Term: term, Index: index,
 	}
 }
 
 // serveClaim is the other side.
 func (s *places) serveClaim(ctx context.Context, c claim) (claimAnswer, error) {
+	if mine := s.self().cluster; mine == "" || callerOf(ctx).Cluster != mine {
+		return claimAnswer{}, fmt.Errorf("%w: a claim of another cluster", errs.Unsent)
+	}
 	a := s.claimAnswer()
 	from := roster.AddressOf(s.configuration(), c.Server)
 	switch {

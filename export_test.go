@@ -85,7 +85,7 @@ func (s *Store) SendRemove(ctx context.Context, leader *Store, id string, term u
 	if err != nil {
 		return err
 	}
-	_, err = s.peers.call(ctx, roster.Peer{Server: leader.server, Addr: leader.opts.advertise}, callRemove, payload)
+	_, err = s.port.call(ctx, roster.Peer{Server: leader.server, Addr: leader.opts.advertise}, callRemove, payload)
 	return err
 }
 
@@ -109,9 +109,7 @@ func (s *Store) CompactAll() error {
 
 // Connections counts those that the store has open.
 func (s *Store) Connections() int {
-	s.transport.mu.Lock()
-	defer s.transport.mu.Unlock()
-	return len(s.transport.conns)
+	return s.port.connections()
 }
 
 // AskVoters asks whether this node leads in a term, as a round of reads does.

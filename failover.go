@@ -3,7 +3,6 @@ package kvraft
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -67,7 +66,7 @@ func (s *detector) keepVigil(r *reign) {
 // not kept at all, it cannot begin. It took that long to begin.
 func (s *detector) vigil(r *reign) (took time.Duration, kept bool, err error) {
 	began := time.Now()
-	conn, who, err := s.transport.dial(r.ctx, r.leader.Addr, forVigil, r.leader.Server)
+	conn, who, err := s.port.dial(r.ctx, r.leader.Addr, forVigil, r.leader.Server)
 	if err != nil {
 		return 0, false, err
 	}
@@ -115,22 +114,19 @@ func (s *detector) reassure(r *reign, h hello) {
 	if !s.reassurances.Await(ctx, h.From, s.opts.timing.Heartbeat/20) {
 		return
 	}
-	if conn, _, err := s.transport.dial(ctx, h.At, forRPC, h.From); err == nil {
-		conn.Close()
-	}
+	_, _ = s.port.ping(ctx, roster.Peer{Server: h.From, Addr: h.At})
 }
 
 // seemsDead reports whether the leader has no connection to this node, has not
 // dialed it as a leader since, and refuses a connection or leads no more.
 func (s *detector) seemsDead(r *reign, since time.Time) bool {
-	if c := s.transport.callsFrom(r.leader.Server); c.open > 0 || c.led.After(since) {
+	if c := s.port.callsFrom(r.leader.Server); c.open > 0 || c.led.After(since) {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat/4)
 	defer cancel()
-	conn, who, err := s.transport.dial(ctx, r.leader.Addr, forRPC, r.leader.Server)
+	who, err := s.port.ping(ctx, r.leader)
 	if err == nil {
-		conn.Close()
 		return !who.Leads // the process was started anew
 	}
 	return errors.Is(err, syscall.ECONNREFUSED)
@@ -188,7 +184,7 @@ func (s *detector) awaitSilence(r *reign) {
 // silence is how long this node has heard nothing from a leader, nor voted for one. What
 // its process before this one has heard it does not know.
 func (s *detector) silence() time.Duration {
-	return min(time.Since(s.raft.LastContact()), time.Since(s.transport.born))
+	return min(time.Since(s.raft.LastContact()), time.Since(s.opened))
 }
 
 // stillFollows reports whether this node has had no other leader since, and is in the
@@ -300,7 +296,7 @@ type allegation struct {
 }
 
 // testify is what this node answers.
-func (s *detector) testify(a allegation) testimony {
+func (s *detector) testify(_ context.Context, a allegation) (testimony, error) {
 	r := s.reign()
 	term, index := s.lastEntry()
 	lost := r.leader.Server == a.Leader && r.dead.Load() || s.silence() >= s.opts.timing.Heartbeat
@@ -311,7 +307,7 @@ func (s *detector) testify(a allegation) testimony {
 		Server: s.server,
 
 		Abstains: s.raftTransport.abstention.err() != nil,
-	}
+	}, nil
 }
 
 // rankAmongWitnesses asks the other voters. rank is how many of those that find the
@@ -324,7 +320,7 @@ func (s *detector) rankAmongWitnesses(ctx context.Context, r *reign) (rank int, 
 	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat/4)
 	defer cancel()
 	question := allegation{r.leader.Server, r.term}
-	mine := s.testify(question)
+	mine, _ := s.testify(ctx, question)
 	answers := make(chan testimony, len(config.Servers))
 	asked := 0
 	for _, m := range config.Servers {
@@ -349,13 +345,9 @@ func (s *detector) rankAmongWitnesses(ctx context.Context, r *reign) (rank int, 
 	return rank, mine.Dead && dead > len(roster.Voters(config))/2
 }
 
-func (s *detector) askWitness(ctx context.Context, m raft.Server, a allegation) (t testimony) {
-	payload, err := json.Marshal(a)
+func (s *detector) askWitness(ctx context.Context, m raft.Server, a allegation) testimony {
+	t, err := callJSON[testimony](ctx, s.port, roster.Peer{Server: m.ID, Addr: string(m.Address)}, callWitness, a)
 	if err != nil {
-		return testimony{}
-	}
-	answer, err := s.peers.call(ctx, roster.Peer{Server: m.ID, Addr: string(m.Address)}, callWitness, payload)
-	if err != nil || json.Unmarshal(answer, &t) != nil {
 		return testimony{} // no word of it is a no
 	}
 	return t

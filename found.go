@@ -238,23 +238,24 @@ func (s *joiner) noteKnown(addrs []string) {
 }
 
 // serveFound answers another node, and remembers where it is.
-func (s *joiner) serveFound(other founding) founding {
+func (s *joiner) serveFound(_ context.Context, other founding) (founding, error) {
 	me := s.founding()
 	if s.founds() && other.Expect > 0 && checkReachable("address", other.Addr) == nil {
 		s.noteKnown([]string{other.Addr})
 	}
-	return me
+	return me, nil
 }
 
 // askFounder asks the node at addr, and makes sure that it is found where it says.
-func (s *joiner) askFounder(addr string, me founding) (answer founding, err error) {
+func (s *joiner) askFounder(addr string, me founding) (founding, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
 	defer cancel()
-	if err := s.ask(ctx, addr, callFound, me, &answer); err != nil || answer.Addr == addr || answer.Server == s.server {
+	answer, err := askJSON[founding](ctx, s.port, addr, callFound, me)
+	if err != nil || answer.Addr == addr || answer.Server == s.server {
 		return answer, err
 	}
-	var again founding
-	if err := s.ask(ctx, answer.Addr, callFound, me, &again); err != nil {
+	again, err := askJSON[founding](ctx, s.port, answer.Addr, callFound, me)
+	if err != nil {
 		return answer, fmt.Errorf("node %s says that it is reached at %s: %w", roster.UserID(answer.Server), answer.Addr, err)
 	}
 	if again.Server != answer.Server {

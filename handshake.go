@@ -20,7 +20,7 @@ import (
 // says what the connection is for, which cluster it belongs to and which node
 // it means; the acceptor answers who it is, and refuses a connection that is
 // meant for another before raft sees a byte of it. Where the port is shared, what
-// opens otherwise is another's, see sharedport.go.
+// opens otherwise is another's, see others.go.
 
 const (
 	handshakeTimeout = 5 * time.Second // for the whole handshake
@@ -34,7 +34,7 @@ var magic = [8]byte{'k', 'v', 'r', 'a', 'f', 't', 0, 1}
 // What a connection is for.
 const (
 	forRaft  = "raft"  // raft's own messages
-	forRPC   = "rpc"   // kvraft's calls, see forward.go
+	forRPC   = "rpc"   // kvraft's calls, see calls.go
 	forVigil = "vigil" // nothing but to see it break, see failover.go
 )
 
@@ -76,20 +76,20 @@ type self struct {
 
 // judge answers a hello. It never refuses because it does not know the dialer:
 // a node that lags behind would refuse the leader that could teach it. But where one
-// of the two is nameless no cluster's id can be compared, and knows tells what speaks
-// against the dialer; see legacy.go.
-func (me self) judge(h hello, knows func() error) welcome {
+// of the two is nameless no cluster's id can be compared, and vouch tells what speaks
+// against the dialer.
+func (me self) judge(h hello, vouch func() error) welcome {
 	w := welcome{Cluster: me.cluster, Node: me.server}
 	switch {
 	case h.For != forRaft && h.For != forRPC && h.For != forVigil:
 		w.Refused = fmt.Sprintf("connections for %q are not known here", h.For)
-	case h.To == "" && h.For == forRPC: // a knock; what may be asked is limited in forward.go
+	case h.To == "" && h.For == forRPC: // a knock; what may be asked is limited in calls.go
 	case h.To != me.server:
 		w.Refused = fmt.Sprintf("this is node %s, not %s", me.server, h.To)
 	case me.cluster == "" && !roster.HasNoIdentity(me.server):
 		w.Refused = fmt.Sprintf("node %s waits to be admitted to a cluster", me.server)
 	case me.cluster == "", h.Cluster == "" && roster.HasNoIdentity(h.From):
-		if err := knows(); err != nil {
+		if err := vouch(); err != nil {
 			w.Refused = err.Error()
 		}
 	case h.Cluster != me.cluster:
@@ -98,7 +98,7 @@ func (me self) judge(h hello, knows func() error) welcome {
 	return w
 }
 
-func (t *transport) acceptHandshake(conn net.Conn) (hello, error) {
+func (p *port) acceptHandshake(conn net.Conn) (hello, error) {
 	var o opening
 	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return o.hello, err
@@ -115,11 +115,11 @@ func (t *transport) acceptHandshake(conn net.Conn) (hello, error) {
 	if err != nil {
 		return h, err
 	}
-	w := t.self().judge(h, func() error { return t.knows(o) })
+	w := p.node.Self().judge(h, func() error { return p.node.Vouch(o) })
 	if h.For == forRaft && w.Refused == "" {
-		w.Refused, w.Elsewhere = t.places.turnAway(o)
+		w.Refused, w.Elsewhere = p.node.TurnAway(o)
 	}
-	w.Leads, w.Process, w.Unconfirmed, w.Joined = t.leads(), t.process, !t.places.isPlaced(), t.places.hasJoined()
+	w.Leads, w.Process, w.Unconfirmed, w.Joined = p.node.Leads(), p.process, !p.node.IsPlaced(), p.node.HasJoined()
 	if err := writeHandshake(conn, w); err != nil {
 		return h, err
 	}
@@ -129,16 +129,16 @@ func (t *transport) acceptHandshake(conn net.Conn) (hello, error) {
 	return h, conn.SetDeadline(time.Time{})
 }
 
-func (t *transport) dialHandshake(ctx context.Context, conn net.Conn, purpose string, to raft.ServerID) (w welcome, err error) {
+func (p *port) dialHandshake(ctx context.Context, conn net.Conn, purpose string, to raft.ServerID) (w welcome, err error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	release := interruptible(ctx, conn)
 	defer func() { err = release(err) }()
 
-	me := t.self()
-	o := opening{hello: hello{For: purpose, Cluster: me.cluster, From: me.server, To: to, At: t.advertise, Leads: t.leads()}, Configured: t.places.configuredAt()}
+	me := p.node.Self()
+	o := opening{hello: hello{For: purpose, Cluster: me.cluster, From: me.server, To: to, At: p.config.Advertise, Leads: p.node.Leads()}, Configured: p.node.ConfiguredAt()}
 	if me.cluster == "" || roster.HasNoIdentity(to) {
-		o.Log = t.samples()
+		o.Log = p.node.Samples()
 	}
 	if err := writeHandshake(conn, o); err != nil {
 		return w, err
@@ -147,7 +147,7 @@ func (t *transport) dialHandshake(ctx context.Context, conn net.Conn, purpose st
 		return w, err
 	}
 	if w.Elsewhere != "" {
-		t.places.losePlace(w.Elsewhere)
+		p.node.LosePlace(w.Elsewhere)
 	}
 	if w.Refused != "" {
 		return w, errors.New(w.Refused)

@@ -1,13 +1,12 @@
 package kvraft
 
 import (
+	"context"
 	"net"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-
-	"github.com/kvraft/kvraft/internal/raftrpc"
 )
 
 // A heartbeat of a later term must depose a leader on raft's main goroutine. On
@@ -56,27 +55,13 @@ func raftPeer(t *testing.T, me self) raftTransport {
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := newTransport(&o, listener, func() self { return me })
-	peer := newRaftTransport(transport, messageTimeout, hclog.NewNullLogger(), openSieve)
+	p := newPort(context.Background(), portConfig{Network: o.network, Listener: listener, Advertise: o.advertise, Log: o.logger}, solo{me})
+	peer := newRaftTransport(p, messageTimeout, hclog.NewNullLogger(), openSieve)
 	t.Cleanup(func() {
 		if err := peer.Close(); err != nil {
 			t.Error(err)
 		}
-		transport.close()
+		p.close()
 	})
 	return peer
-}
-
-// openSieve lets every message through as it is.
-var openSieve = sieve{
-	isPlaced:  func() bool { return true },
-	holdsBack: func(raft.ServerID, raft.ServerAddress) bool { return false },
-	redundant: func(*raft.InstallSnapshotRequest) (bool, error) { return false, nil },
-	asVoter:   func(candidate []byte) []byte { return candidate },
-	stored:    func(uint64) error { return nil },
-	node: func() raftrpc.Node {
-		return raftrpc.Node{Voter: true, TermAt: func(uint64) (uint64, bool) { return 0, false }, Checksum: checkSum}
-	},
-	term:    func() uint64 { return 9 },
-	reached: func(raft.ServerID, raft.ServerAddress) {},
 }

@@ -97,7 +97,12 @@ func (s *members) joinThrough(ctx context.Context, reign *reign, req joinRequest
 		return s.addMember(ctx, reign, req)
 	}
 	req.Forwarded = true
-	return s.tellLeader(ctx, reign, callJoin, req)
+	_, err := callJSON[raw](ctx, s.port, reign.leader, callJoin, req)
+	return err
+}
+
+func (s *Store) serveJoin(ctx context.Context, req joinRequest) (raw, error) {
+	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *reign) error { return s.joinThrough(ctx, r, req) })
 }
 
 // addMember makes a node a member, as the leader. The order is what matters: a
@@ -124,6 +129,10 @@ func (s *members) addMember(ctx context.Context, reign *reign, req joinRequest) 
 	}
 	return nil
 }
+
+// maxArrivals are the nodes that a leader looks at, at one time, because they are to be
+// members; others wait for their turn.
+const maxArrivals = 16
 
 // arrival is a node that is to be a member, as it was found when it was looked at.
 type arrival struct {
@@ -361,7 +370,8 @@ func (s *members) idTaken(ctx context.Context, m raft.Server) error {
 func (s *places) admit(ctx context.Context, a admission, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	return s.ask(ctx, addr, callAdmit, a, nil)
+	_, err := askJSON[raw](ctx, s.port, addr, callAdmit, a)
+	return err
 }
 
 // admitSoon is admit as knockSoon is knock.
@@ -373,7 +383,7 @@ func (s *members) admitSoon(ctx context.Context, a admission, addr string) error
 
 // acceptAdmission is the other side of admit: the cluster is on disk before the
 // answer leaves, and from then on only that cluster is heard.
-func (s *joiner) acceptAdmission(a admission) error {
+func (s *joiner) acceptAdmission(_ context.Context, a admission) (raw, error) {
 	var refusal error
 	var fresh bool
 	err := s.logs.updateMeta(func(m *metadata) {
@@ -397,7 +407,7 @@ func (s *joiner) acceptAdmission(a admission) error {
 		}
 	})
 	if err != nil || refusal != nil {
-		return errors.Join(err, refusal)
+		return nil, errors.Join(err, refusal)
 	}
 	if fresh {
 		s.log.Info("admitted", "cluster", a.Cluster)
@@ -405,5 +415,5 @@ func (s *joiner) acceptAdmission(a admission) error {
 	if fresh || a.Addr == s.opts.advertise { // nobody can have voted in its place before it is admitted
 		s.takePlace()
 	}
-	return nil
+	return nil, nil
 }

@@ -38,7 +38,6 @@ type Store struct {
 	asking    [2]*batch.Rounds    // of a follower, by the level of its readers; each a question to the leader
 	readers   atomic.Int32        // Gets that wait on this node as a follower
 	forwarded *semaphore.Weighted // a place for each of maxForwardedReads
-	callBytes *semaphore.Weighted // bytes of callBytes
 	proof     atomic.Pointer[freshness]
 	writes    *batch.Groups
 
@@ -107,7 +106,6 @@ func newStore(o options) *Store {
 		s.asking[l] = batch.NewRounds(func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, s.life.Go)
 	}
 	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
-	s.callBytes = semaphore.NewWeighted(callBytes)
 	s.writes = batch.NewGroups(s.propose, s.life.Go)
 	s.life.OnStop = func(why error) { s.writes.Refuse(why) }
 	l.whenLeading = []func(*reign){s.openTerm, s.tend}
@@ -160,14 +158,10 @@ func (s *Store) open() (err error) {
 	if err := s.identify(); err != nil {
 		return err
 	}
-	s.transport = newTransport(&s.opts, s.opts.listener, s.self)
-	s.transport.leads = func() bool { return s.reign().leads }
-	s.transport.places = s
-	s.transport.knows, s.transport.samples = s.knowsNameless, s.logs.samples
-	context.AfterFunc(s.ctx, s.transport.cut)
-	s.peers = &peers{transport: s.transport, idle: make(map[roster.Peer][]*peerConn)}
-	s.raftTransport = newRaftTransport(s.transport, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode, s.logs.term, s.isPlaced, s.holdsBack, s.raftLog.Reached})
-	undo = append(undo, func() error { err := s.raftTransport.Close(); s.transport.close(); return err })
+	s.opened = time.Now()
+	s.port = s.newPort()
+	s.raftTransport = newRaftTransport(s.port, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode, s.logs.term, s.isPlaced, s.holdsBack, s.raftLog.Reached})
+	undo = append(undo, func() error { err := s.raftTransport.Close(); s.port.close(); return err })
 
 	if err := s.foundAlone(); err != nil {
 		return err
@@ -274,7 +268,7 @@ func (s *Store) needsOthers() bool {
 }
 
 func (s *Store) start() {
-	s.transport.start(s.servePeer)
+	s.port.start()
 	s.life.Go(s.watchRaft)
 	s.life.Go(s.takeSnapshots)
 	s.life.Go(s.settle)
@@ -379,7 +373,7 @@ func (s *Store) shutdown() error {
 	s.life.End()
 	stopped := s.raft.Shutdown()
 	err := s.raftTransport.Close()
-	s.transport.cut()
+	s.port.cut()
 
 	cleared := make(chan error, 1)
 	go func() { cleared <- s.clearAway(stopped) }()
@@ -398,7 +392,7 @@ func (s *Store) shutdown() error {
 func (s *Store) clearAway(stopped raft.Future) error {
 	err := stopped.Error()
 	s.life.Wait()
-	s.transport.close()
+	s.port.close()
 	return errors.Join(err, s.logs.Flush(), s.closeStorage())
 }
 

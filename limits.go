@@ -30,10 +30,7 @@ const (
 	idleLimit  = time.Minute
 	knockLimit = 10 * time.Second // for a caller that names no node, and makes one call
 
-	maxIdle           = 24 // connections kept open to one node
-	maxForwardedReads = 16 // reads that ask the leader for their entries; others wait for their turn
-	maxArrivals       = 16 // nodes that a leader looks at, at one time, because they are to be members; others wait for their turn
-
+	maxIdle     = 24 // connections kept open to one node
 	maxRefusing = 64 // connections over the limit that are told so; the others are just closed
 )
 
@@ -42,12 +39,4 @@ const (
 func connLimits() *connlimit.Limiter {
 	most := connlimit.Within(1024, 2)
 	return connlimit.New(most, max(most/2, 1))
-}
-
-// limit is how large a call may be.
-func (m method) limit(knock bool) uint32 {
-	if !knock && (m == callWrite || m == callGet) { // a key of hraftd's may have any size
-		return maxFrame
-	}
-	return maxSmallFrame
 }

@@ -2,7 +2,6 @@ package kvraft
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -68,14 +67,14 @@ func (s *leadership) changeUnder(ctx context.Context, reign *reign, attempt func
 	return attempt(ctx, reign)
 }
 
-// tellLeader makes a call with a message in JSON on the leader.
-func (s *leadership) tellLeader(ctx context.Context, reign *reign, m method, message any) error {
-	payload, err := json.Marshal(message)
-	if err != nil {
-		return err
+// serveChange makes one attempt at a change of the membership: the node that asks
+// has other members to ask, and asks again. What was forwarded is not passed on.
+func (s *leadership) serveChange(ctx context.Context, forwarded bool, attempt func(context.Context, *reign) error) error {
+	reign := s.reign()
+	if forwarded && !reign.leads {
+		return errs.NotLeader
 	}
-	_, err = s.peers.call(ctx, reign.leader, m, payload)
-	return err
+	return s.changeUnder(ctx, reign, attempt)
 }
 
 // lockMembership lets one change at a time through. A channel, not a mutex: it
@@ -99,14 +98,13 @@ func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
 			nodes, err = s.nodesAsLeader(ctx)
 			return err
 		}
-		answer, err := s.peers.call(ctx, reign.leader, callNodes, nil)
-		if err != nil {
-			return err
-		}
-		return json.Unmarshal(answer, &nodes)
+		nodes, err = callJSON[[]Node](ctx, s.port, reign.leader, callNodes, raw(nil))
+		return err
 	})
 	return nodes, err
 }
+
+func (s *Store) serveNodes(ctx context.Context, _ raw) ([]Node, error) { return s.nodesAsLeader(ctx) }
 
 func (s *Store) nodesAsLeader(ctx context.Context) ([]Node, error) {
 	if _, err := s.rounds.Join(ctx); err != nil {

@@ -2,12 +2,12 @@ package kvraft
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -31,10 +31,10 @@ type node struct {
 	logs          *logStore
 	snapshots     raft.SnapshotStore
 	fsm           *fsm
-	transport     *transport
+	port          *port
 	raftTransport raftTransport
 	raft          *raft.Raft
-	peers         *peers
+	opened        time.Time
 	futures       batch.Gate // what raft has been asked and has not answered
 	ids           *idSource
 	raftLog       *raftlog.Logger
@@ -136,33 +136,11 @@ func (s *node) askRaft(ctx context.Context, message any) error {
 	}
 }
 
-// ask makes one call, with messages in JSON, on whoever is at addr.
-func (s *node) ask(ctx context.Context, addr string, m method, message, answer any) error {
-	payload, err := json.Marshal(message)
-	if err != nil {
-		return err
-	}
-	conn, _, err := s.transport.dial(ctx, addr, forRPC, "")
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrUnreachable, err)
-	}
-	defer conn.Close()
-	encoded, _, err := exchange(ctx, conn, question{m, payload, 0})
-	if err != nil || answer == nil {
-		return err
-	}
-	return json.Unmarshal(encoded, answer)
-}
-
 // knock asks who is at an address.
 func (s *node) knock(ctx context.Context, addr string) (welcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	conn, who, err := s.transport.dial(ctx, addr, forRPC, "")
-	if err != nil {
-		return who, err
-	}
-	return who, conn.Close()
+	return s.port.ping(ctx, roster.Peer{Addr: addr})
 }
 
 // knockSoon is knock for where somebody was that is likely to be gone: several of those
@@ -185,9 +163,8 @@ func (s *node) silent(ctx context.Context, nodes []raft.Server) (which []string)
 			continue
 		}
 		knocking.Go(func() {
-			conn, _, err := s.transport.dial(ctx, string(m.Address), forRPC, m.ID)
+			_, err := s.port.ping(ctx, roster.Peer{Server: m.ID, Addr: string(m.Address)})
 			if err == nil {
-				conn.Close()
 				return
 			}
 			mu.Lock()
@@ -215,7 +192,7 @@ func (s *node) stopForFault(err error) {
 
 // lastIndexOf asks another node for the last index of its log.
 func (s *node) lastIndexOf(ctx context.Context, to roster.Peer) (uint64, error) {
-	answer, err := s.peers.call(ctx, to, callLastIndex, nil)
+	answer, err := s.port.call(ctx, to, callLastIndex, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -264,8 +241,6 @@ func (s *node) addressOf(id raft.ServerID, addr string) string {
 	return roster.DialAddr(addr)
 }
 
-func (s *node) hasJoined() bool { return s.raft.LastIndex() > 0 }
-
 // votersIn are those of the newest configuration, which is that of the leader of the
 // term: this node still leads in it after it has read them. A configuration of a later
 // leader may be without the voters that elected that one, down to this node alone.
@@ -290,7 +265,7 @@ func (s *node) losePlace(at string) {
 		return
 	}
 	s.log.Warn("others find this node at another address: it has to be confirmed", "addr", s.opts.advertise, "other", at)
-	s.transport.keepOnly(nil)
+	s.port.keepOnly(nil)
 	s.tellPlace()
 }
 

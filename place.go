@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/hashicorp/raft"
-	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
@@ -100,10 +99,7 @@ func (s *places) confirmPlace(ctx context.Context, id raft.ServerID, addr string
 	return nil
 }
 
-var (
-	errUnplaced  = fmt.Errorf("%w: this node has to be confirmed at its new address", errs.Unsent)
-	errRelocated = errors.New("the member is getting another address")
-)
+var errRelocated = errors.New("the member is getting another address")
 
 // relocate gives a member another address, as the leader.
 func (s *places) relocate(ctx context.Context, id raft.ServerID, to raft.ServerAddress) error {
@@ -129,7 +125,7 @@ func (s *places) whereabouts(ctx context.Context, m raft.Server) (string, bool) 
 	if m.ID == s.server {
 		return s.opts.advertise, true
 	}
-	for _, addr := range []string{s.addressOf(m.ID, string(m.Address)), s.transport.callsFrom(m.ID).at} {
+	for _, addr := range []string{s.addressOf(m.ID, string(m.Address)), s.port.callsFrom(m.ID).at} {
 		if addr == "" || addr == roster.DialAddr(string(m.Address)) {
 			continue
 		}
@@ -138,16 +134,6 @@ func (s *places) whereabouts(ctx context.Context, m raft.Server) (string, bool) 
 		}
 	}
 	return "", false
-}
-
-// placeHooks is what a transport asks its node.
-type placeHooks interface {
-	isPlaced() bool
-	addressOf(id raft.ServerID, addr string) string // where to dial a member that the configuration has at addr
-	configuredAt() string
-	hasJoined() bool                            // it has, or had, entries of the log
-	turnAway(o opening) (why, elsewhere string) // not empty: who dials for raft is refused
-	losePlace(at string)                        // another has turned this node away
 }
 
 // turnAway is for who has a right to the place by a configuration that the promise came
@@ -161,13 +147,3 @@ func (s *places) turnAway(o opening) (why, elsewhere string) {
 	}
 	return "", ""
 }
-
-// everywhere is for a transport without a node.
-type everywhere struct{}
-
-func (everywhere) isPlaced() bool                                { return true }
-func (everywhere) addressOf(_ raft.ServerID, addr string) string { return roster.DialAddr(addr) }
-func (everywhere) hasJoined() bool                               { return false }
-func (everywhere) configuredAt() string                          { return "" }
-func (everywhere) turnAway(opening) (why, elsewhere string)      { return "", "" }
-func (everywhere) losePlace(string)                              {}

@@ -32,10 +32,10 @@ func TestAPromiseIsKept(t *testing.T) {
 			t.Errorf("with the promise %v: intends %v, %v, want %v", c.promise, set, err, c.want)
 		}
 	}
-	if err := s.acceptAdmission(admission{Cluster: "another cluster", Server: "b#2"}); err == nil {
+	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: "another cluster", Server: "b#2"}); err == nil {
 		t.Error("it let itself be admitted elsewhere")
 	}
-	if err := s.acceptAdmission(admission{Cluster: clusterOf(promised), Server: "b#2"}); err != nil || s.logs.meta().Promise != nil {
+	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: clusterOf(promised), Server: "b#2"}); err != nil || s.logs.meta().Promise != nil {
 		t.Errorf("an admission to the cluster that it promised: %v", err)
 	}
 }
@@ -43,7 +43,6 @@ func TestAPromiseIsKept(t *testing.T) {
 // What a member of the set has become decides about a promise.
 func TestAPromiseIsVoidOnceAMemberBelongsElsewhere(t *testing.T) {
 	s := newTestServer(t)
-	s.transport = new(transport)
 	promised := []roster.Peer{{Server: "b#2", Addr: "b:1"}, {Server: "c#3", Addr: "c:1"}}
 	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster, m.Promise = "", promised }); err != nil {
 		t.Fatal(err)

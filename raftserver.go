@@ -34,41 +34,16 @@ const (
 // kind, the request, behind a snapshot's request the snapshot; and back an error text
 // and the answer.
 //
-// Each connection has a goroutine of its own, which transport.close waits for.
+// Each connection has a goroutine of its own, which is the port's.
 type raftServer struct {
-	transport *transport
-	stream    raftStream
-	log       hclog.Logger
-	rpcs      chan raft.RPC // not judged yet
-	reading   atomic.Int64  // bytes of messages that are not answered
-}
-
-func newRaftServer(t *transport, stream raftStream, log hclog.Logger) *raftServer {
-	return &raftServer{transport: t, stream: stream, log: log, rpcs: make(chan raft.RPC)}
-}
-
-// dialingStream is raftStream for raft's own transport, which is to accept nothing.
-type dialingStream struct{ raftStream }
-
-func (s dialingStream) Accept() (net.Conn, error) {
-	<-s.closed
-	return nil, net.ErrClosed
-}
-
-// accept serves connections until the stream is closed or the transport cut.
-func (s *raftServer) accept() {
-	for {
-		conn, err := s.stream.Accept()
-		if err != nil {
-			return
-		}
-		s.transport.running.Go(func() { s.serve(conn) })
-	}
+	port    *port
+	log     hclog.Logger
+	rpcs    chan raft.RPC // not judged yet
+	reading atomic.Int64  // bytes of messages that are not answered
 }
 
 // serve answers one message after the other, until the connection ends.
 func (s *raftServer) serve(conn net.Conn) {
-	defer conn.Close()
 	in, out := bufio.NewReaderSize(conn, 64<<10), bufio.NewWriter(conn)
 	answers := codec.NewEncoder(out, &codec.MsgpackHandle{})
 	for {
@@ -136,13 +111,13 @@ func (s *raftServer) ask(rpc raft.RPC) (raft.RPCResponse, error) {
 	rpc.RespChan = answer
 	select {
 	case s.rpcs <- rpc:
-	case <-s.transport.ctx.Done():
+	case <-s.port.ctx.Done():
 		return raft.RPCResponse{}, net.ErrClosed
 	}
 	select {
 	case response := <-answer:
 		return response, nil
-	case <-s.transport.ctx.Done():
+	case <-s.port.ctx.Done():
 		return raft.RPCResponse{}, net.ErrClosed
 	}
 }
@@ -164,7 +139,7 @@ func sender(rpc raft.RPC) []byte {
 // note logs that a message of a kind was refused. A new leader may have sent it, of which
 // this node has yet to hear that it is a member.
 func (s *raftServer) note(kind, from string, reason error) {
-	missed, ok := s.transport.lines.Allow("raft: " + kind)
+	missed, ok := s.port.lines.Allow("raft: " + kind)
 	if !ok {
 		return
 	}

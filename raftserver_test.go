@@ -17,7 +17,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
-
 	"github.com/kvraft/kvraft/internal/raftrpc"
 	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
@@ -315,85 +314,6 @@ func TestManyUnfinishedMessagesTakeBoundedMemory(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-// answeredWith is a raft whose peer gives each answer a term.
-func answeredWith(t *testing.T, lan *memnet.Network, term uint64) (asker raftTransport) {
-	t.Helper()
-	log := hclog.NewNullLogger()
-	ta := newTestTransport(t, lan, "a:1", nodeA, serveNothing)
-	tb := newTestTransport(t, lan, "b:1", nodeB, serveNothing)
-	asker = newRaftTransport(ta, time.Second, log, openSieve)
-	answerer := newRaftTransport(tb, time.Second, log, openSieve)
-	go func() {
-		for {
-			select {
-			case rpc := <-answerer.Consumer():
-				switch rpc.Command.(type) {
-				case *raft.AppendEntriesRequest:
-					rpc.Respond(&raft.AppendEntriesResponse{Term: term}, nil)
-				case *raft.RequestVoteRequest:
-					rpc.Respond(&raft.RequestVoteResponse{Term: term}, nil)
-				case *raft.RequestPreVoteRequest:
-					rpc.Respond(&raft.RequestPreVoteResponse{Term: term}, nil)
-				case *raft.InstallSnapshotRequest:
-					rpc.Respond(&raft.InstallSnapshotResponse{Term: term}, nil)
-				}
-			case <-tb.ctx.Done():
-				return
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		if err := errors.Join(asker.Close(), answerer.Close()); err != nil {
-			t.Error(err)
-		}
-		ta.close()
-		tb.close()
-	})
-	return asker
-}
-
-// A peer that answers with a term beyond all terms does not depose a leader, nor take a
-// candidate there.
-func TestAnAnswerOfATermFarBeyondIsNotBelieved(t *testing.T) {
-	for term, believed := range map[uint64]bool{9: true, 9 + 1<<32: true, 10 + 1<<32: false, math.MaxUint64: false} {
-		synctest.Test(t, func(t *testing.T) {
-			a := answeredWith(t, newLAN(), term)
-			head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("a#1"), Addr: []byte("a#1@a:1")}
-			installed := new(raft.InstallSnapshotResponse)
-			for what, err := range map[string]error{
-				"AppendEntries":   a.AppendEntries("b#2", "b:1", &raft.AppendEntriesRequest{RPCHeader: head, Term: 9}, new(raft.AppendEntriesResponse)),
-				"RequestVote":     a.RequestVote("b#2", "b:1", &raft.RequestVoteRequest{RPCHeader: head, Term: 9}, new(raft.RequestVoteResponse)),
-				"RequestPreVote":  a.RequestPreVote("b#2", "b:1", &raft.RequestPreVoteRequest{RPCHeader: head, Term: 9}, new(raft.RequestPreVoteResponse)),
-				"InstallSnapshot": a.InstallSnapshot("b#2", "b:1", &raft.InstallSnapshotRequest{RPCHeader: head, Term: 9, LastLogIndex: 1, LastLogTerm: 1, SnapshotVersion: 1, Configuration: someConfiguration, ConfigurationIndex: 1}, installed, strings.NewReader("")),
-			} {
-				if (err == nil) != believed {
-					t.Errorf("%s was answered with term %d: %v", what, term, err)
-				}
-			}
-		})
-	}
-}
-
-var someConfiguration = raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "a#1", Address: "a:1"}}})
-
-// The other side of a dialed connection may be anybody's by now.
-func TestAnAnswerWithoutEndIsCutOff(t *testing.T) {
-	near, far := memnet.Pipe()
-	conn := &patientConn{peerConn: &peerConn{Conn: near, transport: new(transport)}}
-	if _, err := far.Write(make([]byte, 1<<20)); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := conn.SetDeadline(time.Time{}); err != nil { // as raft does before each message
-			t.Fatal(err)
-		}
-		n, err := io.Copy(io.Discard, conn)
-		if n != 64<<10 || err == nil {
-			t.Errorf("read %d bytes, %v", n, err)
-		}
-	}
 }
 
 // Whatever brought it about: what is in the state stays in the log, or the node stops.

@@ -62,31 +62,26 @@ func (c *messageConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// raftStream is the transport as raft's stream layer.
+// raftStream is the port as raft's stream layer, for what raft sends. What others send
+// goes to raftServer.
 type raftStream struct {
-	*transport
+	*port
 	closed chan struct{}
 }
 
-// Accept fails only when raft has closed the stream, or the transport was cut.
+// Accept waits until raft has closed the stream.
 func (s raftStream) Accept() (net.Conn, error) {
-	select {
-	case conn := <-s.raftConns:
-		return conn, nil
-	case <-s.closed:
-		return nil, net.ErrClosed
-	case <-s.ctx.Done():
-		return nil, net.ErrClosed
-	}
+	<-s.closed
+	return nil, net.ErrClosed
 }
 
-// Close is called by raft's transport, once. The connections are the transport's.
+// Close is called by raft's transport, once. The connections are the port's.
 func (s raftStream) Close() error {
 	close(s.closed)
 	return nil
 }
 
-func (s raftStream) Addr() net.Addr { return peerAddr(s.advertise) }
+func (s raftStream) Addr() net.Addr { return peerAddr(s.config.Advertise) }
 
 // Dial connects to a target as raftTransport writes it.
 func (s raftStream) Dial(target raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
@@ -146,7 +141,7 @@ func (c *patientConn) renew(deadline time.Time) error {
 		return nil
 	}
 	c.Close()
-	ctx, cancel := context.WithDeadline(c.transport.ctx, deadline)
+	ctx, cancel := context.WithDeadline(c.port.ctx, deadline)
 	defer cancel()
 	conn, err := c.redial(ctx)
 	if err == nil {
@@ -281,22 +276,21 @@ type sieve struct {
 	reached func(raft.ServerID, raft.ServerAddress)
 }
 
-func newRaftTransport(t *transport, timeout time.Duration, log hclog.Logger, by sieve) raftTransport {
+func newRaftTransport(p *port, timeout time.Duration, log hclog.Logger, by sieve) raftTransport {
 	rt := raftTransport{
 		rpcs: make(chan raft.RPC), between: make(chan func(context.Context)), installs: newInstalls(log), by: by, higher: make(chan uint64, 1),
 		incoming: new(incoming), acked: new(acked), abstention: new(abstention),
 	}
-	stream := raftStream{t, make(chan struct{})}
 	rt.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:          dialingStream{stream},
+		Stream:          raftStream{p, make(chan struct{})},
 		MaxPool:         3,
 		MaxRPCsInFlight: 1, // no pipeline, see raftTransport
 		Timeout:         timeout,
 		Logger:          log,
 	})
-	server := newRaftServer(t, stream, log)
-	t.running.Go(server.accept)
-	t.running.Go(func() { rt.sift(server, by) })
+	server := &raftServer{port: p, log: log, rpcs: make(chan raft.RPC)}
+	p.handleConn(forRaft, func(conn net.Conn, _ hello) { server.serve(&messageConn{Conn: conn}) })
+	p.running.Go(func() { rt.sift(server, by) })
 	return rt
 }
 
@@ -308,7 +302,7 @@ func (t raftTransport) Consumer() <-chan raft.RPC { return t.rpcs }
 // connections is cut. There is one order of messages, with or without it: what comes
 // behind a snapshot waits until raft is done with that.
 func (t raftTransport) sift(server *raftServer, by sieve) {
-	owner := server.transport
+	owner := server.port
 	for {
 		var rpc raft.RPC
 		select {
@@ -338,7 +332,7 @@ func (t raftTransport) sift(server *raftServer, by sieve) {
 		case *raft.AppendEntriesRequest:
 			raftrpc.Limit(req)
 		case *raft.InstallSnapshotRequest:
-			if raftrpc.Outdated(req, node) || req.Term == node.Term && owner.leads() { // a term has one leader
+			if raftrpc.Outdated(req, node) || req.Term == node.Term && owner.node.Leads() { // a term has one leader
 				rpc.Respond(&raft.InstallSnapshotResponse{Term: node.Term}, nil)
 				continue
 			}

@@ -2,6 +2,7 @@ package kvraft
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -186,6 +187,65 @@ func (s *Store) readIndex(ctx context.Context, l ReadLevel) (index uint64, err e
 		return err
 	})
 	return index, err
+}
+
+// maxForwardedReads ask the leader for their entries; others wait for their turn.
+const maxForwardedReads = 16
+
+// forwardGet asks the leader for an entry, when it is its turn.
+func (s *Store) forwardGet(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
+	if s.forwarded.Acquire(ctx, 1) != nil {
+		return Entry{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
+	}
+	defer s.forwarded.Release(1)
+	answer, err := s.port.callWithin(ctx, s.patience(), leader, callGet, append([]byte{byte(l)}, key...))
+	if err != nil {
+		return Entry{}, err
+	}
+	if len(answer) < 8 {
+		return Entry{}, errors.New("kvraft: short answer to a read")
+	}
+	return Entry{Key: key, Value: answer[8:], Version: binary.BigEndian.Uint64(answer)}, nil
+}
+
+func (s *Store) serveGet(ctx context.Context, payload []byte) ([]byte, error) {
+	l, err := decodeLevel(payload)
+	if err != nil {
+		return nil, err
+	}
+	entry, err := s.readAsLeader(ctx, string(payload[1:]), l)
+	if err != nil {
+		return nil, err
+	}
+	return append(binary.BigEndian.AppendUint64(nil, entry.Version), entry.Value...), nil
+}
+
+// forwardReadIndex asks the leader for a log index to read at.
+func (s *Store) forwardReadIndex(ctx context.Context, leader roster.Peer, l ReadLevel) (uint64, error) {
+	answer, err := s.port.callWithin(ctx, s.patience(), leader, callReadIndex, []byte{byte(l)})
+	if err != nil {
+		return 0, err
+	}
+	return decodeUint64(answer)
+}
+
+func (s *Store) serveReadIndex(ctx context.Context, payload []byte) ([]byte, error) {
+	l, err := decodeLevel(payload)
+	if err != nil {
+		return nil, err
+	}
+	index, err := s.readIndexAsLeader(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	return binary.BigEndian.AppendUint64(nil, index), nil
+}
+
+func decodeLevel(payload []byte) (ReadLevel, error) {
+	if len(payload) == 0 || ReadLevel(payload[0]) != Linearizable && ReadLevel(payload[0]) != LeaderLocal {
+		return 0, fmt.Errorf("%w: a read without a level that the leader knows", ErrInvalid)
+	}
+	return ReadLevel(payload[0]), nil
 }
 
 // askLeader is a round of asking.

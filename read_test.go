@@ -1,9 +1,11 @@
 package kvraft
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -17,32 +19,46 @@ import (
 	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
-// newTestFollower is a store whose leader is at b:1, where serve answers.
-func newTestFollower(t *testing.T, serve func(net.Conn, hello)) *Store {
+// newTestFollower is a store whose leader is at b:1, with a port that serve makes answer.
+func newTestFollower(t *testing.T, serve func(*port)) *Store {
 	return newTestFollowerOn(t, newLAN(), serve)
 }
 
-func newTestFollowerOn(t *testing.T, lan *memnet.Network, serve func(net.Conn, hello)) *Store {
-	newTestTransport(t, lan, peerB.Addr, nodeB, serve)
+func newTestFollowerOn(t *testing.T, lan *memnet.Network, serve func(*port)) *Store {
+	leader := newTestPort(t, lan, peerB.Addr, nodeB, nil)
+	serve(leader)
+	leader.start()
 	s := newTestServer(t)
-	s.peers = newTestPeers(t, lan)
+	s.port = newTestPort(t, lan, "a:1", nodeA, nil)
 	s.court.reign = newTestReign(s, peerB, false)
 	return s
 }
 
-// entryFrame answers a read.
-func entryFrame(version uint64, value string) []byte {
-	return answerFrame(0, string(binary.BigEndian.AppendUint64(nil, version))+value)
+// entryAnswer answers a read.
+func entryAnswer(version uint64, value string) ([]byte, error) {
+	return append(binary.BigEndian.AppendUint64(nil, version), value...), nil
 }
 
-func errorFrame(err error) []byte { return answerFrame(errs.Encode(err)) }
+// answeredBy answers all calls with f.
+func answeredBy(f func(m method, payload []byte) ([]byte, error)) func(*port) {
+	return func(p *port) {
+		for m := callWrite; m <= callClaim; m++ {
+			p.handle(m, func(_ context.Context, payload []byte) ([]byte, error) { return f(m, payload) })
+		}
+	}
+}
+
+// saysNothing takes calls, and answers none.
+func saysNothing(p *port) {
+	p.handleConn(forRPC, func(conn net.Conn, _ hello) { _, _ = io.Copy(io.Discard, conn) })
+}
 
 func TestAReadOnAFollowerIsTheLeadersAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var level byte
-		s := newTestFollower(t, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+		s := newTestFollower(t, answeredBy(func(_ method, payload []byte) ([]byte, error) {
 			level = payload[0]
-			return entryFrame(7, "green")
+			return entryAnswer(7, "green")
 		}))
 		for _, c := range []struct {
 			opts  []ReadOption
@@ -61,17 +77,14 @@ func TestAReadOnAFollowerIsTheLeadersAnswer(t *testing.T) {
 
 func TestAReadIsRepeatedUntilALeaderAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		answers := [][]byte{
-			errorFrame(errs.NotLeader),
-			errorFrame(ErrUnknown),
-			errorFrame(context.DeadlineExceeded),
-			answerFrame(0, "short"),
-			entryFrame(7, "green"),
-		}
-		s := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte {
-			next := answers[0]
-			answers = answers[1:]
-			return next
+		failures := []error{errs.NotLeader, ErrUnknown, context.DeadlineExceeded, nil}
+		s := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) {
+			if len(failures) == 0 {
+				return entryAnswer(7, "green")
+			}
+			next := failures[0]
+			failures = failures[1:]
+			return []byte("short"), next
 		}))
 		if entry, err := s.Get(t.Context(), "color"); err != nil || string(entry.Value) != "green" {
 			t.Errorf("got %+v, %v", entry, err)
@@ -83,7 +96,7 @@ func TestAnAnswerThatIsNoIsNotAskedForAgain(t *testing.T) {
 	for _, no := range []error{ErrNotFound, ErrInvalid} {
 		synctest.Test(t, func(t *testing.T) {
 			asked := 0
-			s := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte { asked++; return errorFrame(no) }))
+			s := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) { asked++; return nil, no }))
 			if _, err := s.Get(t.Context(), "color"); !errors.Is(err, no) || asked != 1 {
 				t.Errorf("asked %d times, got %v, want %v at once", asked, err, no)
 			}
@@ -94,8 +107,8 @@ func TestAnAnswerThatIsNoIsNotAskedForAgain(t *testing.T) {
 func TestAReadWithoutALeaderEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leaderless := newTestServer(t)
-		refusing := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte { return errorFrame(errs.NotLeader) }))
-		silent := newTestFollower(t, serveUntilEnd)
+		refusing := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) { return nil, errs.NotLeader }))
+		silent := newTestFollower(t, saysNothing)
 		for name, s := range map[string]*Store{"no leader": leaderless, "one that is none": refusing, "one that is silent": silent} {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			began := time.Now()
@@ -114,13 +127,12 @@ func TestAReadWithoutALeaderEndsWithItsContext(t *testing.T) {
 func TestAReadGivesUpOnALeaderThatIsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
-		s := newTestFollower(t, func(conn net.Conn, h hello) {
+		s := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) {
 			if asked++; asked == 1 {
-				serveUntilEnd(conn, h)
-				return
+				time.Sleep(time.Hour) // virtual
 			}
-			answering(func(method, time.Duration, []byte) []byte { return entryFrame(1, "") })(conn, h)
-		})
+			return entryAnswer(1, "")
+		}))
 		began := time.Now()
 		if _, err := s.Get(t.Context(), "color"); err != nil {
 			t.Error(err)
@@ -133,7 +145,7 @@ func TestAReadGivesUpOnALeaderThatIsSilent(t *testing.T) {
 
 func TestAReadGivesUpOnALeaderThatIsNoLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestFollower(t, serveUntilEnd)
+		s := newTestFollower(t, saysNothing)
 		time.AfterFunc(time.Second, func() {
 			s.replaceReign(&reign{leader: roster.Peer{Server: "c#3", Addr: "c:1"}}) // which nobody reaches
 		})
@@ -148,7 +160,7 @@ func TestAReadGivesUpOnALeaderThatIsNoLonger(t *testing.T) {
 func TestAReadEndsWhenTheStoreCloses(t *testing.T) {
 	disk := errors.New("the disk")
 	synctest.Test(t, func(t *testing.T) {
-		leaderless, silent := newTestServer(t), newTestFollower(t, serveUntilEnd)
+		leaderless, silent := newTestServer(t), newTestFollower(t, saysNothing)
 		for name, s := range map[string]*Store{"no leader": leaderless, "a silent one": silent} {
 			time.AfterFunc(time.Second, func() { s.stopForFault(disk) })
 			began := time.Now()
@@ -221,13 +233,13 @@ func TestABoundOnStalenessIsProvenByARoundAndNotOlder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		index, asked := uint64(5), 0
 		var takes time.Duration
-		s := newTestFollower(t, answering(func(m method, _ time.Duration, payload []byte) []byte {
+		s := newTestFollower(t, answeredBy(func(m method, payload []byte) ([]byte, error) {
 			if m != callReadIndex || string(payload) != "\x00" {
 				t.Errorf("call %d with %q, want the index of a linearizable read", m, payload)
 			}
 			asked++
 			time.Sleep(takes) // virtual
-			return answerFrame(0, string(binary.BigEndian.AppendUint64(nil, index)))
+			return binary.BigEndian.AppendUint64(nil, index), nil
 		}))
 		get := func(d time.Duration) (string, error) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
@@ -312,8 +324,8 @@ func TestAPauseEndsWithWhatItWaitsFor(t *testing.T) {
 
 func TestAStalenessThatCanBeProvenIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte {
-			return answerFrame(0, string(binary.BigEndian.AppendUint64(nil, 5)))
+		s := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) {
+			return binary.BigEndian.AppendUint64(nil, 5), nil
 		}))
 		// the proof is 1.9 s old, and the state arrives in 0.2 s
 		s.proof.Store(&freshness{at: time.Now(), index: 5})
@@ -329,14 +341,14 @@ func TestAStalenessThatCanBeProvenIs(t *testing.T) {
 // log index 5 and the value green. It counts what the leader was asked for.
 func newReadFollower(t *testing.T) (s *Store, entries, indexes *atomic.Int32) {
 	entries, indexes = new(atomic.Int32), new(atomic.Int32)
-	s = newTestFollower(t, answering(func(m method, _ time.Duration, payload []byte) []byte {
+	s = newTestFollower(t, answeredBy(func(m method, payload []byte) ([]byte, error) {
 		time.Sleep(time.Millisecond) // virtual
 		if m == callGet {
 			entries.Add(1)
-			return entryFrame(5, "green")
+			return entryAnswer(5, "green")
 		}
 		indexes.Add(1)
-		return answerFrame(0, string(binary.BigEndian.AppendUint64(nil, 5)))
+		return binary.BigEndian.AppendUint64(nil, 5), nil
 	}))
 	s.opts.timing.Commit = 10 * time.Millisecond
 	return s, entries, indexes
@@ -391,4 +403,34 @@ func TestANodeThatIsNoLeaderConfirmsNothing(t *testing.T) {
 	if _, err := newTestServer(t).confirm(); !errors.Is(err, errs.Unsent) {
 		t.Errorf("got %v, want errs.Unsent: another node may answer", err)
 	}
+}
+
+func TestAForwardedReadIsTheLeadersEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var answer string
+		s := newTestFollower(t, answeredBy(func(m method, payload []byte) ([]byte, error) {
+			if m != callGet || string(payload) != "\x01color" {
+				t.Errorf("call %d with %q", m, payload)
+			}
+			return []byte(answer), nil
+		}))
+		for _, c := range []struct {
+			answer string
+			want   Entry
+		}{
+			{"\x00\x00\x00\x00\x00\x00\x01\x02green", Entry{"color", []byte("green"), 258}},
+			{"\x00\x00\x00\x00\x00\x00\x00\x01", Entry{"color", []byte{}, 1}},
+		} {
+			answer = c.answer
+			got, err := s.forwardGet(t.Context(), peerB, "color", LeaderLocal)
+			if err != nil || got.Key != c.want.Key || !bytes.Equal(got.Value, c.want.Value) || got.Version != c.want.Version {
+				t.Errorf("got %+v, %v, want %+v", got, err, c.want)
+			}
+		}
+		for _, answer = range []string{"", "\x00\x00\x00\x00\x00\x00\x00"} {
+			if got, err := s.forwardGet(t.Context(), peerB, "color", LeaderLocal); err == nil || errors.Is(err, ErrNotFound) {
+				t.Errorf("an answer of %d bytes is %+v, %v", len(answer), got, err)
+			}
+		}
+	})
 }

@@ -124,7 +124,12 @@ func (s *members) removeThrough(ctx context.Context, reign *reign, req removeReq
 		return nil
 	}
 	req.Forwarded = true
-	return s.tellLeader(ctx, reign, callRemove, req)
+	_, err := callJSON[raw](ctx, s.port, reign.leader, callRemove, req)
+	return err
+}
+
+func (s *Store) serveRemove(ctx context.Context, req removeRequest) (raw, error) {
+	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *reign) error { return s.removeThrough(ctx, r, req) })
 }
 
 // removeMember removes a member, as the leader.

@@ -99,7 +99,7 @@ func (s *leadership) askInBackground(server raft.Server, term uint64, answers ch
 
 func (s *leadership) askVoter(ctx context.Context, server raft.Server, term uint64) error {
 	to := roster.Peer{Server: server.ID, Addr: string(server.Address)}
-	answer, err := s.peers.call(ctx, to, callConfirm, binary.BigEndian.AppendUint64(nil, term))
+	answer, err := s.port.call(ctx, to, callConfirm, binary.BigEndian.AppendUint64(nil, term))
 	if err != nil {
 		return err
 	}
@@ -107,4 +107,21 @@ func (s *leadership) askVoter(ctx context.Context, server raft.Server, term uint
 		return fmt.Errorf("node %s has seen a later term", roster.UserID(server.ID))
 	}
 	return nil
+}
+
+// serveConfirm answers for the round of another node. CurrentTerm is in
+// memory, and raft advances it before it answers any vote: the answer waits for
+// no disk.
+func (s *Store) serveConfirm(_ context.Context, payload []byte) ([]byte, error) {
+	term, err := decodeUint64(payload)
+	if err != nil {
+		return nil, err
+	}
+	if !s.isPlaced() {
+		return nil, errUnplaced
+	}
+	if s.raft.CurrentTerm() <= term {
+		return []byte{1}, nil
+	}
+	return []byte{0}, nil
 }

@@ -68,9 +68,7 @@ func (s *joiner) forgetStrangers() {
 	for _, m := range s.configuration().Servers {
 		members[m.ID] = true
 	}
-	s.transport.keepOnly(members)
-	s.transport.sweep()
-	s.peers.keepOnly(members)
+	s.port.keepOnly(members)
 	s.raftTransport.installs.keepOnly(members)
 }
 
@@ -205,7 +203,7 @@ func (s *joiner) findTrouble() error {
 }
 
 func (s *joiner) ownJoinRequest() joinRequest {
-	r := joinRequest{ID: s.opts.id, Addr: s.opts.advertise, Itself: true, Server: s.server, Process: s.transport.process, Away: s.leaving.Load() > 0 || s.left.Load()}
+	r := joinRequest{ID: s.opts.id, Addr: s.opts.advertise, Itself: true, Server: s.server, Process: s.port.process, Away: s.leaving.Load() > 0 || s.left.Load()}
 	if s.opts.replica {
 		r.Role = roleReplica
 	}
@@ -268,7 +266,7 @@ func (s *joiner) memberAddrs() ([]string, error) {
 			addrs = append(addrs, roster.DialAddr(string(m.Address)))
 		}
 	}
-	addrs = append(addrs, s.transport.callerAddrs()...) // they may have moved
+	addrs = append(addrs, s.port.callerAddrs()...) // they may have moved
 	slices.Sort(addrs)
 	return slices.Compact(addrs), err
 }
@@ -336,7 +334,7 @@ func (s *joiner) askMember(addr string) error {
 	case mine != "" && who.Cluster != mine:
 		return fmt.Errorf("%s: node %s is of cluster %s, this one of %s", addr, roster.UserID(who.Node), who.Cluster, mine)
 	}
-	if err := s.ask(ctx, addr, callJoin, s.ownJoinRequest(), nil); err != nil {
+	if _, err := askJSON[raw](ctx, s.port, addr, callJoin, s.ownJoinRequest()); err != nil {
 		return fmt.Errorf("%s: node %s of cluster %s: %w", addr, roster.UserID(who.Node), who.Cluster, err)
 	}
 	return nil
@@ -344,8 +342,8 @@ func (s *joiner) askMember(addr string) error {
 
 // askStranded says what a node waits for that belongs to no cluster either.
 func (s *joiner) askStranded(ctx context.Context, addr string) error {
-	var other founding
-	if err := s.ask(ctx, addr, callFound, s.founding(), &other); err != nil {
+	other, err := askJSON[founding](ctx, s.port, addr, callFound, s.founding())
+	if err != nil {
 		return fmt.Errorf("%s: %w", addr, err)
 	}
 	return fmt.Errorf("%s: node %s%s", addr, roster.UserID(other.Server), strandedWith(other, s.self().cluster, s.opts.expect))

@@ -3,9 +3,7 @@ package kvraft
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/kvraft/kvraft/internal/roster"
@@ -22,12 +20,11 @@ import (
 
 // lookAtListener is for every node: one that others cannot reach is not ready.
 func (w *watchdog) lookAtListener(now time.Time) string {
-	s, t := w.s, w.s.transport
-	failure := t.shortage.Load()
-	fails := failure != nil && now.Sub(failure.at) < 2*longestAcceptWait // else nobody has tried to connect since
-	lasts := w.accepting.Look(now, fails, t.accepted.Load())
+	s := w.s
+	accepted, failure := s.port.accepting(now)
+	lasts := w.accepting.Look(now, failure != nil, accepted)
 	if lasts == 0 {
-		t.reserve.fill()
+		s.port.reserve.fill()
 	}
 	if lasts <= s.patience() {
 		w.handOverAt = 0
@@ -35,9 +32,9 @@ func (w *watchdog) lookAtListener(now time.Time) string {
 	}
 	if r := w.reign; r.leads && lasts > w.handOverAt && s.hasOtherVoter() {
 		w.handOverAt = 2 * lasts
-		s.life.Go(func() { w.handOver(r, lasts, failure.err) })
+		s.life.Go(func() { w.handOver(r, lasts, failure) })
 	}
-	return fmt.Sprintf("this node can accept no connection: %v", failure.err)
+	return fmt.Sprintf("this node can accept no connection: %v", failure)
 }
 
 // handOver has another voter elected, if one can be.
@@ -85,48 +82,9 @@ func (s *detector) successorOf(r *reign) (target roster.Peer, err error) {
 
 // reach connects to a voter, to see whether it is there.
 func (s *detector) reach(r *reign, voter roster.Peer) error {
-	defer s.transport.reserve.release()()
+	defer s.port.reserve.release()()
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
 	defer cancel()
-	conn, _, err := s.transport.dial(ctx, voter.Addr, forRPC, voter.Server)
-	if err != nil {
-		return err
-	}
-	return conn.Close()
-}
-
-// reserve is file descriptors that are kept for when there are no others: for a
-// connection, and for the questions to find the address of a name.
-type reserve struct {
-	mu    sync.Mutex
-	files []*os.File // guarded by mu
-}
-
-const reserved = 4
-
-func (r *reserve) fill() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for len(r.files) < reserved {
-		file, err := os.Open(os.DevNull)
-		if err != nil {
-			return // or else later
-		}
-		r.files = append(r.files, file)
-	}
-}
-
-func (r *reserve) empty() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, file := range r.files {
-		file.Close()
-	}
-	r.files = nil
-}
-
-// release makes the descriptors free until the function that it returns is called.
-func (r *reserve) release() (fill func()) {
-	r.empty()
-	return r.fill
+	_, err := s.port.ping(ctx, voter)
+	return err
 }

@@ -113,7 +113,7 @@ func (s *Store) notReady(st Status, now *applied) string {
 	s.court.mu.Lock()
 	trouble := s.court.trouble
 	s.court.mu.Unlock()
-	stranger, lost := s.transport.lastStranger()
+	stranger, lost := s.port.lastStranger()
 	switch {
 	case st.State == Stopped:
 		return s.life.Err().Error()

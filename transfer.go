@@ -2,6 +2,7 @@ package kvraft
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -58,7 +59,12 @@ func (s *members) transferThrough(ctx context.Context, reign *reign, req transfe
 		return s.transferAsLeader(ctx, req)
 	}
 	req.Forwarded = true
-	return s.tellLeader(ctx, reign, callTransfer, req)
+	_, err := callJSON[raw](ctx, s.port, reign.leader, callTransfer, req)
+	return err
+}
+
+func (s *Store) serveTransfer(ctx context.Context, req transferRequest) (raw, error) {
+	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *reign) error { return s.transferThrough(ctx, r, req) })
 }
 
 func (s *members) transferAsLeader(ctx context.Context, req transferRequest) error {
@@ -212,4 +218,8 @@ func (s *leadership) upToDateVoter(ctx context.Context, to raft.ServerID, end ui
 	default:
 		return roster.Peer{}, false
 	}
+}
+
+func (s *node) serveLastIndex(context.Context, []byte) ([]byte, error) {
+	return binary.BigEndian.AppendUint64(nil, s.raft.LastIndex()), nil
 }

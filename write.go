@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
@@ -275,18 +276,18 @@ func (s *Store) applySealed(seal func() []byte) ([]command.Result, error) {
 // forwardWrite sends a group over a connection. A leader to which none can be made has
 // been sent nothing, however long that takes.
 func (s *Store) forwardWrite(r *reign, seal func() []byte) ([]command.Result, error) {
-	conn, err := s.peers.connectWithin(r.ctx, s.patience(), r.leader)
+	leader, err := s.port.connectWithin(r.ctx, s.patience(), r.leader)
 	if err != nil {
 		return nil, err
 	}
 	entry := seal()
 	if entry == nil {
-		s.peers.giveIdle(r.leader, conn)
+		leader.release()
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, s.patience()+time.Duration(len(entry))*perByte)
 	defer cancel()
-	answer, err := s.peers.ask(ctx, r.leader, conn, question{callWrite, entry, 0})
+	answer, err := leader.call(ctx, callWrite, entry)
 	if err != nil {
 		return nil, err
 	}
@@ -295,6 +296,41 @@ func (s *Store) forwardWrite(r *reign, seal func() []byte) ([]command.Result, er
 		return nil, fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
 	return results, nil
+}
+
+// serveWrite lets nothing into the log that a state machine could not decode, or that
+// no caller of this node could have written: the node that forwards may have other
+// limits, or be none.
+func (s *Store) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
+	limits := s.opts.limits
+	if len(payload) > limits.groupBytes() {
+		return nil, fmt.Errorf("%w: group of %d bytes, the limit is %d", ErrTooLarge, len(payload), limits.groupBytes())
+	}
+	requests, err := command.Decode(payload)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if n := len(requests); n < 1 || n > batch.GroupRequests {
+		return nil, fmt.Errorf("%w: group of %d requests, want 1 to %d", ErrInvalid, n, batch.GroupRequests)
+	}
+	results, taken, refused := limits.judge(requests)
+	switch {
+	case refused == nil:
+	case len(taken) == 0:
+		return nil, refused
+	default:
+		payload = command.Append(nil, taken)
+	}
+	applied, err := s.replicate(payload)
+	if err != nil {
+		return nil, err
+	}
+	for i := range results {
+		if results[i].Code == command.OK {
+			results[i], applied = applied[0], applied[1:]
+		}
+	}
+	return command.AppendResults(nil, results), nil
 }
 
 // patience is how long a call on the leader may take before it is made again.

@@ -333,14 +333,14 @@ func TestWhatIsOnItsWayWhenTheStoreEndsIsUnknown(t *testing.T) {
 }
 
 func TestAnAnswerThatDoesNotFitTheGroupIsUnknown(t *testing.T) {
-	for name, frame := range map[string][]byte{
-		"a result too few":  answerFrame(0, string(command.AppendResults(nil, nil))),
-		"a result too many": answerFrame(0, string(command.AppendResults(nil, make([]command.Result, 2)))),
-		"no results":        answerFrame(0, "nonsense"),
-		"nothing":           answerFrame(0, ""),
+	for name, answer := range map[string][]byte{
+		"a result too few":  command.AppendResults(nil, nil),
+		"a result too many": command.AppendResults(nil, make([]command.Result, 2)),
+		"no results":        []byte("nonsense"),
+		"nothing":           nil,
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			s := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte { return frame }))
+			s := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) { return answer, nil }))
 			encoded := command.AppendRequest(nil, &command.Request{Origin: command.Own, Ops: []command.Op{{Kind: command.Set, Key: "k"}}})
 			if _, err := s.writes.Do(t.Context(), encoded, false); !errors.Is(err, ErrUnknown) {
 				t.Errorf("%s: %v, want ErrUnknown", name, err)
@@ -364,7 +364,7 @@ func TestAGroupWithoutALeaderIsUnsent(t *testing.T) {
 
 func TestAGroupIsGivenUpOnALeaderThatIsSilentOrNoLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestFollower(t, serveUntilEnd)
+		s := newTestFollower(t, saysNothing)
 		began := time.Now()
 		if _, err := s.propose(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != s.patience() {
 			t.Errorf("after %v: %v, want ErrUnknown after %v", time.Since(began), err, s.patience())
@@ -380,13 +380,13 @@ func TestAGroupIsGivenUpOnALeaderThatIsSilentOrNoLonger(t *testing.T) {
 func TestAGivenUpWriteSendsNoBytesOfItsCallersNextUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent string
-		s := newTestFollower(t, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+		s := newTestFollower(t, answeredBy(func(_ method, payload []byte) ([]byte, error) {
 			group, err := command.Decode(payload)
 			if err != nil {
 				t.Error(err)
 			}
 			sent = string(group[0].Ops[0].Value)
-			return answerFrame(0, string(command.AppendResults(nil, make([]command.Result, 1))))
+			return command.AppendResults(nil, make([]command.Result, 1)), nil
 		}))
 		ctx, cancel := context.WithCancel(t.Context())
 		value := []byte("green")
@@ -412,7 +412,7 @@ func TestAWriteForWhichNoConnectionIsMadeWasNotApplied(t *testing.T) {
 	for _, limit := range []time.Duration{time.Second, 10 * time.Second} { // less than an attempt takes, and more
 		synctest.Test(t, func(t *testing.T) {
 			lan := newLAN()
-			s := newTestFollowerOn(t, lan, serveUntilEnd)
+			s := newTestFollowerOn(t, lan, saysNothing)
 			lan.Isolate("b")
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
@@ -431,7 +431,7 @@ func TestAWriteForWhichNoConnectionIsMadeWasNotApplied(t *testing.T) {
 func TestAWriteThatHasNoConnectionWhenTheStoreEndsWasNotApplied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan := newLAN()
-		s := newTestFollowerOn(t, lan, serveUntilEnd)
+		s := newTestFollowerOn(t, lan, saysNothing)
 		lan.Isolate("b")
 		time.AfterFunc(time.Second, func() { s.life.Fail(errEnough) })
 		if _, err := s.Set(t.Context(), "k", nil); errors.Is(err, ErrUnknown) || !errors.Is(err, ErrClosed) {

@@ -60,7 +60,7 @@ func TestALeaderHoldsForwardedWritesToItsLimits(t *testing.T) {
 		"without an origin": {unmarked, ErrInvalid},
 	} {
 		before := s.raft.LastIndex()
-		if _, err := s.serveWrite(command.Append(nil, []command.Request{c.request})); !errors.Is(err, c.want) {
+		if _, err := s.serveWrite(t.Context(), command.Append(nil, []command.Request{c.request})); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 		if s.raft.LastIndex() != before {
@@ -68,7 +68,7 @@ func TestALeaderHoldsForwardedWritesToItsLimits(t *testing.T) {
 		}
 	}
 	for name, group := range map[string][]command.Request{"no request": nil, "too many requests": slices.Repeat([]command.Request{s.fromPeer(setTo("k", 1))}, batch.GroupRequests+1)} {
-		if _, err := s.serveWrite(command.Append(nil, group)); !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrTooLarge) {
+		if _, err := s.serveWrite(t.Context(), command.Append(nil, group)); !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrTooLarge) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -79,7 +79,7 @@ func TestALeaderHoldsForwardedWritesToItsLimits(t *testing.T) {
 
 func TestTheOthersOfAGroupAreWrittenThoughOneIsOverALimit(t *testing.T) {
 	s := openInMemory(t)
-	answer, err := s.serveWrite(command.Append(nil, []command.Request{
+	answer, err := s.serveWrite(t.Context(), command.Append(nil, []command.Request{
 		s.fromPeer(setTo("a", 1)), s.fromPeer(setTo("large", 1<<20+1)), s.fromPeer(command.Op{Kind: command.Check, Key: "a", Version: 9}),
 		s.fromPeer(setTo("", 1)), s.fromPeer(setTo("b", 1)),
 	}))
@@ -114,13 +114,13 @@ func TestARefusalOfTheLeaderIsAnsweredWhenItRepeats(t *testing.T) {
 	for _, refusal := range []error{ErrInvalid, ErrTooLarge} {
 		synctest.Test(t, func(t *testing.T) {
 			var groups []int
-			s := newTestFollower(t, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+			s := newTestFollower(t, answeredBy(func(_ method, payload []byte) ([]byte, error) {
 				requests, err := command.Decode(payload)
 				if err != nil {
 					t.Error(err)
 				}
 				groups = append(groups, len(requests))
-				return errorFrame(refusal)
+				return nil, refusal
 			}))
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
@@ -138,12 +138,12 @@ func TestARefusalOfTheLeaderIsAnsweredWhenItRepeats(t *testing.T) {
 // A group can be refused for one of its requests: the others go again, each alone.
 func TestARefusedGroupIsSentOnceMoreRequestByRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestFollower(t, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+		s := newTestFollower(t, answeredBy(func(_ method, payload []byte) ([]byte, error) {
 			requests, _ := command.Decode(payload)
 			if len(requests) > 1 || requests[0].Ops[0].Key == "bad" {
-				return errorFrame(ErrTooLarge)
+				return nil, ErrTooLarge
 			}
-			return answerFrame(0, string(command.AppendResults(nil, []command.Result{{Version: 7}})))
+			return command.AppendResults(nil, []command.Result{{Version: 7}}), nil
 		}))
 		release := hold(s)
 		answers := map[string]chan error{"a": make(chan error, 1), "bad": make(chan error, 1), "b": make(chan error, 1)}
@@ -167,11 +167,11 @@ func TestARefusedGroupIsSentOnceMoreRequestByRequest(t *testing.T) {
 func TestARefusalAfterAnUnknownAttemptIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
-		s := newTestFollower(t, answering(func(method, time.Duration, []byte) []byte {
+		s := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) {
 			if n++; n == 1 {
-				return errorFrame(ErrUnknown)
+				return nil, ErrUnknown
 			}
-			return errorFrame(ErrTooLarge)
+			return nil, ErrTooLarge
 		}))
 		if _, err := s.Set(t.Context(), "k", nil); !errors.Is(err, ErrUnknown) {
 			t.Errorf("got %v, want ErrUnknown", err)

@@ -22,7 +22,7 @@ type others struct {
 	peers  net.Listener // where they come from
 	conns  chan net.Conn
 	places chan struct{}   // a token for each connection that waits
-	ended  <-chan struct{} // closed with the transport
+	ended  <-chan struct{} // closed with the port
 	once   sync.Once
 	closed chan struct{}
 }
@@ -37,19 +37,6 @@ func newOthers(shared bool, peers net.Listener, ended <-chan struct{}) *others {
 		closed: make(chan struct{}),
 	}
 }
-
-// OtherConns returns the listener that hands out, under [WithSharedPort], the
-// connections to the peer address that do not open with kvraft's handshake:
-//
-//	http.Serve(store.OtherConns(), kvhttp.Handler(store))
-//
-// It is the same at each call, and hands out connections made since Open: 4096 wait
-// to be accepted, or a quarter of the process's descriptors, each for up to 5 s; what is too many or too long is closed. What
-// was accepted is its new owner's to close, and outlives the store. Accept returns
-// net.ErrClosed after Close, which has these connections refused from then on and is
-// nothing to the store, and when the store stops. Without WithSharedPort it returns
-// ErrInvalid.
-func (s *Store) OtherConns() net.Listener { return s.transport.others }
 
 func (o *others) Addr() net.Addr { return o.peers.Addr() }
 

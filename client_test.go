@@ -1,7 +1,6 @@
 package kvraft
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -19,9 +18,9 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// newTestPeers makes calls from nodeA on lan.
-func newTestPeers(t *testing.T, lan *memnet.Network) *peers {
-	return &peers{transport: newTestTransport(t, lan, "a:1", nodeA, nil), idle: make(map[roster.Peer][]*peerConn)}
+// newTestCaller makes calls from nodeA on lan.
+func newTestCaller(t *testing.T, lan *memnet.Network) *port {
+	return newTestPort(t, lan, "a:1", nodeA, nil)
 }
 
 var peerB = roster.Peer{Server: nodeB.server, Addr: "b:1"}
@@ -56,10 +55,10 @@ func callFrame(m method, timeout time.Duration, payload string) []byte {
 	return append(binary.BigEndian.AppendUint32(frame, uint32(len(payload))), payload...)
 }
 
-func (p *peers) idleTo(to roster.Peer) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.idle[to])
+func (p *port) idleTo(to roster.Peer) int {
+	p.pool.mu.Lock()
+	defer p.pool.mu.Unlock()
+	return len(p.pool.idle[to])
 }
 
 func TestACallCarriesItsMethodItsTimeAndItsPayload(t *testing.T) {
@@ -68,11 +67,11 @@ func TestACallCarriesItsMethodItsTimeAndItsPayload(t *testing.T) {
 		lan := newLAN()
 		var m method
 		var timeout time.Duration
-		b := newTestTransport(t, lan, "b:1", nodeB, answering(func(gotM method, gotT time.Duration, payload []byte) []byte {
+		b := newTestPort(t, lan, "b:1", nodeB, answering(func(gotM method, gotT time.Duration, payload []byte) []byte {
 			m, timeout = gotM, gotT
 			return answerFrame(0, "you said "+string(payload))
 		}))
-		p := newTestPeers(t, lan)
+		p := newTestCaller(t, lan)
 		short, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 		defer cancel()
 		long, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
@@ -113,12 +112,13 @@ func TestAnErrorThatIsAnsweredLeavesTheConnectionInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan := newLAN()
 		code := byte(0)
-		b := newTestTransport(t, lan, "b:1", nodeB, answering(func(method, time.Duration, []byte) []byte {
+		b := newTestPort(t, lan, "b:1", nodeB, answering(func(method, time.Duration, []byte) []byte {
 			code++
 			return answerFrame(code, "no, and why")
 		}))
-		p := newTestPeers(t, lan)
-		for _, want := range append(knownErrors(), ErrUnknown) { // the last: a code from the future
+		p := newTestCaller(t, lan)
+		for known := range byte(11) { // the last: a code from the future
+			want := errors.Unwrap(errs.Decode(known+1, ""))
 			answer, err := p.call(t.Context(), peerB, callGet, nil)
 			if answer != nil || !errors.Is(err, want) || !strings.Contains(err.Error(), "no, and why") {
 				t.Errorf("code %d: %q, %v, want %v", code, answer, err, want)
@@ -134,8 +134,8 @@ func TestACallThatCouldNotBeMadeIsUnsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan := newLAN()
 		lan.Isolate("far")
-		newTestTransport(t, lan, "b:1", nodeB, func(net.Conn, hello) { t.Error("served") })
-		p := newTestPeers(t, lan)
+		newTestPort(t, lan, "b:1", nodeB, func(net.Conn, hello) { t.Error("served") })
+		p := newTestCaller(t, lan)
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		short, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -152,7 +152,7 @@ func TestACallThatCouldNotBeMadeIsUnsent(t *testing.T) {
 			{"the dial hangs", short, roster.Peer{Server: "d#4", Addr: "far:1"}, context.DeadlineExceeded},
 		} {
 			_, err := p.call(c.ctx, c.to, callWrite, []byte("x"))
-			if !errors.Is(err, errs.Unsent) || errors.Is(err, ErrUnknown) || c.want != nil && !errors.Is(err, c.want) {
+			if !errors.Is(err, errs.Unsent) || errors.Is(err, errs.Unknown) || c.want != nil && !errors.Is(err, c.want) {
 				t.Errorf("%s: %v, want errs.Unsent and %v", c.name, err, c.want)
 			}
 		}
@@ -180,18 +180,18 @@ func TestACallWhoseAnswerDoesNotArriveIsUnknownAndItsConnectionGone(t *testing.T
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			lan := newLAN()
-			newTestTransport(t, lan, "b:1", nodeB, func(conn net.Conn, _ hello) {
+			newTestPort(t, lan, "b:1", nodeB, func(conn net.Conn, _ hello) {
 				if _, _, _, err := readCall(conn); err != nil {
 					t.Error(err)
 				}
 				serve(conn)
 			})
-			p := newTestPeers(t, lan)
+			p := newTestCaller(t, lan)
 			answer, err := p.call(t.Context(), peerB, callWrite, nil)
-			if answer != nil || !errors.Is(err, ErrUnknown) || errors.Is(err, errs.Unsent) {
-				t.Errorf("%s: %q, %v, want ErrUnknown", name, answer, err)
+			if answer != nil || !errors.Is(err, errs.Unknown) || errors.Is(err, errs.Unsent) {
+				t.Errorf("%s: %q, %v, want errs.Unknown", name, answer, err)
 			}
-			if p.idleTo(peerB) != 0 || p.transport.tracked() != 0 {
+			if p.idleTo(peerB) != 0 || p.connections() != 0 {
 				t.Errorf("%s: the connection is kept", name)
 			}
 		})
@@ -202,13 +202,13 @@ func TestACallWhoseAnswerDoesNotArriveIsUnknownAndItsConnectionGone(t *testing.T
 func TestAConnectionIsNotUsedAgainWhenTheContextEndedInACall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan := newLAN()
-		b := newTestTransport(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+		b := newTestPort(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
 			if string(payload) == "slow" {
 				time.Sleep(2 * time.Second) // virtual
 			}
 			return answerFrame(0, string(payload))
 		}))
-		p := newTestPeers(t, lan)
+		p := newTestCaller(t, lan)
 		call := func(ctx context.Context, payload string) (string, error) {
 			answer, err := p.call(ctx, peerB, callGet, []byte(payload))
 			return string(answer), err
@@ -220,8 +220,8 @@ func TestAConnectionIsNotUsedAgainWhenTheContextEndedInACall(t *testing.T) {
 		defer cancel()
 		began := time.Now()
 		_, err := call(ctx, "slow")
-		if !errors.Is(err, ErrUnknown) || !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
-			t.Errorf("after %v: %v, want ErrUnknown and the context's error after 1s", time.Since(began), err)
+		if !errors.Is(err, errs.Unknown) || !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
+			t.Errorf("after %v: %v, want errs.Unknown and the context's error after 1s", time.Since(began), err)
 		}
 		for range 3 {
 			if got, err := call(t.Context(), "next"); got != "next" || err != nil {
@@ -238,10 +238,10 @@ func TestAConnectionIsNotUsedAgainWhenTheContextEndedInACall(t *testing.T) {
 func TestAContextThatEndsBetweenCallsDoesNotHarmTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan := newLAN()
-		b := newTestTransport(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+		b := newTestPort(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
 			return answerFrame(0, string(payload))
 		}))
-		p := newTestPeers(t, lan)
+		p := newTestCaller(t, lan)
 		for range 3 {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			if _, err := p.call(ctx, peerB, callGet, []byte("x")); err != nil {
@@ -263,9 +263,9 @@ func TestIdleConnectionsAreBoundedAndKeptByNode(t *testing.T) {
 			time.Sleep(time.Second) // virtual
 			return answerFrame(0, "")
 		})
-		newTestTransport(t, lan, "b:1", nodeB, slow)
-		newTestTransport(t, lan, "c:1", self{"c1", "c#3"}, slow)
-		p := newTestPeers(t, lan)
+		newTestPort(t, lan, "b:1", nodeB, slow)
+		newTestPort(t, lan, "c:1", self{"c1", "c#3"}, slow)
+		p := newTestCaller(t, lan)
 		peerC := roster.Peer{Server: "c#3", Addr: "c:1"}
 		var calls sync.WaitGroup
 		call := func(to roster.Peer) {
@@ -283,7 +283,7 @@ func TestIdleConnectionsAreBoundedAndKeptByNode(t *testing.T) {
 		if b, c := p.idleTo(peerB), p.idleTo(peerC); b != maxIdle || c != 1 {
 			t.Errorf("%d and %d connections are idle, want %d and 1", b, c, maxIdle)
 		}
-		if n := p.transport.tracked(); n != maxIdle+1 {
+		if n := p.connections(); n != maxIdle+1 {
 			t.Errorf("%d connections are open, want the idle ones only", n)
 		}
 	})
@@ -296,9 +296,9 @@ func TestAFailedCallDropsTheIdleConnectionsToThatNodeOnly(t *testing.T) {
 			time.Sleep(time.Second) // virtual
 			return answerFrame(0, "")
 		})
-		b := newTestTransport(t, lan, "b:1", nodeB, echo)
-		newTestTransport(t, lan, "c:1", self{"c1", "c#3"}, echo)
-		p := newTestPeers(t, lan)
+		b := newTestPort(t, lan, "b:1", nodeB, echo)
+		newTestPort(t, lan, "c:1", self{"c1", "c#3"}, echo)
+		p := newTestCaller(t, lan)
 		peerC := roster.Peer{Server: "c#3", Addr: "c:1"}
 		var calls sync.WaitGroup
 		for _, to := range []roster.Peer{peerB, peerB, peerB, peerC} {
@@ -310,8 +310,8 @@ func TestAFailedCallDropsTheIdleConnectionsToThatNodeOnly(t *testing.T) {
 		}
 		calls.Wait()
 		b.cut() // the node has died; its connections are still in the pool
-		if _, err := p.call(t.Context(), peerB, callGet, nil); !errors.Is(err, ErrUnknown) {
-			t.Errorf("on a connection that has died: %v, want ErrUnknown", err)
+		if _, err := p.call(t.Context(), peerB, callGet, nil); !errors.Is(err, errs.Unknown) {
+			t.Errorf("on a connection that has died: %v, want errs.Unknown", err)
 		}
 		if _, err := p.call(t.Context(), peerB, callGet, nil); !errors.Is(err, errs.Unsent) {
 			t.Errorf("after it: %v, want errs.Unsent by a new dial", err)
@@ -319,8 +319,8 @@ func TestAFailedCallDropsTheIdleConnectionsToThatNodeOnly(t *testing.T) {
 		if n := p.idleTo(peerB); n != 0 {
 			t.Errorf("%d dead connections are kept", n)
 		}
-		if n := p.idleTo(peerC); n != 1 || p.transport.tracked() != 1 {
-			t.Errorf("%d connections to the other node are idle, %d are open, want one", n, p.transport.tracked())
+		if n := p.idleTo(peerC); n != 1 || p.connections() != 1 {
+			t.Errorf("%d connections to the other node are idle, %d are open, want one", n, p.connections())
 		}
 	})
 }
@@ -328,11 +328,11 @@ func TestAFailedCallDropsTheIdleConnectionsToThatNodeOnly(t *testing.T) {
 func TestTheCutEndsACallThatIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan := newLAN()
-		newTestTransport(t, lan, "b:1", nodeB, serveUntilEnd)
-		p := newTestPeers(t, lan)
-		time.AfterFunc(time.Second, p.transport.cut)
-		if _, err := p.call(t.Context(), peerB, callWrite, nil); !errors.Is(err, ErrUnknown) {
-			t.Errorf("got %v, want ErrUnknown", err)
+		newTestPort(t, lan, "b:1", nodeB, serveUntilEnd)
+		p := newTestCaller(t, lan)
+		time.AfterFunc(time.Second, p.cut)
+		if _, err := p.call(t.Context(), peerB, callWrite, nil); !errors.Is(err, errs.Unknown) {
+			t.Errorf("got %v, want errs.Unknown", err)
 		}
 		if _, err := p.call(t.Context(), peerB, callWrite, nil); !errors.Is(err, errs.Unsent) {
 			t.Errorf("after the cut: %v, want errs.Unsent", err)
@@ -340,49 +340,16 @@ func TestTheCutEndsACallThatIsUnderWay(t *testing.T) {
 	})
 }
 
-func TestAForwardedReadIsTheLeadersEntry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		lan := newLAN()
-		var answer string
-		newTestTransport(t, lan, "b:1", nodeB, answering(func(m method, _ time.Duration, payload []byte) []byte {
-			if m != callGet || string(payload) != "\x01color" {
-				t.Errorf("call %d with %q", m, payload)
-			}
-			return answerFrame(0, answer)
-		}))
-		s := newTestServer(t)
-		s.peers = newTestPeers(t, lan)
-		for _, c := range []struct {
-			answer string
-			want   Entry
-		}{
-			{"\x00\x00\x00\x00\x00\x00\x01\x02green", Entry{"color", []byte("green"), 258}},
-			{"\x00\x00\x00\x00\x00\x00\x00\x01", Entry{"color", []byte{}, 1}},
-		} {
-			answer = c.answer
-			got, err := s.forwardGet(t.Context(), peerB, "color", LeaderLocal)
-			if err != nil || got.Key != c.want.Key || !bytes.Equal(got.Value, c.want.Value) || got.Version != c.want.Version {
-				t.Errorf("got %+v, %v, want %+v", got, err, c.want)
-			}
-		}
-		for _, answer = range []string{"", "\x00\x00\x00\x00\x00\x00\x00"} {
-			if got, err := s.forwardGet(t.Context(), peerB, "color", LeaderLocal); err == nil || errors.Is(err, ErrNotFound) {
-				t.Errorf("an answer of %d bytes is %+v, %v", len(answer), got, err)
-			}
-		}
-	})
-}
-
 func TestAnEndedContextHarmsNoIdleConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan := newLAN()
-		newTestTransport(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
+		newTestPort(t, lan, "b:1", nodeB, answering(func(_ method, _ time.Duration, payload []byte) []byte {
 			if len(payload) > 0 {
 				time.Sleep(time.Second)
 			}
 			return answerFrame(0, "")
 		}))
-		p := newTestPeers(t, lan)
+		p := newTestCaller(t, lan)
 		var calls sync.WaitGroup
 		for range 4 {
 			calls.Go(func() { _, _ = p.call(t.Context(), peerB, callGet, []byte("slow")) })

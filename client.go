@@ -17,82 +17,94 @@ import (
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
-// peers makes calls on other nodes.
-type peers struct {
-	transport *transport
-
+// pool holds the connections for calls that are not in use.
+type pool struct {
 	mu   sync.Mutex
 	idle map[roster.Peer][]*peerConn // guarded by mu; the last one was used last
 }
 
-// call asks to and waits for its answer. An errs.Unsent means that the question
+// client is a connection to a node, for one call.
+type client struct {
+	port *port
+	to   roster.Peer
+	conn *peerConn
+}
+
+// call asks a node and waits for its answer. An errs.Unsent means that the question
 // never left.
-func (p *peers) call(ctx context.Context, to roster.Peer, m method, payload []byte) ([]byte, error) {
-	conn, err := p.connect(ctx, to)
+func (p *port) call(ctx context.Context, to roster.Peer, m method, payload []byte) ([]byte, error) {
+	c, err := p.connect(ctx, to)
 	if err != nil {
 		return nil, err
 	}
-	return p.ask(ctx, to, conn, question{m, payload, 0})
+	return c.ask(ctx, question{m, payload, 0})
 }
 
 // callWithin is call for an answer that has to begin within a time, and has more by its
 // size: errSlow tells that this was not enough.
-func (p *peers) callWithin(ctx context.Context, within time.Duration, to roster.Peer, m method, payload []byte) ([]byte, error) {
-	conn, err := p.connectWithin(ctx, within, to)
+func (p *port) callWithin(ctx context.Context, within time.Duration, to roster.Peer, m method, payload []byte) ([]byte, error) {
+	c, err := p.connectWithin(ctx, within, to)
 	if err != nil {
 		return nil, err
 	}
-	return p.ask(ctx, to, conn, question{m, payload, within})
+	return c.ask(ctx, question{m, payload, within})
 }
 
-// connect returns a connection to a node, for one question. The error is an errs.Unsent.
-func (p *peers) connect(ctx context.Context, to roster.Peer) (*peerConn, error) {
+func (p *port) connect(ctx context.Context, to roster.Peer) (client, error) {
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
+		return client{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
-	if conn := p.takeIdle(to); conn != nil {
-		return conn, nil
+	if conn := p.pool.take(to); conn != nil {
+		return client{p, to, conn}, nil
 	}
-	conn, _, err := p.transport.dial(ctx, to.Addr, forRPC, to.Server)
+	conn, _, err := p.dial(ctx, to.Addr, forRPC, to.Server)
 	if err != nil {
-		return nil, fmt.Errorf("%w: node %s: %w", errs.Unsent, roster.UserID(to.Server), err)
+		return client{}, fmt.Errorf("%w: node %s: %w", errs.Unsent, roster.UserID(to.Server), err)
 	}
-	return conn, nil
+	return client{p, to, conn}, nil
 }
 
-// connectWithin is connect that gives up after a time, which is not its caller's.
-func (p *peers) connectWithin(ctx context.Context, within time.Duration, to roster.Peer) (*peerConn, error) {
+// connectWithin connects to a node, or gives up after a time, which is not its caller's.
+// The error is an errs.Unsent.
+func (p *port) connectWithin(ctx context.Context, within time.Duration, to roster.Peer) (client, error) {
 	soon, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	conn, err := p.connect(soon, to)
+	c, err := p.connect(soon, to)
 	if err != nil && soon.Err() != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%w: no connection within %v: %s", errs.Unsent, within, errs.Reason(err))
 	}
-	return conn, err
+	return c, err
 }
 
-// ask makes a call on a connection to a node.
-func (p *peers) ask(ctx context.Context, to roster.Peer, conn *peerConn, q question) ([]byte, error) {
+// call makes the call that the connection is for.
+func (c client) call(ctx context.Context, m method, payload []byte) ([]byte, error) {
+	return c.ask(ctx, question{m, payload, 0})
+}
+
+// release is for a connection on which there is nothing to ask after all.
+func (c client) release() { c.port.pool.give(c.to, c.conn) }
+
+func (c client) ask(ctx context.Context, q question) ([]byte, error) {
 	began := time.Now()
-	answer, alive, err := exchange(ctx, conn, q)
+	answer, alive, err := exchange(ctx, c.conn, q)
 	if alive {
-		p.giveIdle(to, conn)
+		c.release()
 		return answer, err
 	}
-	conn.Close()
+	c.conn.Close()
 	const little = 100 * time.Millisecond // in which no answer tells nothing
 	switch {
 	case ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded):
-		conn.distrust(time.Now()) // it broke: the others are likely to be as dead
+		c.conn.distrust(time.Now()) // it broke: the others are likely to be as dead
 	case time.Since(began) > little:
-		conn.distrust(began)
+		c.conn.distrust(began)
 	}
-	return nil, fmt.Errorf("%w: node %s: %w", ErrUnknown, roster.UserID(to.Server), err)
+	return nil, fmt.Errorf("%w: node %s: %w", errs.Unknown, roster.UserID(c.to.Server), err)
 }
 
-// takeIdle returns the connection that was used last, or nil: if that is not to be used
+// take returns the connection that was used last, or nil: if that is not to be used
 // again, none of the others is.
-func (p *peers) takeIdle(to roster.Peer) *peerConn {
+func (p *pool) take(to roster.Peer) *peerConn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	conns := p.idle[to]
@@ -108,7 +120,7 @@ func (p *peers) takeIdle(to roster.Peer) *peerConn {
 	return nil
 }
 
-func (p *peers) giveIdle(to roster.Peer, conn *peerConn) {
+func (p *pool) give(to roster.Peer, conn *peerConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.idle[to]) >= maxIdle {
@@ -119,13 +131,13 @@ func (p *peers) giveIdle(to roster.Peer, conn *peerConn) {
 	p.idle[to] = append(p.idle[to], conn)
 }
 
-// keepOnly drops the connections to nodes that are no members any more, and those that
-// the transport has closed.
-func (p *peers) keepOnly(members map[raft.ServerID]bool) {
+// keepOnly drops the connections to other nodes than these, and those that the port has
+// closed.
+func (p *pool) keepOnly(nodes map[raft.ServerID]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for to, conns := range p.idle {
-		if members[to.Server] {
+		if nodes[to.Server] {
 			conns = slices.DeleteFunc(conns, (*peerConn).isClosed)
 		} else {
 			for _, conn := range conns {

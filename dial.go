@@ -1,0 +1,67 @@
+package kvraft
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
+)
+
+var errUnplaced = fmt.Errorf("%w: this node has to be confirmed at its new address", errs.Unsent)
+
+// dial connects to a node and shakes hands: to the node to, which the
+// configuration has at addr, or to whoever is at addr. The connection is the
+// caller's to close. An error means that nothing was asked of the other side.
+func (p *port) dial(ctx context.Context, addr string, purpose string, to raft.ServerID) (*peerConn, welcome, error) {
+	if purpose == forRaft && !p.node.IsPlaced() {
+		return nil, welcome{}, errUnplaced
+	}
+	if to != "" {
+		addr = p.node.AddressOf(to, addr)
+	}
+	return p.dialAt(ctx, roster.DialAddr(addr), purpose, to)
+}
+
+func (p *port) dialAt(ctx context.Context, addr string, purpose string, to raft.ServerID) (*peerConn, welcome, error) {
+	connecting, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
+	raw, err := p.config.Network.Dial(connecting, addr)
+	if p.ctx.Err() != nil { // whether or not it ended the dialing
+		if err == nil {
+			raw.Close()
+		}
+		return nil, welcome{}, net.ErrClosed
+	}
+	if err != nil {
+		return nil, welcome{}, err
+	}
+	conn, err := p.track(raw, nil)
+	if err != nil {
+		return nil, welcome{}, err
+	}
+	w, err := p.dialHandshake(ctx, conn, purpose, to)
+	if err != nil {
+		conn.Close()
+		return nil, w, fmt.Errorf("handshake with %s: %w", addr, err)
+	}
+	if to != "" {
+		conn.answers = p.answersOf(to)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	conn.to = to
+	return conn, w, nil
+}
+
+// ping connects to a node, or with an empty id to whoever is at the address, and hangs up.
+func (p *port) ping(ctx context.Context, to roster.Peer) (welcome, error) {
+	conn, who, err := p.dial(ctx, to.Addr, forRPC, to.Server)
+	if err != nil {
+		return who, err
+	}
+	return who, conn.Close()
+}

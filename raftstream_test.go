@@ -1,0 +1,405 @@
+package kvraft
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/raftrpc"
+	"github.com/kvraft/kvraft/kvrafttest/memnet"
+)
+
+// openSieve lets every message through as it is.
+var openSieve = sieve{
+	isPlaced:  func() bool { return true },
+	holdsBack: func(raft.ServerID, raft.ServerAddress) bool { return false },
+	redundant: func(*raft.InstallSnapshotRequest) (bool, error) { return false, nil },
+	asVoter:   func(candidate []byte) []byte { return candidate },
+	stored:    func(uint64) error { return nil },
+	node: func() raftrpc.Node {
+		return raftrpc.Node{Voter: true, TermAt: func(uint64) (uint64, bool) { return 0, false }, Checksum: checkSum}
+	},
+	term:    func() uint64 { return 9 },
+	reached: func(raft.ServerID, raft.ServerAddress) {},
+}
+
+func TestADialThatIsNotAnsweredEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := newLAN()
+		lan.Isolate("b")
+		a := newTestPort(t, lan, "a:1", nodeA, nil)
+		began := time.Now()
+		_, err := raftStream{port: a}.Dial(meant(nodeB.server, "b:1"), 3*time.Second)
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 3*time.Second {
+			t.Errorf("gave up after %v with %v, want 3s", time.Since(began), err)
+		}
+		time.AfterFunc(time.Second, a.cut)
+		if _, err := (raftStream{port: a}).Dial(meant(nodeB.server, "b:1"), time.Hour); err == nil || time.Since(began) != 4*time.Second {
+			t.Errorf("%v after the first dial: %v, want the cut to end it after 4s", time.Since(began), err)
+		}
+	})
+}
+
+func TestRaftDialsTheNodeThatIsMeant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := newLAN()
+		at := self{"c1", "ops@site#2"} // an id may have an @ of its own
+		arrived := make(chan string)
+		newTestPort(t, lan, "b:1", at, func(conn net.Conn, h hello) {
+			got := make([]byte, 4)
+			_, _ = io.ReadFull(conn, got)
+			arrived <- h.For + " " + string(got)
+		})
+		stream := raftStream{port: newTestPort(t, lan, "a:1", nodeA, nil)}
+
+		out, err := stream.Dial(meant(at.server, "b:1"), time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Write([]byte("vote")); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-arrived; got != "raft vote" {
+			t.Errorf("raft's first bytes arrived as %q", got)
+		}
+		out.Close()
+		if _, err := stream.Dial("b:1", time.Second); err == nil || !strings.Contains(err.Error(), "no node is named") {
+			t.Errorf("a target without a node: %v", err)
+		}
+		if _, err := stream.Dial(meant(nodeB.server, "b:1"), time.Second); err == nil || !strings.Contains(err.Error(), "this is node ops@site#2") {
+			t.Errorf("a target that is another node: %v", err)
+		}
+		if stream.Addr().String() != "a:1" {
+			t.Errorf("raft's own address is %s", stream.Addr())
+		}
+	})
+}
+
+func TestARaftMessageThatStallsInItsMiddleEndsTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		raw, far := memnet.Pipe()
+		conn := &messageConn{Conn: raw}
+		buf := make([]byte, 16)
+		send := func(after time.Duration) {
+			time.AfterFunc(after, func() { _, _ = far.Write([]byte("x")) })
+			if _, err := conn.Read(buf); err != nil {
+				t.Fatalf("a byte that came after %v: %v", after, err)
+			}
+		}
+		send(idleLimit - time.Millisecond) // the first message may be long in coming
+		send(messageTimeout - time.Second) // slow, and not stalled
+		if _, err := conn.Write([]byte("answer")); err != nil {
+			t.Fatal(err)
+		}
+		send(idleLimit - time.Millisecond) // so may the next
+		began := time.Now()
+		if _, err := conn.Read(buf); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != messageTimeout {
+			t.Errorf("after %v: %v, want a timeout after %v", time.Since(began), err, messageTimeout)
+		}
+	})
+}
+
+func TestARaftMessageThatDripsEndsTheConnection(t *testing.T) {
+	for name, c := range map[string]struct {
+		bytes int           // in a piece
+		every time.Duration // one comes
+		after time.Duration // the connection ends; 0: it does not
+	}{
+		"a byte now and then":            {1, 5 * time.Second, messageTimeout},
+		"a byte often":                   {1, time.Millisecond, 10600 * time.Millisecond},
+		"less than the least rate":       {leastRate / 4, time.Second / 2, 2 * messageTimeout},
+		"a little more":                  {leastRate/2 + 1, time.Second / 2, 0},
+		"much, with a reader that rests": {leastRate, time.Second / 4, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				raw, far := memnet.Pipe()
+				conn := &messageConn{Conn: raw}
+				var sending sync.WaitGroup
+				sending.Go(func() {
+					for {
+						if _, err := far.Write(make([]byte, c.bytes)); err != nil {
+							return
+						}
+						time.Sleep(c.every)
+					}
+				})
+				defer func() { raw.Close(); far.Close(); sending.Wait() }()
+				began := time.Now()
+				var err error
+				for buf := make([]byte, 64<<10); err == nil && time.Since(began) < 10*time.Minute; {
+					_, err = conn.Read(buf)
+					if c.bytes == leastRate {
+						time.Sleep(2 * time.Second)
+					}
+				}
+				took := time.Since(began)
+				if c.after == 0 {
+					if err != nil {
+						t.Errorf("after %v: %v", took, err)
+					}
+					return
+				}
+				if !errors.Is(err, os.ErrDeadlineExceeded) || took < c.after-time.Second || took > c.after+time.Second {
+					t.Errorf("after %v: %v, want a timeout after %v", took, err, c.after)
+				}
+			})
+		})
+	}
+}
+
+func TestARaftAnswerThatNobodyTakesEndsTheConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := &messageConn{Conn: new(blockedConn)}
+		began := time.Now()
+		_, err := conn.Write([]byte("answer"))
+		if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != messageTimeout {
+			t.Errorf("after %v: %v, want a timeout after %v", time.Since(began), err, messageTimeout)
+		}
+	})
+}
+
+// A heartbeat on raft's fast path changes the term beside its main goroutine
+// (hashicorp/raft issue 695).
+func TestHeartbeatsTakeRaftsMainPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := newLAN()
+		log := hclog.NewNullLogger()
+		ta := newTestPort(t, lan, "a:1", nodeA, nil)
+		tb := newTestPort(t, lan, "b:1", nodeB, nil)
+		a, b := newRaftTransport(ta, time.Second, log, openSieve), newRaftTransport(tb, time.Second, log, openSieve)
+		ta.start()
+		tb.start()
+		defer func() {
+			for _, r := range []raftTransport{a, b} {
+				if err := r.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+			ta.close()
+			tb.close()
+		}()
+		var transport raft.Transport = b
+		transport.SetHeartbeatHandler(func(raft.RPC) { t.Error("a heartbeat took the fast path") })
+		if _, ok := transport.(raft.WithPreVote); !ok {
+			t.Error("the transport has lost pre-vote")
+		}
+
+		header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("a#1"), Addr: []byte("a:1")}
+		go func() {
+			rpc := <-b.Consumer()
+			rpc.Respond(&raft.AppendEntriesResponse{Term: 7, Success: true}, nil)
+		}()
+		var resp raft.AppendEntriesResponse
+		heartbeat := &raft.AppendEntriesRequest{RPCHeader: header, Term: 7}
+		if err := a.AppendEntries("b#2", "b:1", heartbeat, &resp); err != nil || resp.Term != 7 {
+			t.Errorf("heartbeat: %+v, %v", resp, err)
+		}
+	})
+}
+
+func TestEveryRaftMessageNamesTheNodeThatIsMeant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := newLAN()
+		ta := newTestPort(t, lan, "a:1", nodeA, nil)
+		tb := newTestPort(t, lan, "b:1", nodeB, nil)
+		a := newRaftTransport(ta, time.Second, hclog.NewNullLogger(), openSieve)
+		b := newRaftTransport(tb, time.Second, hclog.NewNullLogger(), openSieve)
+		ta.start()
+		tb.start()
+		defer func() {
+			if err := errors.Join(a.Close(), b.Close()); err != nil {
+				t.Error(err)
+			}
+			ta.close()
+			tb.close()
+		}()
+		// b came back at its address with another identity
+		const id, addr = "b#1", "b:1"
+		for name, err := range map[string]error{
+			"AppendEntries":   a.AppendEntries(id, addr, new(raft.AppendEntriesRequest), new(raft.AppendEntriesResponse)),
+			"RequestVote":     a.RequestVote(id, addr, new(raft.RequestVoteRequest), new(raft.RequestVoteResponse)),
+			"RequestPreVote":  a.RequestPreVote(id, addr, new(raft.RequestPreVoteRequest), new(raft.RequestPreVoteResponse)),
+			"TimeoutNow":      a.TimeoutNow(id, addr, new(raft.TimeoutNowRequest), new(raft.TimeoutNowResponse)),
+			"InstallSnapshot": a.InstallSnapshot(id, addr, new(raft.InstallSnapshotRequest), new(raft.InstallSnapshotResponse), strings.NewReader("")),
+		} {
+			if err == nil || !strings.Contains(err.Error(), "this is node b#2, not b#1") {
+				t.Errorf("%s: %v, want a refusal by the node that is there", name, err)
+			}
+		}
+	})
+}
+
+func TestANodeThatNeedsSnapshotsAgainAndAgainIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		i := newInstalls(hclog.New(&hclog.LoggerOptions{Output: &log}))
+		reports := func() int { return strings.Count(log.String(), "again and again") }
+		for range 5 {
+			i.count("a#1")
+			i.count("b#2")
+			time.Sleep(6 * time.Minute) // two within ten minutes: it may happen
+		}
+		if n := reports(); n != 0 {
+			t.Errorf("%d reports of what may happen", n)
+		}
+		for range 3 {
+			i.count("a#1")
+		}
+		if n := reports(); n != 1 || !strings.Contains(log.String(), "a#1") {
+			t.Errorf("%d reports, want one:\n%s", n, &log)
+		}
+	})
+}
+
+// raft keeps connections for its next messages, and a vote that fails because one of
+// them was closed is a vote less.
+func TestAConnectionOfRaftsThatHasRestedIsMadeAnewForTheNextMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := newLAN()
+		ta := newTestPort(t, lan, "a:1", nodeA, nil)
+		tb := newTestPort(t, lan, "b:1", nodeB, nil)
+		log := hclog.NewNullLogger()
+		a, b := newRaftTransport(ta, time.Second, log, openSieve), newRaftTransport(tb, time.Second, log, openSieve)
+		ta.start()
+		tb.start()
+		go func() {
+			for {
+				select {
+				case rpc := <-b.Consumer():
+					rpc.Respond(&raft.RequestVoteResponse{Granted: true}, nil)
+				case <-tb.ctx.Done():
+					return
+				}
+			}
+		}()
+		head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(nodeA.server), Addr: []byte(meant(nodeA.server, "a:1"))}
+		vote := func(dials uint64) {
+			t.Helper()
+			var answer raft.RequestVoteResponse
+			if err := a.RequestVote(nodeB.server, "b:1", &raft.RequestVoteRequest{RPCHeader: head, Term: 9}, &answer); err != nil || !answer.Granted {
+				t.Errorf("%+v, %v", answer, err)
+			}
+			if n := tb.accepted.Load(); n != dials {
+				t.Errorf("%d dials, want %d", n, dials)
+			}
+		}
+		vote(1)
+		time.Sleep(restLimit - time.Millisecond) // virtual
+		ta.sweep()
+		vote(1)
+		time.Sleep(restLimit + time.Millisecond) // virtual
+		vote(2)
+		time.Sleep(restLimit + time.Millisecond) // virtual
+		ta.sweep()
+		synctest.Wait()
+		if n := ta.connections() + tb.connections(); n != 0 {
+			t.Errorf("%d ends of connections that nobody uses are open", n)
+		}
+		vote(3)
+		conn, _, err := ta.dial(t.Context(), "b:1", forRPC, nodeB.server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.distrust(time.Now()) // another call on b gets no answer
+		conn.Close()
+		vote(5)
+		if err := errors.Join(a.Close(), b.Close()); err != nil {
+			t.Error(err)
+		}
+		ta.close()
+		tb.close()
+	})
+}
+
+// answeredWith is a raft whose peer gives each answer a term.
+func answeredWith(t *testing.T, lan *memnet.Network, term uint64) (asker raftTransport) {
+	t.Helper()
+	log := hclog.NewNullLogger()
+	ta := newTestPort(t, lan, "a:1", nodeA, nil)
+	tb := newTestPort(t, lan, "b:1", nodeB, nil)
+	asker = newRaftTransport(ta, time.Second, log, openSieve)
+	answerer := newRaftTransport(tb, time.Second, log, openSieve)
+	ta.start()
+	tb.start()
+	go func() {
+		for {
+			select {
+			case rpc := <-answerer.Consumer():
+				switch rpc.Command.(type) {
+				case *raft.AppendEntriesRequest:
+					rpc.Respond(&raft.AppendEntriesResponse{Term: term}, nil)
+				case *raft.RequestVoteRequest:
+					rpc.Respond(&raft.RequestVoteResponse{Term: term}, nil)
+				case *raft.RequestPreVoteRequest:
+					rpc.Respond(&raft.RequestPreVoteResponse{Term: term}, nil)
+				case *raft.InstallSnapshotRequest:
+					rpc.Respond(&raft.InstallSnapshotResponse{Term: term}, nil)
+				}
+			case <-tb.ctx.Done():
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		if err := errors.Join(asker.Close(), answerer.Close()); err != nil {
+			t.Error(err)
+		}
+		ta.close()
+		tb.close()
+	})
+	return asker
+}
+
+// A peer that answers with a term beyond all terms does not depose a leader, nor take a
+// candidate there.
+func TestAnAnswerOfATermFarBeyondIsNotBelieved(t *testing.T) {
+	for term, believed := range map[uint64]bool{9: true, 9 + 1<<32: true, 10 + 1<<32: false, math.MaxUint64: false} {
+		synctest.Test(t, func(t *testing.T) {
+			a := answeredWith(t, newLAN(), term)
+			head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("a#1"), Addr: []byte("a#1@a:1")}
+			installed := new(raft.InstallSnapshotResponse)
+			for what, err := range map[string]error{
+				"AppendEntries":   a.AppendEntries("b#2", "b:1", &raft.AppendEntriesRequest{RPCHeader: head, Term: 9}, new(raft.AppendEntriesResponse)),
+				"RequestVote":     a.RequestVote("b#2", "b:1", &raft.RequestVoteRequest{RPCHeader: head, Term: 9}, new(raft.RequestVoteResponse)),
+				"RequestPreVote":  a.RequestPreVote("b#2", "b:1", &raft.RequestPreVoteRequest{RPCHeader: head, Term: 9}, new(raft.RequestPreVoteResponse)),
+				"InstallSnapshot": a.InstallSnapshot("b#2", "b:1", &raft.InstallSnapshotRequest{RPCHeader: head, Term: 9, LastLogIndex: 1, LastLogTerm: 1, SnapshotVersion: 1, Configuration: someConfiguration, ConfigurationIndex: 1}, installed, strings.NewReader("")),
+			} {
+				if (err == nil) != believed {
+					t.Errorf("%s was answered with term %d: %v", what, term, err)
+				}
+			}
+		})
+	}
+}
+
+var someConfiguration = raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "a#1", Address: "a:1"}}})
+
+// The other side of a dialed connection may be anybody's by now.
+func TestAnAnswerWithoutEndIsCutOff(t *testing.T) {
+	near, far := memnet.Pipe()
+	conn := &patientConn{peerConn: &peerConn{Conn: near, port: new(port)}}
+	if _, err := far.Write(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := conn.SetDeadline(time.Time{}); err != nil { // as raft does before each message
+			t.Fatal(err)
+		}
+		n, err := io.Copy(io.Discard, conn)
+		if n != 64<<10 || err == nil {
+			t.Errorf("read %d bytes, %v", n, err)
+		}
+	}
+}

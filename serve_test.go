@@ -1,0 +1,157 @@
+package kvraft
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
+)
+
+// newTestServer is a store as far as calls on it need one: it has a state, no
+// leader, and a raft that never starts.
+func newTestServer(t testing.TB) *Store {
+	s := newStore(options{
+		timing: Timing{Heartbeat: time.Second, Election: time.Second},
+		limits: Limits{KeyBytes: 1 << 10, ValueBytes: 1 << 20, BatchBytes: 8 << 20},
+		logger: hclog.NewNullLogger(),
+	})
+	t.Cleanup(func() {
+		s.life.End()
+		s.lines.Close(logPatience)
+	})
+	s.raft = new(raft.Raft)
+	s.placed.Store(true)
+	var err error
+	if s.logs, err = openLogStore(logStoreOptions{store: raft.NewInmemStore(), fail: func(err error) { t.Error(err) }}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.logs.updateMeta(func(m *metadata) { m.ID, m.Identity, m.Cluster = "b", "2", "c1" }); err != nil {
+		t.Fatal(err)
+	}
+	s.server = "b#2"
+	s.fsm = newFSM(s.ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
+	host := newLAN().Host("b")
+	if s.opts.listener, err = host.Listen("b:1"); err != nil {
+		t.Fatal(err)
+	}
+	s.opts.network, s.opts.advertise = host, "b:1"
+	s.port = s.newPort()
+	t.Cleanup(s.port.close)
+	s.court.reign = newTestReign(s, roster.Peer{}, false)
+	return s
+}
+
+// callOf makes calls on s, as another node does.
+func callOf(t *testing.T, s *Store) func(m method, payload string) ([]byte, error) {
+	s.port.start()
+	a := newPort(t.Context(), portConfig{Network: s.opts.network, Listener: s.opts.listener, Log: s.log}, solo{nodeA})
+	t.Cleanup(a.close)
+	return func(m method, payload string) ([]byte, error) {
+		return a.call(t.Context(), peerB, m, []byte(payload))
+	}
+}
+
+func newTestReign(s *Store, leader roster.Peer, leads bool) *reign {
+	r := &reign{leader: leader, leads: leads}
+	r.ctx, r.cancel = context.WithCancel(s.ctx)
+	return r
+}
+
+func TestAPayloadThatMakesNoSenseIsInvalid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		call := callOf(t, newTestServer(t))
+		for m, payloads := range map[method][]string{
+			callWrite:     {"", "x", "\x02\x00", "\x01\x01"},
+			callGet:       {"", "\x02key", "key"},
+			callReadIndex: {"", "\x02", "x"},
+			callConfirm:   {"", "1234567", "123456789"},
+			callCatchUp:   {"", "x", "[]"},
+			callJoin:      {"", "x", "[]"},
+			callAdmit:     {"", "x", "[]"},
+			callRemove:    {"", "x", "[]"},
+			callTransfer:  {"", "x", "[]"},
+			callFound:     {"", "x", "[]"},
+			callWitness:   {"", "x", "[]"},
+		} {
+			for _, payload := range payloads {
+				if _, err := call(m, payload); !errors.Is(err, ErrInvalid) {
+					t.Errorf("call %d with %q: %v, want ErrInvalid", m, payload, err)
+				}
+			}
+		}
+	})
+}
+
+func TestAWriteOnANodeThatTakesNoMoreWasNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		s.life.Stop(ErrClosed)
+		s.futures.Drain(time.Second)
+		call := callOf(t, s)
+		group := command.Append(nil, []command.Request{{Origin: command.Own, Ops: []command.Op{{Kind: command.Set, Key: "k"}}}})
+		if _, err := call(callWrite, string(group)); !errors.Is(err, errs.Unsent) {
+			t.Errorf("got %v, want errs.Unsent", err)
+		}
+	})
+}
+
+func TestANodeThatDoesNotLeadAnswersNoRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t)
+		call := callOf(t, s)
+		for m, payload := range map[method]string{
+			callGet:       "\x00key", // Linearizable
+			callReadIndex: "\x01",    // LeaderLocal
+			callNodes:     "",
+		} {
+			if _, err := call(m, payload); !errors.Is(err, errs.Unsent) {
+				t.Errorf("call %d: %v, want errs.Unsent", m, err)
+			}
+		}
+	})
+}
+
+func TestANodeConfirmsATermUnlessItHasSeenALaterOne(t *testing.T) {
+	s := newTestServer(t) // its raft is in term 0
+	for term, want := range map[uint64]byte{0: 1, 1: 1, 1 << 63: 1} {
+		answer, err := s.serveConfirm(t.Context(), binary.BigEndian.AppendUint64(nil, term))
+		if err != nil || len(answer) != 1 || answer[0] != want {
+			t.Errorf("term %d: %v, %v, want %d", term, answer, err, want)
+		}
+	}
+}
+
+func TestAnAdmissionNamesACluster(t *testing.T) {
+	s := newTestServer(t)
+	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "" }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.acceptAdmission(t.Context(), admission{Server: "b#2"}); err == nil {
+		t.Error("admitted to nothing")
+	}
+}
+
+func TestAMemberIsNotAdmittedToASecondCluster(t *testing.T) {
+	s := newTestServer(t)
+	mine := s.self()
+	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: "another", Server: mine.server}); !errors.Is(err, ErrRefused) {
+		t.Errorf("got %v, want ErrRefused", err)
+	}
+	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: mine.cluster, Server: "another#1"}); !errors.Is(err, ErrRefused) {
+		t.Errorf("an admission of another node: %v, want ErrRefused", err)
+	}
+	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: mine.cluster, Server: mine.server}); err != nil {
+		t.Errorf("the same once more: %v", err)
+	}
+	if s.self() != mine {
+		t.Errorf("it became %+v", s.self())
+	}
+}
