@@ -126,9 +126,9 @@ func TestAReadWithoutALeaderEndsWithItsContext(t *testing.T) {
 
 func TestAReadGivesUpOnALeaderThatIsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked := 0
+		var asked atomic.Int32
 		s := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) {
-			if asked++; asked == 1 {
+			if asked.Add(1) == 1 {
 				time.Sleep(time.Hour) // virtual
 			}
 			return entryAnswer(1, "")
