@@ -37,7 +37,7 @@ const (
 	callRemove    method = 10 // a removeRequest → nothing, once the node is no member; on the leader
 	callTransfer  method = 11 // a transferRequest → nothing, once this node leads no more; on the leader
 	callFound     method = 12 // a founding → its own
-	callWitness   method = 13 // an allegation → a testimony
+	callSuspicion method = 13 // a suspicion → a vote on it
 	callClaim     method = 14 // a claim → a claimAnswer
 )
 

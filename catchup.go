@@ -30,39 +30,39 @@ func (p Progress) String() string {
 // learners are the members that a leader brings up to date, and what it has told
 // this node if it is one of them.
 type learners struct {
-	mu       sync.Mutex
-	taught   map[raft.ServerID]*lesson // guarded by mu: by this node
-	failures loglimit.Trouble          // guarded by mu: of lessons
-	told     Progress                  // guarded by mu: this node's own
-	toldAt   time.Time                 // guarded by mu
-	loggedAt time.Time                 // guarded by mu
+	mu         sync.Mutex
+	catchingUp map[raft.ServerID]*catchUp // guarded by mu: by this node
+	failures   loglimit.Trouble           // guarded by mu: of lessons
+	told       Progress                   // guarded by mu: this node's own
+	toldAt     time.Time                  // guarded by mu
+	loggedAt   time.Time                  // guarded by mu
 }
 
-// lesson is the bringing up of one member, by a goroutine of its own.
-type lesson struct {
+// catchUp is the bringing up of one member, by a goroutine of its own.
+type catchUp struct {
 	done     chan struct{}
 	err      error    // valid after done
 	progress Progress // guarded by learners.mu
 }
 
-// tend looks after the members for as long as this node leads: what an earlier
+// finishChanges looks after the members for as long as this node leads: what an earlier
 // leader, or a join whose caller gave up, has left half done is finished.
-func (s *members) tend(reign *reign) {
-	if s.fsm.awaitTerm(reign.ctx, reign.term) != nil {
+func (s *members) finishChanges(tenure *tenure) {
+	if s.fsm.awaitTerm(tenure.ctx, tenure.term) != nil {
 		return
 	}
 	words, forgetting := loglimit.Trouble{Log: s.log}, loglimit.Trouble{Log: s.log}
-	for reign.ctx.Err() == nil {
+	for tenure.ctx.Err() == nil {
 		for _, m := range s.configuration().Servers {
 			switch {
-			case s.isRetired(m.ID):
-				words.About("a removal cannot be finished", s.finishRemoval(reign.ctx, m))
+			case s.isRemoved(m.ID):
+				words.About("a removal cannot be finished", s.finishRemoval(tenure.ctx, m))
 			case m.Suffrage != raft.Voter && !s.isReplica(roster.UserID(m.ID)):
-				s.teach(reign, m)
+				s.beginCatchUp(tenure, m)
 			}
 		}
-		forgetting.About("old notes of members cannot be struck out", s.forgetFormer(reign))
-		sleep.For(reign.ctx, s.opts.timing.Heartbeat)
+		forgetting.About("old notes of members cannot be struck out", s.forgetFormer(tenure))
+		sleep.For(tenure.ctx, s.opts.timing.Heartbeat)
 	}
 }
 
@@ -74,19 +74,19 @@ func (s *members) finishRemoval(ctx context.Context, m raft.Server) error {
 		return err
 	}
 	defer unlock()
-	req := removeRequest{ID: roster.UserID(m.ID), Force: s.isRetiredByForce(m.ID)}
+	req := removeRequest{ID: roster.UserID(m.ID), Force: s.isRemovedByForce(m.ID)}
 	if err := s.checkRemovable(ctx, s.configuration(), m, req); err != nil {
 		return err
 	}
 	if m.ID == s.server {
-		return s.yield(ctx, "")
+		return s.transferTo(ctx, "")
 	}
-	return s.expel(ctx, m, req)
+	return s.removeForGood(ctx, m, req)
 }
 
 // bringUp waits until a member has caught up, and votes unless it is a replica.
-func (s *members) bringUp(ctx context.Context, reign *reign, server raft.Server) error {
-	l := s.teach(reign, server)
+func (s *members) bringUp(ctx context.Context, tenure *tenure, server raft.Server) error {
+	l := s.beginCatchUp(tenure, server)
 	select {
 	case <-l.done:
 		return l.err
@@ -95,31 +95,31 @@ func (s *members) bringUp(ctx context.Context, reign *reign, server raft.Server)
 	}
 }
 
-// teach begins to bring a member up, unless that is under way.
-func (s *members) teach(reign *reign, server raft.Server) *lesson {
+// beginCatchUp begins to bring a member up, unless that is under way.
+func (s *members) beginCatchUp(tenure *tenure, server raft.Server) *catchUp {
 	s.learners.mu.Lock()
 	defer s.learners.mu.Unlock()
-	if l := s.learners.taught[server.ID]; l != nil {
+	if l := s.learners.catchingUp[server.ID]; l != nil {
 		return l
 	}
-	l := &lesson{done: make(chan struct{})}
-	if s.learners.taught == nil {
-		s.learners.taught = make(map[raft.ServerID]*lesson)
+	l := &catchUp{done: make(chan struct{})}
+	if s.learners.catchingUp == nil {
+		s.learners.catchingUp = make(map[raft.ServerID]*catchUp)
 	}
-	s.learners.taught[server.ID] = l
+	s.learners.catchingUp[server.ID] = l
 	end := func(err error) {
 		l.err = err
-		delete(s.learners.taught, server.ID)
+		delete(s.learners.catchingUp, server.ID)
 		close(l.done)
 	}
 	if !s.life.Go(func() {
-		err := s.giveLesson(reign.ctx, l, server)
+		err := s.promoteWhenCaughtUp(tenure.ctx, l, server)
 		s.learners.mu.Lock()
 		defer s.learners.mu.Unlock()
 		switch {
 		case err == nil:
 			s.learners.failures.About("", nil)
-		case reign.ctx.Err() == nil:
+		case tenure.ctx.Err() == nil:
 			s.learners.failures.About("a node cannot be brought up", fmt.Errorf("%s: %w", roster.UserID(server.ID), err))
 		}
 		end(err)
@@ -129,8 +129,8 @@ func (s *members) teach(reign *reign, server raft.Server) *lesson {
 	return l
 }
 
-func (s *members) giveLesson(ctx context.Context, l *lesson, server raft.Server) error {
-	if err := s.catchUp(ctx, l, server); err != nil {
+func (s *members) promoteWhenCaughtUp(ctx context.Context, l *catchUp, server raft.Server) error {
+	if err := s.awaitCaughtUp(ctx, l, server); err != nil {
 		return fmt.Errorf("catch up: %w", err)
 	}
 	if err := s.promote(ctx, server); err != nil {
@@ -139,11 +139,11 @@ func (s *members) giveLesson(ctx context.Context, l *lesson, server raft.Server)
 	return nil
 }
 
-// catchUp returns when server is as far as the leader was moments ago: after a
+// awaitCaughtUp returns when server is as far as the leader was moments ago: after a
 // round that took less than an election timeout (section 4.2.1 of Ongaro's
 // thesis), or ten.
-func (s *members) catchUp(ctx context.Context, l *lesson, server raft.Server) error {
-	p := &pacer{members: s, server: server, lesson: l, logged: time.Now()}
+func (s *members) awaitCaughtUp(ctx context.Context, l *catchUp, server raft.Server) error {
+	p := &catchUpMonitor{members: s, server: server, catchUp: l, logged: time.Now()}
 	for range 10 {
 		began := time.Now()
 		if err := p.reach(ctx, s.raft.CommitIndex()); err != nil {
@@ -156,11 +156,11 @@ func (s *members) catchUp(ctx context.Context, l *lesson, server raft.Server) er
 	return fmt.Errorf("%w: it falls behind as fast as it catches up", errs.Unsent)
 }
 
-// pacer follows a member that catches up.
-type pacer struct {
+// catchUpMonitor follows a member that catches up.
+type catchUpMonitor struct {
 	members *members
 	server  raft.Server
-	lesson  *lesson
+	catchUp *catchUp
 	logged  time.Time // when progress was logged last
 
 	at      time.Time // of the last look
@@ -176,7 +176,7 @@ type catchUpRequest struct {
 }
 
 // reach waits until the member's state has reached a log index.
-func (p *pacer) reach(ctx context.Context, target uint64) error {
+func (p *catchUpMonitor) reach(ctx context.Context, target uint64) error {
 	s := p.members
 	to := roster.Peer{Server: p.server.ID, Addr: string(p.server.Address)}
 	for {
@@ -197,14 +197,14 @@ func (p *pacer) reach(ctx context.Context, target uint64) error {
 	}
 }
 
-func (p *pacer) progress() Progress {
+func (p *catchUpMonitor) progress() Progress {
 	p.members.learners.mu.Lock()
 	defer p.members.learners.mu.Unlock()
-	return p.lesson.progress
+	return p.catchUp.progress
 }
 
 // note works out the progress of a member that is at a log index.
-func (p *pacer) note(index uint64) {
+func (p *catchUpMonitor) note(index uint64) {
 	const logEvery = 10 * time.Second
 	s := p.members
 	lacking, size := s.lacking(p.server.ID, index)
@@ -225,7 +225,7 @@ func (p *pacer) note(index uint64) {
 	}
 	s.learners.mu.Lock()
 	defer s.learners.mu.Unlock()
-	p.lesson.progress = now
+	p.catchUp.progress = now
 }
 
 // lacking is how many bytes a member at a log index lacks: of the newest snapshot,
@@ -274,7 +274,7 @@ func (s *members) progress() map[string]Progress {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := make(map[string]Progress)
-	for server, lesson := range l.taught {
+	for server, lesson := range l.catchingUp {
 		all[roster.UserID(server)] = lesson.progress
 	}
 	if l.told.Behind > 0 && time.Since(l.toldAt) < 2*s.opts.timing.Heartbeat {
@@ -291,7 +291,7 @@ func (s *members) promote(ctx context.Context, server raft.Server) error {
 	}
 	defer unlock()
 	for _, m := range s.configuration().Servers {
-		if m.ID != server.ID || s.isRetired(m.ID) {
+		if m.ID != server.ID || s.isRemoved(m.ID) {
 			continue
 		}
 		if m.Suffrage == raft.Voter || s.isReplica(roster.UserID(m.ID)) { // what it is to be may have changed meanwhile

@@ -74,7 +74,7 @@ func (s *places) lookAtOldPlace() (here bool, err error) {
 	if at == "" {
 		return false, nil
 	}
-	there, err := s.knockSoon(s.ctx, at)
+	there, err := s.probeSoon(s.ctx, at)
 	switch {
 	case err != nil || there.Node != s.server:
 		return false, nil
@@ -185,7 +185,7 @@ func oneIf(is bool) int {
 func (s *places) claimAnswer() claimAnswer {
 	term, index := s.lastEntry()
 	return claimAnswer{
-		Server: s.server, Process: s.port.process, Placed: s.isPlaced(), Led: s.reign().leader != roster.Peer{},
+		Server: s.server, Process: s.port.process, Placed: s.isPlaced(), Led: s.tenure().leader != roster.Peer{},
 		Voters: roster.IDs(roster.Voters(s.configuration())), Term: term, Index: index,
 	}
 }
@@ -228,7 +228,7 @@ func (s *places) serveClaim(ctx context.Context, c claim) (claimAnswer, error) {
 // isAbsent reports whether the member of a claim is known not to be at an address but
 // for the claimant itself. Silence tells nothing.
 func (s *places) isAbsent(ctx context.Context, c claim, addr string) (bool, error) {
-	there, err := s.knockSoon(ctx, addr)
+	there, err := s.probeSoon(ctx, addr)
 	switch {
 	case err != nil:
 		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errNoPeer), nil
@@ -271,15 +271,15 @@ func (s *joiner) askWhoAnswers() error {
 	ctx, cancel := context.WithTimeout(s.ctx, s.opts.timing.Heartbeat)
 	defer cancel()
 	here := make(chan string, len(addrs))
-	var knocking sync.WaitGroup
+	var probing sync.WaitGroup
 	for _, addr := range addrs {
-		knocking.Go(func() {
-			if who, err := s.knock(ctx, addr); err == nil && who.Node != s.server {
+		probing.Go(func() {
+			if who, err := s.probe(ctx, addr); err == nil && who.Node != s.server {
 				here <- addr
 			}
 		})
 	}
-	knocking.Wait()
+	probing.Wait()
 	close(here)
 	err := errs.NoLeaderKnown
 	for addr := range here {

@@ -25,7 +25,7 @@ func (s *Store) HandOverTo(other *Store) error {
 
 // StandAfter has s stand for election in place of leader, which it does not hear any more.
 func (s *Store) StandAfter(leader *Store) {
-	s.standAfter(&reign{leader: roster.Peer{Server: leader.server, Addr: leader.opts.advertise}, term: s.raft.CurrentTerm()}, "a test")
+	s.campaignAfter(&tenure{leader: roster.Peer{Server: leader.server, Addr: leader.opts.advertise}, term: s.raft.CurrentTerm()}, "a test")
 }
 
 // ServerID is the node's id with its identity.
@@ -58,7 +58,7 @@ func (s *Store) HoldStateMachine() (release func()) {
 func (s *Store) Transport() raft.Transport { return s.raftTransport }
 
 // NoteRetired takes note that other is to be removed, and does not remove it.
-func (s *Store) NoteRetired(other *Store) error { return s.writeNote(retiredNote(other.server), "1") }
+func (s *Store) NoteRetired(other *Store) error { return s.writeNote(removedNote(other.server), "1") }
 
 // NoteFormer takes note of so many identities that were removed, and of as many that have
 // left, which there never were.
@@ -66,7 +66,7 @@ func (s *Store) NoteFormer(identities int) error {
 	var ops []command.Op
 	for n := range identities {
 		server := raft.ServerID(fmt.Sprintf("x%d#%d", n%10, n))
-		ops = append(ops, noteOp(retiredNote(server), s.dated(retired)), noteOp(leftNote(server+"-left"), s.dated("1")))
+		ops = append(ops, noteOp(removedNote(server), s.dated(tombstone)), noteOp(leftNote(server+"-left"), s.dated("1")))
 	}
 	return s.writeNotes(ops)
 }
@@ -76,7 +76,7 @@ func (s *Store) Notes() int { return s.fsm.now.Load().view.NotesLen() }
 
 // NotesOfFormer counts those of an id that was removed or has left.
 func (s *Store) NotesOfFormer(id string) int {
-	return len(s.formerly(id, retiredNote)) + len(s.formerly(id, leftNote))
+	return len(s.formerly(id, removedNote)) + len(s.formerly(id, leftNote))
 }
 
 // SendRemove asks leader, as that of a term, to remove a node, whether it leads then or not.

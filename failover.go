@@ -19,7 +19,7 @@ import (
 // The timeouts of a cluster are long, so that no healthy leader loses its place to
 // a slow disk or a short pause. But the death of a process is no silence: the
 // system closes its connections and refuses new ones. So each follower keeps a
-// connection to its leader, its vigil, on which nothing is said. When it breaks,
+// connection to its leader, on which nothing is said, to see it break. When it does,
 // and the leader's address refuses another, the follower takes the leader for dead.
 // When a majority of the voters do, the one of them whose log reaches furthest
 // stands for election at once, as if the leader had told it to (section 3.10 of
@@ -29,9 +29,9 @@ import (
 // It must not cost a healthy leader its place:
 //
 //   - A pause, or a link that is lost, refuses nothing, and goes by the timeout.
-//   - A leader whose vigils break knows it, and at once dials those that kept them:
-//     who has heard from it since, or has any connection from it, does not take it
-//     for dead, whatever its address says.
+//   - A leader to whom such a connection breaks refutes it: it at once dials who kept it, and
+//     who has heard from the leader since, or has any connection from it, does not take
+//     it for dead, whatever its address says.
 //   - What one follower sees is not enough.
 //
 // The timeout goes the same way. A follower of raft looks at times that are drawn at
@@ -42,12 +42,12 @@ import (
 // nothing for Heartbeat: when a majority of the voters have not, the leader has had no
 // answer from a majority for as long, and its lease, which is not longer, has ended.
 
-// keepVigil watches the leader of a reign, as long as that lasts.
-func (s *detector) keepVigil(r *reign) {
+// monitor watches the leader of a tenure, as long as that lasts.
+func (s *detector) monitor(r *tenure) {
 	const shortest, longest = 5 * time.Millisecond, 500 * time.Millisecond
 	pause, broke, grace := sleep.Backoff{Next: shortest, Most: longest}, r.began, time.Duration(0)
 	for r.ctx.Err() == nil {
-		took, kept, err := s.vigil(r)
+		took, kept, err := s.monitorOnce(r)
 		if kept {
 			pause.Next, broke, grace = shortest, time.Now(), took
 		}
@@ -55,18 +55,18 @@ func (s *detector) keepVigil(r *reign) {
 		case err == nil: // in order: it leads no more, and the next one will be heard of
 			pause.Next = longest
 		case !kept:
-			s.takeOver(r, broke, grace)
+			s.suspect(r, broke, grace)
 		}
 		r.dead.Store(false)
 		pause.Wait(r.ctx)
 	}
 }
 
-// vigil returns nil when the leader ends it, and an error when it breaks, or when,
+// monitorOnce returns nil when the leader ends it, and an error when it breaks, or when,
 // not kept at all, it cannot begin. It took that long to begin.
-func (s *detector) vigil(r *reign) (took time.Duration, kept bool, err error) {
+func (s *detector) monitorOnce(r *tenure) (took time.Duration, kept bool, err error) {
 	began := time.Now()
-	conn, who, err := s.port.dial(r.ctx, r.leader.Addr, forVigil, r.leader.Server)
+	conn, who, err := s.port.dial(r.ctx, r.leader.Addr, forMonitor, r.leader.Server)
 	if err != nil {
 		return 0, false, err
 	}
@@ -81,10 +81,10 @@ func (s *detector) vigil(r *reign) (took time.Duration, kept bool, err error) {
 	return took, true, err
 }
 
-// serveVigil is the leader's side: its end, a byte, comes when this node leads no
+// serveMonitor is the leader's side: its end, a byte, comes when this node leads no
 // more, and at once to who is no member: it is not reassured either.
-func (s *detector) serveVigil(conn net.Conn, h hello) {
-	r := s.reign()
+func (s *detector) serveMonitor(conn net.Conn, h hello) {
+	r := s.tenure()
 	broken := make(chan struct{})
 	var listening sync.WaitGroup
 	listening.Go(func() {
@@ -101,17 +101,17 @@ func (s *detector) serveVigil(conn net.Conn, h hello) {
 	case <-r.ctx.Done():
 		_, _ = conn.Write([]byte{1})
 	case <-broken:
-		s.reassure(r, h)
+		s.refute(r, h)
 	}
 }
 
-// reassure dials a follower whose vigil has broken: this leader lives. It does so some
+// refute dials a follower whose connection has broken: this leader lives. It does so some
 // twenty times per Heartbeat, and not however often somebody in the follower's name has
-// a vigil break.
-func (s *detector) reassure(r *reign, h hello) {
+// one break.
+func (s *detector) refute(r *tenure, h hello) {
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
 	defer cancel()
-	if !s.reassurances.Await(ctx, h.From, s.opts.timing.Heartbeat/20) {
+	if !s.refutations.Await(ctx, h.From, s.opts.timing.Heartbeat/20) {
 		return
 	}
 	_, _ = s.port.ping(ctx, roster.Peer{Server: h.From, Addr: h.At})
@@ -119,7 +119,7 @@ func (s *detector) reassure(r *reign, h hello) {
 
 // seemsDead reports whether the leader has no connection to this node, has not
 // dialed it as a leader since, and refuses a connection or leads no more.
-func (s *detector) seemsDead(r *reign, since time.Time) bool {
+func (s *detector) seemsDead(r *tenure, since time.Time) bool {
 	if c := s.port.callsFrom(r.leader.Server); c.open > 0 || c.led.After(since) {
 		return false
 	}
@@ -132,11 +132,11 @@ func (s *detector) seemsDead(r *reign, since time.Time) bool {
 	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// takeOver stands for election when a majority of the voters take the leader for
+// suspect stands for election when a majority of the voters take the leader for
 // dead as well.
 // A leader that lives has the time of a dial, and a little more, to make itself
 // heard.
-func (s *detector) takeOver(r *reign, since time.Time, dial time.Duration) {
+func (s *detector) suspect(r *tenure, since time.Time, dial time.Duration) {
 	const poll = 5 * time.Millisecond
 	grace := dial + s.opts.timing.Heartbeat/40
 	end := time.Now().Add(2 * s.opts.timing.Heartbeat)
@@ -149,7 +149,7 @@ func (s *detector) takeOver(r *reign, since time.Time, dial time.Duration) {
 			return
 		}
 		r.dead.Store(true)
-		if !candidacy.isDue(r.ctx) || !s.standAfter(r, "the leader's process is gone") {
+		if !candidacy.isDue(r.ctx) || !s.campaignAfter(r, "the leader's process is gone") {
 			continue
 		}
 		<-r.ctx.Done() // if it is not elected it goes by the timeout
@@ -159,7 +159,7 @@ func (s *detector) takeOver(r *reign, since time.Time, dial time.Duration) {
 
 // awaitSilence stands for election when a majority of the voters have not heard from
 // the leader for Heartbeat, which raft may find out before or later.
-func (s *detector) awaitSilence(r *reign) {
+func (s *detector) awaitSilence(r *tenure) {
 	heartbeat := s.opts.timing.Heartbeat
 	candidacy := s.newCandidacy(r)
 	for s.stillFollows(r) {
@@ -168,7 +168,7 @@ func (s *detector) awaitSilence(r *reign) {
 		switch {
 		case wait > 0:
 			candidacy = s.newCandidacy(r)
-		case s.raftTransport.abstention.err() == nil && candidacy.isDue(s.ctx) && s.standAfter(r, "the leader is silent"):
+		case s.raftTransport.abstention.err() == nil && candidacy.isDue(s.ctx) && s.campaignAfter(r, "the leader is silent"):
 			return
 		case silence < 3*heartbeat:
 			wait = heartbeat / 50
@@ -189,19 +189,19 @@ func (s *detector) silence() time.Duration {
 
 // stillFollows reports whether this node has had no other leader since, and is in the
 // same term: raft may have forgotten the leader.
-func (s *leadership) stillFollows(r *reign) bool {
-	now := s.reign()
+func (s *tracker) stillFollows(r *tenure) bool {
+	now := s.tenure()
 	return s.ctx.Err() == nil && (now == r || now.leader == roster.Peer{}) && s.raft.CurrentTerm() == r.term
 }
 
-// standAfter stands for election, in place of the leader of a reign, and reports whether
+// campaignAfter stands for election, in place of the leader of a tenure, and reports whether
 // this node has.
-func (s *detector) standAfter(r *reign, reason string) bool {
+func (s *detector) campaignAfter(r *tenure, reason string) bool {
 	heard := s.raft.LastContact()
 	if !s.stillFollows(r) {
 		return false // raft has heard of another, or voted
 	}
-	if !r.stood.CompareAndSwap(false, true) {
+	if !r.campaigned.CompareAndSwap(false, true) {
 		return true
 	}
 	s.log.Warn("standing for election", "reason", reason, "leader", roster.UserID(r.leader.Server))
@@ -212,18 +212,18 @@ func (s *detector) standAfter(r *reign, reason string) bool {
 		err = s.stepDown(s.ctx, r.term, roster.Peer{Server: s.server, Addr: s.opts.advertise})
 	}
 	if err == nil {
-		err = s.betweenMessages(func(ctx context.Context) error { return s.standIfLost(ctx, r, term, heard) })
+		err = s.betweenMessages(func(ctx context.Context) error { return s.campaignIfLost(ctx, r, term, heard) })
 	}
 	if err != nil {
 		s.log.Warn("stand for election", "error", err)
-		r.stood.Store(false)
+		r.campaigned.Store(false)
 	}
 	return err == nil
 }
 
-// standIfLost stands, in a term, unless raft has heard of another leader meanwhile, or
+// campaignIfLost stands, in a term, unless raft has heard of another leader meanwhile, or
 // voted, or heard of the lost one.
-func (s *detector) standIfLost(ctx context.Context, r *reign, term uint64, heard time.Time) error {
+func (s *detector) campaignIfLost(ctx context.Context, r *tenure, term uint64, heard time.Time) error {
 	if err := s.askRaft(ctx, emptyQuestion()); err != nil {
 		return err
 	}
@@ -231,7 +231,7 @@ func (s *detector) standIfLost(ctx context.Context, r *reign, term uint64, heard
 	if s.raft.CurrentTerm() != term || leader != "" && term != r.term || !s.raft.LastContact().Equal(heard) {
 		return errors.New("this node has heard of a leader, or voted, meanwhile")
 	}
-	return s.stand(ctx)
+	return s.campaign(ctx)
 }
 
 // betweenMessages does something while raft gets no messages of others: once it has
@@ -253,28 +253,28 @@ func (s *detector) betweenMessages(do func(context.Context) error) error {
 	}
 }
 
-// candidacy is one node's, among those that find the leader of a reign lost.
+// candidacy is one node's, among those that find the leader of a tenure lost.
 type candidacy struct {
 	s      *detector
-	reign  *reign
+	tenure *tenure
 	agreed time.Time // when a majority was first found to
 }
 
-func (s *detector) newCandidacy(r *reign) *candidacy { return &candidacy{s: s, reign: r} }
+func (s *detector) newCandidacy(r *tenure) *candidacy { return &candidacy{s: s, tenure: r} }
 
 // isDue reports whether a majority of the voters find the leader lost, and those of them
 // that are placed better have had the time to try.
 func (c *candidacy) isDue(ctx context.Context) bool {
 	each := c.s.opts.timing.Heartbeat / 4
-	rank, majority := c.s.rankAmongWitnesses(ctx, c.reign)
+	rank, majority := c.s.rankAmongSuspecting(ctx, c.tenure)
 	if majority && c.agreed.IsZero() {
 		c.agreed = time.Now()
 	}
 	return majority && time.Since(c.agreed) >= time.Duration(rank)*each
 }
 
-// testimony is what a voter answers when it is asked whether a leader is lost.
-type testimony struct {
+// suspicionVote is what a voter answers when it is asked whether a leader is lost.
+type suspicionVote struct {
 	Dead   bool          `json:"dead"`  // its process has ended, or it has been silent for Heartbeat
 	Term   uint64        `json:"term"`  // of its last log entry
 	Index  uint64        `json:"index"` // likewise
@@ -285,22 +285,22 @@ type testimony struct {
 
 // before reports whether a voter goes before another: its log reaches further.
 // Between equals the identity decides, so that they do not take each other's votes.
-func (t testimony) before(other testimony) bool {
+func (t suspicionVote) before(other suspicionVote) bool {
 	return cmp.Or(cmp.Compare(t.Term, other.Term), cmp.Compare(t.Index, other.Index), cmp.Compare(t.Server, other.Server)) > 0
 }
 
-// allegation is the question.
-type allegation struct {
+// suspicion is the question.
+type suspicion struct {
 	Leader raft.ServerID `json:"leader"`
 	Term   uint64        `json:"term"` // in which it leads
 }
 
-// testify is what this node answers.
-func (s *detector) testify(_ context.Context, a allegation) (testimony, error) {
-	r := s.reign()
+// voteOnSuspicion is what this node answers.
+func (s *detector) voteOnSuspicion(_ context.Context, a suspicion) (suspicionVote, error) {
+	r := s.tenure()
 	term, index := s.lastEntry()
 	lost := r.leader.Server == a.Leader && r.dead.Load() || s.silence() >= s.opts.timing.Heartbeat
-	return testimony{
+	return suspicionVote{
 		Dead:   lost && s.isPlaced() && !r.leads && s.raft.CurrentTerm() == a.Term,
 		Term:   term,
 		Index:  index,
@@ -310,24 +310,24 @@ func (s *detector) testify(_ context.Context, a allegation) (testimony, error) {
 	}, nil
 }
 
-// rankAmongWitnesses asks the other voters. rank is how many of those that find the
+// rankAmongSuspecting asks the other voters. rank is how many of those that find the
 // leader lost, and may stand, go before this node.
-func (s *detector) rankAmongWitnesses(ctx context.Context, r *reign) (rank int, majority bool) {
+func (s *detector) rankAmongSuspecting(ctx context.Context, r *tenure) (rank int, majority bool) {
 	config := s.configuration()
 	if !roster.IsVoter(config, s.server) {
 		return 0, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat/4)
 	defer cancel()
-	question := allegation{r.leader.Server, r.term}
-	mine, _ := s.testify(ctx, question)
-	answers := make(chan testimony, len(config.Servers))
+	question := suspicion{r.leader.Server, r.term}
+	mine, _ := s.voteOnSuspicion(ctx, question)
+	answers := make(chan suspicionVote, len(config.Servers))
 	asked := 0
 	for _, m := range config.Servers {
 		if m.Suffrage != raft.Voter || m.ID == s.server || m.ID == r.leader.Server {
 			continue
 		}
-		if s.life.Go(func() { answers <- s.askWitness(ctx, m, question) }) {
+		if s.life.Go(func() { answers <- s.askSuspicion(ctx, m, question) }) {
 			asked++
 		}
 	}
@@ -345,10 +345,10 @@ func (s *detector) rankAmongWitnesses(ctx context.Context, r *reign) (rank int, 
 	return rank, mine.Dead && dead > len(roster.Voters(config))/2
 }
 
-func (s *detector) askWitness(ctx context.Context, m raft.Server, a allegation) testimony {
-	t, err := callJSON[testimony](ctx, s.port, roster.Peer{Server: m.ID, Addr: string(m.Address)}, callWitness, a)
+func (s *detector) askSuspicion(ctx context.Context, m raft.Server, a suspicion) suspicionVote {
+	t, err := callJSON[suspicionVote](ctx, s.port, roster.Peer{Server: m.ID, Addr: string(m.Address)}, callSuspicion, a)
 	if err != nil {
-		return testimony{} // no word of it is a no
+		return suspicionVote{} // no word of it is a no
 	}
 	return t
 }

@@ -152,7 +152,7 @@ func TestHandshakesAreEncodedAsTheyEverWere(t *testing.T) {
 		"hello-raft": &opening{hello: hello{For: forRaft, Cluster: "c1", From: "n1#a", To: "n2#b", At: "10.0.0.1:7000", Leads: true}},
 		"hello-rpc":  &opening{hello: hello{For: forRPC, From: "n1#a", At: "10.0.0.1:7000"}},
 		"hello-monitor": &opening{
-			hello: hello{For: forVigil, Cluster: "c1", From: "n1", To: "n2", At: "10.0.0.1:7000"},
+			hello: hello{For: forMonitor, Cluster: "c1", From: "n1", To: "n2", At: "10.0.0.1:7000"},
 			Log:   []sample{{Index: 5, Term: 2, Sum: 7}},
 		},
 		"welcome":         &welcome{Cluster: "c1", Node: "n2#b", Leads: true, Process: "p"},
@@ -195,14 +195,14 @@ func everyCall(t *testing.T) [][]byte {
 			Peer: roster.Peer{Server: "n1#a", Addr: "10.0.0.1:7000"}, Cluster: "c1", Expect: 3,
 			Set: []roster.Peer{{Server: "n2#b", Addr: "10.0.0.2:7000"}}, Promised: true, Known: []string{"10.0.0.2:7000"},
 		}),
-		callWitness: wantJSON(t, "message-suspect", allegation{Leader: "n1#a", Term: 9}),
-		callClaim:   wantJSON(t, "message-claim", claim{Server: "n1#a", Addr: "10.0.0.9:7000", Process: "p", Promise: true}),
+		callSuspicion: wantJSON(t, "message-suspect", suspicion{Leader: "n1#a", Term: 9}),
+		callClaim:     wantJSON(t, "message-claim", claim{Server: "n1#a", Addr: "10.0.0.9:7000", Process: "p", Promise: true}),
 	}
 }
 
 func TestCallsAreEncodedAsTheyEverWere(t *testing.T) {
 	wantJSON(t, "message-remove-2", removeRequest{ID: "n4", Term: 9})
-	wantJSON(t, "answer-suspect", testimony{Dead: true, Term: 9, Index: 300, Server: "n2#b"})
+	wantJSON(t, "answer-suspect", suspicionVote{Dead: true, Term: 9, Index: 300, Server: "n2#b"})
 	wantJSON(t, "answer-claim", claimAnswer{
 		Server: "n2#b", Process: "q", Placed: true, Led: true, Absent: true, Voters: []raft.ServerID{"n1#a", "n2#b"}, Term: 9, Index: 300,
 	})
@@ -291,7 +291,7 @@ func writeNode(t *testing.T, dir string) {
 	must(s.Set(ctx, "color", []byte("green")))
 	must(s.Set(ctx, "shape", []byte("round")))
 	must(s.Set(ctx, "gone", nil))
-	if err := s.writeNote(retiredNote("n9#z"), retired); err != nil {
+	if err := s.writeNote(removedNote("n9#z"), tombstone); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.takeSnapshot(); err != nil {
@@ -338,7 +338,7 @@ func TestADirectoryIsReadAsItWasWritten(t *testing.T) {
 	if err != nil || view.Len() != 1 || view.Version() != 5 {
 		t.Errorf("%d keys at version %d, %v", view.Len(), view.Version(), err)
 	}
-	if !s.isRetired("n9#z") || !s.isReplica("n8") {
+	if !s.isRemoved("n9#z") || !s.isReplica("n8") {
 		t.Error("the notes of the members are not there")
 	}
 }

@@ -155,7 +155,7 @@ func (s *joiner) foundTogether() error {
 		return errors.Join(append([]error{err}, unheard...)...)
 	}
 	if s.logs.meta().Promise == nil {
-		if err := agreed(set, s.server, others, func(f founding) bool { return true }); err != nil {
+		if err := checkAgreement(set, s.server, others, func(f founding) bool { return true }); err != nil {
 			return errors.Join(append([]error{err}, unheard...)...)
 		}
 		if err := s.promise(set); err != nil {
@@ -163,7 +163,7 @@ func (s *joiner) foundTogether() error {
 		}
 		s.log.Info("promised to form a cluster", "with", nameAll(set))
 	}
-	if err := agreed(set, s.server, others, func(f founding) bool { return f.Promised }); err != nil {
+	if err := checkAgreement(set, s.server, others, func(f founding) bool { return f.Promised }); err != nil {
 		return errors.Join(append([]error{err}, unheard...)...)
 	}
 	return s.found(set)
@@ -350,9 +350,9 @@ func checkSet(set []roster.Peer) error {
 	return nil
 }
 
-// agreed returns nil if all of the set but this node have the same set in mind,
+// checkAgreement returns nil if all of the set but this node have the same set in mind,
 // and as settled as that.
-func agreed(set []roster.Peer, me raft.ServerID, others map[raft.ServerID]founding, settled func(founding) bool) error {
+func checkAgreement(set []roster.Peer, me raft.ServerID, others map[raft.ServerID]founding, settled func(founding) bool) error {
 	var doubts []string
 	lost := 0 // nodes of the set that are others now
 	for _, f := range set {

@@ -50,11 +50,11 @@ type fsm struct {
 	cluster func() string   // stamped on snapshots
 	fail    func(error)     // stops the store
 
-	state  *state.State // used by raft's FSM goroutine alone
-	failed error        // likewise; nothing is applied past an entry that could not be
-	log    int64        // likewise: bytes of log since a snapshot was last asked for
-	every  int64        // bytes of log after which a snapshot is due
-	due    chan struct{}
+	state    *state.State // used by raft's FSM goroutine alone
+	failed   error        // likewise; nothing is applied past an entry that could not be
+	logBytes int64        // likewise: bytes of log since a snapshot was last asked for
+	every    int64        // bytes of log after which a snapshot is due
+	due      chan struct{}
 
 	busy  atomic.Bool   // while a call of raft's lasts
 	steps atomic.Uint64 // grows with what is done in it: entries, bytes of a snapshot
@@ -149,11 +149,11 @@ func (f *fsm) recordHistory() {
 
 // countLog asks for a snapshot when enough log has gathered.
 func (f *fsm) countLog(n int) {
-	f.log += int64(n + command.Overhead)
-	if f.log < f.every {
+	f.logBytes += int64(n + command.Overhead)
+	if f.logBytes < f.every {
 		return
 	}
-	f.log = 0
+	f.logBytes = 0
 	select {
 	case f.due <- struct{}{}:
 	default: // one is asked for already

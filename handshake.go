@@ -33,9 +33,9 @@ var magic = [8]byte{'k', 'v', 'r', 'a', 'f', 't', 0, 1}
 
 // What a connection is for.
 const (
-	forRaft  = "raft"  // raft's own messages
-	forRPC   = "rpc"   // kvraft's calls, see calls.go
-	forVigil = "vigil" // nothing but to see it break, see failover.go
+	forRaft    = "raft"  // raft's own messages
+	forRPC     = "rpc"   // kvraft's calls, see calls.go
+	forMonitor = "vigil" // nothing but to see it break, see failover.go
 )
 
 // hello is what the dialer says.
@@ -81,7 +81,7 @@ type self struct {
 func (me self) judge(h hello, vouch func() error) welcome {
 	w := welcome{Cluster: me.cluster, Node: me.server}
 	switch {
-	case h.For != forRaft && h.For != forRPC && h.For != forVigil:
+	case h.For != forRaft && h.For != forRPC && h.For != forMonitor:
 		w.Refused = fmt.Sprintf("connections for %q are not known here", h.For)
 	case h.To == "" && h.For == forRPC: // a knock; what may be asked is limited in calls.go
 	case h.To != me.server:

@@ -83,32 +83,32 @@ func (s *Store) Join(ctx context.Context, id, addr string, opts ...JoinOption) e
 	return s.join(ctx, joinRequest{ID: id, Addr: addr, Role: gather[joinOptions](opts).role()})
 }
 
-// errDismissed is what a removed node is told that wants to be a member again.
-var errDismissed = fmt.Errorf("%w; empty its data directory to let it join as a new node", ErrRemoved)
+// errRemovedNode is what a removed node is told that wants to be a member again.
+var errRemovedNode = fmt.Errorf("%w; empty its data directory to let it join as a new node", ErrRemoved)
 
 func (s *members) join(ctx context.Context, req joinRequest) error {
-	return s.changeThroughLeader(ctx, func(ctx context.Context, reign *reign) error {
-		return s.joinThrough(ctx, reign, req)
+	return s.changeThroughLeader(ctx, func(ctx context.Context, tenure *tenure) error {
+		return s.joinThrough(ctx, tenure, req)
 	})
 }
 
-func (s *members) joinThrough(ctx context.Context, reign *reign, req joinRequest) error {
-	if reign.leads {
-		return s.addMember(ctx, reign, req)
+func (s *members) joinThrough(ctx context.Context, tenure *tenure, req joinRequest) error {
+	if tenure.leads {
+		return s.addMember(ctx, tenure, req)
 	}
 	req.Forwarded = true
-	_, err := callJSON[raw](ctx, s.port, reign.leader, callJoin, req)
+	_, err := callJSON[raw](ctx, s.port, tenure.leader, callJoin, req)
 	return err
 }
 
 func (s *Store) serveJoin(ctx context.Context, req joinRequest) (raw, error) {
-	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *reign) error { return s.joinThrough(ctx, r, req) })
+	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.joinThrough(ctx, r, req) })
 }
 
 // addMember makes a node a member, as the leader. The order is what matters: a
 // node that was not reached never counts for the quorum, and one that has not
 // caught up does not hold it up.
-func (s *members) addMember(ctx context.Context, reign *reign, req joinRequest) error {
+func (s *members) addMember(ctx context.Context, tenure *tenure, req joinRequest) error {
 	server, err := s.addNonvoter(ctx, req)
 	if err != nil {
 		return fmt.Errorf("join node %s at %s: %w", req.ID, req.Addr, err)
@@ -120,7 +120,7 @@ func (s *members) addMember(ctx context.Context, reign *reign, req joinRequest) 
 	case roster.IsVoter(s.configuration(), server.ID):
 		return nil
 	}
-	err = s.bringUp(ctx, reign, server)
+	err = s.bringUp(ctx, tenure, server)
 	if err == nil && req.Role == roleVoter && !roster.IsVoter(s.configuration(), server.ID) {
 		err = errors.New("another call has made it a replica meanwhile")
 	}
@@ -156,7 +156,7 @@ func (s *members) addNonvoter(ctx context.Context, req joinRequest) (raft.Server
 		a, err := s.lookAt(ctx, req)
 		entered := false
 		if err == nil {
-			entered, err = s.enter(ctx, a)
+			entered, err = s.addArrival(ctx, a)
 		}
 		if entered && err == nil && a.unconfirmed {
 			err = s.confirmPlace(ctx, a.server.ID, req.Addr)
@@ -203,7 +203,7 @@ func (s *members) lookAt(ctx context.Context, req joinRequest) (*arrival, error)
 
 // identifyAt is who answers, if it may be a member.
 func (s *members) identifyAt(ctx context.Context, req joinRequest) (welcome, error) {
-	who, err := s.knock(ctx, req.Addr)
+	who, err := s.probe(ctx, req.Addr)
 	if err != nil && ctx.Err() != nil { // the leader's time is up, or the caller's: it says nothing of the node
 		return who, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
@@ -218,8 +218,8 @@ func (s *members) identifyAt(ctx context.Context, req joinRequest) (welcome, err
 		return who, fmt.Errorf("%w: the node at %s is %q", ErrRefused, req.Addr, roster.UserID(who.Node))
 	case who.Cluster != "" && who.Cluster != cluster:
 		return who, fmt.Errorf("%w: it belongs to another cluster (%s, this one is %s); empty its data directory to move it", ErrRefused, who.Cluster, cluster)
-	case s.isRetired(who.Node), s.isForgotten(who):
-		return who, errDismissed
+	case s.isRemoved(who.Node), s.isForgotten(who):
+		return who, errRemovedNode
 	case who.Node == req.Server && req.Process != "" && who.Process != req.Process: // both have the address, in places that do not see each other
 		return who, copied(who.Node, req.Addr)
 	case who.Cluster == "" && roster.HasNoIdentity(who.Node) && s.lists(who.Node): // its new address can wait: it dials the others
@@ -240,7 +240,7 @@ func (s *members) lookAround(ctx context.Context, a *arrival, who welcome) (err 
 		return err
 	}
 	if p, ok := s.promised(a.server.ID); ok && p.To != string(a.server.Address) { // it, or a copy, was there without having got a place
-		if there, err := s.knockSoon(ctx, p.To); err == nil && there.Node == a.server.ID && there.Process != who.Process {
+		if there, err := s.probeSoon(ctx, p.To); err == nil && there.Node == a.server.ID && there.Process != who.Process {
 			return rivalry(there, a.server.ID, p.To)
 		}
 		a.unconfirmed = true
@@ -251,18 +251,18 @@ func (s *members) lookAround(ctx context.Context, a *arrival, who welcome) (err 
 	return err
 }
 
-// enter writes an arrival into the configuration, unless it stands there, and reports
+// addArrival writes an arrival into the configuration, unless it stands there, and reports
 // whether the members were still those that it was found among. A node that is in no
 // cluster is admitted only then: one that is refused stays as it was. It has just
 // answered, and is not waited for for long.
-func (s *members) enter(ctx context.Context, a *arrival) (entered bool, err error) {
+func (s *members) addArrival(ctx context.Context, a *arrival) (entered bool, err error) {
 	unlock, err := s.lockMembership(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
 	term, err := s.leaderTerm()
-	if err != nil || term != a.term || s.isRetired(a.server.ID) || !slices.Equal(s.configuration().Servers, a.config.Servers) {
+	if err != nil || term != a.term || s.isRemoved(a.server.ID) || !slices.Equal(s.configuration().Servers, a.config.Servers) {
 		return false, err
 	}
 	server := a.server
@@ -286,7 +286,7 @@ func (s *members) stands(ctx context.Context, config raft.Configuration, server 
 	if old == "" || old == string(server.Address) {
 		return old != "", nil
 	}
-	there, err := s.knockSoon(ctx, old)
+	there, err := s.probeSoon(ctx, old)
 	switch {
 	case err != nil || there.Node != server.ID: // it has moved
 		return false, nil
@@ -301,7 +301,7 @@ func (s *members) stands(ctx context.Context, config raft.Configuration, server 
 func (s *members) writeIn(ctx context.Context, server raft.Server, a *arrival) error {
 	for _, m := range a.replaced {
 		s.log.Warn("a member came back without its data: it is replaced", "id", roster.UserID(m.ID), "old", m.ID, "new", server.ID)
-		if err := s.dismiss(ctx, m, removeRequest{}); err != nil {
+		if err := s.removeIdentity(ctx, m, removeRequest{}); err != nil {
 			return fmt.Errorf("remove the old identity: %w", err)
 		}
 	}
@@ -319,7 +319,7 @@ func (s *members) assignRole(server raft.ServerID, role string) error {
 	case role == roleReplica && !s.isReplica(id):
 		return s.writeNote(replicaNote(id), "1")
 	case role == roleVoter:
-		return s.strike(replicaNote(id))
+		return s.clearNote(replicaNote(id))
 	}
 	return nil
 }
@@ -336,7 +336,7 @@ func (s *members) inTheWay(ctx context.Context, config raft.Configuration, serve
 		}
 		sameID, sameAddr := roster.UserID(m.ID) == roster.UserID(server.ID), roster.DialAddr(string(m.Address)) == string(server.Address)
 		if sameID && !sameAddr { // unless it goes by two names
-			there, err := s.knockSoon(ctx, string(m.Address))
+			there, err := s.probeSoon(ctx, string(m.Address))
 			sameAddr = err == nil && there.Process == who.Process
 		}
 		switch {
@@ -360,7 +360,7 @@ func (s *members) liveElsewhere(m raft.Server, at string) error {
 }
 
 func (s *members) idTaken(ctx context.Context, m raft.Server) error {
-	if who, err := s.knockSoon(ctx, string(m.Address)); err == nil && who.Node == m.ID {
+	if who, err := s.probeSoon(ctx, string(m.Address)); err == nil && who.Node == m.ID {
 		return fmt.Errorf("%w: the id %s is taken by the live member at %s; choose another id", ErrRefused, roster.UserID(m.ID), roster.DialAddr(string(m.Address)))
 	}
 	return fmt.Errorf("%w: the id %s belongs to a member at %s that does not answer; start the node at that address to replace it, or choose another id",
@@ -374,7 +374,7 @@ func (s *places) admit(ctx context.Context, a admission, addr string) error {
 	return err
 }
 
-// admitSoon is admit as knockSoon is knock.
+// admitSoon is admit as probeSoon is probe.
 func (s *members) admitSoon(ctx context.Context, a admission, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
 	defer cancel()
@@ -394,7 +394,7 @@ func (s *joiner) acceptAdmission(_ context.Context, a admission) (raw, error) {
 			refusal = fmt.Errorf("%w: this is node %s, not %s", ErrRefused, m.serverID(), a.Server)
 		case m.Cluster != "" && m.Cluster != a.Cluster:
 			refusal = fmt.Errorf("%w: node %s belongs to cluster %s", ErrRefused, m.ID, m.Cluster)
-		case m.isNameless():
+		case m.lacksClusterID():
 			refusal = fmt.Errorf("%w: node %s has the data of a cluster of hraftd's", ErrRefused, m.ID)
 		case m.Promise != nil && clusterOf(m.Promise) != a.Cluster:
 			refusal = fmt.Errorf("%w: node %s has promised to form a cluster with %s", ErrRefused, m.ID, nameAll(m.Promise))

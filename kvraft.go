@@ -87,15 +87,15 @@ func newStore(o options) *Store {
 		placeChanged: make(chan struct{}, 1),
 		life:         life.New(),
 	}
-	l := &leadership{node: n}
+	l := &tracker{node: n}
 	m := &members{
-		places:   &places{leadership: l},
+		places:   &places{tracker: l},
 		changing: make(chan struct{}, 1),
 		arriving: semaphore.NewWeighted(maxArrivals),
 	}
 	s := &Store{
 		joiner:   &joiner{members: m},
-		detector: &detector{leadership: l},
+		detector: &detector{tracker: l},
 		lines:    lines,
 		closed:   make(chan struct{}),
 	}
@@ -108,14 +108,14 @@ func newStore(o options) *Store {
 	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
 	s.writes = batch.NewGroups(s.propose, s.life.Go)
 	s.life.OnStop = func(why error) { s.writes.Refuse(why) }
-	l.whenLeading = []func(*reign){s.openTerm, s.tend}
-	l.whenFollowing = []func(*reign){s.keepVigil, s.awaitSilence}
+	l.whenLeading = []func(*tenure){s.openTerm, s.finishChanges}
+	l.whenFollowing = []func(*tenure){s.monitor, s.awaitSilence}
 	context.AfterFunc(s.ctx, func() { s.writes.Abandon(s.life.Err()) })
 	s.questions.Most = 2
 	s.learners.failures.Log = s.log
-	s.court.reign = &reign{began: time.Now()}
-	s.court.reign.ctx, s.court.reign.cancel = context.WithCancel(s.ctx)
-	s.court.changed = make(chan struct{})
+	s.current.tenure = &tenure{began: time.Now()}
+	s.current.tenure.ctx, s.current.tenure.cancel = context.WithCancel(s.ctx)
+	s.current.changed = make(chan struct{})
 	return s
 }
 
@@ -246,7 +246,7 @@ func (s *node) raftConfig() *raft.Config {
 
 func (s *Store) newRaft() (r *raft.Raft, err error) {
 	s.fsm = newFSM(s.ctx, s.opts.snapshots.EveryBytes, s.opts.history, func() string { return s.self().cluster }, s.stopForFault)
-	s.fsm.log = firstPhase(s.opts.snapshots.EveryBytes)
+	s.fsm.logBytes = firstPhase(s.opts.snapshots.EveryBytes)
 	err = s.life.Apart("start raft", func() (err error) {
 		r, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.logs, s.snapshots, s.raftTransport)
 		return err
@@ -272,7 +272,7 @@ func (s *Store) start() {
 	s.life.Go(s.watchRaft)
 	s.life.Go(s.takeSnapshots)
 	s.life.Go(s.settle)
-	s.life.Go(s.learnName)
+	s.life.Go(s.adoptClusterID)
 	s.life.Go(s.electSelf)
 	s.watchdog.start()
 }

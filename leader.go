@@ -17,42 +17,42 @@ import (
 	"github.com/kvraft/kvraft/internal/sleep"
 )
 
-// reign is the time during which a node sees one leader, or none.
-type reign struct {
-	leader roster.Peer // zero: none is known
-	leads  bool        // this node is the leader
-	term   uint64      // in which the leader leads; 0: none is known
-	number uint64      // counts the reigns that this node has seen
-	began  time.Time
-	dead   atomic.Bool // this node takes the leader for dead, see failover.go
-	stood  atomic.Bool // this node has stood for election to take its place
-	ctx    context.Context
-	cancel context.CancelFunc // ends ctx, and with it what was asked of this leader
+// tenure is the time during which a node sees one leader, or none.
+type tenure struct {
+	leader     roster.Peer // zero: none is known
+	leads      bool        // this node is the leader
+	term       uint64      // in which the leader leads; 0: none is known
+	number     uint64      // counts the tenures that this node has seen
+	began      time.Time
+	dead       atomic.Bool // this node takes the leader for dead, see failover.go
+	campaigned atomic.Bool // this node has stood for election to take its place
+	ctx        context.Context
+	cancel     context.CancelFunc // ends ctx, and with it what was asked of this leader
 }
 
-// court holds the present reign, and what keeps a node from having one.
-type court struct {
+// trackedLeader holds the present tenure, and what keeps a node from having one.
+type trackedLeader struct {
 	mu      sync.Mutex
-	reign   *reign        // guarded by mu
-	trouble error         // guarded by mu: what keeps this node from its place; nil: nothing, or it has not tried yet
+	tenure  *tenure       // guarded by mu
+	reason  error         // guarded by mu: what keeps this node from its place; nil: nothing, or it has not tried yet
 	changed chan struct{} // guarded by mu: closed and replaced when one of them changes
 }
 
-func (s *leadership) reign() *reign {
-	s.court.mu.Lock()
-	defer s.court.mu.Unlock()
-	return s.court.reign
+func (s *tracker) tenure() *tenure {
+	s.current.mu.Lock()
+	defer s.current.mu.Unlock()
+	return s.current.tenure
 }
 
 // Leader returns the leader that this node knows, and false if there is none at
 // the moment.
 func (s *Store) Leader() (Node, bool) {
-	r := s.reign()
+	r := s.tenure()
 	return s.leaderOf(r), r.leader != roster.Peer{}
 }
 
 // leaderOf is the leader as users see it.
-func (s *Store) leaderOf(r *reign) Node {
+func (s *Store) leaderOf(r *tenure) Node {
 	if r.leader == (roster.Peer{}) {
 		return Node{}
 	}
@@ -71,9 +71,9 @@ func (s *Store) leaderOf(r *reign) Node {
 // ErrNoLeader with the context's error.
 func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
 	for {
-		s.court.mu.Lock()
-		r, trouble, changed := s.court.reign, s.court.trouble, s.court.changed
-		s.court.mu.Unlock()
+		s.current.mu.Lock()
+		r, trouble, changed := s.current.tenure, s.current.reason, s.current.changed
+		s.current.mu.Unlock()
 		switch {
 		case s.life.Err() != nil:
 			return Node{}, s.life.Err()
@@ -105,11 +105,11 @@ type Leadership struct {
 // never the last change.
 func (s *Store) LeaderChanges(ctx context.Context) iter.Seq[Leadership] {
 	return func(yield func(Leadership) bool) {
-		var last *reign
+		var last *tenure
 		for {
-			s.court.mu.Lock()
-			now, changed := s.court.reign, s.court.changed
-			s.court.mu.Unlock()
+			s.current.mu.Lock()
+			now, changed := s.current.tenure, s.current.changed
+			s.current.mu.Unlock()
 			if s.life.Err() != nil || ctx.Err() != nil {
 				return
 			}
@@ -132,7 +132,7 @@ func (s *Store) LeaderChanges(ctx context.Context) iter.Seq[Leadership] {
 // watchRaft follows raft's leadership until the store stops. The observer's
 // channel holds one signal, and what it signals is read afresh each time, so
 // that none is missed and raft never waits.
-func (s *leadership) watchRaft() {
+func (s *tracker) watchRaft() {
 	signals := make(chan raft.Observation, 1)
 	observer := raft.NewObserver(signals, false, func(o *raft.Observation) bool {
 		switch o.Data.(type) {
@@ -143,10 +143,10 @@ func (s *leadership) watchRaft() {
 	})
 	s.raft.RegisterObserver(observer)
 	defer s.raft.DeregisterObserver(observer)
-	var told standing
+	var told loggedRole
 	for {
-		s.updateReign()
-		if now := (standing{s.raft.State(), s.reign().leader}); now != told {
+		s.update()
+		if now := (loggedRole{s.raft.State(), s.tenure().leader}); now != told {
 			told = now
 			s.log.Info("leadership", "state", strings.ToLower(now.state.String()), "leader", nodeOf(now.leader).ID)
 		}
@@ -159,16 +159,16 @@ func (s *leadership) watchRaft() {
 	}
 }
 
-// standing is what the log tells of a node, when it changes; it starts as a follower
+// loggedRole is what the log tells of a node, when it changes; it starts as a follower
 // of nobody.
-type standing struct {
+type loggedRole struct {
 	state  raft.RaftState
 	leader roster.Peer
 }
 
-func (s *leadership) updateReign() {
-	now := s.readReign()
-	if !s.replaceReign(now) {
+func (s *tracker) update() {
+	now := s.readTenure()
+	if !s.replace(now) {
 		return
 	}
 	switch {
@@ -179,18 +179,18 @@ func (s *leadership) updateReign() {
 	}
 }
 
-// begin starts what lasts as long as a reign.
-func (s *leadership) begin(r *reign, duties []func(*reign)) {
+// begin starts what lasts as long as a tenure.
+func (s *tracker) begin(r *tenure, duties []func(*tenure)) {
 	for _, duty := range duties {
 		s.life.Go(func() { duty(r) })
 	}
 }
 
-// readReign reads the leader and its term from raft. The term is read on both sides of the
+// readTenure reads the leader and its term from raft. The term is read on both sides of the
 // leader: raft forgets a leader before it goes to another term.
-func (s *leadership) readReign() *reign {
+func (s *tracker) readTenure() *tenure {
 	for {
-		now := &reign{term: s.raft.CurrentTerm(), began: time.Now()}
+		now := &tenure{term: s.raft.CurrentTerm(), began: time.Now()}
 		addr, id := s.raft.LeaderWithID()
 		now.leads = s.raft.State() == raft.Leader && s.isPlaced()
 		switch {
@@ -207,39 +207,39 @@ func (s *leadership) readReign() *reign {
 	}
 }
 
-// replaceReign reports whether now differs from what was before.
-func (s *leadership) replaceReign(now *reign) bool {
-	c := &s.court
+// replace reports whether now differs from what was before.
+func (s *tracker) replace(now *tenure) bool {
+	c := &s.current
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	old := c.reign
+	old := c.tenure
 	if old.leader == now.leader && old.leads == now.leads && old.term == now.term {
 		return false
 	}
 	now.ctx, now.cancel = context.WithCancel(s.ctx)
 	now.number = old.number + 1
-	c.reign = now
+	c.tenure = now
 	old.cancel()
 	close(c.changed)
 	c.changed = make(chan struct{})
 	return true
 }
 
-// troubleOr is what keeps this node from knowing a leader, or else err.
-func (s *leadership) troubleOr(err error) error {
-	s.court.mu.Lock()
-	defer s.court.mu.Unlock()
-	if s.court.trouble != nil && s.court.reign.leader == (roster.Peer{}) {
-		return s.court.trouble
+// reasonOr is what keeps this node from knowing a leader, or else err.
+func (s *tracker) reasonOr(err error) error {
+	s.current.mu.Lock()
+	defer s.current.mu.Unlock()
+	if s.current.reason != nil && s.current.tenure.leader == (roster.Peer{}) {
+		return s.current.reason
 	}
 	return err
 }
 
-func (s *leadership) setTrouble(err error) {
-	c := &s.court
+func (s *tracker) setReason(err error) {
+	c := &s.current
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.trouble = err
+	c.reason = err
 	close(c.changed)
 	c.changed = make(chan struct{})
 }
@@ -247,12 +247,12 @@ func (s *leadership) setTrouble(err error) {
 // openTerm puts an empty command into the log. When the state machine sees it,
 // everything that earlier leaders committed is in the state: reads of this term
 // may begin. raft's own first entry never reaches the state machine.
-func (s *members) openTerm(r *reign) {
+func (s *members) openTerm(r *tenure) {
 	const pause = 10 * time.Millisecond
 	for r.ctx.Err() == nil {
 		_, err := s.replicate(command.Append(nil, nil))
 		if err == nil && s.logs.meta().isLegacy() {
-			err = s.nameCluster(r.ctx)
+			err = s.assignClusterID(r.ctx)
 		}
 		if err == nil || r.ctx.Err() != nil { // another leads
 			return

@@ -84,11 +84,11 @@ func translated(meta *raft.SnapshotMeta, content io.ReadCloser) (*raft.SnapshotM
 	return meta, io.NopCloser(&out), nil
 }
 
-// knowsNameless tells what speaks against a dialer that is nameless, or that dials
+// vouchWithoutClusterID tells what speaks against a dialer that is nameless, or that dials
 // this node which is. Its id must be a member's, as far as this node knows. Members
 // of another cluster may have the same ids, if that was hraftd's too: they have other
 // entries in their logs.
-func (s *members) knowsNameless(o opening) error {
+func (s *members) vouchWithoutClusterID(o opening) error {
 	if !s.lists(o.From) {
 		return fmt.Errorf("node %s, taken over from hraftd, has no member %s in its cluster", s.server, o.From)
 	}
@@ -104,15 +104,15 @@ func (s *members) knowsNameless(o opening) error {
 	return nil
 }
 
-// nameNote is the note of the id of a cluster that was hraftd's.
-const nameNote = "cluster"
+// clusterIDNote is the note of the id of a cluster that was hraftd's.
+const clusterIDNote = "cluster"
 
-// nameCluster takes a note of the cluster's id, as the leader, unless there is one.
+// assignClusterID takes a note of the cluster's id, as the leader, unless there is one.
 // It is taken once: when an entry of this leader's term is in its state, so is all
 // that was committed before, and what another leader may have written and this one
 // does not see never will be. Nor does it begin again before it knows what became of
 // its own.
-func (s *members) nameCluster(ctx context.Context) error {
+func (s *members) assignClusterID(ctx context.Context) error {
 	unlock, err := s.lockMembership(ctx)
 	if err != nil {
 		return err
@@ -121,31 +121,31 @@ func (s *members) nameCluster(ctx context.Context) error {
 	if err := s.awaitOwnTerm(ctx); err != nil {
 		return err
 	}
-	if s.note(nameNote) != "" {
+	if s.note(clusterIDNote) != "" {
 		return nil
 	}
-	return s.writeNote(nameNote, cmp.Or(s.self().cluster, roster.NewIdentity()))
+	return s.writeNote(clusterIDNote, cmp.Or(s.self().cluster, roster.NewIdentity()))
 }
 
-// learnName gives a nameless node the id of its cluster, when its state has it.
-func (s *joiner) learnName() {
-	if !s.logs.meta().isNameless() {
+// adoptClusterID gives a nameless node the id of its cluster, when its state has it.
+func (s *joiner) adoptClusterID() {
+	if !s.logs.meta().lacksClusterID() {
 		return
 	}
-	named := func(a *applied) bool { return a.view.Note(nameNote) != "" }
+	named := func(a *applied) bool { return a.view.Note(clusterIDNote) != "" }
 	if err := s.fsm.await(s.ctx, named); err != nil {
 		return // the store stops
 	}
-	cluster := s.note(nameNote)
+	cluster := s.note(clusterIDNote)
 	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = cluster }); err != nil {
 		return // likewise
 	}
 	s.log.Info("the cluster that was taken over from hraftd has an id", "cluster", cluster)
 }
 
-// seekLeader is for a nameless node, which is a member already. It asks to join all
+// seekLeaderWithoutID is for a nameless node, which is a member already. It asks to join all
 // the same when it hears of no leader: it may have been removed.
-func (s *joiner) seekLeader() error {
+func (s *joiner) seekLeaderWithoutID() error {
 	if !s.isLeaderless() {
 		return nil
 	}

@@ -14,7 +14,7 @@ import (
 
 // awaitOwnTerm waits until this node, as the leader, has in its state what its
 // predecessors committed: its notes can then be relied on.
-func (s *leadership) awaitOwnTerm(ctx context.Context) error {
+func (s *tracker) awaitOwnTerm(ctx context.Context) error {
 	term, err := s.leaderTerm()
 	if err != nil {
 		return err
@@ -24,15 +24,15 @@ func (s *leadership) awaitOwnTerm(ctx context.Context) error {
 
 // changeThroughLeader has whoever leads make a change, again until its outcome is
 // known or ctx ends: to make it twice is to make it once.
-func (s *leadership) changeThroughLeader(ctx context.Context, attempt func(context.Context, *reign) error) error {
+func (s *tracker) changeThroughLeader(ctx context.Context, attempt func(context.Context, *tenure) error) error {
 	var last error
 	maybe := false // a leader may have begun with it
 	for n := 0; ; n++ {
 		if err := s.life.Err(); err != nil {
 			return outcome(ctx, err, maybe, last)
 		}
-		reign := s.reign()
-		err := s.changeUnder(ctx, reign, attempt)
+		tenure := s.tenure()
+		err := s.changeUnder(ctx, tenure, attempt)
 		switch {
 		case err == nil, isFinal(err) && !maybe:
 			return err
@@ -40,8 +40,8 @@ func (s *leadership) changeThroughLeader(ctx context.Context, attempt func(conte
 			return fmt.Errorf("%w: an earlier attempt may have had effect: %w", ErrUnknown, err)
 		}
 		maybe, last = maybe || !errors.Is(err, errs.Unsent), err
-		if err := s.pause(ctx, reign, n); err != nil {
-			return outcome(ctx, err, maybe, s.troubleOr(last))
+		if err := s.pause(ctx, tenure, n); err != nil {
+			return outcome(ctx, err, maybe, s.reasonOr(last))
 		}
 	}
 }
@@ -57,24 +57,24 @@ func isFinal(err error) bool {
 }
 
 // changeUnder makes one attempt, and gives it up when the leader changes.
-func (s *leadership) changeUnder(ctx context.Context, reign *reign, attempt func(context.Context, *reign) error) error {
-	if reign.leader == (roster.Peer{}) {
+func (s *tracker) changeUnder(ctx context.Context, tenure *tenure, attempt func(context.Context, *tenure) error) error {
+	if tenure.leader == (roster.Peer{}) {
 		return errs.NoLeaderKnown
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(reign.ctx, cancel)()
-	return attempt(ctx, reign)
+	defer context.AfterFunc(tenure.ctx, cancel)()
+	return attempt(ctx, tenure)
 }
 
 // serveChange makes one attempt at a change of the membership: the node that asks
 // has other members to ask, and asks again. What was forwarded is not passed on.
-func (s *leadership) serveChange(ctx context.Context, forwarded bool, attempt func(context.Context, *reign) error) error {
-	reign := s.reign()
-	if forwarded && !reign.leads {
+func (s *tracker) serveChange(ctx context.Context, forwarded bool, attempt func(context.Context, *tenure) error) error {
+	tenure := s.tenure()
+	if forwarded && !tenure.leads {
 		return errs.NotLeader
 	}
-	return s.changeUnder(ctx, reign, attempt)
+	return s.changeUnder(ctx, tenure, attempt)
 }
 
 // lockMembership lets one change at a time through. A channel, not a mutex: it
@@ -93,12 +93,12 @@ func (s *members) lockMembership(ctx context.Context) (unlock func(), err error)
 // ErrNoLeader, ErrClosed.
 func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
 	var nodes []Node
-	err := s.readLoop(ctx, func(ctx context.Context, reign *reign) (err error) {
-		if reign.leads {
+	err := s.readLoop(ctx, func(ctx context.Context, tenure *tenure) (err error) {
+		if tenure.leads {
 			nodes, err = s.nodesAsLeader(ctx)
 			return err
 		}
-		nodes, err = callJSON[[]Node](ctx, s.port, reign.leader, callNodes, raw(nil))
+		nodes, err = callJSON[[]Node](ctx, s.port, tenure.leader, callNodes, raw(nil))
 		return err
 	})
 	return nodes, err

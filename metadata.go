@@ -98,9 +98,9 @@ func (m metadata) serverID() raft.ServerID {
 // identities.
 func (m metadata) isLegacy() bool { return m.ID != "" && m.Identity == "" }
 
-// isNameless reports whether the node is a member of a cluster whose id it does not
+// lacksClusterID reports whether the node is a member of a cluster whose id it does not
 // know; see legacy.go.
-func (m metadata) isNameless() bool { return m.isLegacy() && m.Cluster == "" }
+func (m metadata) lacksClusterID() bool { return m.isLegacy() && m.Cluster == "" }
 
 // number is one of raft's values; 0: it is not there.
 func (m metadata) number(key string) uint64 {

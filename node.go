@@ -43,24 +43,24 @@ type node struct {
 	ctx  context.Context // of life
 }
 
-// leadership is who leads.
-type leadership struct {
+// tracker is who leads.
+type tracker struct {
 	*node
-	court     court
+	current   trackedLeader
 	rounds    *batch.Rounds // of a leader
 	questions batch.PerKey[raft.ServerID]
 
-	whenLeading, whenFollowing []func(*reign) // what a node does for as long as a reign lasts
+	whenLeading, whenFollowing []func(*tenure) // what a node does for as long as a tenure lasts
 }
 
 // detector is the failure detector.
 type detector struct {
-	*leadership
-	reassurances batch.Spacing[raft.ServerID]
+	*tracker
+	refutations batch.Spacing[raft.ServerID]
 }
 
 type places struct {
-	*leadership
+	*tracker
 	claims     claims
 	relocating sync.Map // of server ids to their next addresses, by this node as the leader; see relocate
 }
@@ -78,7 +78,7 @@ type joiner struct {
 	founded  atomic.Bool            // by this start
 	leaving  atomic.Int32           // how many calls are under way by which this node leaves the cluster
 	left     atomic.Bool            // it has, and does not ask to be admitted again
-	agreed   atomic.Pointer[string] // see isSettled
+	knownAs  atomic.Pointer[string] // see isSettled
 }
 
 func (s *node) configuration() raft.Configuration {
@@ -136,33 +136,33 @@ func (s *node) askRaft(ctx context.Context, message any) error {
 	}
 }
 
-// knock asks who is at an address.
-func (s *node) knock(ctx context.Context, addr string) (welcome, error) {
+// probe asks who is at an address.
+func (s *node) probe(ctx context.Context, addr string) (welcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	return s.port.ping(ctx, roster.Peer{Addr: addr})
 }
 
-// knockSoon is knock for where somebody was that is likely to be gone: several of those
+// probeSoon is probe for where somebody was that is likely to be gone: several of those
 // must not take all the time that there is for a call.
-func (s *node) knockSoon(ctx context.Context, addr string) (welcome, error) {
+func (s *node) probeSoon(ctx context.Context, addr string) (welcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
 	defer cancel()
-	return s.knock(ctx, addr)
+	return s.probe(ctx, addr)
 }
 
-// silent knocks on other nodes, all at once, and says of which there was no answer,
+// silent probes other nodes, all at once, and says of which there was no answer,
 // and why.
 func (s *node) silent(ctx context.Context, nodes []raft.Server) (which []string) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
 	defer cancel()
 	var mu sync.Mutex // guards which
-	var knocking sync.WaitGroup
+	var probing sync.WaitGroup
 	for _, m := range nodes {
 		if m.ID == s.server {
 			continue
 		}
-		knocking.Go(func() {
+		probing.Go(func() {
 			_, err := s.port.ping(ctx, roster.Peer{Server: m.ID, Addr: string(m.Address)})
 			if err == nil {
 				return
@@ -172,7 +172,7 @@ func (s *node) silent(ctx context.Context, nodes []raft.Server) (which []string)
 			which = append(which, fmt.Sprintf("%s at %s (%v)", roster.UserID(m.ID), roster.DialAddr(string(m.Address)), err))
 		})
 	}
-	knocking.Wait()
+	probing.Wait()
 	slices.Sort(which)
 	return which
 }

@@ -39,7 +39,7 @@ const (
 )
 
 func replicaNote(id string) string            { return "replica/" + id }
-func retiredNote(server raft.ServerID) string { return "retired/" + string(server) }
+func removedNote(server raft.ServerID) string { return "retired/" + string(server) }
 func leftNote(server raft.ServerID) string    { return "left/" + string(server) }
 
 // forgottenNote is taken when the first note of an identity is to be struck out.
@@ -47,16 +47,16 @@ const forgottenNote = "forgotten"
 
 // How an identity was removed, as the note of it says before its log index.
 const (
-	retired        = "1"
-	retiredByForce = "forced"
+	tombstone        = "1"
+	tombstoneByForce = "forced"
 )
 
 func (s *members) isReplica(id string) bool        { return s.note(replicaNote(id)) != "" }
-func (s *members) isRetired(id raft.ServerID) bool { return s.note(retiredNote(id)) != "" }
+func (s *members) isRemoved(id raft.ServerID) bool { return s.note(removedNote(id)) != "" }
 
-func (s *members) isRetiredByForce(id raft.ServerID) bool {
-	how, _, _ := strings.Cut(s.note(retiredNote(id)), " ")
-	return how == retiredByForce
+func (s *members) isRemovedByForce(id raft.ServerID) bool {
+	how, _, _ := strings.Cut(s.note(removedNote(id)), " ")
+	return how == tombstoneByForce
 }
 
 // isForgotten reports whether a node was removed, or has left, so long ago that there is
@@ -94,8 +94,8 @@ func noteOp(name, text string) command.Op {
 	return command.Op{Kind: command.Note, Key: name, Value: []byte(text)}
 }
 
-// strike makes a note undone, if there is one.
-func (s *members) strike(name string) error {
+// clearNote makes a note undone, if there is one.
+func (s *members) clearNote(name string) error {
 	if s.note(name) == "" {
 		return nil
 	}
@@ -133,13 +133,13 @@ func (s *members) formerly(id string, note func(raft.ServerID) string) (servers 
 }
 
 // forgetFormer strikes out the notes that are too many, as the leader.
-func (s *members) forgetFormer(reign *reign) error {
+func (s *members) forgetFormer(tenure *tenure) error {
 	if s.fsm.now.Load().view.NotesLen() <= maxFormer {
 		return nil
 	}
-	for _, note := range []func(raft.ServerID) string{retiredNote, leftNote} {
+	for _, note := range []func(raft.ServerID) string{removedNote, leftNote} {
 		for len(s.excess(note)) > 0 {
-			if err := s.forgetOldest(reign, note); err != nil {
+			if err := s.forgetOldest(tenure, note); err != nil {
 				return fmt.Errorf("strike out notes: %w", err)
 			}
 		}
@@ -156,8 +156,8 @@ func (s *members) excess(note func(raft.ServerID) string) []former {
 
 // forgetOldest strikes out some notes that are too many, by one entry. Between two of
 // those changes of the membership have their turn.
-func (s *members) forgetOldest(reign *reign, note func(raft.ServerID) string) error {
-	unlock, err := s.lockMembership(reign.ctx)
+func (s *members) forgetOldest(tenure *tenure, note func(raft.ServerID) string) error {
+	unlock, err := s.lockMembership(tenure.ctx)
 	if err != nil {
 		return err
 	}

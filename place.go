@@ -64,7 +64,7 @@ func (s *places) findPlace() {
 	if p, ok := s.promised(s.server); ok {
 		at = p.To
 	}
-	if s.logs.meta().isNameless() || at == s.opts.advertise {
+	if s.logs.meta().lacksClusterID() || at == s.opts.advertise {
 		s.takePlace()
 	}
 }
@@ -129,7 +129,7 @@ func (s *places) whereabouts(ctx context.Context, m raft.Server) (string, bool) 
 		if addr == "" || addr == roster.DialAddr(string(m.Address)) {
 			continue
 		}
-		if there, err := s.knockSoon(ctx, addr); err == nil && there.Node == m.ID {
+		if there, err := s.probeSoon(ctx, addr); err == nil && there.Node == m.ID {
 			return addr, true
 		}
 	}

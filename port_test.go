@@ -51,7 +51,7 @@ func newTestPort(t *testing.T, lan *memnet.Network, addr string, me self, serve 
 
 // startServing begins to accept, with one use for all connections.
 func startServing(p *port, serve func(net.Conn, hello)) {
-	for _, purpose := range []string{forRaft, forRPC, forVigil} {
+	for _, purpose := range []string{forRaft, forRPC, forMonitor} {
 		p.handleConn(purpose, serve)
 	}
 	p.start()

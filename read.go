@@ -96,14 +96,14 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 	}
 	var entry Entry
 	slow := false // the leader's answer takes too long
-	err := s.readLoop(ctx, func(ctx context.Context, reign *reign) (err error) {
+	err := s.readLoop(ctx, func(ctx context.Context, tenure *tenure) (err error) {
 		switch {
-		case reign.leads:
+		case tenure.leads:
 			entry, err = s.readAsLeader(ctx, key, o.level)
 		case slow:
 			entry, err = s.readHere(ctx, key, o.level)
 		default:
-			entry, err = s.readAsFollower(ctx, reign.leader, key, o.level)
+			entry, err = s.readAsFollower(ctx, tenure.leader, key, o.level)
 			slow = errors.Is(err, errSlow)
 		}
 		return err
@@ -178,8 +178,8 @@ func (s *Store) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, err
 // readIndex is readIndexAsLeader on whoever leads. Once this node's state has
 // reached the index it serves as well as the leader's.
 func (s *Store) readIndex(ctx context.Context, l ReadLevel) (index uint64, err error) {
-	err = s.readLoop(ctx, func(ctx context.Context, reign *reign) (err error) {
-		if reign.leads {
+	err = s.readLoop(ctx, func(ctx context.Context, tenure *tenure) (err error) {
+		if tenure.leads {
 			index, err = s.readIndexAsLeader(ctx, l)
 		} else {
 			index, err = s.asking[l].Join(ctx)
@@ -250,11 +250,11 @@ func decodeLevel(payload []byte) (ReadLevel, error) {
 
 // askLeader is a round of asking.
 func (s *Store) askLeader(l ReadLevel) (index uint64, err error) {
-	now := s.reign()
+	now := s.tenure()
 	if now.leads || now.leader == (roster.Peer{}) {
 		return 0, errs.NoLeaderKnown // whoever takes part asks again
 	}
-	err = s.readUnder(s.ctx, now, func(ctx context.Context, now *reign) (err error) {
+	err = s.readUnder(s.ctx, now, func(ctx context.Context, now *tenure) (err error) {
 		index, err = s.forwardReadIndex(ctx, now.leader, l)
 		return err
 	})
@@ -317,50 +317,50 @@ func tooStale(err error, format string, args ...any) error {
 }
 
 // readLoop repeats a read, on whoever leads, until it has an answer or ctx ends.
-func (s *leadership) readLoop(ctx context.Context, read func(context.Context, *reign) error) error {
+func (s *tracker) readLoop(ctx context.Context, read func(context.Context, *tenure) error) error {
 	last := errs.NoLeaderKnown
 	for attempt := 0; ; attempt++ {
 		if err := s.life.Err(); err != nil {
 			return err
 		}
-		reign := s.reign()
+		tenure := s.tenure()
 		switch {
-		case reign.leads:
-			last = read(ctx, reign) // a round ends by itself, and soon
-		case reign.leader != roster.Peer{}:
-			last = s.readUnder(ctx, reign, read)
+		case tenure.leads:
+			last = read(ctx, tenure) // a round ends by itself, and soon
+		case tenure.leader != roster.Peer{}:
+			last = s.readUnder(ctx, tenure, read)
 		}
 		if last == nil || errors.Is(last, ErrNotFound) || errors.Is(last, ErrInvalid) {
 			return last
 		}
-		if err := s.pause(ctx, reign, attempt); err != nil {
+		if err := s.pause(ctx, tenure, attempt); err != nil {
 			if errors.Is(err, ErrClosed) {
 				return err
 			}
-			return errs.NoLeaderBefore(ctx, s.troubleOr(last))
+			return errs.NoLeaderBefore(ctx, s.reasonOr(last))
 		}
 	}
 }
 
 // readUnder gives an attempt on another node up when the leader changes. Each question
 // to it has a time of its own.
-func (s *leadership) readUnder(ctx context.Context, reign *reign, read func(context.Context, *reign) error) error {
+func (s *tracker) readUnder(ctx context.Context, tenure *tenure, read func(context.Context, *tenure) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(reign.ctx, cancel)()
-	return read(ctx, reign)
+	defer context.AfterFunc(tenure.ctx, cancel)()
+	return read(ctx, tenure)
 }
 
 // pause waits before the next attempt: until the leader changes, or a moment. An
 // error ends the attempts.
-func (s *leadership) pause(ctx context.Context, reign *reign, attempt int) error {
+func (s *tracker) pause(ctx context.Context, tenure *tenure, attempt int) error {
 	const shortest, longest = time.Millisecond, 100 * time.Millisecond
 	timer := time.NewTimer(min(shortest<<min(attempt, 10), longest))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return nil
-	case <-reign.ctx.Done():
+	case <-tenure.ctx.Done():
 		return s.life.Err()
 	case <-s.life.Stopping():
 		return s.life.Err()

@@ -30,7 +30,7 @@ func newTestFollowerOn(t *testing.T, lan *memnet.Network, serve func(*port)) *St
 	leader.start()
 	s := newTestServer(t)
 	s.port = newTestPort(t, lan, "a:1", nodeA, nil)
-	s.court.reign = newTestReign(s, peerB, false)
+	s.current.tenure = newTestTenure(s, peerB, false)
 	return s
 }
 
@@ -147,7 +147,7 @@ func TestAReadGivesUpOnALeaderThatIsNoLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestFollower(t, saysNothing)
 		time.AfterFunc(time.Second, func() {
-			s.replaceReign(&reign{leader: roster.Peer{Server: "c#3", Addr: "c:1"}}) // which nobody reaches
+			s.replace(&tenure{leader: roster.Peer{Server: "c#3", Addr: "c:1"}}) // which nobody reaches
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
@@ -300,23 +300,23 @@ func TestAPauseEndsWithWhatItWaitsFor(t *testing.T) {
 		s := newTestServer(t)
 		for attempt, want := range map[int]time.Duration{0: time.Millisecond, 1: 2 * time.Millisecond, 6: 64 * time.Millisecond, 7: 100 * time.Millisecond, 1 << 30: 100 * time.Millisecond} {
 			began := time.Now()
-			if err := s.pause(t.Context(), s.reign(), attempt); err != nil || time.Since(began) != want {
+			if err := s.pause(t.Context(), s.tenure(), attempt); err != nil || time.Since(began) != want {
 				t.Errorf("attempt %d: %v, %v, want %v", attempt, time.Since(began), err, want)
 			}
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(enough)
-		if err := s.pause(ctx, s.reign(), 9); !errors.Is(err, enough) {
+		if err := s.pause(ctx, s.tenure(), 9); !errors.Is(err, enough) {
 			t.Errorf("with an ended context: %v, want its cause", err)
 		}
-		old := s.reign()
-		time.AfterFunc(time.Microsecond, func() { s.replaceReign(&reign{leader: peerB}) })
+		old := s.tenure()
+		time.AfterFunc(time.Microsecond, func() { s.replace(&tenure{leader: peerB}) })
 		began := time.Now()
 		if err := s.pause(t.Context(), old, 9); err != nil || time.Since(began) != time.Microsecond {
 			t.Errorf("when the leader changes: %v, %v, want to go on at once", time.Since(began), err)
 		}
 		time.AfterFunc(time.Microsecond, func() { s.life.Stop(ErrClosed) })
-		if err := s.pause(t.Context(), s.reign(), 9); !errors.Is(err, ErrClosed) {
+		if err := s.pause(t.Context(), s.tenure(), 9); !errors.Is(err, ErrClosed) {
 			t.Errorf("when the store closes: %v, want ErrClosed", err)
 		}
 	})

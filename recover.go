@@ -140,9 +140,9 @@ func (r *recovering) Snapshot() (raft.FSMSnapshot, error) {
 		return nil, r.fsm.failed
 	}
 	now, state := r.fsm.now.Load(), r.fsm.state
-	state.WriteNote(retiredNote(r.node), "")
+	state.WriteNote(removedNote(r.node), "")
 	state.WriteNote(replicaNote(roster.UserID(r.node)), "")
-	state.WriteNote(nameNote, "")
+	state.WriteNote(clusterIDNote, "")
 	state.RaiseRevision(r.to.NewVersion)
 	lost := fmt.Sprintf("%d-%d", r.to.Version+1, r.to.NewVersion)
 	if before := state.View().Note(lostNote); before != "" {
@@ -220,7 +220,7 @@ func (s *Store) takeStock() (r Recovery, err error) {
 		}
 		r.Members = append(r.Members, Node{ID: roster.UserID(m.ID), Addr: roster.DialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter})
 	}
-	removed := view.Note(retiredNote(s.server)) != ""
+	removed := view.Note(removedNote(s.server)) != ""
 	if len(r.Members) == 1 && r.Members[0].ID == r.ID && !removed {
 		return r, fmt.Errorf("%w: node %s is the only member of cluster %s already: start it", ErrInvalid, r.ID, r.Old)
 	}

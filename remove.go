@@ -92,16 +92,16 @@ func (s *joiner) leave(ctx context.Context, req removeRequest) error {
 func (s *members) removeFor(ctx context.Context, req removeRequest) error {
 	var refusal error
 	doubt := uint64(0) // the last term in which an attempt may have begun
-	err := s.changeThroughLeader(ctx, func(ctx context.Context, reign *reign) error {
-		req.Term = reign.term
-		err := s.removeThrough(ctx, reign, req)
+	err := s.changeThroughLeader(ctx, func(ctx context.Context, tenure *tenure) error {
+		req.Term = tenure.term
+		err := s.removeThrough(ctx, tenure, req)
 		switch {
 		case errors.Is(err, ErrUnknown):
-			doubt = reign.term
-		case errors.Is(err, ErrNotFound), errors.Is(err, ErrRefused) && reign.term > doubt:
+			doubt = tenure.term
+		case errors.Is(err, ErrNotFound), errors.Is(err, ErrRefused) && tenure.term > doubt:
 			refusal, err = err, nil
 		case err != nil && !errors.Is(err, errs.Unsent):
-			doubt = reign.term
+			doubt = tenure.term
 		}
 		return err
 	})
@@ -113,23 +113,23 @@ func (s *members) removeFor(ctx context.Context, req removeRequest) error {
 
 // removeThrough keeps the term in which it was asked: a request that was held up on the
 // way is not one of the term in which it arrives.
-func (s *members) removeThrough(ctx context.Context, reign *reign, req removeRequest) error {
+func (s *members) removeThrough(ctx context.Context, tenure *tenure, req removeRequest) error {
 	if req.Term == 0 {
-		req.Term = reign.term
+		req.Term = tenure.term
 	}
-	if reign.leads {
+	if tenure.leads {
 		if err := s.removeMember(ctx, req); err != nil {
 			return fmt.Errorf("remove node %s: %w", req.ID, err)
 		}
 		return nil
 	}
 	req.Forwarded = true
-	_, err := callJSON[raw](ctx, s.port, reign.leader, callRemove, req)
+	_, err := callJSON[raw](ctx, s.port, tenure.leader, callRemove, req)
 	return err
 }
 
 func (s *Store) serveRemove(ctx context.Context, req removeRequest) (raw, error) {
-	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *reign) error { return s.removeThrough(ctx, r, req) })
+	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.removeThrough(ctx, r, req) })
 }
 
 // removeMember removes a member, as the leader.
@@ -153,7 +153,7 @@ func (s *members) removeMember(ctx context.Context, req removeRequest) error {
 	m := config.Servers[at]
 	err = s.checkRemovable(ctx, config, m, req)
 	switch {
-	case err != nil && s.isRetired(m.ID):
+	case err != nil && s.isRemoved(m.ID):
 		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, errs.Reason(err))
 	case err != nil:
 		return err
@@ -162,19 +162,19 @@ func (s *members) removeMember(ctx context.Context, req removeRequest) error {
 		return err
 	}
 	if m.ID == s.server { // the next leader does it
-		if err := s.yield(ctx, ""); err != nil {
+		if err := s.transferTo(ctx, ""); err != nil {
 			return fmt.Errorf("%w: %v", errs.Unsent, errs.Reason(err)) // of the removal
 		}
 		return errs.NotLeader
 	}
 	if req.MayReturn {
-		return s.letGo(ctx, m)
+		return s.removeReturning(ctx, m)
 	}
-	return s.expel(ctx, m, req)
+	return s.removeForGood(ctx, m, req)
 }
 
 // leadsIn is an error unless this node leads in a term.
-func (s *leadership) leadsIn(term uint64) error {
+func (s *tracker) leadsIn(term uint64) error {
 	now, err := s.leaderTerm()
 	if err == nil && now != term {
 		return errs.NotLeader
@@ -185,7 +185,7 @@ func (s *leadership) leadsIn(term uint64) error {
 // removeAgain is for the id of a node that is no member any more. There is something
 // to do when one has left that was to return, and now is not.
 func (s *members) removeAgain(req removeRequest) error {
-	left, removed := s.formerly(req.ID, leftNote), s.formerly(req.ID, retiredNote)
+	left, removed := s.formerly(req.ID, leftNote), s.formerly(req.ID, removedNote)
 	switch {
 	case len(left) == 0 && len(removed) == 0:
 		return fmt.Errorf("%w: no member is called %q", ErrNotFound, req.ID)
@@ -193,31 +193,31 @@ func (s *members) removeAgain(req removeRequest) error {
 		return nil
 	}
 	for _, server := range left {
-		if err := s.writeNote(retiredNote(server), s.dated(retired)); err != nil {
+		if err := s.writeNote(removedNote(server), s.dated(tombstone)); err != nil {
 			return err
 		}
-		if err := s.strike(leftNote(server)); err != nil {
+		if err := s.clearNote(leftNote(server)); err != nil {
 			return err
 		}
 	}
-	return s.strike(replicaNote(req.ID))
+	return s.clearNote(replicaNote(req.ID))
 }
 
-// letGo removes a member that may return. What it is to be then stays noted. It may have
+// removeReturning removes a member that may return. What it is to be then stays noted. It may have
 // left before: the note is of this time.
-func (s *members) letGo(ctx context.Context, m raft.Server) error {
+func (s *members) removeReturning(ctx context.Context, m raft.Server) error {
 	if err := s.writeNote(leftNote(m.ID), s.dated("1")); err != nil {
 		return err
 	}
 	return s.change(ctx, func() raft.Future { return s.raft.RemoveServer(m.ID, 0, s.patience()) })
 }
 
-// expel removes a member for good, with what was noted of it.
-func (s *members) expel(ctx context.Context, m raft.Server, req removeRequest) error {
-	if err := s.dismiss(ctx, m, req); err != nil {
+// removeForGood removes a member for good, with what was noted of it.
+func (s *members) removeForGood(ctx context.Context, m raft.Server, req removeRequest) error {
+	if err := s.removeIdentity(ctx, m, req); err != nil {
 		return err
 	}
-	if err := s.strike(replicaNote(roster.UserID(m.ID))); err != nil {
+	if err := s.clearNote(replicaNote(roster.UserID(m.ID))); err != nil {
 		return fmt.Errorf("%w: it is removed: %v", ErrUnknown, errs.Reason(err))
 	}
 	return nil
@@ -251,21 +251,21 @@ func (s *members) checkRemovable(ctx context.Context, config raft.Configuration,
 	return nil
 }
 
-// dismiss removes an identity for good. The note comes first: a leader that dies
+// removeIdentity removes an identity for good. The note comes first: a leader that dies
 // in between leaves its successor word of what is to be done, and from then on
 // nobody can say that nothing was changed. That it has left before does not count any
 // more.
-func (s *members) dismiss(ctx context.Context, m raft.Server, req removeRequest) error {
-	if !s.isRetired(m.ID) {
-		how := retired
+func (s *members) removeIdentity(ctx context.Context, m raft.Server, req removeRequest) error {
+	if !s.isRemoved(m.ID) {
+		how := tombstone
 		if req.Force {
-			how = retiredByForce
+			how = tombstoneByForce
 		}
-		if err := s.writeNote(retiredNote(m.ID), s.dated(how)); err != nil {
+		if err := s.writeNote(removedNote(m.ID), s.dated(how)); err != nil {
 			return err
 		}
 	}
-	err := s.strike(leftNote(m.ID))
+	err := s.clearNote(leftNote(m.ID))
 	if err == nil {
 		err = s.change(ctx, func() raft.Future { return s.raft.RemoveServer(m.ID, 0, s.patience()) })
 	}

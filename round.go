@@ -27,7 +27,7 @@ import (
 //
 // raft's VerifyLeader will not do: it counts answers that were sent before the
 // call, and those of non-voters.
-func (s *leadership) confirm() (index uint64, err error) {
+func (s *tracker) confirm() (index uint64, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.opts.timing.Heartbeat)
 	defer cancel()
 	term, err := s.leaderTerm()
@@ -50,7 +50,7 @@ func (s *leadership) confirm() (index uint64, err error) {
 // askVoters returns nil once a majority of the voters has seen no term after
 // term. The answers that it does not wait for keep their connections busy for a
 // while; a voter that is slow is left out of further rounds meanwhile.
-func (s *leadership) askVoters(ctx context.Context, term uint64) error {
+func (s *tracker) askVoters(ctx context.Context, term uint64) error {
 	voters, err := s.votersIn(term)
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func (s *leadership) askVoters(ctx context.Context, term uint64) error {
 }
 
 // askInBackground puts one answer into answers, unless it returns false.
-func (s *leadership) askInBackground(server raft.Server, term uint64, answers chan<- error) bool {
+func (s *tracker) askInBackground(server raft.Server, term uint64, answers chan<- error) bool {
 	release, ok := s.questions.Acquire(server.ID)
 	if !ok {
 		return false
@@ -97,7 +97,7 @@ func (s *leadership) askInBackground(server raft.Server, term uint64, answers ch
 	})
 }
 
-func (s *leadership) askVoter(ctx context.Context, server raft.Server, term uint64) error {
+func (s *tracker) askVoter(ctx context.Context, server raft.Server, term uint64) error {
 	to := roster.Peer{Server: server.ID, Addr: string(server.Address)}
 	answer, err := s.port.call(ctx, to, callConfirm, binary.BigEndian.AppendUint64(nil, term))
 	if err != nil {

@@ -45,7 +45,7 @@ func newTestServer(t testing.TB) *Store {
 	s.opts.network, s.opts.advertise = host, "b:1"
 	s.port = s.newPort()
 	t.Cleanup(s.port.close)
-	s.court.reign = newTestReign(s, roster.Peer{}, false)
+	s.current.tenure = newTestTenure(s, roster.Peer{}, false)
 	return s
 }
 
@@ -59,8 +59,8 @@ func callOf(t *testing.T, s *Store) func(m method, payload string) ([]byte, erro
 	}
 }
 
-func newTestReign(s *Store, leader roster.Peer, leads bool) *reign {
-	r := &reign{leader: leader, leads: leads}
+func newTestTenure(s *Store, leader roster.Peer, leads bool) *tenure {
+	r := &tenure{leader: leader, leads: leads}
 	r.ctx, r.cancel = context.WithCancel(s.ctx)
 	return r
 }
@@ -79,7 +79,7 @@ func TestAPayloadThatMakesNoSenseIsInvalid(t *testing.T) {
 			callRemove:    {"", "x", "[]"},
 			callTransfer:  {"", "x", "[]"},
 			callFound:     {"", "x", "[]"},
-			callWitness:   {"", "x", "[]"},
+			callSuspicion: {"", "x", "[]"},
 		} {
 			for _, payload := range payloads {
 				if _, err := call(m, payload); !errors.Is(err, ErrInvalid) {

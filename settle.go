@@ -18,15 +18,15 @@ import (
 
 // settle sees to this node's place in a cluster for as long as the store runs. It
 // forms a cluster with others, asks to be admitted, announces a new address, and
-// finds out what is wrong when there is no leader. What stands in the way is the
-// court's trouble.
+// finds out what is wrong when there is no leader. What stands in the way is
+// the reason why the node is not ready.
 func (s *joiner) settle() {
 	const shortest, longest, longestFounding = 50 * time.Millisecond, 5 * time.Second, time.Second
 	wait, settled := shortest, false
 	words := loglimit.Trouble{Log: s.log}
 	for trouble := s.checkIn(); ; trouble = s.seekPlace() {
 		if errors.Is(trouble, ErrRemoved) {
-			trouble = errDismissed
+			trouble = errRemovedNode
 		}
 		if errors.Is(trouble, ErrRemoved) || errors.Is(trouble, ErrCopied) {
 			s.log.Error("the node stops", "reason", trouble)
@@ -36,11 +36,11 @@ func (s *joiner) settle() {
 		if trouble != nil {
 			trouble = oneLine{trouble}
 		}
-		s.setTrouble(trouble)
+		s.setReason(trouble)
 		s.forgetStrangers()
 		words.About(s.standing(), trouble)
 		wasSettled := settled
-		settled = trouble == nil && s.self().cluster != "" && s.isSettled() && s.reign().leader != roster.Peer{}
+		settled = trouble == nil && s.self().cluster != "" && s.isSettled() && s.tenure().leader != roster.Peer{}
 		switch {
 		case settled && !wasSettled:
 			s.log.Info("member of the cluster", "cluster", s.self().cluster, "id", s.opts.id, "addr", s.opts.advertise)
@@ -64,7 +64,7 @@ func (s *joiner) settle() {
 // forgetStrangers lets go of what is kept for nodes that are no members any more, and of
 // connections that nobody uses.
 func (s *joiner) forgetStrangers() {
-	members := map[raft.ServerID]bool{s.reign().leader.Server: true} // of which this node may not have heard
+	members := map[raft.ServerID]bool{s.tenure().leader.Server: true} // of which this node may not have heard
 	for _, m := range s.configuration().Servers {
 		members[m.ID] = true
 	}
@@ -90,7 +90,7 @@ type oneLine struct{ error }
 func (e oneLine) Error() string { return strings.ReplaceAll(errs.Reason(e.error).Error(), "\n", "; ") }
 func (e oneLine) Unwrap() error { return e.error }
 
-// standing is what a node with trouble is doing, as the beginning of a sentence.
+// loggedRole is what a node with trouble is doing, as the beginning of a sentence.
 func (s *joiner) standing() string {
 	switch {
 	case s.founds() && !s.founders.isJoining():
@@ -101,7 +101,7 @@ func (s *joiner) standing() string {
 		return "waiting to be admitted"
 	case !s.isPlaced():
 		return "waiting to be confirmed at this address"
-	case s.reign().leader == roster.Peer{}:
+	case s.tenure().leader == roster.Peer{}:
 		return "no leader"
 	}
 	return "waiting to be known at this address"
@@ -120,8 +120,8 @@ func (s *joiner) seekPlace() error {
 		return s.stayAway()
 	case s.founds():
 		return s.foundTogether()
-	case s.logs.meta().isNameless():
-		return s.seekLeader()
+	case s.logs.meta().lacksClusterID():
+		return s.seekLeaderWithoutID()
 	case !s.isPlaced() && s.self().cluster != "":
 		return s.seekConfirmation()
 	case !s.isSettled():
@@ -129,7 +129,7 @@ func (s *joiner) seekPlace() error {
 		switch {
 		case err == nil:
 			at := roster.DialAddr(s.configuredAt())
-			s.agreed.Store(&at)
+			s.knownAs.Store(&at)
 		case errors.Is(err, ErrUnknown) && s.isCatchingUp():
 			return nil
 		}
@@ -159,7 +159,7 @@ func (s *joiner) stayAway() error {
 // that does not vote, under its present address or one with which the leader has
 // agreed: another name of the same.
 func (s *joiner) isSettled() bool {
-	at, agreed := roster.DialAddr(s.configuredAt()), s.agreed.Load()
+	at, agreed := roster.DialAddr(s.configuredAt()), s.knownAs.Load()
 	if at == "" || at != s.opts.advertise && (agreed == nil || at != *agreed) {
 		return false
 	}
@@ -174,8 +174,8 @@ func (s *joiner) isCatchingUp() bool {
 
 // isLeaderless reports whether there has been no leader for longer than an
 // election takes.
-func (s *leadership) isLeaderless() bool {
-	r := s.reign()
+func (s *tracker) isLeaderless() bool {
+	r := s.tenure()
 	return r.leader == roster.Peer{} && time.Since(r.began) > 2*s.opts.timing.Election
 }
 
@@ -184,7 +184,7 @@ func (s *joiner) findTrouble() error {
 	all := roster.Voters(s.configuration())
 	silent := s.silent(s.ctx, all)
 	switch {
-	case s.reign().leader != roster.Peer{}:
+	case s.tenure().leader != roster.Peer{}:
 		return nil
 	case len(silent) > (len(all)-1)/2:
 		trouble := fmt.Errorf("%d of %d voters do not answer: %s", len(silent), len(all), strings.Join(silent, ", "))
@@ -213,7 +213,7 @@ func (s *joiner) ownJoinRequest() joinRequest {
 // askToJoin goes through the members until one has seen to it. A leader that has
 // moved is its own member.
 func (s *joiner) askToJoin() error {
-	if s.reign().leads {
+	if s.tenure().leads {
 		return s.join(s.ctx, s.ownJoinRequest())
 	}
 	addrs, err := s.memberAddrs()
@@ -322,7 +322,7 @@ func (s *joiner) askMember(addr string) error {
 	const patience = 10 * time.Second
 	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
-	who, err := s.knock(ctx, addr)
+	who, err := s.probe(ctx, addr)
 	mine := s.self().cluster
 	switch {
 	case err != nil:
@@ -372,7 +372,7 @@ func (s *joiner) warnOfStrangers() {
 	slices.Sort(addrs)
 	var strange []string
 	for _, addr := range slices.Compact(addrs) {
-		who, err := s.knock(s.ctx, addr)
+		who, err := s.probe(s.ctx, addr)
 		if err == nil && who.Cluster != "" && who.Cluster != s.self().cluster {
 			strange = append(strange, fmt.Sprintf("%s at %s (cluster %s)", roster.UserID(who.Node), addr, who.Cluster))
 		}

@@ -30,7 +30,7 @@ func (w *watchdog) lookAtListener(now time.Time) string {
 		w.handOverAt = 0
 		return ""
 	}
-	if r := w.reign; r.leads && lasts > w.handOverAt && s.hasOtherVoter() {
+	if r := w.tenure; r.leads && lasts > w.handOverAt && s.hasOtherVoter() {
 		w.handOverAt = 2 * lasts
 		s.life.Go(func() { w.handOver(r, lasts, failure) })
 	}
@@ -38,7 +38,7 @@ func (w *watchdog) lookAtListener(now time.Time) string {
 }
 
 // handOver has another voter elected, if one can be.
-func (w *watchdog) handOver(r *reign, lasts time.Duration, reason error) {
+func (w *watchdog) handOver(r *tenure, lasts time.Duration, reason error) {
 	s := w.s
 	target, err := s.successorOf(r)
 	if err != nil {
@@ -51,7 +51,7 @@ func (w *watchdog) handOver(r *reign, lasts time.Duration, reason error) {
 
 // successorOf returns the voter whose log is known to reach furthest, of those that have
 // answered this leader a moment ago.
-func (s *detector) successorOf(r *reign) (target roster.Peer, err error) {
+func (s *detector) successorOf(r *tenure) (target roster.Peer, err error) {
 	moment := time.Now().Add(-s.opts.timing.Heartbeat)
 	acked := s.raftTransport.acked
 	all := roster.Voters(s.configuration())
@@ -81,7 +81,7 @@ func (s *detector) successorOf(r *reign) (target roster.Peer, err error) {
 }
 
 // reach connects to a voter, to see whether it is there.
-func (s *detector) reach(r *reign, voter roster.Peer) error {
+func (s *detector) reach(r *tenure, voter roster.Peer) error {
 	defer s.port.reserve.release()()
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
 	defer cancel()

@@ -149,10 +149,10 @@ func TestNodesThatStartTogetherTakeTheirSnapshotsApart(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if s.fsm.log < 0 || s.fsm.log > every*7/8 {
-			t.Errorf("%d bytes before the first snapshot count as written, want at most %d", s.fsm.log, every*7/8)
+		if s.fsm.logBytes < 0 || s.fsm.logBytes > every*7/8 {
+			t.Errorf("%d bytes before the first snapshot count as written, want at most %d", s.fsm.logBytes, every*7/8)
 		}
-		phases[s.fsm.log*nodes/every] = true
+		phases[s.fsm.logBytes*nodes/every] = true
 	}
 	if len(phases) == 1 {
 		t.Error("all nodes are within an eighth of the way to a snapshot")

@@ -29,17 +29,17 @@ import (
 // makes it stand. It votes, and follows. When there is no other leader after that time
 // it stands again, and if it leads and stands still again, it waits longer.
 
-const mostYields = 5 // doublings of the time after which a leader that stands still again yields again
+const mostHandOverDoublings = 5 // doublings of the time after which a leader that stands still again yields again
 
 // lookAtCommits is for a leader.
 func (w *watchdog) lookAtCommits(now time.Time) string {
-	s, r := w.s, w.reign
+	s, r := w.s, w.tenure
 	if !r.leads {
 		return ""
 	}
 	commit, last := s.raft.CommitIndex(), s.raft.LastIndex()
 	if w.commit != 0 && commit > w.commit {
-		w.yields.Store(0)
+		w.handOvers.Store(0)
 	}
 	w.commit = commit
 	if sent := s.raftTransport.installs.sentToAll(); sent > w.sent { // one that is sent again is not
@@ -47,15 +47,15 @@ func (w *watchdog) lookAtCommits(now time.Time) string {
 	}
 	stalled := w.commits.Look(now, last > commit, commit+s.nearness(commit+1)+uint64(w.sent))
 	if stalled == 0 {
-		w.yieldAt = 0
+		w.stalledHandOverAt = 0
 		return ""
 	}
 	size := max(s.logs.sizeOf(commit+1, commit+1), maxEntriesBytes)
 	byDesign := s.patience() + time.Duration(size)*perByte // for one attempt to send it
-	w.yieldAt = max(w.yieldAt, (byDesign+s.patience())<<min(w.yields.Load(), mostYields))
-	if stalled > w.yieldAt && s.hasOtherVoter() {
-		w.yieldAt = 2 * stalled
-		s.life.Go(func() { w.yield(r, stalled) })
+	w.stalledHandOverAt = max(w.stalledHandOverAt, (byDesign+s.patience())<<min(w.handOvers.Load(), mostHandOverDoublings))
+	if stalled > w.stalledHandOverAt && s.hasOtherVoter() {
+		w.stalledHandOverAt = 2 * stalled
+		s.life.Go(func() { w.handOverStalled(r, stalled) })
 	}
 	if stalled <= byDesign {
 		return ""
@@ -72,22 +72,22 @@ func (s *detector) nearness(index uint64) (sum uint64) {
 	return sum
 }
 
-// yield has another voter elected, if one can be.
-func (w *watchdog) yield(r *reign, stalled time.Duration) {
+// handOverStalled has another voter elected, if one can be.
+func (w *watchdog) handOverStalled(r *tenure, stalled time.Duration) {
 	s := w.s
-	target, err := s.standInFor(r)
+	target, err := s.electableWithout(r)
 	if err != nil {
 		s.log.Warn("this leader commits nothing, and none can take its place", "for", stalled.String(), "reason", err)
 		return
 	}
 	s.log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", roster.UserID(target.Server))
-	w.yields.Add(1)
+	w.handOvers.Add(1)
 	s.handOverTo(r, target, 10*s.opts.timing.Election)
 }
 
 // handOverTo makes target stand for election, steps down if that is of no use, and abstains
 // for a while.
-func (s *leadership) handOverTo(r *reign, target roster.Peer, abstain time.Duration) {
+func (s *tracker) handOverTo(r *tenure, target roster.Peer, abstain time.Duration) {
 	s.raftTransport.abstention.begin(abstain)
 	asked := make(chan error, 1)
 	s.life.Go(func() { asked <- s.timeoutNow(target) })
@@ -101,19 +101,19 @@ func (s *leadership) handOverTo(r *reign, target roster.Peer, abstain time.Durat
 	}
 }
 
-// standInFor finds who can be elected without this leader.
-func (s *detector) standInFor(r *reign) (roster.Peer, error) {
+// electableWithout finds who can be elected without this leader.
+func (s *detector) electableWithout(r *tenure) (roster.Peer, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
 	defer cancel()
 	all := roster.Voters(s.configuration())
-	answers := make(chan testimony, len(all))
+	answers := make(chan suspicionVote, len(all))
 	asked := 0
 	for _, m := range all {
-		if m.ID != s.server && s.life.Go(func() { answers <- s.askWitness(ctx, m, allegation{s.server, r.term}) }) {
+		if m.ID != s.server && s.life.Go(func() { answers <- s.askSuspicion(ctx, m, suspicion{s.server, r.term}) }) {
 			asked++
 		}
 	}
-	heard, best := 0, testimony{}
+	heard, best := 0, suspicionVote{}
 	for range asked {
 		t := <-answers
 		if t.Server != "" {
@@ -124,7 +124,7 @@ func (s *detector) standInFor(r *reign) (roster.Peer, error) {
 		}
 	}
 	term, index := s.lastEntry()
-	whole := !testimony{Term: term, Index: index}.before(testimony{Term: best.Term, Index: best.Index})
+	whole := !suspicionVote{Term: term, Index: index}.before(suspicionVote{Term: best.Term, Index: best.Index})
 	for _, m := range all {
 		if m.ID == best.Server && (heard > len(all)/2 || whole) {
 			return roster.Peer{Server: m.ID, Addr: string(m.Address)}, nil
@@ -135,7 +135,7 @@ func (s *detector) standInFor(r *reign) (roster.Peer, error) {
 
 // stepDown makes raft follow nobody, in the next term: as if a candidate that cannot win
 // had asked for its vote.
-func (s *leadership) stepDown(ctx context.Context, term uint64, candidate roster.Peer) error {
+func (s *tracker) stepDown(ctx context.Context, term uint64, candidate roster.Peer) error {
 	return s.askRaft(ctx, &raft.RequestVoteRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(candidate.Server), Addr: s.raftTransport.EncodePeer(candidate.Server, raft.ServerAddress(candidate.Addr))},
 		Term:      term + 1, LeadershipTransfer: true,

@@ -23,7 +23,7 @@ type State string
 const (
 	Joining   State = "joining"   // no member: waiting to be admitted to a cluster, or to form one; or it has left
 	Follower  State = "follower"  // following a leader, or waiting for one
-	Candidate State = "candidate" // standing for election
+	Candidate State = "candidate" // loggedRole for election
 	Leading   State = "leader"    // the leader of its term
 	Stopped   State = "stopped"   // closed, or stopped by itself: see Store.Done
 )
@@ -55,7 +55,7 @@ type Status struct {
 
 // Status says what this node knows, without asking anybody.
 func (s *Store) Status() Status {
-	r, now := s.reign(), s.fsm.now.Load()
+	r, now := s.tenure(), s.fsm.now.Load()
 	st := Status{
 		Node:         s.ownNode(),
 		Cluster:      s.self().cluster,
@@ -110,9 +110,9 @@ func (s *Store) suffrage() raft.ServerSuffrage {
 func (s *members) isMember() bool { return s.lists(s.server) }
 
 func (s *Store) notReady(st Status, now *applied) string {
-	s.court.mu.Lock()
-	trouble := s.court.trouble
-	s.court.mu.Unlock()
+	s.current.mu.Lock()
+	trouble := s.current.reason
+	s.current.mu.Unlock()
 	stranger, lost := s.port.lastStranger()
 	switch {
 	case st.State == Stopped:
@@ -136,7 +136,7 @@ func (s *Store) notReady(st Status, now *applied) string {
 		return "catching up with the leader" + behind(st.Progress[st.ID])
 	case !s.isSettled():
 		return s.standing()
-	case s.logs.meta().isNameless():
+	case s.logs.meta().lacksClusterID():
 		return "the cluster, taken over from hraftd, has yet to get its id"
 	case now.term < st.Term:
 		return fmt.Sprintf("catching up with the leader: nothing of its term, %d, is in the state yet", st.Term)

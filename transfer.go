@@ -36,16 +36,16 @@ func (s *Store) TransferLeadership(ctx context.Context, id string) error {
 		}
 	}
 	var old roster.Peer // the leader that was asked, and may have handed over
-	return s.changeThroughLeader(ctx, func(_ context.Context, reign *reign) error {
-		if leader := reign.leader; roster.UserID(leader.Server) == id || id == "" && old != (roster.Peer{}) && leader != old {
+	return s.changeThroughLeader(ctx, func(_ context.Context, tenure *tenure) error {
+		if leader := tenure.leader; roster.UserID(leader.Server) == id || id == "" && old != (roster.Peer{}) && leader != old {
 			return nil
 		}
-		// Its answer counts although its reign ends.
+		// Its answer counts although its tenure ends.
 		asking, cancel := context.WithTimeout(ctx, s.patience())
 		defer cancel()
-		err := s.transferThrough(asking, reign, transferRequest{To: id})
+		err := s.transferThrough(asking, tenure, transferRequest{To: id})
 		if !errors.Is(err, errs.Unsent) {
-			old = reign.leader
+			old = tenure.leader
 		}
 		if err != nil {
 			return err
@@ -54,17 +54,17 @@ func (s *Store) TransferLeadership(ctx context.Context, id string) error {
 	})
 }
 
-func (s *members) transferThrough(ctx context.Context, reign *reign, req transferRequest) error {
-	if reign.leads {
+func (s *members) transferThrough(ctx context.Context, tenure *tenure, req transferRequest) error {
+	if tenure.leads {
 		return s.transferAsLeader(ctx, req)
 	}
 	req.Forwarded = true
-	_, err := callJSON[raw](ctx, s.port, reign.leader, callTransfer, req)
+	_, err := callJSON[raw](ctx, s.port, tenure.leader, callTransfer, req)
 	return err
 }
 
 func (s *Store) serveTransfer(ctx context.Context, req transferRequest) (raw, error) {
-	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *reign) error { return s.transferThrough(ctx, r, req) })
+	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.transferThrough(ctx, r, req) })
 }
 
 func (s *members) transferAsLeader(ctx context.Context, req transferRequest) error {
@@ -96,15 +96,15 @@ func (s *members) transferAsLeader(ctx context.Context, req transferRequest) err
 	if !s.hasOtherVoter() {
 		return fmt.Errorf("hand leadership over: %w: there is no other voter", ErrRefused)
 	}
-	return s.yield(ctx, to)
+	return s.transferTo(ctx, to)
 }
 
-// yield hands leadership over while the store runs: to one voter, or to any. What
+// transferTo hands leadership over while the store runs: to one voter, or to any. What
 // is written meanwhile waits, and then goes to the next leader.
-func (s *leadership) yield(ctx context.Context, to raft.ServerID) error {
+func (s *tracker) transferTo(ctx context.Context, to raft.ServerID) error {
 	near, cancel := context.WithTimeout(ctx, s.opts.timing.Election)
 	defer cancel()
-	if _, err := s.findHeir(near, to); err != nil { // or writes would wait for it in vain
+	if _, err := s.findTarget(near, to); err != nil { // or writes would wait for it in vain
 		return fmt.Errorf("hand leadership over: %w: %w", errs.Unsent, err)
 	}
 	release, ok := s.futures.Hold(ctx, s.opts.timing.Election)
@@ -122,15 +122,15 @@ func (s *leadership) yield(ctx context.Context, to raft.ServerID) error {
 // raft's own LeadershipTransfer is not used. When the leader loses its place in
 // the middle of one, a flag stays behind by which raft, leader again later,
 // refuses every write for good (hashicorp/raft issue 696).
-func (s *leadership) handOver(ctx context.Context, to raft.ServerID) error {
-	reign := s.reign()
-	if !reign.leads || !s.hasOtherVoter() {
+func (s *tracker) handOver(ctx context.Context, to raft.ServerID) error {
+	tenure := s.tenure()
+	if !tenure.leads || !s.hasOtherVoter() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Election)
 	defer cancel()
-	defer context.AfterFunc(reign.ctx, cancel)()
-	target, err := s.findHeir(ctx, to)
+	defer context.AfterFunc(tenure.ctx, cancel)()
+	target, err := s.findTarget(ctx, to)
 	if err != nil {
 		return fmt.Errorf("hand leadership over: %w: %w", errs.Unsent, err)
 	}
@@ -146,7 +146,7 @@ func (s *leadership) handOver(ctx context.Context, to raft.ServerID) error {
 		<-ctx.Done()
 	case <-ctx.Done():
 	}
-	if reign.ctx.Err() == nil {
+	if tenure.ctx.Err() == nil {
 		return fmt.Errorf("hand leadership over: %s did not take it", roster.UserID(target.Server))
 	}
 	return nil
@@ -154,34 +154,34 @@ func (s *leadership) handOver(ctx context.Context, to raft.ServerID) error {
 
 // electSelf makes a node that is the only voter stand for election at once: there
 // is nobody to wait for.
-func (s *leadership) electSelf() {
+func (s *tracker) electSelf() {
 	config := s.configuration()
 	if len(roster.Voters(config)) != 1 || !roster.IsVoter(config, s.server) {
 		return
 	}
-	if err := s.stand(s.ctx); err != nil {
+	if err := s.campaign(s.ctx); err != nil {
 		s.log.Info("the only voter waits for its election timeout", "error", err)
 	}
 }
 
 // timeoutNow makes a voter stand for election at once (section 3.10 of Ongaro's
 // thesis).
-func (s *leadership) timeoutNow(to roster.Peer) error {
+func (s *tracker) timeoutNow(to roster.Peer) error {
 	return s.raftTransport.TimeoutNow(to.Server, raft.ServerAddress(to.Addr), s.timeoutNowRequest(), new(raft.TimeoutNowResponse))
 }
 
-// stand is timeoutNow for this node, without the network.
-func (s *leadership) stand(ctx context.Context) error { return s.askRaft(ctx, s.timeoutNowRequest()) }
+// campaign is timeoutNow for this node, without the network.
+func (s *tracker) campaign(ctx context.Context) error { return s.askRaft(ctx, s.timeoutNowRequest()) }
 
-func (s *leadership) timeoutNowRequest() *raft.TimeoutNowRequest {
+func (s *tracker) timeoutNowRequest() *raft.TimeoutNowRequest {
 	return &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
 		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.server), Addr: []byte(s.opts.advertise),
 	}}
 }
 
-// findHeir waits for a voter, or for that very one, to have every entry of this
+// findTarget waits for a voter, or for that very one, to have every entry of this
 // node's log.
-func (s *leadership) findHeir(ctx context.Context, to raft.ServerID) (roster.Peer, error) {
+func (s *tracker) findTarget(ctx context.Context, to raft.ServerID) (roster.Peer, error) {
 	const poll = 5 * time.Millisecond
 	end := s.raft.LastIndex() // of what is there now: the log may grow meanwhile
 	for {
@@ -194,7 +194,7 @@ func (s *leadership) findHeir(ctx context.Context, to raft.ServerID) (roster.Pee
 	}
 }
 
-func (s *leadership) upToDateVoter(ctx context.Context, to raft.ServerID, end uint64) (roster.Peer, bool) {
+func (s *tracker) upToDateVoter(ctx context.Context, to raft.ServerID, end uint64) (roster.Peer, bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	found := make(chan roster.Peer, len(s.configuration().Servers))
 	var asked sync.WaitGroup

@@ -36,14 +36,14 @@ func (s *Store) OtherConns() net.Listener { return s.port.others }
 type portHooks struct{ *Store }
 
 func (h portHooks) Self() self                                      { return h.self() }
-func (h portHooks) Leads() bool                                     { return h.reign().leads }
+func (h portHooks) Leads() bool                                     { return h.tenure().leads }
 func (h portHooks) IsPlaced() bool                                  { return h.isPlaced() }
 func (h portHooks) HasJoined() bool                                 { return h.raft.LastIndex() > 0 }
 func (h portHooks) ConfiguredAt() string                            { return h.configuredAt() }
 func (h portHooks) AddressOf(id raft.ServerID, addr string) string  { return h.addressOf(id, addr) }
 func (h portHooks) TurnAway(dialer opening) (why, elsewhere string) { return h.turnAway(dialer) }
 func (h portHooks) LosePlace(at string)                             { h.losePlace(at) }
-func (h portHooks) Vouch(dialer opening) error                      { return h.knowsNameless(dialer) }
+func (h portHooks) Vouch(dialer opening) error                      { return h.vouchWithoutClusterID(dialer) }
 func (h portHooks) Samples() []sample                               { return h.logs.samples() }
 
 // newPort makes the node's port, with the calls that the node serves.
@@ -51,7 +51,7 @@ func (s *Store) newPort() *port {
 	p := newPort(s.ctx, portConfig{
 		Network: s.opts.network, Listener: s.opts.listener, Advertise: s.opts.advertise, Shared: s.opts.sharePort, Log: s.log.Named("peer"),
 	}, portHooks{s})
-	p.handleConn(forVigil, s.serveVigil)
+	p.handleConn(forMonitor, s.serveMonitor)
 	p.handle(callWrite, s.serveWrite)
 	p.handle(callGet, s.serveGet)
 	p.handle(callReadIndex, s.serveReadIndex)
@@ -64,7 +64,7 @@ func (s *Store) newPort() *port {
 	handleJSON(p, callRemove, s.serveRemove)
 	handleJSON(p, callTransfer, s.serveTransfer)
 	handleJSON(p, callFound, s.serveFound)
-	handleJSON(p, callWitness, s.testify)
+	handleJSON(p, callSuspicion, s.voteOnSuspicion)
 	handleJSON(p, callClaim, s.serveClaim)
 	return p
 }

@@ -44,17 +44,17 @@ type watchdog struct {
 
 	handOverAt time.Duration // for how long nothing was accepted after which leadership is handed over, again
 
-	// of one reign
-	reign   *reign
-	commits progress.Watch
-	sent    int64         // the most bytes of snapshots that were sent
-	yieldAt time.Duration // standstill after which leadership is handed over, again
-	yields  atomic.Int32  // how often it was, since the last commit
-	commit  uint64        // what was committed at the last look
-	lag     progress.Watch
-	asking  progress.Watch
-	goal    uint64 // log index that the state is to reach
-	goals   uint64 // how many were reached
+	// of one tenure
+	tenure            *tenure
+	commits           progress.Watch
+	sent              int64         // the most bytes of snapshots that were sent
+	stalledHandOverAt time.Duration // standstill after which leadership is handed over, again
+	handOvers         atomic.Int32  // how often it was, since the last commit
+	commit            uint64        // what was committed at the last look
+	lag               progress.Watch
+	asking            progress.Watch
+	goal              uint64 // log index that the state is to reach
+	goals             uint64 // how many were reached
 
 	leader struct { // what it has told
 		sync.Mutex
@@ -115,7 +115,7 @@ func (w *watchdog) every(pause time.Duration, do func()) {
 
 func (w *watchdog) look() {
 	now := time.Now()
-	if r := w.s.reign(); r != w.reign {
+	if r := w.s.tenure(); r != w.tenure {
 		w.begin(r)
 	}
 	reason := ""
@@ -127,9 +127,9 @@ func (w *watchdog) look() {
 	w.reason.Store(&reason)
 }
 
-// begin forgets what was of another reign.
-func (w *watchdog) begin(r *reign) {
-	w.reign, w.sent, w.yieldAt, w.goal, w.commit = r, 0, 0, 0, 0
+// begin forgets what was of another tenure.
+func (w *watchdog) begin(r *tenure) {
+	w.tenure, w.sent, w.stalledHandOverAt, w.goal, w.commit = r, 0, 0, 0, 0
 	for _, watch := range []*progress.Watch{&w.commits, &w.lag, &w.asking} {
 		*watch = progress.Watch{Step: w.step()}
 	}
@@ -195,7 +195,7 @@ func (w *watchdog) stop(err error) { w.stopped.Do(func() { w.s.stopForFault(err)
 // question, with a small answer.
 func (w *watchdog) askLeader() {
 	s := w.s
-	r := s.reign()
+	r := s.tenure()
 	if r.leads || r.leader == (roster.Peer{}) {
 		return
 	}
@@ -217,7 +217,7 @@ func (w *watchdog) askLeader() {
 // and then what it has heard meanwhile; how long it takes for that is how far it lags.
 func (w *watchdog) lookAtLag(now time.Time) string {
 	s := w.s
-	follows := !w.reign.leads && w.reign.leader != (roster.Peer{})
+	follows := !w.tenure.leads && w.tenure.leader != (roster.Peer{})
 	w.leader.Lock()
 	index, answers, err := w.leader.index, w.leader.answers, w.leader.err
 	w.leader.Unlock()

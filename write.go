@@ -187,7 +187,7 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 		if err := s.life.Err(); err != nil {
 			return command.Result{}, outcome(ctx, err, maybe, last)
 		}
-		reign := s.reign()
+		tenure := s.tenure()
 		result, err := s.writes.Do(ctx, encoded, refused)
 		if err == nil {
 			err = refusal(result)
@@ -216,8 +216,8 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 		case !maybe && (last == nil || ctx.Err() == nil): // else the last one tells more
 			last = err
 		}
-		if err := s.pause(ctx, reign, attempt); err != nil {
-			return result, outcome(ctx, err, maybe, s.troubleOr(last))
+		if err := s.pause(ctx, tenure, attempt); err != nil {
+			return result, outcome(ctx, err, maybe, s.reasonOr(last))
 		}
 	}
 }
@@ -255,14 +255,14 @@ func outcome(ctx context.Context, err error, maybe bool, last error) error {
 
 // propose brings a group to the leader, here or elsewhere.
 func (s *Store) propose(seal func() []byte) ([]command.Result, error) {
-	reign := s.reign()
+	tenure := s.tenure()
 	switch {
-	case reign.leads:
+	case tenure.leads:
 		return s.applySealed(seal)
-	case reign.leader == roster.Peer{}:
+	case tenure.leader == roster.Peer{}:
 		return nil, errs.NoLeaderKnown
 	}
-	return s.forwardWrite(reign, seal)
+	return s.forwardWrite(tenure, seal)
 }
 
 func (s *Store) applySealed(seal func() []byte) ([]command.Result, error) {
@@ -275,7 +275,7 @@ func (s *Store) applySealed(seal func() []byte) ([]command.Result, error) {
 
 // forwardWrite sends a group over a connection. A leader to which none can be made has
 // been sent nothing, however long that takes.
-func (s *Store) forwardWrite(r *reign, seal func() []byte) ([]command.Result, error) {
+func (s *Store) forwardWrite(r *tenure, seal func() []byte) ([]command.Result, error) {
 	leader, err := s.port.connectWithin(r.ctx, s.patience(), r.leader)
 	if err != nil {
 		return nil, err

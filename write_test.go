@@ -354,7 +354,7 @@ func TestAGroupWithoutALeaderIsUnsent(t *testing.T) {
 	if _, err := s.propose(emptyEntry); !errors.Is(err, errs.Unsent) {
 		t.Errorf("got %v, want errs.Unsent", err)
 	}
-	s.court.reign = newTestReign(s, peerB, true)
+	s.current.tenure = newTestTenure(s, peerB, true)
 	s.life.Stop(ErrClosed)
 	s.futures.Drain(time.Second)
 	if _, err := s.propose(emptyEntry); !errors.Is(err, errs.Unsent) || !errors.Is(err, ErrClosed) {
@@ -369,7 +369,7 @@ func TestAGroupIsGivenUpOnALeaderThatIsSilentOrNoLonger(t *testing.T) {
 		if _, err := s.propose(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != s.patience() {
 			t.Errorf("after %v: %v, want ErrUnknown after %v", time.Since(began), err, s.patience())
 		}
-		time.AfterFunc(time.Second, func() { s.replaceReign(&reign{leader: roster.Peer{Server: "c#3", Addr: "c:1"}}) })
+		time.AfterFunc(time.Second, func() { s.replace(&tenure{leader: roster.Peer{Server: "c#3", Addr: "c:1"}}) })
 		began = time.Now()
 		if _, err := s.propose(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != time.Second {
 			t.Errorf("after %v: %v, want ErrUnknown when the leader changes", time.Since(began), err)
