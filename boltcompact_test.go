@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disktest"
 )
 
 // grownBolt is a raft.db that had so many entries of 10 kB and has the last ten.
@@ -24,7 +25,7 @@ func grownBolt(t *testing.T, entries uint64) (path string) {
 		t.Fatal(err)
 	}
 	for at := uint64(1); at <= entries; at += 100 {
-		logs := testEntries(at, at+99, 1)
+		logs := disktest.Entries(at, at+99, 1)
 		for _, l := range logs {
 			l.Data = bytes.Repeat([]byte{byte(l.Index)}, 10_000)
 		}
@@ -188,7 +189,7 @@ func TestAFileThatIsSmallOrFullOrInUseStaysAsItIs(t *testing.T) {
 			t.Errorf("%s: it was replaced", name)
 		}
 	}
-	logs := testEntries(1, 100, 1)
+	logs := disktest.Entries(1, 100, 1)
 	for _, l := range logs {
 		l.Data = make([]byte, 100_000)
 	}

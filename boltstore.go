@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -50,6 +51,13 @@ const (
 	boltName     = "raft.db"
 	snapshotsDir = "snapshots"
 )
+
+// metadataKey is the one key that kvraft keeps in a stable store.
+var metadataKey = []byte("kvraft")
+
+// raftKeys are raft's own keys: a store that has them and no record of
+// kvraft's was written by other software.
+var raftKeys = [][]byte{[]byte("CurrentTerm"), []byte("LastVoteTerm"), []byte("LastVoteCand")}
 
 // closePatience is how long Close waits for bbolt.
 const closePatience = 2 * time.Second
@@ -254,6 +262,19 @@ func mark(path string) error {
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(path))
+}
+
+// contain runs op and turns a panic into an error. bbolt panics on pages that
+// make no sense, and it reads through a memory map, where a bad sector or a
+// file cut short is a memory fault, which by default ends the process.
+func contain(op func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: storage panicked: %v", errs.Damaged, p)
+		}
+	}()
+	return op()
 }
 
 // hasMark reports whether there is, or was, a raft.db at path.

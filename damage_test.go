@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/disktest"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -43,27 +43,26 @@ func verifyTestState(r io.Reader) error {
 
 // testNode is the storage of a node in a directory.
 type testNode struct {
-	base  *boltFile
 	logs  *logStore
 	snaps raft.SnapshotStore
 }
 
 func openTestNode(dir string) (n testNode, err error) {
-	n.base, err = openTestBolt(filepath.Join(dir, "raft.db"), time.Second)
+	var failed error
+	n.logs, err = openLogStore(logStoreOptions{dir: dir, cacheBytes: 1, name: filepath.Join(dir, boltName), fail: func(err error) { failed = err }})
 	if err != nil {
 		return n, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, n.base.Close())
+			err = errors.Join(err, n.logs.Close())
 		}
 	}()
-	var failed error
-	n.logs, err = openLogStore(logStoreOptions{store: n.base, cacheBytes: 1, name: n.base.path, fail: func(err error) { failed = err }})
-	if err == nil {
-		n.snaps, err = settleSnapshots(dir, n.logs, verifyTestState)
+	if err := n.logs.OpenForWriting(); err != nil {
+		return n, err
 	}
-	return n, errors.Join(err, failed)
+	n.snaps, err = settleSnapshots(dir, n.logs, verifyTestState)
+	return n, errors.Join(err, n.logs.Tidy(), failed)
 }
 
 // takeTestSnapshot completes a snapshot of testState.
@@ -101,7 +100,7 @@ func fillTestDir(t *testing.T, dir string, tail bool) {
 	store := func(upTo uint64) {
 		t.Helper()
 		for _, last := n.logs.bounds(); last < upTo; _, last = n.logs.bounds() {
-			entries := testEntries(last+1, last+1+rng.Uint64N(8), 3)
+			entries := disktest.Entries(last+1, last+1+rng.Uint64N(8), 3)
 			for _, e := range entries {
 				e.Data = bytes.Repeat(e.Data, 1+rng.IntN(10))
 				e.AppendedAt = time.Unix(1, 0)
@@ -122,7 +121,7 @@ func fillTestDir(t *testing.T, dir string, tail bool) {
 	if tail {
 		step(n.logs.raiseTail())
 	}
-	step(n.base.Close())
+	step(n.logs.Close())
 }
 
 // contentsOf opens dir as a node would and returns what it reads.
@@ -131,7 +130,7 @@ func contentsOf(dir string) (contents string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer func() { err = errors.Join(err, n.base.Close()) }()
+	defer func() { err = errors.Join(err, n.logs.Close()) }()
 	var all strings.Builder
 	record, err := n.logs.meta().encode()
 	if err != nil {
@@ -164,33 +163,6 @@ func contentsOf(dir string) (contents string, err error) {
 	return all.String(), nil
 }
 
-// filesIn returns the files below dir by their relative names.
-func filesIn(t *testing.T, dir string) map[string][]byte {
-	t.Helper()
-	files := map[string][]byte{}
-	err := fs.WalkDir(os.DirFS(dir), ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		files[name], err = os.ReadFile(filepath.Join(dir, name))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
-}
-
-func writeFiles(t *testing.T, dir string, files map[string][]byte) {
-	t.Helper()
-	for name, data := range files {
-		path := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, data, 0o600)); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // damageTrial checks that a directory with damaged files is refused, or that
 // nothing that is read was damaged.
 type damageTrial struct {
@@ -203,7 +175,7 @@ type damageTrial struct {
 func newDamageTrial(t *testing.T, tail bool) *damageTrial {
 	dir := t.TempDir()
 	fillTestDir(t, dir, tail)
-	trial := &damageTrial{files: filesIn(t, dir)}
+	trial := &damageTrial{files: disktest.FilesIn(t, dir)}
 	delete(trial.files, "raft.db"+markSuffix) // see with
 	seen := readEverything(t, dir)
 	if len(seen.damage) > 0 || len(seen.entries) < 300 {
@@ -230,7 +202,7 @@ func (d *damageTrial) with(t *testing.T, name string, damaged []byte, what strin
 	}
 	files[name] = damaged
 	files[boltName+markSuffix] = nil // it is a node's, whatever is left of it
-	writeFiles(t, dir, files)
+	disktest.WriteFiles(t, dir, files)
 	seen := readEverything(t, dir)
 	contents, err := contentsOf(dir)
 	if got, want := len(seen.damage) > 0, errors.Is(err, ErrDamaged); got != want {
@@ -343,7 +315,7 @@ func TestAMissingFileIsReported(t *testing.T) {
 	trial := newDamageTrial(t, true)
 	for name := range trial.files {
 		dir := t.TempDir()
-		writeFiles(t, dir, trial.files)
+		disktest.WriteFiles(t, dir, trial.files)
 		if err := os.Remove(filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}

@@ -3,12 +3,10 @@ package kvraft
 import (
 	"fmt"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/progress"
 )
 
@@ -68,19 +66,6 @@ func (f *failStop) write(what string, bytes int, op func() error) error {
 		return f.stop(fmt.Errorf("%s: %w", what, err))
 	}
 	return f.failure()
-}
-
-// contain runs op and turns a panic into an error. bbolt panics on pages that
-// make no sense, and it reads through a memory map, where a bad sector or a
-// file cut short is a memory fault, which by default ends the process.
-func contain(op func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: storage panicked: %v", errs.Damaged, p)
-		}
-	}()
-	return op()
 }
 
 // raftPanicsOnReadErrors reports whether the caller of GetLog is one that

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disktest"
 )
 
 // nothingFSM applies nothing.
@@ -53,8 +54,8 @@ func raftOver(l *logStore, snaps raft.SnapshotStore, bootstrap bool) (node *raft
 
 // exercise lets raft become leader, apply commands, take a snapshot and apply
 // more, as far as it gets.
-func exercise(node *raft.Raft, told *failures) {
-	for node.State() != raft.Leader && len(told.told()) == 0 {
+func exercise(node *raft.Raft, told *disktest.Failures) {
+	for node.State() != raft.Leader && len(told.Told()) == 0 {
 		time.Sleep(time.Second)
 	}
 	for i := range 20 {
@@ -82,7 +83,7 @@ func snapshotTaken(node *raft.Raft) bool {
 // that fails at each of the operations of a node's birth, life and second
 // start. A panic would end the test.
 func TestRaftOverAStoreThatFailsAnywhereEndsWithoutAPanic(t *testing.T) {
-	for name, fault := range faults {
+	for name, fault := range disktest.Faults {
 		for _, again := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, second start %t", name, again), func(t *testing.T) {
 				failed := 0
@@ -103,33 +104,33 @@ func TestRaftOverAStoreThatFailsAnywhereEndsWithoutAPanic(t *testing.T) {
 // raftFailsAt reports whether raft came so far as to make k operations.
 func raftFailsAt(t *testing.T, k int, again bool, fault func(func()) error) (failed bool) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := newFaultStore()
+		disk := disktest.NewFaultStore()
 		snaps, err := openMemorySnapshots(openTestLog(t, disk))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if again {
 			node := raftOver(openTestLog(t, disk), snaps, true)
-			exercise(node, &failures{})
+			exercise(node, &disktest.Failures{})
 			if err := node.Shutdown().Error(); err != nil {
 				t.Fatal(err)
 			}
 		}
-		told := &failures{}
-		l, err := openLogStore(logStoreOptions{store: disk, cacheBytes: 1, stall: time.Minute, fail: told.tell})
+		told := &disktest.Failures{}
+		l, err := openLogStore(logStoreOptions{store: disk, cacheBytes: 1, stall: time.Minute, fail: told.Tell})
 		if err != nil {
 			t.Fatal(err)
 		}
-		disk.failAt(k, fault)
+		disk.FailAt(k, fault)
 		if node := raftOver(l, snaps, !again); node != nil {
 			exercise(node, told)
 			if err := node.Shutdown().Error(); err != nil {
 				t.Fatal(err)
 			}
 		}
-		failed = disk.count() >= k
-		if n := len(told.told()); failed != (n == 1) || n > 1 {
-			t.Fatalf("operation %d of %d: told %v", k, disk.count(), told.told())
+		failed = disk.Count() >= k
+		if n := len(told.Told()); failed != (n == 1) || n > 1 {
+			t.Fatalf("operation %d of %d: told %v", k, disk.Count(), told.Told())
 		}
 	})
 	return failed

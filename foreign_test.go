@@ -7,30 +7,31 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"github.com/kvraft/kvraft/internal/disktest"
 	"go.etcd.io/bbolt"
 )
 
 // raftLogAt makes the log of a program on hashicorp/raft, with these entries from index 1.
 func raftLogAt(t *testing.T, path string, entries ...raft.Log) {
 	t.Helper()
-	must(t, os.MkdirAll(filepath.Dir(path), 0o700))
-	base, err := newBoltBase(path, boltOptions(time.Second))
-	must(t, err)
+	disktest.Must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+	base, err := raftboltdb.NewBoltStore(path)
+	disktest.Must(t, err)
 	for i := range entries {
 		entries[i].Index, entries[i].Term = uint64(i+1), 1
-		must(t, base.StoreLog(&entries[i]))
+		disktest.Must(t, base.StoreLog(&entries[i]))
 	}
-	must(t, errors.Join(base.SetUint64(termKey, 1), base.Close()))
+	disktest.Must(t, errors.Join(base.SetUint64(termKey, 1), base.Close()))
 }
 
 func boltWith(t *testing.T, path string, bucket, key string) {
 	t.Helper()
-	must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+	disktest.Must(t, os.MkdirAll(filepath.Dir(path), 0o700))
 	db, err := bbolt.Open(path, 0o600, nil)
-	must(t, err)
+	disktest.Must(t, err)
 	err = db.Update(func(tx *bbolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists([]byte(bucket))
 		if err != nil {
@@ -38,7 +39,7 @@ func boltWith(t *testing.T, path string, bucket, key string) {
 		}
 		return b.Put([]byte(key), []byte("value"))
 	})
-	must(t, errors.Join(err, db.Close()))
+	disktest.Must(t, errors.Join(err, db.Close()))
 }
 
 // texts are files with some text.
@@ -63,21 +64,21 @@ var foreigners = map[string]struct {
 }{
 	"raft-kv-example": {func(t *testing.T, dir string) {
 		command, err := json.Marshal(map[string]string{"Op": "SET", "Key": "k", "Value": "v"})
-		must(t, err)
+		disktest.Must(t, err)
 		raftLogAt(t, filepath.Join(dir, "raft-log.bolt"), configured, raft.Log{Data: command})
 		raftLogAt(t, filepath.Join(dir, "raft-stable.bolt"))
-		writeFiles(t, dir, texts("snapshots/1-2-1600000000000/meta.json", "snapshots/1-2-1600000000000/state.bin"))
+		disktest.WriteFiles(t, dir, texts("snapshots/1-2-1600000000000/meta.json", "snapshots/1-2-1600000000000/state.bin"))
 	}, "raft-kv-example (raft-log.bolt)"},
 	"raftd": {func(t *testing.T, dir string) {
-		writeFiles(t, dir, texts("name", "log", "a file of a user's"))
-		must(t, os.Mkdir(filepath.Join(dir, "snapshot"), 0o700))
+		disktest.WriteFiles(t, dir, texts("name", "log", "a file of a user's"))
+		disktest.Must(t, os.Mkdir(filepath.Join(dir, "snapshot"), 0o700))
 	}, "of raftd"},
 	"another on goraft": {func(t *testing.T, dir string) {
-		writeFiles(t, dir, texts("conf", "log", "snapshot/1_2.ss"))
+		disktest.WriteFiles(t, dir, texts("conf", "log", "snapshot/1_2.ss"))
 	}, "goraft"},
 	"hraftd of 2016": {func(t *testing.T, dir string) {
 		raftLogAt(t, filepath.Join(dir, "raft.db"), raft.Log{Type: raft.LogNoop}, setByJSON)
-		writeFiles(t, dir, texts("peers.json"))
+		disktest.WriteFiles(t, dir, texts("peers.json"))
 	}, "hraftd of 2016"},
 	"hraftd of 2016, without its peers": {func(t *testing.T, dir string) {
 		raftLogAt(t, filepath.Join(dir, "raft.db"), setByJSON, raft.Log{Type: raft.LogAddPeerDeprecated, Data: []byte("n2:7000")}, setByJSON)
@@ -88,18 +89,18 @@ var foreigners = map[string]struct {
 	}, "of Vault (vault.db)"},
 	"the raft of Vault": {func(t *testing.T, dir string) {
 		raftLogAt(t, filepath.Join(dir, "raft.db"), configured, ofProtobuf, ofProtobuf)
-		writeFiles(t, dir, texts("snapshots/1-2-1600000000000/meta.json"))
+		disktest.WriteFiles(t, dir, texts("snapshots/1-2-1600000000000/meta.json"))
 	}, "neither kvraft's nor hraftd's"},
 	"Consul": {func(t *testing.T, dir string) {
 		raftLogAt(t, filepath.Join(dir, "raft", "raft.db"), configured)
-		writeFiles(t, dir, texts("node-id", "serf/local.snapshot", "raft/peers.info"))
+		disktest.WriteFiles(t, dir, texts("node-id", "serf/local.snapshot", "raft/peers.info"))
 	}, "Consul"},
 	"Consul with its newer log": {func(t *testing.T, dir string) {
-		writeFiles(t, dir, texts("raft/wal/wal-meta.db", "raft/wal/00000000000000000001-0000000000000001.wal"))
+		disktest.WriteFiles(t, dir, texts("raft/wal/wal-meta.db", "raft/wal/00000000000000000001-0000000000000001.wal"))
 	}, "Consul"},
 	"rqlite": {func(t *testing.T, dir string) {
 		raftLogAt(t, filepath.Join(dir, "raft.db"), configured, raft.Log{Data: []byte("\x08\x01\x12\x10insert")})
-		writeFiles(t, dir, texts("db.sqlite"))
+		disktest.WriteFiles(t, dir, texts("db.sqlite"))
 	}, "of rqlite (db.sqlite, raft.db)"},
 	"rqlite in memory": {func(t *testing.T, dir string) {
 		raftLogAt(t, filepath.Join(dir, "raft.db"), configured, raft.Log{Data: []byte("\x08\x01\x12\x10insert")})
@@ -111,15 +112,17 @@ var foreigners = map[string]struct {
 	"another raft.db of bolt's": {func(t *testing.T, dir string) {
 		boltWith(t, filepath.Join(dir, "raft.db"), "meta", "term")
 	}, `buckets ["meta"]`},
-	"another raft.db": {func(t *testing.T, dir string) { writeFiles(t, dir, texts("raft.db")) }, "no file of bbolt's"},
+	"another raft.db": {func(t *testing.T, dir string) { disktest.WriteFiles(t, dir, texts("raft.db")) }, "no file of bbolt's"},
 	"etcd": {func(t *testing.T, dir string) {
-		writeFiles(t, dir, texts("member/wal/0000000000000000-0000000000000000.wal", "member/snap/db"))
+		disktest.WriteFiles(t, dir, texts("member/wal/0000000000000000-0000000000000000.wal", "member/snap/db"))
 	}, "etcd (member/wal)"},
 	"etcd's example": {func(t *testing.T, dir string) {
-		writeFiles(t, dir, texts("raftexample-1/0000000000000000-0000000000000000.wal"))
+		disktest.WriteFiles(t, dir, texts("raftexample-1/0000000000000000-0000000000000000.wal"))
 	}, "raftexample"},
-	"raft-wal": {func(t *testing.T, dir string) { writeFiles(t, dir, texts("wal-meta.db")) }, "raft-wal"},
-	"dqlite":   {func(t *testing.T, dir string) { writeFiles(t, dir, texts("metadata1", "open-1", "cluster.yaml")) }, "dqlite"},
+	"raft-wal": {func(t *testing.T, dir string) { disktest.WriteFiles(t, dir, texts("wal-meta.db")) }, "raft-wal"},
+	"dqlite": {func(t *testing.T, dir string) {
+		disktest.WriteFiles(t, dir, texts("metadata1", "open-1", "cluster.yaml"))
+	}, "dqlite"},
 }
 
 // Nothing is begun beside them, and nobody is advised to remove them.
@@ -128,7 +131,7 @@ func TestTheDataOfAnotherProgramAreNamedAndLeft(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			c.make(t, dir)
-			before := tree(t, dir)
+			before := disktest.Tree(t, dir)
 			for what, err := range map[string]error{
 				"Open":                openAndClose(dir),
 				"Open, by another id": openAndClose(dir, WithID("n1")),
@@ -141,7 +144,7 @@ func TestTheDataOfAnotherProgramAreNamedAndLeft(t *testing.T) {
 					t.Errorf("%s: %v, want %s", what, err, c.want)
 				}
 			}
-			wantSameTree(t, dir, before)
+			disktest.WantSameTree(t, dir, before)
 		})
 	}
 }
@@ -149,11 +152,11 @@ func TestTheDataOfAnotherProgramAreNamedAndLeft(t *testing.T) {
 // It is damaged, and what can be read of it is hraftd's.
 func TestADamagedLogOfHraftdsIsNotTakenForAnothers(t *testing.T) {
 	for page := range 8 {
-		dir := copyOf(t, "hraftd/node1")
-		flip(t, filepath.Join(dir, "raft.db"), float64(page)/8+30./32768)
+		dir := disktest.CopyOf(t, "testdata", "hraftd/node1")
+		disktest.Flip(t, filepath.Join(dir, "raft.db"), float64(page)/8+30./32768)
 		l, err := OpenLog(dir)
-		must(t, err)
-		must(t, l.Close())
+		disktest.Must(t, err)
+		disktest.Must(t, l.Close())
 		if err := openAndClose(dir, WithID("node1")); errors.Is(err, ErrForeign) {
 			t.Errorf("page %d: %v", page, err)
 		}
@@ -163,29 +166,29 @@ func TestADamagedLogOfHraftdsIsNotTakenForAnothers(t *testing.T) {
 // A disk of its own has some of them, a program that imports kvraft others.
 func TestFilesThatAreNoRaftsAreNoHindrance(t *testing.T) {
 	dir := t.TempDir()
-	writeFiles(t, dir, texts("lost+found/#1", ".gitkeep", ".DS_Store", "kvd.json", "log", "name", "notes.txt", "db.sqlite", "peers.json", "raft/notes.txt", "mirror/peers.json"))
+	disktest.WriteFiles(t, dir, texts("lost+found/#1", ".gitkeep", ".DS_Store", "kvd.json", "log", "name", "notes.txt", "db.sqlite", "peers.json", "raft/notes.txt", "mirror/peers.json"))
 	boltWith(t, filepath.Join(dir, "app.db"), "users", "alice")
 	raftLogAt(t, filepath.Join(dir, "raft.db.ABC"+unfinishedSuffix)) // of a first start that was killed
 	for range 2 {
-		must(t, openAndClose(dir))
+		disktest.Must(t, openAndClose(dir))
 	}
 }
 
 // Once the directory is a node's, it stays that, whatever comes to lie in it.
 func TestAnothersDataBesideANodesAreNoHindrance(t *testing.T) {
 	dir := t.TempDir()
-	must(t, openAndClose(dir))
-	writeFiles(t, dir, texts("vault.db", "peers.json", "db.sqlite"))
-	must(t, openAndClose(dir))
-	must(t, os.Remove(filepath.Join(dir, "raft.db.mark")))
-	must(t, openAndClose(dir))
+	disktest.Must(t, openAndClose(dir))
+	disktest.WriteFiles(t, dir, texts("vault.db", "peers.json", "db.sqlite"))
+	disktest.Must(t, openAndClose(dir))
+	disktest.Must(t, os.Remove(filepath.Join(dir, "raft.db.mark")))
+	disktest.Must(t, openAndClose(dir))
 }
 
 // Its owner keeps it where it likes.
 func TestALogStoreOfOnesOwnMayLieInTheDirectory(t *testing.T) {
 	dir := t.TempDir()
-	base, err := newBoltBase(filepath.Join(dir, "log.bolt"), boltOptions(time.Second))
-	must(t, err)
+	base, err := raftboltdb.NewBoltStore(filepath.Join(dir, "log.bolt"))
+	disktest.Must(t, err)
 	defer base.Close()
-	must(t, openAndClose(dir, WithLogStore(base)))
+	disktest.Must(t, openAndClose(dir, WithLogStore(base)))
 }

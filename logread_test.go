@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"github.com/kvraft/kvraft/internal/disktest"
 	"go.etcd.io/bbolt"
 )
 
@@ -30,7 +32,7 @@ type everything struct {
 // readEverything reads dir, and makes sure that nothing there changes.
 func readEverything(t *testing.T, dir string) everything {
 	t.Helper()
-	before := filesIn(t, dir)
+	before := disktest.FilesIn(t, dir)
 	l, err := OpenLog(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +59,7 @@ func readEverything(t *testing.T, dir string) everything {
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
-	after := filesIn(t, dir)
+	after := disktest.FilesIn(t, dir)
 	if !maps.EqualFunc(before, after, bytes.Equal) {
 		t.Errorf("files were changed: there are %q", slices.Sorted(maps.Keys(after)))
 	}
@@ -67,7 +69,7 @@ func readEverything(t *testing.T, dir string) everything {
 // editBolt changes a raft.db as bbolt does it, so that its structure stays whole.
 func editBolt(t *testing.T, dir string, edit func(conf, logs *bbolt.Bucket) error) {
 	t.Helper()
-	db, err := bbolt.Open(filepath.Join(dir, boltName), 0o600, boltOptions(time.Second))
+	db, err := bbolt.Open(filepath.Join(dir, "raft.db"), 0o600, &bbolt.Options{NoFreelistSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +84,7 @@ func logKey(index uint64) []byte { return binary.BigEndian.AppendUint64(nil, ind
 // storeRaw stores an entry past all that kvraft checks.
 func storeRaw(t *testing.T, dir string, entry *raft.Log) {
 	t.Helper()
-	base, err := newBoltBase(filepath.Join(dir, boltName), boltOptions(time.Second))
+	base, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +153,7 @@ func leafOf(t *testing.T, db []byte, index uint64) leaf {
 func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 	whole := t.TempDir()
 	fillTestDir(t, whole, true)
-	files := filesIn(t, whole)
+	files := disktest.FilesIn(t, whole)
 	all := readEverything(t, whole)
 	count, last := len(all.entries), slices.Max(slices.Collect(maps.Keys(all.entries)))
 	if len(all.damage) > 0 || count < 300 {
@@ -164,7 +166,7 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 		return func(t *testing.T, dir string) {
 			data := bytes.Clone(files[name])
 			copy(data[at:], with)
-			writeFiles(t, dir, map[string][]byte{name: data})
+			disktest.WriteFiles(t, dir, map[string][]byte{name: data})
 		}
 	}
 	remove := func(name string) func(*testing.T, string) {
@@ -233,7 +235,7 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 		"meta page 0":    {overwrite(boltName, 0, strings.Repeat("\x00", 512)), []string{"raft.db: kvraft: damaged data: meta page 0: "}, 0},
 		"meta page 1":    {overwrite(boltName, os.Getpagesize(), strings.Repeat("\x00", 512)), []string{"raft.db: kvraft: damaged data: meta page 1: "}, 0},
 		"garbage":        {overwrite(boltName, 0, strings.Repeat("garbage!", 4096)), []string{"raft.db: kvraft: damaged data: "}, count},
-		"an empty file":  {func(t *testing.T, dir string) { writeFiles(t, dir, map[string][]byte{boltName: nil}) }, []string{"raft.db: kvraft: damaged data: the file is empty"}, count},
+		"an empty file":  {func(t *testing.T, dir string) { disktest.WriteFiles(t, dir, map[string][]byte{boltName: nil}) }, []string{"raft.db: kvraft: damaged data: the file is empty"}, count},
 		"no raft.db":     {remove(boltName), []string{"raft.db: kvraft: damaged data: it is missing, but there is DIR/raft.db.mark"}, count},
 		"no raft.db, nor its mark": {func(t *testing.T, dir string) {
 			remove(boltName)(t, dir)
@@ -256,7 +258,7 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			dir := t.TempDir()
-			writeFiles(t, dir, files)
+			disktest.WriteFiles(t, dir, files)
 			c.damage(t, dir)
 			got := readEverything(t, dir)
 			if len(got.damage) != len(c.want) {
@@ -406,7 +408,7 @@ func TestALogIsOpenedOnlyWhereAStoppedNodeIs(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if len(filesIn(t, empty)) > 0 {
+	if len(disktest.FilesIn(t, empty)) > 0 {
 		t.Error("something was made")
 	}
 	if _, err := OpenLog(file); err == nil || !strings.Contains(err.Error(), "not a directory") {
@@ -436,7 +438,7 @@ func TestANodeDoesNotStartWhileItsLogIsLookedAt(t *testing.T) {
 // named.
 func TestALogOfHraftdsIsRead(t *testing.T) {
 	dir := t.TempDir()
-	base, err := newBoltBase(filepath.Join(dir, boltName), boltOptions(time.Second))
+	base, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft.db"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package kvraft
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disktest"
 )
 
 var termKey, voteKey = []byte("CurrentTerm"), []byte("LastVoteCand")
@@ -36,7 +38,7 @@ func newScript(l *logStore) *scripted {
 // step is one operation; it returns an error when that failed or did not
 // return.
 func (s *scripted) step() error {
-	err, returned := finishes(s.operation())
+	err, returned := disktest.Finishes(s.operation())
 	if !returned {
 		return errors.New("goroutine ended")
 	}
@@ -74,7 +76,7 @@ func (s *scripted) operation() func() error {
 
 func (s *scripted) store(n uint64) func() error {
 	return func() error {
-		entries := testEntries(s.last+1, s.last+n, s.term)
+		entries := disktest.Entries(s.last+1, s.last+n, s.term)
 		s.storing = n
 		if err := s.l.StoreLogs(entries); err != nil {
 			return err
@@ -140,9 +142,19 @@ func (s *scripted) verify(t *testing.T, l *logStore) {
 
 const scriptLength = 200
 
+// openTestLog opens base with a log store whose failures fail the test.
+func openTestLog(t testing.TB, base LogStore) *logStore {
+	t.Helper()
+	l, err := openLogStore(logStoreOptions{store: base, fail: disktest.FailTest(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 // newScriptedDisk is a disk on which a first term was saved.
-func newScriptedDisk(t *testing.T) *faultStore {
-	disk := newFaultStore()
+func newScriptedDisk(t *testing.T) *disktest.FaultStore {
+	disk := disktest.NewFaultStore()
 	if err := openTestLog(t, disk).SetUint64(termKey, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -154,18 +166,18 @@ func TestAStorageErrorAtAnyOperationStopsTheStoreOnceAndLosesNothing(t *testing.
 	l := openTestLog(t, disk)
 	l.limit = 500
 	script := newScript(l)
-	disk.failAt(0, nil)
+	disk.FailAt(0, nil)
 	for range scriptLength {
 		if err := script.step(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	script.verify(t, openTestLog(t, disk.rebooted()))
-	operations := disk.count()
+	script.verify(t, openTestLog(t, disk.Rebooted()))
+	operations := disk.Count()
 	if operations < scriptLength/2 {
 		t.Fatalf("the script made only %d operations of storage", operations)
 	}
-	for name, fault := range faults {
+	for name, fault := range disktest.Faults {
 		t.Run(name, func(t *testing.T) {
 			for k := 1; k <= operations; k++ {
 				failScriptAt(t, k, fault)
@@ -176,12 +188,12 @@ func TestAStorageErrorAtAnyOperationStopsTheStoreOnceAndLosesNothing(t *testing.
 
 func failScriptAt(t *testing.T, k int, fault func(func()) error) {
 	t.Helper()
-	disk, told := newScriptedDisk(t), &failures{}
-	l, err := openLogStore(logStoreOptions{store: disk, cacheBytes: 500, fail: told.tell})
+	disk, told := newScriptedDisk(t), &disktest.Failures{}
+	l, err := openLogStore(logStoreOptions{store: disk, cacheBytes: 500, fail: told.Tell})
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk.failAt(k, fault)
+	disk.FailAt(k, fault)
 	script := newScript(l)
 	for err == nil {
 		err = script.step()
@@ -192,41 +204,41 @@ func failScriptAt(t *testing.T, k int, fault func(func()) error) {
 			t.Fatalf("operation %d: an operation succeeded after the failure", k)
 		}
 	}
-	if n := len(told.told()); n != 1 {
+	if n := len(told.Told()); n != 1 {
 		t.Fatalf("operation %d: told %d failures", k, n)
 	}
-	if n := disk.count(); n != k {
+	if n := disk.Count(); n != k {
 		t.Fatalf("operation %d: %d operations of storage", k, n)
 	}
-	ended.verify(t, openTestLog(t, disk.rebooted()))
+	ended.verify(t, openTestLog(t, disk.Rebooted()))
 }
 
 func TestAWriteThatHangsStopsTheStore(t *testing.T) {
 	writes := map[string]func(l *logStore) error{
-		"entries":  func(l *logStore) error { return l.StoreLogs(testEntries(11, 12, 1)) },
+		"entries":  func(l *logStore) error { return l.StoreLogs(disktest.Entries(11, 12, 1)) },
 		"deletion": func(l *logStore) error { return l.DeleteRange(1, 5) },
 		"record":   func(l *logStore) error { return l.updateMeta(func(m *metadata) { m.Cluster = "c" }) },
 	}
 	for name, write := range writes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				disk, told := newScriptedDisk(t), &failures{}
-				l, err := openLogStore(logStoreOptions{store: disk, stall: 5 * time.Second, fail: told.tell})
-				if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
+				disk, told := newScriptedDisk(t), &disktest.Failures{}
+				l, err := openLogStore(logStoreOptions{store: disk, stall: 5 * time.Second, fail: told.Tell})
+				if err := errors.Join(err, l.StoreLogs(disktest.Entries(1, 10, 1))); err != nil {
 					t.Fatal(err)
 				}
-				disk.failAt(1, func(do func()) error { time.Sleep(time.Minute); do(); return nil })
+				disk.FailAt(1, func(do func()) error { time.Sleep(time.Minute); do(); return nil })
 				returned := make(chan error, 1)
 				go func() { returned <- write(l) }()
 
 				time.Sleep(5*time.Second - time.Nanosecond)
 				synctest.Wait()
-				if errs := told.told(); len(errs) != 0 {
+				if errs := told.Told(); len(errs) != 0 {
 					t.Fatalf("stopped too early: %v", errs)
 				}
 				time.Sleep(time.Nanosecond)
 				synctest.Wait()
-				errs := told.told()
+				errs := told.Told()
 				if len(errs) != 1 || !strings.Contains(errs[0].Error(), "within 5s") {
 					t.Fatalf("told %v", errs)
 				}
@@ -245,14 +257,14 @@ func TestAWriteThatHangsStopsTheStore(t *testing.T) {
 func TestALargeWriteMayTakeLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, took := range []time.Duration{24 * time.Second, 26 * time.Second} {
-			disk, told := newScriptedDisk(t), &failures{}
-			l, err := openLogStore(logStoreOptions{store: disk, stall: 5 * time.Second, fail: told.tell})
+			disk, told := newScriptedDisk(t), &disktest.Failures{}
+			l, err := openLogStore(logStoreOptions{store: disk, stall: 5 * time.Second, fail: told.Tell})
 			if err != nil {
 				t.Fatal(err)
 			}
-			disk.failAt(1, func(do func()) error { time.Sleep(took); do(); return nil })
+			disk.FailAt(1, func(do func()) error { time.Sleep(took); do(); return nil })
 			err = l.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Data: make([]byte, 8<<20)}, {Index: 2, Term: 1, Data: make([]byte, 12<<20)}})
-			if failed := took > 25*time.Second; (err != nil) != failed || len(told.told()) > 0 != failed {
+			if failed := took > 25*time.Second; (err != nil) != failed || len(told.Told()) > 0 != failed {
 				t.Errorf("a write of 20 MiB that took %v: %v", took, err)
 			}
 		}
@@ -261,13 +273,13 @@ func TestALargeWriteMayTakeLonger(t *testing.T) {
 
 func TestAQuickWriteLeavesNoWatchdogBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		told := &failures{}
-		l, err := openLogStore(logStoreOptions{store: newScriptedDisk(t), stall: time.Second, fail: told.tell})
-		if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
+		told := &disktest.Failures{}
+		l, err := openLogStore(logStoreOptions{store: newScriptedDisk(t), stall: time.Second, fail: told.Tell})
+		if err := errors.Join(err, l.StoreLogs(disktest.Entries(1, 10, 1))); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
-		if errs := told.told(); len(errs) != 0 {
+		if errs := told.Told(); len(errs) != 0 {
 			t.Fatalf("told %v", errs)
 		}
 	})
@@ -283,14 +295,14 @@ func TestADeletionThatIsCutOffAnywhereLeavesALogToStartFrom(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for k := 1; ; k++ {
-				disk, told := newScriptedDisk(t), &failures{}
-				l, err := openLogStore(logStoreOptions{store: disk, fail: told.tell})
-				if err := errors.Join(err, l.StoreLogs(testEntries(1, entries, 1))); err != nil {
+				disk, told := newScriptedDisk(t), &disktest.Failures{}
+				l, err := openLogStore(logStoreOptions{store: disk, fail: told.Tell})
+				if err := errors.Join(err, l.StoreLogs(disktest.Entries(1, entries, 1))); err != nil {
 					t.Fatal(err)
 				}
-				disk.failAt(k, faults["fails"])
+				disk.FailAt(k, disktest.Faults["fails"])
 				complete := l.DeleteRange(c.from, c.to) == nil
-				again := openTestLog(t, disk.rebooted())
+				again := openTestLog(t, disk.Rebooted())
 				if err := again.alignWith(c.snapshot, 1); err != nil {
 					t.Fatalf("cut off at operation %d: %v", k, err)
 				}
@@ -311,10 +323,10 @@ func TestADeletionThatIsCutOffAnywhereLeavesALogToStartFrom(t *testing.T) {
 func TestDeletingASuffixLowersWhatTheRecordCountsOn(t *testing.T) {
 	disk := newScriptedDisk(t)
 	l := openTestLog(t, disk)
-	if err := errors.Join(l.StoreLogs(testEntries(1, 100, 1)), l.raiseTail(), l.DeleteRange(50, 100)); err != nil {
+	if err := errors.Join(l.StoreLogs(disktest.Entries(1, 100, 1)), l.raiseTail(), l.DeleteRange(50, 100)); err != nil {
 		t.Fatal(err)
 	}
-	if _, last := openTestLog(t, disk.rebooted()).bounds(); last != 49 {
+	if _, last := openTestLog(t, disk.Rebooted()).bounds(); last != 49 {
 		t.Fatalf("last entry is %d", last)
 	}
 }
@@ -322,36 +334,36 @@ func TestDeletingASuffixLowersWhatTheRecordCountsOn(t *testing.T) {
 func TestALogThatLostItsLastEntriesIsDamaged(t *testing.T) {
 	disk := newScriptedDisk(t)
 	l := openTestLog(t, disk)
-	if err := errors.Join(l.StoreLogs(testEntries(1, 100, 1)), l.raiseTail(), disk.DeleteRange(100, 100)); err != nil {
+	if err := errors.Join(l.StoreLogs(disktest.Entries(1, 100, 1)), l.raiseTail(), disk.DeleteRange(100, 100)); err != nil {
 		t.Fatal(err)
 	}
 	expectDamage(t, disk, "ends at entry 99")
 }
 
 // expectDamage expects openLogStore to refuse disk with a text.
-func expectDamage(t *testing.T, disk *faultStore, text string) {
+func expectDamage(t *testing.T, disk *disktest.FaultStore, text string) {
 	t.Helper()
-	_, err := openLogStore(logStoreOptions{store: disk, name: "raft.db", fail: failTest(t)})
+	_, err := openLogStore(logStoreOptions{store: disk, name: "raft.db", fail: disktest.FailTest(t)})
 	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), text) {
 		t.Fatalf("got %v, expected damage with %q", err, text)
 	}
 }
 
 func TestOpenNamesTheDamagedEntry(t *testing.T) {
-	for text, damage := range map[string]func(*faultStore){
-		"read entry 5":                       func(d *faultStore) { delete(d.entries, 5) },
-		"entry 5 does not match":             func(d *faultStore) { e := d.entries[5]; e.Term = 1; d.entries[5] = e },
-		"entry 6 has no checksum":            func(d *faultStore) { e := d.entries[6]; e.Extensions = nil; d.entries[6] = e },
-		"entry 4 is stored where entry 5":    func(d *faultStore) { d.entries[5] = d.entries[4] },
-		"entry 7 is of term 1":               func(d *faultStore) { d.entries[7] = *sealedEntry(7, 1) },
-		"entry 8 is of term 9":               func(d *faultStore) { d.entries[8] = *sealedEntry(8, 9) },
-		"does not match its checksum":        func(d *faultStore) { d.stable["kvraft"][20] ^= 4 },
-		"ends at entry 8, but entries up to": func(d *faultStore) { delete(d.entries, 9); delete(d.entries, 10) },
+	for text, damage := range map[string]func(*disktest.FaultStore){
+		"read entry 5":                       func(d *disktest.FaultStore) { delete(d.Entries, 5) },
+		"entry 5 does not match":             func(d *disktest.FaultStore) { e := d.Entries[5]; e.Term = 1; d.Entries[5] = e },
+		"entry 6 has no checksum":            func(d *disktest.FaultStore) { e := d.Entries[6]; e.Extensions = nil; d.Entries[6] = e },
+		"entry 4 is stored where entry 5":    func(d *disktest.FaultStore) { d.Entries[5] = d.Entries[4] },
+		"entry 7 is of term 1":               func(d *disktest.FaultStore) { d.Entries[7] = *sealedEntry(7, 1) },
+		"entry 8 is of term 9":               func(d *disktest.FaultStore) { d.Entries[8] = *sealedEntry(8, 9) },
+		"does not match its checksum":        func(d *disktest.FaultStore) { d.Stable["kvraft"][20] ^= 4 },
+		"ends at entry 8, but entries up to": func(d *disktest.FaultStore) { delete(d.Entries, 9); delete(d.Entries, 10) },
 	} {
 		t.Run(text, func(t *testing.T) {
 			disk := newScriptedDisk(t)
 			l := openTestLog(t, disk)
-			if err := errors.Join(l.StoreLogs(testEntries(1, 3, 1)), l.SetUint64(termKey, 3), l.StoreLogs(testEntries(4, 10, 3)), l.raiseTail()); err != nil {
+			if err := errors.Join(l.StoreLogs(disktest.Entries(1, 3, 1)), l.SetUint64(termKey, 3), l.StoreLogs(disktest.Entries(4, 10, 3)), l.raiseTail()); err != nil {
 				t.Fatal(err)
 			}
 			damage(disk)
@@ -362,7 +374,7 @@ func TestOpenNamesTheDamagedEntry(t *testing.T) {
 
 // sealedEntry is an entry with a right checksum.
 func sealedEntry(index, term uint64) *raft.Log {
-	e := testEntries(index, index, term)[0]
+	e := disktest.Entries(index, index, term)[0]
 	e.Extensions = appendChecksum(nil, e)
 	return e
 }
@@ -370,7 +382,7 @@ func sealedEntry(index, term uint64) *raft.Log {
 func TestOldEntriesMayLackAChecksumWhereTheRecordSaysSo(t *testing.T) {
 	disk := newScriptedDisk(t)
 	l := openTestLog(t, disk)
-	old := testEntries(1, 9, 1)
+	old := disktest.Entries(1, 9, 1)
 	for _, e := range old {
 		e.Data = []byte(`{"op":"set","key":"k"}`)
 	}
@@ -379,27 +391,27 @@ func TestOldEntriesMayLackAChecksumWhereTheRecordSaysSo(t *testing.T) {
 		t.Fatal(err)
 	}
 	l = openTestLog(t, disk)
-	if err := l.StoreLogs(testEntries(10, 12, 1)); err != nil {
+	if err := l.StoreLogs(disktest.Entries(10, 12, 1)); err != nil {
 		t.Fatal(err)
 	}
-	openTestLog(t, disk.rebooted())
-	disk.entries[10] = *testEntries(10, 10, 1)[0]
+	openTestLog(t, disk.Rebooted())
+	disk.Entries[10] = *disktest.Entries(10, 10, 1)[0]
 	expectDamage(t, disk, "entry 10 has no checksum")
-	disk.entries[5] = *testEntries(5, 5, 1)[0]
+	disk.Entries[5] = *disktest.Entries(5, 5, 1)[0]
 	expectDamage(t, disk, "entry 5: decode log entry of hraftd")
 }
 
 func TestStoringLeavesRaftsEntryAlone(t *testing.T) {
 	l := openTestLog(t, newScriptedDisk(t))
-	entry := testEntries(1, 1, 1)[0]
+	entry := disktest.Entries(1, 1, 1)[0]
 	if err := l.StoreLog(entry); err != nil || entry.Extensions != nil {
 		t.Fatalf("%v, extensions %x", err, entry.Extensions)
 	}
 }
 
 func TestAnEntryThatArrivesDamagedIsNotStored(t *testing.T) {
-	disk, told := newScriptedDisk(t), &failures{}
-	l, err := openLogStore(logStoreOptions{store: disk, fail: told.tell})
+	disk, told := newScriptedDisk(t), &disktest.Failures{}
+	l, err := openLogStore(logStoreOptions{store: disk, fail: told.Tell})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -409,33 +421,33 @@ func TestAnEntryThatArrivesDamagedIsNotStored(t *testing.T) {
 	}
 	entry = sealedEntry(2, 1)
 	entry.Data[3] ^= 1
-	if err := l.StoreLog(entry); !errors.Is(err, ErrDamaged) || len(told.told()) != 1 {
-		t.Fatalf("got %v, told %v", err, told.told())
+	if err := l.StoreLog(entry); !errors.Is(err, ErrDamaged) || len(told.Told()) != 1 {
+		t.Fatalf("got %v, told %v", err, told.Told())
 	}
-	if _, stored := disk.entries[2]; stored {
+	if _, stored := disk.Entries[2]; stored {
 		t.Fatal("it was stored")
 	}
 }
 
 func TestEntriesThatWouldTearTheLogAreRefused(t *testing.T) {
 	for _, tear := range []func(*logStore) error{
-		func(l *logStore) error { return l.StoreLogs(testEntries(12, 12, 1)) },
-		func(l *logStore) error { return l.StoreLogs(testEntries(10, 11, 1)) },
+		func(l *logStore) error { return l.StoreLogs(disktest.Entries(12, 12, 1)) },
+		func(l *logStore) error { return l.StoreLogs(disktest.Entries(10, 11, 1)) },
 		func(l *logStore) error { return l.DeleteRange(3, 5) },
 	} {
-		told := &failures{}
-		l, err := openLogStore(logStoreOptions{store: newScriptedDisk(t), fail: told.tell})
-		if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
+		told := &disktest.Failures{}
+		l, err := openLogStore(logStoreOptions{store: newScriptedDisk(t), fail: told.Tell})
+		if err := errors.Join(err, l.StoreLogs(disktest.Entries(1, 10, 1))); err != nil {
 			t.Fatal(err)
 		}
-		if err := tear(l); err == nil || len(told.told()) != 1 {
-			t.Fatalf("got %v, told %v", err, told.told())
+		if err := tear(l); err == nil || len(told.Told()) != 1 {
+			t.Fatalf("got %v, told %v", err, told.Told())
 		}
 	}
 }
 
 func TestAbsenceIsNotAFailure(t *testing.T) {
-	l := openTestLog(t, newFaultStore())
+	l := openTestLog(t, disktest.NewFaultStore())
 	if err := l.GetLog(1, new(raft.Log)); err != raft.ErrLogNotFound {
 		t.Fatalf("got %v", err)
 	}
@@ -445,20 +457,20 @@ func TestAbsenceIsNotAFailure(t *testing.T) {
 }
 
 func TestDamageFoundByAReaderStopsTheStore(t *testing.T) {
-	for name, damage := range map[string]func(*faultStore){
-		"changed":  func(d *faultStore) { e := d.entries[1]; e.Data = []byte("x"); d.entries[1] = e },
-		"vanished": func(d *faultStore) { delete(d.entries, 1) },
+	for name, damage := range map[string]func(*disktest.FaultStore){
+		"changed":  func(d *disktest.FaultStore) { e := d.Entries[1]; e.Data = []byte("x"); d.Entries[1] = e },
+		"vanished": func(d *disktest.FaultStore) { delete(d.Entries, 1) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			disk, told := newScriptedDisk(t), &failures{}
-			l, err := openLogStore(logStoreOptions{store: disk, cacheBytes: 1, fail: told.tell})
-			if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
+			disk, told := newScriptedDisk(t), &disktest.Failures{}
+			l, err := openLogStore(logStoreOptions{store: disk, cacheBytes: 1, fail: told.Tell})
+			if err := errors.Join(err, l.StoreLogs(disktest.Entries(1, 10, 1))); err != nil {
 				t.Fatal(err)
 			}
 			damage(disk)
 			// The error comes back: this is how replication reads.
-			if err := l.GetLog(1, new(raft.Log)); !errors.Is(err, ErrDamaged) || len(told.told()) != 1 {
-				t.Fatalf("got %v, told %v", err, told.told())
+			if err := l.GetLog(1, new(raft.Log)); !errors.Is(err, ErrDamaged) || len(told.Told()) != 1 {
+				t.Fatalf("got %v, told %v", err, told.Told())
 			}
 		})
 	}
@@ -481,7 +493,7 @@ func TestALogThatDoesNotFitTheSnapshot(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			disk := newScriptedDisk(t)
 			l := openTestLog(t, disk)
-			if err := l.StoreLogs(testEntries(10, 100, 1)); err != nil {
+			if err := l.StoreLogs(disktest.Entries(10, 100, 1)); err != nil {
 				t.Fatal(err)
 			}
 			err := l.checkFollows(snapshotMark{Index: c.index})
@@ -491,7 +503,7 @@ func TestALogThatDoesNotFitTheSnapshot(t *testing.T) {
 			if errors.Is(err, ErrDamaged) != c.damaged || err != nil && !c.damaged {
 				t.Fatal(err)
 			}
-			if n := uint64(len(disk.entries)); n != c.left {
+			if n := uint64(len(disk.Entries)); n != c.left {
 				t.Fatalf("%d entries are left", n)
 			}
 		})
@@ -499,11 +511,11 @@ func TestALogThatDoesNotFitTheSnapshot(t *testing.T) {
 }
 
 // openLeadersLog opens a log with entries 1 to 10 as a leader of several voters has it.
-func openLeadersLog(t *testing.T, disk *faultStore, opt logStoreOptions) *logStore {
+func openLeadersLog(t *testing.T, disk *disktest.FaultStore, opt logStoreOptions) *logStore {
 	t.Helper()
 	opt.store = disk
 	l, err := openLogStore(opt)
-	if err := errors.Join(err, l.StoreLogs(testEntries(1, 10, 1))); err != nil {
+	if err := errors.Join(err, l.StoreLogs(disktest.Entries(1, 10, 1))); err != nil {
 		t.Fatal(err)
 	}
 	l.setHooks(logHooks{needsOthers: func() bool { return true }})
@@ -527,9 +539,9 @@ func slowDisk(do func()) error { time.Sleep(slowly); do(); return nil }
 func TestALeadersEntriesCanBeReadWhileTheyAreStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newScriptedDisk(t)
-		l := openLeadersLog(t, disk, logStoreOptions{fail: failTest(t)})
-		disk.failAt(1, slowDisk)
-		if took := takes(t, func() error { return l.StoreLogs(testEntries(11, 12, 1)) }); took != 0 {
+		l := openLeadersLog(t, disk, logStoreOptions{fail: disktest.FailTest(t)})
+		disk.FailAt(1, slowDisk)
+		if took := takes(t, func() error { return l.StoreLogs(disktest.Entries(11, 12, 1)) }); took != 0 {
 			t.Errorf("the leader waits %v for its disk", took)
 		}
 		var entry raft.Log
@@ -542,7 +554,7 @@ func TestALeadersEntriesCanBeReadWhileTheyAreStored(t *testing.T) {
 		if took := takes(t, func() error { return l.awaitStored(11) }); took != slowly {
 			t.Errorf("entries are stored after %v, and were awaited for %v", slowly, took)
 		}
-		if _, err := openLogStore(logStoreOptions{store: disk.rebooted(), fail: failTest(t)}); err != nil {
+		if _, err := openLogStore(logStoreOptions{store: disk.Rebooted(), fail: disktest.FailTest(t)}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -550,15 +562,15 @@ func TestALeadersEntriesCanBeReadWhileTheyAreStored(t *testing.T) {
 
 func TestWhatChangesTheLogWaitsForEntriesThatAreBeingStored(t *testing.T) {
 	for name, change := range map[string]func(*logStore) error{
-		"more entries": func(l *logStore) error { return l.StoreLogs(testEntries(13, 14, 1)) },
+		"more entries": func(l *logStore) error { return l.StoreLogs(disktest.Entries(13, 14, 1)) },
 		"deletion":     func(l *logStore) error { return l.DeleteRange(12, 12) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				disk := newScriptedDisk(t)
-				l := openLeadersLog(t, disk, logStoreOptions{fail: failTest(t)})
-				disk.failAt(1, slowDisk)
-				if err := l.StoreLogs(testEntries(11, 12, 1)); err != nil {
+				l := openLeadersLog(t, disk, logStoreOptions{fail: disktest.FailTest(t)})
+				disk.FailAt(1, slowDisk)
+				if err := l.StoreLogs(disktest.Entries(11, 12, 1)); err != nil {
 					t.Fatal(err)
 				}
 				if took := takes(t, func() error { return change(l) }); took < slowly {
@@ -575,14 +587,14 @@ func TestWhatChangesTheLogWaitsForEntriesThatAreBeingStored(t *testing.T) {
 func TestTheRecordDoesNotCountOnEntriesThatAreBeingStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newScriptedDisk(t)
-		l := openLeadersLog(t, disk, logStoreOptions{fail: failTest(t)})
-		disk.failAt(1, slowDisk)
-		err := l.StoreLogs(testEntries(11, 12, 1))
+		l := openLeadersLog(t, disk, logStoreOptions{fail: disktest.FailTest(t)})
+		disk.FailAt(1, slowDisk)
+		err := l.StoreLogs(disktest.Entries(11, 12, 1))
 		synctest.Wait() // the disk has the entries before it
 		if err := errors.Join(err, l.updateMeta(func(m *metadata) { m.Cluster = "c" })); err != nil {
 			t.Fatal(err)
 		}
-		crashed, err := openLogStore(logStoreOptions{store: disk.rebooted(), fail: failTest(t)})
+		crashed, err := openLogStore(logStoreOptions{store: disk.Rebooted(), fail: disktest.FailTest(t)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -595,27 +607,27 @@ func TestTheRecordDoesNotCountOnEntriesThatAreBeingStored(t *testing.T) {
 		if err := disk.DeleteRange(12, 12); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := openLogStore(logStoreOptions{store: disk.rebooted(), fail: failTest(t)}); !errors.Is(err, ErrDamaged) {
+		if _, err := openLogStore(logStoreOptions{store: disk.Rebooted(), fail: disktest.FailTest(t)}); !errors.Is(err, ErrDamaged) {
 			t.Errorf("a log that has lost its last entry opens: %v", err)
 		}
 	})
 }
 
 func TestALeaderWaitsForItsDiskWhereItMust(t *testing.T) {
-	configuration := testEntries(11, 11, 1)
+	configuration := disktest.Entries(11, 11, 1)
 	configuration[0].Type = raft.LogConfiguration
 	for name, c := range map[string]struct {
 		entries []*raft.Log
 		cache   int64
 	}{
 		"a change of the configuration":       {configuration, 0},
-		"entries that do not fit into memory": {testEntries(11, 12, 1), 1},
+		"entries that do not fit into memory": {disktest.Entries(11, 12, 1), 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				disk := newScriptedDisk(t)
-				l := openLeadersLog(t, disk, logStoreOptions{cacheBytes: c.cache, fail: failTest(t)})
-				disk.failAt(1, slowDisk)
+				l := openLeadersLog(t, disk, logStoreOptions{cacheBytes: c.cache, fail: disktest.FailTest(t)})
+				disk.FailAt(1, slowDisk)
 				if took := takes(t, func() error { return l.StoreLogs(c.entries) }); took != slowly {
 					t.Errorf("it waited %v of %v", took, slowly)
 				}
@@ -625,21 +637,21 @@ func TestALeaderWaitsForItsDiskWhereItMust(t *testing.T) {
 }
 
 func TestEntriesThatCannotBeStoredBehindStopTheStore(t *testing.T) {
-	for name, fault := range faults {
+	for name, fault := range disktest.Faults {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				disk, told := newScriptedDisk(t), &failures{}
-				l := openLeadersLog(t, disk, logStoreOptions{fail: told.tell})
-				disk.failAt(1, fault)
-				if err := l.StoreLogs(testEntries(11, 12, 1)); err != nil {
+				disk, told := newScriptedDisk(t), &disktest.Failures{}
+				l := openLeadersLog(t, disk, logStoreOptions{fail: told.Tell})
+				disk.FailAt(1, fault)
+				if err := l.StoreLogs(disktest.Entries(11, 12, 1)); err != nil {
 					t.Fatal(err)
 				}
 				err := l.awaitStored(12)
 				synctest.Wait() // who waits may hear of it before the node does
-				if errs := told.told(); len(errs) != 1 || err != errs[0] {
+				if errs := told.Told(); len(errs) != 1 || err != errs[0] {
 					t.Errorf("awaited: %v, told %v", err, errs)
 				}
-				if again := l.StoreLogs(testEntries(13, 13, 1)); again != err {
+				if again := l.StoreLogs(disktest.Entries(13, 13, 1)); again != err {
 					t.Errorf("the next write: %v", again)
 				}
 			})
@@ -653,20 +665,20 @@ func TestWhatFollowsALogThatIsDeletedIsNotStoredBesideTheDeletion(t *testing.T) 
 		const n = 3 * deleteChunk
 		disk := newScriptedDisk(t)
 		l := openTestLog(t, disk)
-		if err := l.StoreLogs(testEntries(1, n, 1)); err != nil {
+		if err := l.StoreLogs(disktest.Entries(1, n, 1)); err != nil {
 			t.Fatal(err)
 		}
 		goOn := make(chan struct{})
-		disk.failAt(2, func(do func()) error { do(); <-goOn; return nil })
+		disk.FailAt(2, func(do func()) error { do(); <-goOn; return nil })
 		deleted, stored := make(chan error, 1), make(chan error, 1)
 		go func() { deleted <- l.DeleteRange(1, n) }()
 		synctest.Wait()
-		if disk.count() != 2 {
-			t.Fatalf("%d operations", disk.count())
+		if disk.Count() != 2 {
+			t.Fatalf("%d operations", disk.Count())
 		}
-		go func() { stored <- l.StoreLogs(testEntries(n+1, n+3, 1)) }()
+		go func() { stored <- l.StoreLogs(disktest.Entries(n+1, n+3, 1)) }()
 		synctest.Wait()
-		if again, err := openLogStore(logStoreOptions{store: disk.rebooted(), fail: failTest(t)}); err != nil {
+		if again, err := openLogStore(logStoreOptions{store: disk.Rebooted(), fail: disktest.FailTest(t)}); err != nil {
 			t.Errorf("after a power loss: %v", err)
 		} else if first, last := again.bounds(); first != 1 || last >= n {
 			t.Errorf("after a power loss the log reaches from %d to %d", first, last)
@@ -685,8 +697,39 @@ func TestStoringNothingIsNoWrite(t *testing.T) {
 	disk := newScriptedDisk(t)
 	l := openTestLog(t, disk)
 	l.setHooks(logHooks{needsOthers: func() bool { return true }})
-	disk.failAt(0, nil)
-	if err := l.StoreLogs(nil); err != nil || disk.count() != 0 {
-		t.Errorf("%v, %d operations", err, disk.count())
+	disk.FailAt(0, nil)
+	if err := l.StoreLogs(nil); err != nil || disk.Count() != 0 {
+		t.Errorf("%v, %d operations", err, disk.Count())
+	}
+}
+
+// Such an entry could be stored before messages were judged. raft panics on it.
+func TestALogWithWhatRaftPanicsOnIsDamagedAndSaysWhere(t *testing.T) {
+	for want, entry := range map[string]raft.Log{
+		"failed to decode configuration": {Type: raft.LogConfiguration, Data: []byte("x")},
+		"of type LogAddPeerDeprecated":   {Type: raft.LogAddPeerDeprecated},
+		"of type 77":                     {Type: 77},
+	} {
+		disk := disktest.NewFaultStore()
+		l := openTestLog(t, disk)
+		entry.Index, entry.Term = 3, 1
+		if err := errors.Join(l.SetUint64(termKey, 1), l.StoreLogs(disktest.Entries(1, 2, 1)), l.StoreLogs([]*raft.Log{&entry})); err != nil {
+			t.Fatal(err)
+		}
+		_, err := openLogStore(logStoreOptions{store: disk, fail: disktest.FailTest(t)})
+		if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "entry 3: ") || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
+func TestATermThatNoElectionLeadsToIsDamage(t *testing.T) {
+	disk := disktest.NewFaultStore()
+	if err := openTestLog(t, disk).SetUint64(termKey, math.MaxUint64); err != nil {
+		t.Fatal(err)
+	}
+	_, err := openLogStore(logStoreOptions{store: disk, fail: disktest.FailTest(t)})
+	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "18446744073709551615") {
+		t.Errorf("got %v", err)
 	}
 }

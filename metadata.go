@@ -14,9 +14,6 @@ import (
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
-// metadataKey is the one key that kvraft keeps in a stable store.
-var metadataKey = []byte("kvraft")
-
 // metadataFormat is the newest format of the record that this version reads,
 // and the one it writes.
 const metadataFormat = 1

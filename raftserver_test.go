@@ -17,6 +17,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
+
+	"github.com/kvraft/kvraft/internal/disktest"
 	"github.com/kvraft/kvraft/internal/raftrpc"
 	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
@@ -334,57 +336,6 @@ func TestALogIsNotCutWithinTheState(t *testing.T) {
 	})
 }
 
-func TestTermsOnlyRise(t *testing.T) {
-	for _, key := range []string{"CurrentTerm", "LastVoteTerm"} {
-		disk, told := newFaultStore(), &failures{}
-		l, err := openLogStore(logStoreOptions{store: disk, fail: told.tell})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := errors.Join(l.SetUint64([]byte(key), 1<<62), l.SetUint64([]byte(key), 1<<62)); err != nil {
-			t.Fatal(err)
-		}
-		_, returned := finishes(func() error { return l.SetUint64([]byte(key), 0) })
-		if returned || len(told.told()) != 1 || !strings.Contains(told.told()[0].Error(), "terms only rise") {
-			t.Errorf("%s went from 2^62 to 0: returned %t, told %v", key, returned, told.told())
-		}
-		if now := openTestLog(t, disk).meta().number(key); now != 1<<62 {
-			t.Errorf("%s is %d", key, now)
-		}
-	}
-}
-
-// Such an entry could be stored before messages were judged. raft panics on it.
-func TestALogWithWhatRaftPanicsOnIsDamagedAndSaysWhere(t *testing.T) {
-	for want, entry := range map[string]raft.Log{
-		"failed to decode configuration": {Type: raft.LogConfiguration, Data: []byte("x")},
-		"of type LogAddPeerDeprecated":   {Type: raft.LogAddPeerDeprecated},
-		"of type 77":                     {Type: 77},
-	} {
-		disk := newFaultStore()
-		l := openTestLog(t, disk)
-		entry.Index, entry.Term = 3, 1
-		if err := errors.Join(l.SetUint64(termKey, 1), l.StoreLogs(testEntries(1, 2, 1)), l.StoreLogs([]*raft.Log{&entry})); err != nil {
-			t.Fatal(err)
-		}
-		_, err := openLogStore(logStoreOptions{store: disk, fail: failTest(t)})
-		if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "entry 3: ") || !strings.Contains(err.Error(), want) {
-			t.Errorf("got %v, want %q", err, want)
-		}
-	}
-}
-
-func TestATermThatNoElectionLeadsToIsDamage(t *testing.T) {
-	disk := newFaultStore()
-	if err := openTestLog(t, disk).SetUint64(termKey, math.MaxUint64); err != nil {
-		t.Fatal(err)
-	}
-	_, err := openLogStore(logStoreOptions{store: disk, fail: failTest(t)})
-	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "18446744073709551615") {
-		t.Errorf("got %v", err)
-	}
-}
-
 // A stranger who has shaken hands may send whatever he likes: no process ends, no node
 // stops, and the log is one that the next start accepts.
 func FuzzBytesForRaft(f *testing.F) {
@@ -416,7 +367,7 @@ func FuzzBytesForRaft(f *testing.F) {
 		if s.fsm.failed != nil {
 			t.Errorf("the state machine has stopped: %v", s.fsm.failed)
 		}
-		if _, err := openLogStore(logStoreOptions{store: s.logs.base, fail: failTest(t)}); err != nil {
+		if _, err := openLogStore(logStoreOptions{store: s.logs.base, fail: disktest.FailTest(t)}); err != nil {
 			t.Errorf("the next start: %v", err)
 		}
 	})

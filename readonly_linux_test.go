@@ -6,16 +6,18 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"github.com/kvraft/kvraft/internal/disktest"
 )
 
 // The disk of a node that is gone, in another machine.
 func TestADirectoryOnAReadOnlyMountIsLookedAt(t *testing.T) {
 	dir := t.TempDir()
-	must(t, os.CopyFS(filepath.Join(dir, "node"), os.DirFS(filepath.Join("testdata", ourFixture))))
+	disktest.Must(t, os.CopyFS(filepath.Join(dir, "node"), os.DirFS(filepath.Join("testdata", ourFixture))))
 	if err := syscall.Mount(dir, dir, "", syscall.MS_BIND, ""); err != nil {
 		t.Skip("needs the superuser, to mount: ", err)
 	}
-	defer func() { must(t, syscall.Unmount(dir, 0)) }()
+	defer func() { disktest.Must(t, syscall.Unmount(dir, 0)) }()
 	if err := syscall.Mount("", dir, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
 		t.Skip("cannot mount it to be read only: ", err)
 	}
@@ -24,8 +26,8 @@ func TestADirectoryOnAReadOnlyMountIsLookedAt(t *testing.T) {
 		t.Fatalf("it can be written to: %v", err)
 	}
 	l, err := OpenLog(node)
-	must(t, err)
-	must(t, errors.Join(l.Err, l.Close()))
+	disktest.Must(t, err)
+	disktest.Must(t, errors.Join(l.Err, l.Close()))
 	if r, err := Examine(node); !errors.Is(err, ErrInvalid) {
 		t.Errorf("%+v, %v", r, err)
 	}

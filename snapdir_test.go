@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disktest"
 )
 
 // faultDir is a snapshotDir of which one of the operations that change something goes
@@ -149,7 +150,7 @@ func TestAProcessThatIsKilledAtAnyOperationOnItsSnapshotsStartsAgain(t *testing.
 		for k, more := 1, true; more; k++ {
 			dir, disk := snapshotsInDir(t)
 			ops := &operations{at: k, err: errKilled, worked: worked, kill: true}
-			snaps := openFaultySnapshots(t, dir, disk, ops, failTest(t))
+			snaps := openFaultySnapshots(t, dir, disk, ops, disktest.FailTest(t))
 			acknowledged := uint64(0)
 			for _, index := range killScript {
 				if takeTestSnapshot(snaps, index, 3) != nil {
@@ -159,7 +160,7 @@ func TestAProcessThatIsKilledAtAnyOperationOnItsSnapshotsStartsAgain(t *testing.
 			}
 			more = ops.killed
 			what := fmt.Sprintf("killed at operation %d (%v)", k, worked)
-			again, err := openTestSnapshots(t, dir, disk.rebooted())
+			again, err := openTestSnapshots(t, dir, disk.Rebooted())
 			if err != nil {
 				t.Fatalf("%s: %v", what, err)
 			}
@@ -187,7 +188,7 @@ func TestASnapshotThatFailsAtAnyOperationLeavesTheNodeRunningAndNothingOnDisk(t 
 		for k, more := 1, true; more; k++ {
 			dir, disk := snapshotsInDir(t, 100, 200)
 			ops := &operations{at: k, err: syscall.ENOSPC, worked: worked}
-			snaps := openFaultySnapshots(t, dir, disk, ops, failTest(t))
+			snaps := openFaultySnapshots(t, dir, disk, ops, disktest.FailTest(t))
 			err := takeTestSnapshot(snaps, 300, 3)
 			more = ops.count >= k
 			what := fmt.Sprintf("operation %d fails (%v)", k, worked)
@@ -218,16 +219,16 @@ func TestASnapshotThatFailsAtAnyOperationLeavesTheNodeRunningAndNothingOnDisk(t 
 func TestADiskThatFailsUnderASnapshotStopsTheNode(t *testing.T) {
 	for k, more := 1, true; more; k++ {
 		dir, disk := snapshotsInDir(t, 100, 200)
-		ops, told := &operations{at: k, err: syscall.EIO}, &failures{}
-		snaps := openFaultySnapshots(t, dir, disk, ops, told.tell)
+		ops, told := &operations{at: k, err: syscall.EIO}, &disktest.Failures{}
+		snaps := openFaultySnapshots(t, dir, disk, ops, told.Tell)
 		err := takeTestSnapshot(snaps, 300, 3)
 		if more = ops.count >= k; !more {
 			break
 		}
-		if len(told.told()) != 1 || !errors.Is(told.told()[0], syscall.EIO) {
-			t.Errorf("operation %d: %v, and the node was told %v", k, err, told.told())
+		if len(told.Told()) != 1 || !errors.Is(told.Told()[0], syscall.EIO) {
+			t.Errorf("operation %d: %v, and the node was told %v", k, err, told.Told())
 		}
-		if _, err := openTestSnapshots(t, dir, disk.rebooted()); err != nil {
+		if _, err := openTestSnapshots(t, dir, disk.Rebooted()); err != nil {
 			t.Errorf("operation %d: the next start: %v", k, err)
 		}
 	}
@@ -360,7 +361,7 @@ func TestASnapshotHasTheFormThatRaftsFileStoreGivesIt(t *testing.T) {
 			t.Fatalf("%q, %q", ids, others)
 		}
 		files := map[string]string{}
-		for name, data := range filesIn(t, filepath.Join(dir, snapshotsDir, ids[0])) {
+		for name, data := range disktest.FilesIn(t, filepath.Join(dir, snapshotsDir, ids[0])) {
 			files[name] = strings.ReplaceAll(string(data), ids[0], "ID")
 		}
 		return files

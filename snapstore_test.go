@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disktest"
 )
 
 // settleSnapshots opens the snapshots in dir for writing.
@@ -31,7 +32,7 @@ func openTestSnapshots(t *testing.T, dir string, disk LogStore) (*snapshotStore,
 }
 
 // snapshotsInDir makes a directory with a snapshot at each index, of term 3.
-func snapshotsInDir(t *testing.T, indexes ...uint64) (dir string, disk *faultStore) {
+func snapshotsInDir(t *testing.T, indexes ...uint64) (dir string, disk *disktest.FaultStore) {
 	t.Helper()
 	dir, disk = t.TempDir(), newScriptedDisk(t)
 	if err := openTestLog(t, disk).SetUint64(termKey, 3); err != nil {
@@ -48,9 +49,9 @@ func snapshotsInDir(t *testing.T, indexes ...uint64) (dir string, disk *faultSto
 }
 
 // newestIn returns the directory of the newest snapshot in dir.
-func newestIn(t *testing.T, dir string, disk *faultStore) string {
+func newestIn(t *testing.T, dir string, disk *disktest.FaultStore) string {
 	t.Helper()
-	return filepath.Join(dir, snapshotsDir, openTestLog(t, disk.rebooted()).meta().Snapshot.ID)
+	return filepath.Join(dir, snapshotsDir, openTestLog(t, disk.Rebooted()).meta().Snapshot.ID)
 }
 
 func TestTheNewestSnapshotIsTheOnlyOneListedAndRemembered(t *testing.T) {
@@ -99,7 +100,7 @@ func TestOlderStateThanRememberedIsRefused(t *testing.T) {
 
 func TestANewerSnapshotThanRememberedIsTaken(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
-	before := disk.rebooted() // a crash right before the second one is remembered
+	before := disk.Rebooted() // a crash right before the second one is remembered
 	snaps, err := openTestSnapshots(t, dir, disk)
 	if err := errors.Join(err, takeTestSnapshot(snaps, 200, 3)); err != nil {
 		t.Fatal(err)
@@ -207,9 +208,9 @@ func TestOfTwoSnapshotsThatEndAtOneEntryTheRememberedOneCounts(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
 	remembered := newestIn(t, dir, disk)
 	later := filepath.Join(filepath.Dir(remembered), "3-100-9000000000000")
-	files := filesIn(t, remembered)
+	files := disktest.FilesIn(t, remembered)
 	files[snapshotMetaFile] = []byte(strings.ReplaceAll(string(files[snapshotMetaFile]), filepath.Base(remembered), filepath.Base(later)))
-	writeFiles(t, later, files)
+	disktest.WriteFiles(t, later, files)
 	for range 2 {
 		snaps, err := openTestSnapshots(t, dir, disk)
 		if err != nil {
@@ -235,7 +236,7 @@ func TestOfTwoSnapshotsThatEndAtOneEntryTheRememberedOneCounts(t *testing.T) {
 
 func TestSnapshotsOfALaterTermThanTheRecordAreRefused(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
-	older := disk.rebooted()
+	older := disk.Rebooted()
 	snaps, err := openTestSnapshots(t, dir, disk)
 	if err := errors.Join(err, snaps.logs.SetUint64(termKey, 4), takeTestSnapshot(snaps, 200, 4)); err != nil {
 		t.Fatal(err)
@@ -252,13 +253,13 @@ func TestSnapshotsOfALaterTermThanTheRecordAreRefused(t *testing.T) {
 func TestASnapshotThatIsFoundToBeDamagedStopsARunningNode(t *testing.T) {
 	for _, file := range []string{snapshotMetaFile, snapshotStateFile} {
 		dir, disk := snapshotsInDir(t, 100)
-		told := &failures{}
-		snaps := openFaultySnapshots(t, dir, disk, &operations{}, told.tell)
+		told := &disktest.Failures{}
+		snaps := openFaultySnapshots(t, dir, disk, &operations{}, told.Tell)
 		if err := replaceIn(filepath.Join(newestIn(t, dir, disk), file), "e", "f"); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := snaps.Open(snaps.logs.meta().Snapshot.ID); !errors.Is(err, ErrDamaged) || len(told.told()) != 1 {
-			t.Errorf("%s: %v, told %v", file, err, told.told())
+		if _, _, err := snaps.Open(snaps.logs.meta().Snapshot.ID); !errors.Is(err, ErrDamaged) || len(told.Told()) != 1 {
+			t.Errorf("%s: %v, told %v", file, err, told.Told())
 		}
 	}
 }
@@ -283,40 +284,40 @@ func TestAStateThatItsReaderRefusesIsDamaged(t *testing.T) {
 // Whose remedy is another than that of damage, which is to remove the directory.
 func TestASnapshotOfANewerVersionIsNotDamaged(t *testing.T) {
 	for whole, want := range map[bool]string{true: "written by a newer version of kvraft (format 99", false: "CRC mismatch"} {
-		dir := copyOf(t, ourFixture)
+		dir := disktest.CopyOf(t, "testdata", ourFixture)
 		id := filepath.Base(fixtureSnapshot)
 		content, err := os.ReadFile(filepath.Join(dir, fixtureSnapshot, snapshotStateFile))
-		must(t, err)
+		disktest.Must(t, err)
 		content[len(snapshotMagic)] = 99
-		must(t, os.WriteFile(filepath.Join(dir, fixtureSnapshot, snapshotStateFile), content, 0o600))
+		disktest.Must(t, os.WriteFile(filepath.Join(dir, fixtureSnapshot, snapshotStateFile), content, 0o600))
 		if whole {
 			files, err := openSnapshotDir(dir)
-			must(t, err)
+			disktest.Must(t, err)
 			meta, _, err := readSnapshotMeta(files, id)
-			must(t, err)
+			disktest.Must(t, err)
 			sum := crc64.Checksum(content, crc64.MakeTable(crc64.ECMA))
 			was, is := base64.StdEncoding.EncodeToString(meta.CRC), base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, sum))
-			must(t, replaceIn(filepath.Join(dir, fixtureSnapshot, snapshotMetaFile), was, is))
+			disktest.Must(t, replaceIn(filepath.Join(dir, fixtureSnapshot, snapshotMetaFile), was, is))
 			_, mark, err := readSnapshotMeta(files, id)
-			must(t, errors.Join(err, files.Close()))
+			disktest.Must(t, errors.Join(err, files.Close()))
 			editRecord(t, dir, func(m *metadata) { m.Snapshot = mark })
 		}
-		before := tree(t, dir)
+		before := disktest.Tree(t, dir)
 		l, err := OpenLog(dir)
-		must(t, err)
-		must(t, l.Close())
+		disktest.Must(t, err)
+		disktest.Must(t, l.Close())
 		for what, err := range map[string]error{"Open": openAndClose(dir), "Examine": ignore(Examine(dir)), "OpenLog": l.Snapshots[0].Err} {
 			if err == nil || errors.Is(err, ErrDamaged) == whole || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v, want %s", what, err, want)
 			}
 		}
-		wantSameTree(t, dir, before)
+		disktest.WantSameTree(t, dir, before)
 	}
 }
 
 func TestASnapshotBesideAnEmptyLogStoreIsRefused(t *testing.T) {
 	dir, _ := snapshotsInDir(t, 100)
-	if _, err := openTestSnapshots(t, dir, newFaultStore()); !errors.Is(err, ErrDamaged) {
+	if _, err := openTestSnapshots(t, dir, disktest.NewFaultStore()); !errors.Is(err, ErrDamaged) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -324,16 +325,16 @@ func TestASnapshotBesideAnEmptyLogStoreIsRefused(t *testing.T) {
 func TestTheLogIsMadeToFitTheSnapshot(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
 	l := openTestLog(t, disk)
-	if err := errors.Join(l.SetUint64(termKey, 3), l.StoreLogs(testEntries(1, 50, 3))); err != nil {
+	if err := errors.Join(l.SetUint64(termKey, 3), l.StoreLogs(disktest.Entries(1, 50, 3))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openTestSnapshots(t, dir, disk); err != nil {
 		t.Fatal(err)
 	}
-	if len(disk.entries) != 0 {
-		t.Fatalf("%d entries are left of a log that ends below the snapshot", len(disk.entries))
+	if len(disk.Entries) != 0 {
+		t.Fatalf("%d entries are left of a log that ends below the snapshot", len(disk.Entries))
 	}
-	if err := openTestLog(t, disk).StoreLogs(testEntries(102, 110, 3)); err != nil {
+	if err := openTestLog(t, disk).StoreLogs(disktest.Entries(102, 110, 3)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openTestSnapshots(t, dir, disk); !errors.Is(err, ErrDamaged) {
@@ -343,8 +344,8 @@ func TestTheLogIsMadeToFitTheSnapshot(t *testing.T) {
 
 func TestASnapshotThatCannotBeRememberedIsNotComplete(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
-	told := &failures{}
-	l, err := openLogStore(logStoreOptions{store: disk, fail: told.tell})
+	told := &disktest.Failures{}
+	l, err := openLogStore(logStoreOptions{store: disk, fail: told.Tell})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,19 +353,19 @@ func TestASnapshotThatCannotBeRememberedIsNotComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk.failAt(1, faults["fails"])
-	if err := takeTestSnapshot(snaps, 200, 3); !errors.Is(err, errDisk) || len(told.told()) != 1 {
-		t.Fatalf("got %v, told %v", err, told.told())
+	disk.FailAt(1, disktest.Faults["fails"])
+	if err := takeTestSnapshot(snaps, 200, 3); !errors.Is(err, disktest.ErrDisk) || len(told.Told()) != 1 {
+		t.Fatalf("got %v, told %v", err, told.Told())
 	}
-	if _, err := snaps.List(); !errors.Is(err, errDisk) {
+	if _, err := snaps.List(); !errors.Is(err, disktest.ErrDisk) {
 		t.Fatalf("after the failure: %v", err)
 	}
 }
 
 func TestASnapshotThatVanishesFromARunningNodeStopsIt(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100, 200)
-	told := &failures{}
-	l, err := openLogStore(logStoreOptions{store: disk, fail: told.tell})
+	told := &disktest.Failures{}
+	l, err := openLogStore(logStoreOptions{store: disk, fail: told.Tell})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,8 +373,8 @@ func TestASnapshotThatVanishesFromARunningNodeStopsIt(t *testing.T) {
 	if err := errors.Join(err, os.RemoveAll(newestIn(t, dir, disk))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := snaps.List(); !errors.Is(err, ErrDamaged) || len(told.told()) != 1 {
-		t.Fatalf("got %v, told %v", err, told.told())
+	if _, err := snaps.List(); !errors.Is(err, ErrDamaged) || len(told.Told()) != 1 {
+		t.Fatalf("got %v, told %v", err, told.Told())
 	}
 }
 

@@ -13,10 +13,6 @@ import (
 // errKeyNotFound is compared by raft by its text.
 var errKeyNotFound = errors.New("not found")
 
-// raftKeys are raft's own keys: a store that has them and no record of
-// kvraft's was written by other software.
-var raftKeys = [][]byte{[]byte("CurrentTerm"), []byte("LastVoteTerm"), []byte("LastVoteCand")}
-
 // loadMeta reads the record. An empty store has none, and reads as one without an
 // id. So does, for the time being, a store of hraftd's; see adopt.
 func (l *logStore) loadMeta() error {

@@ -9,18 +9,19 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disktest"
 )
 
 func TestALogOfHraftdIsLeftAloneByWhoIsNotToTakeItOver(t *testing.T) {
-	disk := newFaultStore()
-	must(t, errors.Join(disk.Set(termKey, binary.BigEndian.AppendUint64(nil, 1)), disk.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Data: []byte(`{"op":"set"}`)}})))
-	l, err := openLogStore(logStoreOptions{store: disk, fail: failTest(t)})
-	must(t, err)
+	disk := disktest.NewFaultStore()
+	disktest.Must(t, errors.Join(disk.Set(termKey, binary.BigEndian.AppendUint64(nil, 1)), disk.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Data: []byte(`{"op":"set"}`)}})))
+	l, err := openLogStore(logStoreOptions{store: disk, fail: disktest.FailTest(t)})
+	disktest.Must(t, err)
 	_, err = settleSnapshots(t.TempDir(), l, verifyTestState)
 	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "the data of hraftd") {
 		t.Errorf("got %v", err)
 	}
-	if disk.stable["kvraft"] != nil {
+	if disk.Stable["kvraft"] != nil {
 		t.Error("it was written to")
 	}
 }
@@ -39,7 +40,7 @@ func TestConcurrentChangesOfTheRecordAreAllKept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := len(openTestLog(t, disk.rebooted()).meta().Raft); n != 51 {
+	if n := len(openTestLog(t, disk.Rebooted()).meta().Raft); n != 51 {
 		t.Fatalf("%d keys", n)
 	}
 }
@@ -63,8 +64,60 @@ func TestACopyOfTheRecordIsTheCallersOwn(t *testing.T) {
 func TestSavingTheSameTermAgainIsNotAWrite(t *testing.T) {
 	disk := newScriptedDisk(t)
 	l := openTestLog(t, disk)
-	disk.failAt(0, nil)
-	if err := l.SetUint64(termKey, 1); err != nil || disk.count() != 0 {
-		t.Fatalf("%v, %d operations", err, disk.count())
+	disk.FailAt(0, nil)
+	if err := l.SetUint64(termKey, 1); err != nil || disk.Count() != 0 {
+		t.Fatalf("%v, %d operations", err, disk.Count())
+	}
+}
+
+func TestTermsOnlyRise(t *testing.T) {
+	for _, key := range []string{"CurrentTerm", "LastVoteTerm"} {
+		disk, told := disktest.NewFaultStore(), &disktest.Failures{}
+		l, err := openLogStore(logStoreOptions{store: disk, fail: told.Tell})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(l.SetUint64([]byte(key), 1<<62), l.SetUint64([]byte(key), 1<<62)); err != nil {
+			t.Fatal(err)
+		}
+		_, returned := disktest.Finishes(func() error { return l.SetUint64([]byte(key), 0) })
+		if returned || len(told.Told()) != 1 || !strings.Contains(told.Told()[0].Error(), "terms only rise") {
+			t.Errorf("%s went from 2^62 to 0: returned %t, told %v", key, returned, told.Told())
+		}
+		if now := openTestLog(t, disk).meta().number(key); now != 1<<62 {
+			t.Errorf("%s is %d", key, now)
+		}
+	}
+}
+
+// raft writes a vote in two steps, the term and then the candidate. A crash
+// between them must not leave the candidate of an earlier vote beside the term of
+// a later one: raft repeats a vote that it finds without looking at the log of
+// the candidate.
+func TestAHalfWrittenVoteIsForNobody(t *testing.T) {
+	logs, err := openLogStore(logStoreOptions{store: raft.NewInmemStore(), fail: func(err error) { t.Error(err) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	vote := func(term uint64, candidate string) error {
+		return errors.Join(logs.SetUint64([]byte("LastVoteTerm"), term), logs.Set([]byte("LastVoteCand"), []byte(candidate)))
+	}
+	if err := vote(4, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := logs.SetUint64([]byte("LastVoteTerm"), 5); err != nil {
+		t.Fatal(err)
+	}
+	if candidate, err := logs.Get([]byte("LastVoteCand")); err == nil || err.Error() != "not found" {
+		t.Errorf("in term 5 the vote is for %q, %v", candidate, err)
+	}
+	if err := vote(5, "y"); err != nil {
+		t.Fatal(err)
+	}
+	if err := logs.SetUint64([]byte("LastVoteTerm"), 5); err != nil { // the same once more is no new vote
+		t.Fatal(err)
+	}
+	if candidate, err := logs.Get([]byte("LastVoteCand")); err != nil || string(candidate) != "y" {
+		t.Errorf("in term 5 the vote is for %q, %v; want y", candidate, err)
 	}
 }

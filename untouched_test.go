@@ -3,7 +3,6 @@ package kvraft
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"math"
 	"net"
@@ -13,67 +12,15 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/kvraft/kvraft/internal/disktest"
 	"go.etcd.io/bbolt"
 )
-
-// tree is all that is below a directory, by name: mode, time of the last change, content.
-func tree(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	all := map[string]string{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		text := fmt.Sprint(info.Mode(), info.ModTime())
-		if info.Mode().IsRegular() {
-			content, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			text += string(content)
-		}
-		all[path] = text
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
-func wantSameTree(t *testing.T, dir string, before map[string]string) {
-	t.Helper()
-	after := tree(t, dir)
-	for path, was := range before {
-		if is, there := after[path]; is != was {
-			t.Errorf("%s was changed, or removed (it is there: %v)", path, there)
-		}
-		delete(after, path)
-	}
-	for path := range after {
-		t.Errorf("%s was made", path)
-	}
-}
-
-// copyOf is a copy of a directory below testdata.
-func copyOf(t *testing.T, stored string) string {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "node")
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", stored))); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
 
 // leaveUnfinished leaves in dir what a node leaves that was killed at its first start, and
 // in a snapshot. Every start that goes on removes it.
 func leaveUnfinished(t *testing.T, dir string) {
 	t.Helper()
-	writeFiles(t, dir, map[string][]byte{
+	disktest.WriteFiles(t, dir, map[string][]byte{
 		"raft.db.ABC" + unfinishedSuffix:               []byte("half a file"),
 		"snapshots/9-9-9" + snapshotTmp + "/state.bin": []byte("half a state"),
 	})
@@ -87,7 +34,7 @@ const (
 // edited is a copy of a node's directory, with an edit, that was killed.
 func edited(edit func(t *testing.T, dir string)) func(*testing.T) string {
 	return func(t *testing.T) string {
-		dir := copyOf(t, ourFixture)
+		dir := disktest.CopyOf(t, "testdata", ourFixture)
 		leaveUnfinished(t, dir)
 		edit(t, dir)
 		return dir
@@ -96,32 +43,16 @@ func edited(edit func(t *testing.T, dir string)) func(*testing.T) string {
 
 func hraftds(id string) func(*testing.T) string {
 	return func(t *testing.T) string {
-		dir := copyOf(t, "hraftd/"+id)
+		dir := disktest.CopyOf(t, "testdata", "hraftd/"+id)
 		leaveUnfinished(t, dir)
 		return dir
 	}
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// flip changes a byte of a file, at a share of its length.
-func flip(t *testing.T, path string, share float64) {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	must(t, err)
-	content[int(float64(len(content)-1)*share)] ^= 0x10
-	must(t, os.WriteFile(path, content, 0o600))
-}
-
 // A directory may be another program's, or a node's whose damage somebody is to look at.
 func TestAStartThatIsRefusedChangesNothing(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	disktest.Must(t, err)
 	defer taken.Close()
 	for name, c := range map[string]struct {
 		dir  func(*testing.T) string
@@ -133,16 +64,18 @@ func TestAStartThatIsRefusedChangesNothing(t *testing.T) {
 		"a newer version's":         {edited(func(t *testing.T, dir string) { editRecord(t, dir, func(m *metadata) { m.Format = 99 }) }), nil, "newer version"},
 		"a record that was changed": {edited(func(t *testing.T, dir string) { editBolt(t, dir, spoilRecord) }), nil, "does not match its checksum"},
 		"entries that are missing":  {edited(func(t *testing.T, dir string) { editBolt(t, dir, dropEntries) }), nil, "entries up to"},
-		"no raft.db":                {edited(func(t *testing.T, dir string) { must(t, os.Remove(filepath.Join(dir, "raft.db"))) }), nil, "it is missing"},
-		"an empty raft.db":          {edited(func(t *testing.T, dir string) { must(t, os.Truncate(filepath.Join(dir, "raft.db"), 0)) }), nil, "the file is empty"},
-		"half a raft.db":            {edited(func(t *testing.T, dir string) { must(t, os.Truncate(filepath.Join(dir, "raft.db"), 10_000)) }), nil, "cut short"},
+		"no raft.db":                {edited(func(t *testing.T, dir string) { disktest.Must(t, os.Remove(filepath.Join(dir, "raft.db"))) }), nil, "it is missing"},
+		"an empty raft.db":          {edited(func(t *testing.T, dir string) { disktest.Must(t, os.Truncate(filepath.Join(dir, "raft.db"), 0)) }), nil, "the file is empty"},
+		"half a raft.db":            {edited(func(t *testing.T, dir string) { disktest.Must(t, os.Truncate(filepath.Join(dir, "raft.db"), 10_000)) }), nil, "cut short"},
 		"another raft.db": {edited(func(t *testing.T, dir string) {
-			must(t, os.WriteFile(filepath.Join(dir, "raft.db"), []byte("text"), 0o600))
+			disktest.Must(t, os.WriteFile(filepath.Join(dir, "raft.db"), []byte("text"), 0o600))
 		}), nil, "damaged"},
-		"a meta page that was changed": {edited(func(t *testing.T, dir string) { flip(t, filepath.Join(dir, "raft.db"), 30./32768) }), nil, "meta page 0"},
-		"no snapshot":                  {edited(func(t *testing.T, dir string) { must(t, os.RemoveAll(filepath.Join(dir, fixtureSnapshot))) }), nil, "there is no snapshot"},
-		"no snapshots":                 {edited(func(t *testing.T, dir string) { must(t, os.RemoveAll(filepath.Join(dir, "snapshots"))) }), nil, "there is no snapshot"},
-		"a snapshot that was changed":  {edited(func(t *testing.T, dir string) { flip(t, filepath.Join(dir, fixtureSnapshot, "state.bin"), 0.5) }), nil, fixtureSnapshot},
+		"a meta page that was changed": {edited(func(t *testing.T, dir string) { disktest.Flip(t, filepath.Join(dir, "raft.db"), 30./32768) }), nil, "meta page 0"},
+		"no snapshot":                  {edited(func(t *testing.T, dir string) { disktest.Must(t, os.RemoveAll(filepath.Join(dir, fixtureSnapshot))) }), nil, "there is no snapshot"},
+		"no snapshots":                 {edited(func(t *testing.T, dir string) { disktest.Must(t, os.RemoveAll(filepath.Join(dir, "snapshots"))) }), nil, "there is no snapshot"},
+		"a snapshot that was changed": {edited(func(t *testing.T, dir string) {
+			disktest.Flip(t, filepath.Join(dir, fixtureSnapshot, "state.bin"), 0.5)
+		}), nil, fixtureSnapshot},
 		"a snapshot of a newer term": {edited(func(t *testing.T, dir string) {
 			editRecord(t, dir, func(m *metadata) { delete(m.Raft, "CurrentTerm") })
 		}), nil, "term"},
@@ -152,7 +85,7 @@ func TestAStartThatIsRefusedChangesNothing(t *testing.T) {
 		"hraftd's, with bad options":       {hraftds("node0"), []Option{WithBootstrapExpect(3)}, "WithBootstrapExpect"},
 		"hraftd's, damaged": {func(t *testing.T) string {
 			dir := hraftds("node2")(t)
-			must(t, os.WriteFile(filepath.Join(dir, "snapshots", "2-5-1795278202525", "state.bin"), nil, 0o600))
+			disktest.Must(t, os.WriteFile(filepath.Join(dir, "snapshots", "2-5-1795278202525", "state.bin"), nil, 0o600))
 			return dir
 		}, []Option{WithID("node2")}, "damaged"},
 		"a directory that is not there, at a taken address": {func(t *testing.T) string {
@@ -167,12 +100,12 @@ func TestAStartThatIsRefusedChangesNothing(t *testing.T) {
 				"Recover": func() error { return ignore(Recover(dir)) },
 				"Examine": func() error { return ignore(Examine(dir)) },
 			} {
-				before := tree(t, filepath.Dir(dir))
+				before := disktest.Tree(t, filepath.Dir(dir))
 				err := start()
 				if err == nil || what == "Open" && !strings.Contains(err.Error(), c.want) {
 					t.Errorf("%s: %v, want %s", what, err, c.want)
 				}
-				wantSameTree(t, filepath.Dir(dir), before)
+				disktest.WantSameTree(t, filepath.Dir(dir), before)
 			}
 		})
 	}
@@ -204,11 +137,11 @@ func dropEntries(_, logs *bbolt.Bucket) error {
 // Nor does one at which another process has the directory.
 func TestAStartOnADirectoryInUseChangesNothing(t *testing.T) {
 	for _, stored := range []string{ourFixture, "hraftd/node0"} {
-		dir := copyOf(t, stored)
+		dir := disktest.CopyOf(t, "testdata", stored)
 		leaveUnfinished(t, dir)
-		before := tree(t, dir)
-		db, err := bbolt.Open(filepath.Join(dir, boltName), 0o600, boltOptions(0)) // hraftd's lock, which is bbolt's
-		must(t, err)
+		before := disktest.Tree(t, dir)
+		db, err := bbolt.Open(filepath.Join(dir, "raft.db"), 0o600, &bbolt.Options{NoFreelistSync: true}) // hraftd's lock, which is bbolt's
+		disktest.Must(t, err)
 		var starting sync.WaitGroup
 		for what, start := range map[string]func() error{
 			"Open":    func() error { return openAndClose(dir) },
@@ -223,8 +156,8 @@ func TestAStartOnADirectoryInUseChangesNothing(t *testing.T) {
 			})
 		}
 		starting.Wait()
-		must(t, db.Close())
-		wantSameTree(t, dir, before)
+		disktest.Must(t, db.Close())
+		disktest.WantSameTree(t, dir, before)
 	}
 }
 
@@ -233,9 +166,9 @@ func ignore[T any](_ T, err error) error { return err }
 // Neither a log that is replaced nor anything else is removed by looking at it.
 func TestLookingAtADirectoryChangesNothing(t *testing.T) {
 	for name, make := range map[string]func(*testing.T) string{
-		"a node's":                 func(t *testing.T) string { return copyOf(t, ourFixture) },
+		"a node's":                 func(t *testing.T) string { return disktest.CopyOf(t, "testdata", ourFixture) },
 		"a node's that was killed": edited(func(*testing.T, string) {}),
-		"a node's without a mark":  edited(func(t *testing.T, dir string) { must(t, os.Remove(filepath.Join(dir, "raft.db.mark"))) }),
+		"a node's without a mark":  edited(func(t *testing.T, dir string) { disktest.Must(t, os.Remove(filepath.Join(dir, "raft.db.mark"))) }),
 		"a node's whose log a snapshot has replaced": edited(func(t *testing.T, dir string) {
 			editBolt(t, dir, dropEntries)
 			editRecord(t, dir, func(m *metadata) { m.Tail = 0 })
@@ -248,19 +181,19 @@ func TestLookingAtADirectoryChangesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := make(t)
 			makeReadOnly(t, dir)
-			before := tree(t, dir)
+			before := disktest.Tree(t, dir)
 			l, err := OpenLog(dir)
-			must(t, err)
+			disktest.Must(t, err)
 			for _, err := range l.Entries(0, math.MaxUint64) {
 				if err != nil {
 					t.Error(err)
 				}
 			}
-			must(t, errors.Join(l.Err, l.Close()))
+			disktest.Must(t, errors.Join(l.Err, l.Close()))
 			if r, err := Examine(dir); !errors.Is(err, ErrInvalid) {
 				t.Errorf("%+v, %v", r, err)
 			}
-			wantSameTree(t, dir, before)
+			disktest.WantSameTree(t, dir, before)
 		})
 	}
 }
@@ -270,7 +203,7 @@ func TestLookingAtADirectoryChangesNothing(t *testing.T) {
 func makeReadOnly(t *testing.T, dir string) {
 	t.Helper()
 	var dirs []string
-	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	disktest.Must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -282,7 +215,7 @@ func makeReadOnly(t *testing.T, dir string) {
 	}))
 	t.Cleanup(func() {
 		for _, dir := range dirs {
-			must(t, os.Chmod(dir, 0o700))
+			disktest.Must(t, os.Chmod(dir, 0o700))
 		}
 	})
 }
