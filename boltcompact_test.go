@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/disktest"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // grownBolt is a raft.db that had so many entries of 10 kB and has the last ten.
@@ -179,7 +180,7 @@ func TestAFileThatIsSmallOrFullOrInUseStaysAsItIs(t *testing.T) {
 		want error
 	}{
 		"small":  {mostlyFree, 1 << 40, nil},
-		"in use": {full, 1, ErrLocked},
+		"in use": {full, 1, errs.Locked},
 	} {
 		before, _ := os.Stat(c.path)
 		if replaced, err := compactAt(t, c.path, c.from, time.Millisecond); replaced || !errors.Is(err, c.want) {
@@ -248,8 +249,8 @@ func TestWhoeverHasWaitedForAReplacedFileIsLockedOut(t *testing.T) {
 			if err := errors.Join(err, statErr, first.Close()); err != nil {
 				t.Fatal(err)
 			}
-			if err := <-result; !errors.Is(err, ErrLocked) {
-				t.Errorf("got %v, want ErrLocked", err)
+			if err := <-result; !errors.Is(err, errs.Locked) {
+				t.Errorf("got %v, want errs.Locked", err)
 			}
 			if now, err := os.Stat(path); err != nil || !os.SameFile(now, other) {
 				t.Errorf("the other file was replaced: %v", err)

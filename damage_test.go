@@ -49,7 +49,7 @@ type testNode struct {
 
 func openTestNode(dir string) (n testNode, err error) {
 	var failed error
-	n.logs, err = openLogStore(logStoreOptions{dir: dir, cacheBytes: 1, name: filepath.Join(dir, boltName), fail: func(err error) { failed = err }})
+	n.logs, err = openLogStore(logStoreOptions{dir: dir, cacheBytes: 1, name: filepath.Join(dir, "raft.db"), fail: func(err error) { failed = err }})
 	if err != nil {
 		return n, err
 	}
@@ -176,7 +176,7 @@ func newDamageTrial(t *testing.T, tail bool) *damageTrial {
 	dir := t.TempDir()
 	fillTestDir(t, dir, tail)
 	trial := &damageTrial{files: disktest.FilesIn(t, dir)}
-	delete(trial.files, "raft.db"+markSuffix) // see with
+	delete(trial.files, "raft.db.mark") // see with
 	seen := readEverything(t, dir)
 	if len(seen.damage) > 0 || len(seen.entries) < 300 {
 		t.Fatalf("%d entries, %q", len(seen.entries), seen.damage)
@@ -201,7 +201,7 @@ func (d *damageTrial) with(t *testing.T, name string, damaged []byte, what strin
 		files[n] = data
 	}
 	files[name] = damaged
-	files[boltName+markSuffix] = nil // it is a node's, whatever is left of it
+	files["raft.db.mark"] = nil // it is a node's, whatever is left of it
 	disktest.WriteFiles(t, dir, files)
 	seen := readEverything(t, dir)
 	contents, err := contentsOf(dir)

@@ -168,7 +168,7 @@ func TestFilesThatAreNoRaftsAreNoHindrance(t *testing.T) {
 	dir := t.TempDir()
 	disktest.WriteFiles(t, dir, texts("lost+found/#1", ".gitkeep", ".DS_Store", "kvd.json", "log", "name", "notes.txt", "db.sqlite", "peers.json", "raft/notes.txt", "mirror/peers.json"))
 	boltWith(t, filepath.Join(dir, "app.db"), "users", "alice")
-	raftLogAt(t, filepath.Join(dir, "raft.db.ABC"+unfinishedSuffix)) // of a first start that was killed
+	raftLogAt(t, filepath.Join(dir, "raft.db.ABC.new")) // of a first start that was killed
 	for range 2 {
 		disktest.Must(t, openAndClose(dir))
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
@@ -344,12 +345,12 @@ func TestADirectoryIsReadAsItWasWritten(t *testing.T) {
 }
 
 func TestTheRecordAndTheLogAreWrittenAsTheyWereRead(t *testing.T) {
-	base, err := openTestBolt(filepath.Join(openedNode(t), "raft.db"), time.Second)
+	base, err := raftboltdb.NewBoltStore(filepath.Join(openedNode(t), "raft.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer base.Close()
-	stored, err := base.Get(metadataKey)
+	stored, err := base.Get([]byte("kvraft"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,8 +371,8 @@ func TestTheRecordAndTheLogAreWrittenAsTheyWereRead(t *testing.T) {
 		if err := base.GetLog(index, &entry); err != nil {
 			t.Fatal(err)
 		}
-		if sum := appendChecksum(nil, &entry); !bytes.Equal(sum, entry.Extensions) {
-			t.Errorf("entry %d has the checksum %x, and would get %x", index, entry.Extensions, sum)
+		if has, _ := checksumOf(&entry); sampleOf(&entry).Sum != has {
+			t.Errorf("entry %d has the checksum %x, and would get %x", index, has, sampleOf(&entry).Sum)
 		}
 		if entry.Type != raft.LogCommand {
 			continue

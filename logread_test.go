@@ -115,38 +115,43 @@ type leaf struct {
 	first, last uint64
 }
 
-// leafOf returns the page that has the entry at index.
-func leafOf(t *testing.T, db []byte, index uint64) leaf {
+// leafOf returns the page of the raft.db in dir that has the entry at index.
+func leafOf(t *testing.T, dir string, index uint64) (found leaf) {
 	t.Helper()
-	c := &boltCheck{file: bytes.NewReader(db), size: int64(len(db))}
-	meta, err := c.readMetas()
+	path := filepath.Join(dir, "raft.db")
+	content := disktest.FilesIn(t, dir)["raft.db"]
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, PreLoadFreelist: true, NoFreelistSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.checkBuckets(meta.root); err != nil {
+	defer db.Close()
+	err = db.View(func(tx *bbolt.Tx) error {
+		for id := 0; found.last == 0; id++ {
+			page, err := tx.Page(id)
+			if err != nil || page == nil {
+				return fmt.Errorf("entry %d is in no page: %w", index, err)
+			}
+			at := id * os.Getpagesize()
+			id += page.OverflowCount
+			if page.Type != "leaf" {
+				continue
+			}
+			key := func(i int) []byte { // of an element: flags, where its key is, the length of that
+				element := at + 16 + 16*i
+				start := element + int(binary.NativeEndian.Uint32(content[element+4:]))
+				return content[start : start+int(binary.NativeEndian.Uint32(content[element+8:]))]
+			}
+			first, last := key(0), key(page.Count-1)
+			if len(first) == 8 && bytes.Compare(first, logKey(index)) <= 0 && bytes.Compare(logKey(index), last) <= 0 {
+				found = leaf{at, binary.BigEndian.Uint64(first), binary.BigEndian.Uint64(last)}
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	used := c.seen
-	c.seen = make([]bool, c.pages)
-	for page, inUse := range used {
-		if !inUse {
-			continue
-		}
-		raw, err := c.readPage(uint64(page))
-		if err != nil || binary.NativeEndian.Uint16(raw[8:]) != boltLeafFlag {
-			continue
-		}
-		elements, err := readElements(raw)
-		if err != nil || len(elements) == 0 || checkLogKey(elements[0]) != nil {
-			continue
-		}
-		l := leaf{page * int(c.pageSize), binary.BigEndian.Uint64(elements[0].key), binary.BigEndian.Uint64(elements[len(elements)-1].key)}
-		if l.first <= index && index <= l.last {
-			return l
-		}
-	}
-	t.Fatalf("entry %d is in no page", index)
-	return leaf{}
+	return found
 }
 
 // The directory has a snapshot that ends at entry 200 and the entries from 121 on.
@@ -160,7 +165,7 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 		t.Fatalf("%d entries, %q", count, all.damage)
 	}
 	snapshot := filepath.Join(snapshotsDir, all.log.Snapshots[0].ID)
-	middle, end := leafOf(t, files[boltName], 300), leafOf(t, files[boltName], last)
+	middle, end := leafOf(t, whole, 300), leafOf(t, whole, last)
 
 	overwrite := func(name string, at int, with string) func(*testing.T, string) {
 		return func(t *testing.T, dir string) {
@@ -230,16 +235,16 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 		"the last ones":  {deleteEntries(last-10, last), []string{fmt.Sprintf("the log ends at entry %d, but entries up to %d were stored", last-11, last)}, 11},
 		"all entries":    {deleteEntries(121, last), []string{fmt.Sprintf("the log ends at entry 0, but entries up to %d were stored", last)}, count},
 		"the first ones": {deleteEntries(121, 205), []string{"the log starts at entry 206, the newest snapshot ends at 200"}, 85},
-		"a page":         {overwrite(boltName, middle.at, "garbage!"), []string{fmt.Sprintf("entries %d to %d: page %d: ", middle.first, middle.last, middle.at/os.Getpagesize())}, int(middle.last + 1 - middle.first)},
-		"the last page":  {overwrite(boltName, end.at, "garbage!"), []string{fmt.Sprintf("entries from %d on: page ", end.first)}, int(last + 1 - end.first)},
-		"meta page 0":    {overwrite(boltName, 0, strings.Repeat("\x00", 512)), []string{"raft.db: kvraft: damaged data: meta page 0: "}, 0},
-		"meta page 1":    {overwrite(boltName, os.Getpagesize(), strings.Repeat("\x00", 512)), []string{"raft.db: kvraft: damaged data: meta page 1: "}, 0},
-		"garbage":        {overwrite(boltName, 0, strings.Repeat("garbage!", 4096)), []string{"raft.db: kvraft: damaged data: "}, count},
-		"an empty file":  {func(t *testing.T, dir string) { disktest.WriteFiles(t, dir, map[string][]byte{boltName: nil}) }, []string{"raft.db: kvraft: damaged data: the file is empty"}, count},
-		"no raft.db":     {remove(boltName), []string{"raft.db: kvraft: damaged data: it is missing, but there is DIR/raft.db.mark"}, count},
+		"a page":         {overwrite("raft.db", middle.at, "garbage!"), []string{fmt.Sprintf("entries %d to %d: page %d: ", middle.first, middle.last, middle.at/os.Getpagesize())}, int(middle.last + 1 - middle.first)},
+		"the last page":  {overwrite("raft.db", end.at, "garbage!"), []string{fmt.Sprintf("entries from %d on: page ", end.first)}, int(last + 1 - end.first)},
+		"meta page 0":    {overwrite("raft.db", 0, strings.Repeat("\x00", 512)), []string{"raft.db: kvraft: damaged data: meta page 0: "}, 0},
+		"meta page 1":    {overwrite("raft.db", os.Getpagesize(), strings.Repeat("\x00", 512)), []string{"raft.db: kvraft: damaged data: meta page 1: "}, 0},
+		"garbage":        {overwrite("raft.db", 0, strings.Repeat("garbage!", 4096)), []string{"raft.db: kvraft: damaged data: "}, count},
+		"an empty file":  {func(t *testing.T, dir string) { disktest.WriteFiles(t, dir, map[string][]byte{"raft.db": nil}) }, []string{"raft.db: kvraft: damaged data: the file is empty"}, count},
+		"no raft.db":     {remove("raft.db"), []string{"raft.db: kvraft: damaged data: it is missing, but there is DIR/raft.db.mark"}, count},
 		"no raft.db, nor its mark": {func(t *testing.T, dir string) {
-			remove(boltName)(t, dir)
-			remove(boltName+markSuffix)(t, dir)
+			remove("raft.db")(t, dir)
+			remove("raft.db.mark")(t, dir)
 		}, []string{"raft.db: kvraft: damaged data: it is missing, but there is DIR/snapshots/"}, count},
 		"the record": {func(t *testing.T, dir string) {
 			editBolt(t, dir, func(conf, _ *bbolt.Bucket) error {
