@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/progress"
 )
 
@@ -62,7 +63,7 @@ func (f *failStop) write(what string, bytes int, op func() error) error {
 	}
 	f.writing.Add(1)
 	defer f.writing.Add(-1)
-	if err := contain(op); err != nil {
+	if err := boltlog.Contain(op); err != nil {
 		return f.stop(fmt.Errorf("%s: %w", what, err))
 	}
 	return f.failure()

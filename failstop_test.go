@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/disktest"
 )
 
@@ -137,7 +138,7 @@ func raftFailsAt(t *testing.T, k int, again bool, fault func(func()) error) (fai
 }
 
 func TestAPanicOfTheStoreIsAnError(t *testing.T) {
-	err := contain(func() error { panic("bad page") })
+	err := boltlog.Contain(func() error { panic("bad page") })
 	if err == nil || err.Error() != "kvraft: damaged data: storage panicked: bad page" {
 		t.Fatalf("got %v", err)
 	}

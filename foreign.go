@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 )
@@ -48,11 +49,11 @@ func (l *logStore) NameForeign(err error) error {
 }
 
 // nameForeign is NameForeign for what was found of a log in dir; nil: nothing.
-func nameForeign(dir string, base boltStore, own bool, err error) error {
-	if hasMark(filepath.Join(dir, boltName)) || hasRecord(base) {
+func nameForeign(dir string, base boltlog.Store, own bool, err error) error {
+	if boltlog.HasMark(filepath.Join(dir, boltlog.Name)) || hasRecord(base) {
 		return err // they are a node's
 	}
-	what, log := "", filepath.Join(dir, boltName)
+	what, log := "", filepath.Join(dir, boltlog.Name)
 	if own {
 		log = "the log store"
 	} else {
@@ -71,13 +72,13 @@ func nameForeign(dir string, base boltStore, own bool, err error) error {
 	return fmt.Errorf("%w: %s; name an empty directory", errs.Foreign, what)
 }
 
-func hasRecord(base boltStore) bool {
+func hasRecord(base boltlog.Store) bool {
 	if base == nil {
 		return false
 	}
 	var record []byte
-	err := contain(func() (err error) {
-		record, err = getStable(base, metadataKey)
+	err := boltlog.Contain(func() (err error) {
+		record, err = getStable(base, boltlog.RecordKey)
 		return err
 	})
 	return err != nil || len(record) > 0
@@ -85,12 +86,12 @@ func hasRecord(base boltStore) bool {
 
 // hasHraftdsCommand reports whether there is a command of hraftd's, or no command at all:
 // another program's log has some, and none of hraftd's.
-func hasHraftdsCommand(base boltStore) bool {
+func hasHraftdsCommand(base boltlog.Store) bool {
 	if base == nil {
 		return true
 	}
 	commands, found := false, false
-	_ = contain(func() error {
+	_ = boltlog.Contain(func() error {
 		first, _ := base.FirstIndex()
 		last, err := base.LastIndex()
 		for index := first; index <= last && last > 0 && !found; index++ {
@@ -117,7 +118,7 @@ func foreignIn(dir string) string {
 	entries, _ := os.ReadDir(dir)
 	for _, entry := range entries {
 		name := entry.Name()
-		if !strings.HasPrefix(name, boltName) && entry.Type().IsRegular() && isBolt(filepath.Join(dir, name)) {
+		if !strings.HasPrefix(name, boltlog.Name) && entry.Type().IsRegular() && boltlog.IsFile(filepath.Join(dir, name)) {
 			return fmt.Sprintf("%s holds the log of a program on hashicorp/raft, such as raft-kv-example (%s)", dir, name)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 )
@@ -29,7 +30,7 @@ func (l *logStore) readHraftds(m *metadata) error {
 		return fmt.Errorf("%w: find the last entry: %w", errs.Damaged, err)
 	}
 	m.ChecksummedFrom = last + 1
-	for _, key := range raftKeys {
+	for _, key := range boltlog.RaftKeys {
 		value, err := getStable(l.base, key)
 		if err != nil {
 			return fmt.Errorf("%w: %w", errs.Damaged, err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
@@ -136,7 +137,7 @@ func (l *Log) readSnapshots(path string) error {
 		if !entry.IsDir() || strings.HasSuffix(entry.Name(), snapshotTmp) {
 			continue
 		}
-		s, mark := l.readSnapshot(dir, filepath.Join(path, snapshotsDir, entry.Name()))
+		s, mark := l.readSnapshot(dir, filepath.Join(path, boltlog.SnapshotsDir, entry.Name()))
 		l.Snapshots = append(l.Snapshots, s)
 		if mark.compare(newest, remembered) > 0 {
 			newest = mark
@@ -151,7 +152,7 @@ func (l *Log) readSnapshots(path string) error {
 		return cmp.Or(cmp.Compare(a.Term, b.Term), cmp.Compare(a.Index, b.Index), cmp.Compare(a.ID, b.ID))
 	})
 	if l.Err == nil && l.Node == (LogNode{}) && len(l.Snapshots) > 0 {
-		l.Err = fmt.Errorf("%w: there is snapshot %s, but %s is empty", ErrDamaged, l.Snapshots[0].ID, boltName)
+		l.Err = fmt.Errorf("%w: there is snapshot %s, but %s is empty", ErrDamaged, l.Snapshots[0].ID, boltlog.Name)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/disktest"
 	"go.etcd.io/bbolt"
 )
@@ -96,7 +97,7 @@ func storeRaw(t *testing.T, dir string, entry *raft.Log) {
 func editRecord(t *testing.T, dir string, edit func(*metadata)) {
 	t.Helper()
 	editBolt(t, dir, func(conf, _ *bbolt.Bucket) error {
-		m, err := decodeMetadata(conf.Get(metadataKey))
+		m, err := decodeMetadata(conf.Get(boltlog.RecordKey))
 		if err != nil {
 			return err
 		}
@@ -105,7 +106,7 @@ func editRecord(t *testing.T, dir string, edit func(*metadata)) {
 		if err != nil {
 			return err
 		}
-		return conf.Put(metadataKey, stored)
+		return conf.Put(boltlog.RecordKey, stored)
 	})
 }
 
@@ -164,7 +165,7 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 	if len(all.damage) > 0 || count < 300 {
 		t.Fatalf("%d entries, %q", count, all.damage)
 	}
-	snapshot := filepath.Join(snapshotsDir, all.log.Snapshots[0].ID)
+	snapshot := filepath.Join(boltlog.SnapshotsDir, all.log.Snapshots[0].ID)
 	middle, end := leafOf(t, whole, 300), leafOf(t, whole, last)
 
 	overwrite := func(name string, at int, with string) func(*testing.T, string) {
@@ -248,9 +249,9 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 		}, []string{"raft.db: kvraft: damaged data: it is missing, but there is DIR/snapshots/"}, count},
 		"the record": {func(t *testing.T, dir string) {
 			editBolt(t, dir, func(conf, _ *bbolt.Bucket) error {
-				record := bytes.Clone(conf.Get(metadataKey))
+				record := bytes.Clone(conf.Get(boltlog.RecordKey))
 				record[20] ^= 1
-				return conf.Put(metadataKey, record)
+				return conf.Put(boltlog.RecordKey, record)
 			})
 		}, []string{"raft.db: kvraft: damaged data: the node's record does not match its checksum"}, 0},
 		"a key that nobody writes": {func(t *testing.T, dir string) {
@@ -259,7 +260,7 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 		"a snapshot's state":  {overwrite(filepath.Join(snapshot, snapshotStateFile), 100, "garbage!"), []string{"snapshot DIR/" + snapshot + ": "}, 0},
 		"a snapshot's header": {overwrite(filepath.Join(snapshot, snapshotMetaFile), 0, "garbage!"), []string{"snapshot DIR/" + snapshot + ": meta.json: "}, 0},
 		"another snapshot":    {overwrite(filepath.Join(snapshot, snapshotMetaFile), bytes.Index(files[filepath.Join(snapshot, snapshotMetaFile)], []byte("10.0.0.1")), "10.0.0.2"), []string{"not what was completed here under that name"}, 0},
-		"no snapshot":         {remove(snapshotsDir), []string{"snapshot " + all.log.Snapshots[0].ID + " is missing, but this node completed it"}, 0},
+		"no snapshot":         {remove(boltlog.SnapshotsDir), []string{"snapshot " + all.log.Snapshots[0].ID + " is missing, but this node completed it"}, 0},
 	} {
 		t.Run(what, func(t *testing.T) {
 			dir := t.TempDir()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
@@ -18,15 +19,15 @@ type logReader struct {
 	record metadata
 	err    error // what is wrong with the raft.db, or with the record; nil: nothing
 
-	file *boltReader
+	file *boltlog.Reader
 }
 
 // openLogReader opens the log of the stopped node in dir, to look at it. Nothing in dir is
 // changed, and until Close no node can open it. Its error wraps [errs.Locked],
 // [errs.Invalid] when there is no node's data, or [errs.Foreign].
 func openLogReader(dir string) (*logReader, error) {
-	path := filepath.Join(dir, boltName)
-	file, err := openBoltReader(path, lockPatience)
+	path := filepath.Join(dir, boltlog.Name)
+	file, err := boltlog.OpenReader(path, lockPatience)
 	if err != nil && !errors.Is(err, errs.Damaged) {
 		return nil, nameForeign(dir, nil, false, err)
 	}
@@ -65,7 +66,7 @@ func (r *logReader) readRecord() error {
 	if damage != nil {
 		damage = fmt.Errorf("%w: read the node's record: %w", errs.Damaged, damage)
 	}
-	stored, found := values[string(metadataKey)]
+	stored, found := values[string(boltlog.RecordKey)]
 	if !found {
 		r.record.Raft = values // hraftd's
 		return damage

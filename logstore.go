@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/raftrpc"
 )
@@ -23,7 +24,7 @@ const defaultLogCache = 64 << 20
 // logStoreOptions is what openLogStore can be told.
 type logStoreOptions struct {
 	dir        string        // the data directory
-	store      boltStore     // the user's own, in place of a raft.db in dir; nil: none
+	store      boltlog.Store // the user's own, in place of a raft.db in dir; nil: none
 	name       string        // what errors call the store, such as the path of its file
 	cacheBytes int64         // of the newest entries kept in memory; 0: 64 MiB
 	stall      time.Duration // a small write that lasts longer stops the node; 0: no limit
@@ -53,7 +54,7 @@ type logHooks struct {
 // whose damage is to be looked at. Only then it is opened for writing. A store that fails
 // is not touched again but for Close.
 type engine interface {
-	boltStore
+	boltlog.Store
 	// OpenForWriting makes what is not there yet, and may compact the rest.
 	OpenForWriting(compact bool, log hclog.Logger) error
 	// Tidy removes what crashes have left, once the node has begun to write.
@@ -62,7 +63,7 @@ type engine interface {
 }
 
 // borrowed is a store of the user's: it is open, and theirs to close.
-type borrowed struct{ boltStore }
+type borrowed struct{ boltlog.Store }
 
 func (borrowed) OpenForWriting(bool, hclog.Logger) error { return nil }
 func (borrowed) Tidy() error                             { return nil }
@@ -138,7 +139,7 @@ func openLogStore(opt logStoreOptions) (*logStore, error) {
 	}
 	err := l.openBase(opt.store)
 	if err == nil {
-		if err = contain(l.load); err != nil {
+		if err = boltlog.Contain(l.load); err != nil {
 			err = fmt.Errorf("open %s: %w", l.name, err)
 		}
 	}
@@ -148,12 +149,12 @@ func openLogStore(opt logStoreOptions) (*logStore, error) {
 	return l, nil
 }
 
-func (l *logStore) openBase(own boltStore) error {
+func (l *logStore) openBase(own boltlog.Store) error {
 	if own != nil {
 		l.base = borrowed{own}
 		return nil
 	}
-	file, err := readBolt(filepath.Join(l.dir, boltName), lockPatience)
+	file, err := boltlog.Read(filepath.Join(l.dir, boltlog.Name), lockPatience)
 	if err == nil {
 		l.base = file
 	}
@@ -255,7 +256,7 @@ func (l *logStore) loadEntries() error {
 // read reads one entry from base and checks that it is the right one.
 func (l *logStore) read(index uint64, entry *raft.Log) error {
 	*entry = raft.Log{} // a decoder may keep what it does not find, or write into old slices
-	err := contain(func() error { return l.base.GetLog(index, entry) })
+	err := boltlog.Contain(func() error { return l.base.GetLog(index, entry) })
 	if err != nil {
 		return fmt.Errorf("read entry %d: %w", index, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/durable"
 )
 
@@ -41,7 +42,7 @@ type rootDir struct{ *os.Root }
 
 // openSnapshotDir opens the directory of the snapshots in dir. It need not be there.
 func openSnapshotDir(dir string) (snapshotDir, error) {
-	path := filepath.Join(dir, snapshotsDir)
+	path := filepath.Join(dir, boltlog.SnapshotsDir)
 	root, err := os.OpenRoot(path) // a link to another disk is followed
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

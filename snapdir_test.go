@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/disktest"
 )
 
@@ -128,7 +129,7 @@ func openFaultySnapshots(t *testing.T, dir string, disk LogStore, ops *operation
 // snapshotFilesIn tells which snapshots are in dir, and what else.
 func snapshotsIn(t *testing.T, dir string) (ids, others []string) {
 	t.Helper()
-	found, err := os.ReadDir(filepath.Join(dir, snapshotsDir))
+	found, err := os.ReadDir(filepath.Join(dir, boltlog.SnapshotsDir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -361,7 +362,7 @@ func TestASnapshotHasTheFormThatRaftsFileStoreGivesIt(t *testing.T) {
 			t.Fatalf("%q, %q", ids, others)
 		}
 		files := map[string]string{}
-		for name, data := range disktest.FilesIn(t, filepath.Join(dir, snapshotsDir, ids[0])) {
+		for name, data := range disktest.FilesIn(t, filepath.Join(dir, boltlog.SnapshotsDir, ids[0])) {
 			files[name] = strings.ReplaceAll(string(data), ids[0], "ID")
 		}
 		return files

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/pace"
 )
 
@@ -128,7 +129,7 @@ func TestWhatIsSyncedOfASnapshotIsInItsFile(t *testing.T) {
 		if err := sink.(*snapshotSink).Sync(); err != nil {
 			t.Fatal(err)
 		}
-		info, err := os.Stat(filepath.Join(dir, snapshotsDir, sink.ID()+snapshotTmp, snapshotStateFile))
+		info, err := os.Stat(filepath.Join(dir, boltlog.SnapshotsDir, sink.ID()+snapshotTmp, snapshotStateFile))
 		if err != nil || info.Size() != int64(n*pace.PieceBytes) {
 			t.Errorf("%d bytes, %v, after %d pieces", info.Size(), err, n)
 		}

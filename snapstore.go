@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
@@ -68,7 +69,7 @@ func openSnapshots(dir string, retain int, logs *logStore, verify func(io.Reader
 	}
 	s := &snapshotStore{
 		dir:       files,
-		path:      filepath.Join(dir, snapshotsDir),
+		path:      filepath.Join(dir, boltlog.SnapshotsDir),
 		retain:    max(retain, 2),
 		logs:      logs,
 		log:       logger,

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/disktest"
 )
 
@@ -51,7 +52,7 @@ func snapshotsInDir(t *testing.T, indexes ...uint64) (dir string, disk *disktest
 // newestIn returns the directory of the newest snapshot in dir.
 func newestIn(t *testing.T, dir string, disk *disktest.FaultStore) string {
 	t.Helper()
-	return filepath.Join(dir, snapshotsDir, openTestLog(t, disk.Rebooted()).meta().Snapshot.ID)
+	return filepath.Join(dir, boltlog.SnapshotsDir, openTestLog(t, disk.Rebooted()).meta().Snapshot.ID)
 }
 
 func TestTheNewestSnapshotIsTheOnlyOneListedAndRemembered(t *testing.T) {
@@ -72,7 +73,7 @@ func TestTheNewestSnapshotIsTheOnlyOneListedAndRemembered(t *testing.T) {
 
 func TestAnUnfinishedSnapshotIsRemoved(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
-	left := filepath.Join(dir, snapshotsDir, "3-200-17"+snapshotTmp)
+	left := filepath.Join(dir, boltlog.SnapshotsDir, "3-200-17"+snapshotTmp)
 	if err := os.Rename(newestIn(t, dir, disk), left); err != nil {
 		t.Fatal(err)
 	}
@@ -182,9 +183,15 @@ func TestASnapshotThatCannotBeReadAndMayBeTheNewestIsDamage(t *testing.T) {
 		"all": func(_, old, newest string) error {
 			return errors.Join(os.Remove(filepath.Join(old, snapshotStateFile)), os.Remove(filepath.Join(newest, snapshotStateFile)))
 		},
-		"newer than newest": func(dir, _, _ string) error { return os.Mkdir(filepath.Join(dir, snapshotsDir, "3-201-17"), 0o700) },
-		"of a newer term":   func(dir, _, _ string) error { return os.Mkdir(filepath.Join(dir, snapshotsDir, "4-150-17"), 0o700) },
-		"of no name":        func(dir, _, _ string) error { return os.Mkdir(filepath.Join(dir, snapshotsDir, "3-100"), 0o700) },
+		"newer than newest": func(dir, _, _ string) error {
+			return os.Mkdir(filepath.Join(dir, boltlog.SnapshotsDir, "3-201-17"), 0o700)
+		},
+		"of a newer term": func(dir, _, _ string) error {
+			return os.Mkdir(filepath.Join(dir, boltlog.SnapshotsDir, "4-150-17"), 0o700)
+		},
+		"of no name": func(dir, _, _ string) error {
+			return os.Mkdir(filepath.Join(dir, boltlog.SnapshotsDir, "3-100"), 0o700)
+		},
 		"old, newest is gone": func(_, old, newest string) error {
 			return errors.Join(os.Remove(filepath.Join(old, snapshotStateFile)), os.RemoveAll(newest))
 		},

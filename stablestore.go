@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
@@ -16,7 +17,7 @@ var errKeyNotFound = errors.New("not found")
 // loadMeta reads the record. An empty store has none, and reads as one without an
 // id. So does, for the time being, a store of hraftd's; see adopt.
 func (l *logStore) loadMeta() error {
-	stored, err := getStable(l.base, metadataKey)
+	stored, err := getStable(l.base, boltlog.RecordKey)
 	if err != nil {
 		return fmt.Errorf("%w: read the node's record: %w", errs.Damaged, err)
 	}
@@ -39,7 +40,7 @@ func (l *logStore) loadMeta() error {
 }
 
 // getStable reads key from base, which has two ways to say that it is absent.
-func getStable(base boltStore, key []byte) ([]byte, error) {
+func getStable(base boltlog.Store, key []byte) ([]byte, error) {
 	value, err := base.Get(key)
 	if err != nil && err.Error() == errKeyNotFound.Error() {
 		return nil, nil
@@ -47,12 +48,12 @@ func getStable(base boltStore, key []byte) ([]byte, error) {
 	return value, err
 }
 
-func writtenByOthers(base boltStore) (bool, error) {
+func writtenByOthers(base boltlog.Store) (bool, error) {
 	last, err := base.LastIndex()
 	if err != nil || last > 0 {
 		return true, err
 	}
-	for _, key := range raftKeys {
+	for _, key := range boltlog.RaftKeys {
 		value, err := getStable(base, key)
 		if err != nil || len(value) > 0 {
 			return true, err
@@ -100,7 +101,7 @@ func (l *logStore) rewriteMeta(change func(*metadata) bool) error {
 	if err != nil {
 		return err
 	}
-	err = l.write("store the node's record", len(stored), func() error { return l.base.Set(metadataKey, stored) })
+	err = l.write("store the node's record", len(stored), func() error { return l.base.Set(boltlog.RecordKey, stored) })
 	if err != nil {
 		return err
 	}

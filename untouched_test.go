@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/disktest"
 	"go.etcd.io/bbolt"
 )
@@ -21,7 +22,7 @@ import (
 func leaveUnfinished(t *testing.T, dir string) {
 	t.Helper()
 	disktest.WriteFiles(t, dir, map[string][]byte{
-		"raft.db.ABC" + unfinishedSuffix:               []byte("half a file"),
+		"raft.db.ABC.new": []byte("half a file"),
 		"snapshots/9-9-9" + snapshotTmp + "/state.bin": []byte("half a state"),
 	})
 }
@@ -120,9 +121,9 @@ func openAndClose(dir string, opts ...Option) error {
 }
 
 func spoilRecord(conf, _ *bbolt.Bucket) error {
-	record := bytes.Clone(conf.Get(metadataKey))
+	record := bytes.Clone(conf.Get(boltlog.RecordKey))
 	record[len(record)-2] ^= 1
-	return conf.Put(metadataKey, record)
+	return conf.Put(boltlog.RecordKey, record)
 }
 
 func dropEntries(_, logs *bbolt.Bucket) error {

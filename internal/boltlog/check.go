@@ -1,4 +1,4 @@
-package kvraft
+package boltlog
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
-// checkBoltFile reads the whole structure of a raft.db and returns what is
+// checkFile reads the whole structure of a raft.db and returns what is
 // wrong with it. bbolt must not see a damaged file: it walks the pages in
 // goroutines of its own (when it opens a file, and in Tx.Check), and what
 // panics there ends the process.
@@ -30,8 +30,8 @@ import (
 // The values are checked by those who read them. What it cannot see is a page
 // number that changed into that of an older copy of the same page: so the last
 // entries could go, of which metadata.Tail does not know yet.
-func checkBoltFile(path string) (meta boltMeta, err error) {
-	err = readBoltFile(path, func(c *boltCheck) (err error) {
+func checkFile(path string) (meta metaPage, err error) {
+	err = readFile(path, func(c *checker) (err error) {
 		if meta, err = c.readMetas(); err == nil {
 			err = c.checkBuckets(meta.root)
 		}
@@ -43,16 +43,16 @@ func checkBoltFile(path string) (meta boltMeta, err error) {
 	return meta, err
 }
 
-// readBoltMeta reads the newer meta page of a file.
-func readBoltMeta(path string) (meta boltMeta, err error) {
-	err = readBoltFile(path, func(c *boltCheck) (err error) {
+// readNewestMeta reads the newer meta page of a file.
+func readNewestMeta(path string) (meta metaPage, err error) {
+	err = readFile(path, func(c *checker) (err error) {
 		meta, err = c.readMetas()
 		return err
 	})
 	return meta, err
 }
 
-func readBoltFile(path string, read func(*boltCheck) error) error {
+func readFile(path string, read func(*checker) error) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
@@ -62,11 +62,11 @@ func readBoltFile(path string, read func(*boltCheck) error) error {
 	if err != nil {
 		return err
 	}
-	return read(&boltCheck{file: file, size: info.Size()})
+	return read(&checker{file: file, size: info.Size()})
 }
 
-// boltCheck is one walk over a bbolt file, in bbolt's own (native) byte order.
-type boltCheck struct {
+// checker is one walk over a bbolt file, in bbolt's own (native) byte order.
+type checker struct {
 	file     io.ReaderAt
 	size     int64
 	pageSize int64
@@ -75,23 +75,23 @@ type boltCheck struct {
 }
 
 const (
-	boltMagic        = 0xED0CDAED
-	boltVersion      = 2
-	boltPageHeader   = 16
-	boltBranchFlag   = 1
-	boltLeafFlag     = 2
-	boltBucketFlag   = 1
-	boltBucketHeader = 16
-	boltMinPage      = 1 << 10
-	boltMaxPage      = 1 << 16
+	fileMagic    = 0xED0CDAED
+	fileVersion  = 2
+	pageHeader   = 16
+	branchFlag   = 1
+	leafFlag     = 2
+	bucketFlag   = 1
+	bucketHeader = 16
+	minPage      = 1 << 10
+	maxPage      = 1 << 16
 )
 
-// boltMeta is the part of a meta page that matters here.
-type boltMeta struct{ pageSize, root, pages, transaction uint64 }
+// metaPage is the part of a meta page that matters here.
+type metaPage struct{ pageSize, root, pages, transaction uint64 }
 
 // readMetas returns the meta page of the newest transaction. With an error it is
 // the newest that can be read, or zero.
-func (c *boltCheck) readMetas() (newest boltMeta, err error) {
+func (c *checker) readMetas() (newest metaPage, err error) {
 	first, err := c.readMeta(0)
 	if err != nil {
 		err = fmt.Errorf("meta page 0: %w", err)
@@ -121,39 +121,39 @@ func (c *boltCheck) readMetas() (newest boltMeta, err error) {
 
 // readSecondMeta looks at every place where it can be if the page size is not
 // known.
-func (c *boltCheck) readSecondMeta(pageSize uint64) (boltMeta, error) {
+func (c *checker) readSecondMeta(pageSize uint64) (metaPage, error) {
 	if pageSize != 0 {
 		return c.readMeta(int64(pageSize))
 	}
-	for size := uint64(boltMinPage); size <= boltMaxPage; size *= 2 {
+	for size := uint64(minPage); size <= maxPage; size *= 2 {
 		if meta, err := c.readMeta(int64(size)); err == nil && meta.pageSize == size {
 			return meta, nil
 		}
 	}
-	return boltMeta{}, fmt.Errorf("not found")
+	return metaPage{}, fmt.Errorf("not found")
 }
 
-func (c *boltCheck) readMeta(offset int64) (boltMeta, error) {
-	var page [boltPageHeader + 64]byte
+func (c *checker) readMeta(offset int64) (metaPage, error) {
+	var page [pageHeader + 64]byte
 	if _, err := c.file.ReadAt(page[:], offset); err != nil {
-		return boltMeta{}, err
+		return metaPage{}, err
 	}
-	meta, order := page[boltPageHeader:], binary.NativeEndian
+	meta, order := page[pageHeader:], binary.NativeEndian
 	sum := fnv.New64a()
 	sum.Write(meta[:56])
 	switch {
-	case order.Uint32(meta[0:]) != boltMagic:
-		return boltMeta{}, fmt.Errorf("not a bbolt file")
+	case order.Uint32(meta[0:]) != fileMagic:
+		return metaPage{}, fmt.Errorf("not a bbolt file")
 	case order.Uint64(meta[56:]) != sum.Sum64():
-		return boltMeta{}, fmt.Errorf("wrong checksum")
-	case order.Uint32(meta[4:]) != boltVersion:
-		return boltMeta{}, fmt.Errorf("version %d of the file format", order.Uint32(meta[4:]))
+		return metaPage{}, fmt.Errorf("wrong checksum")
+	case order.Uint32(meta[4:]) != fileVersion:
+		return metaPage{}, fmt.Errorf("version %d of the file format", order.Uint32(meta[4:]))
 	}
 	pageSize := uint64(order.Uint32(meta[8:]))
-	if pageSize < boltMinPage || pageSize > boltMaxPage {
-		return boltMeta{}, fmt.Errorf("page size %d", pageSize)
+	if pageSize < minPage || pageSize > maxPage {
+		return metaPage{}, fmt.Errorf("page size %d", pageSize)
 	}
-	return boltMeta{
+	return metaPage{
 		pageSize:    pageSize,
 		root:        order.Uint64(meta[16:]),
 		pages:       order.Uint64(meta[40:]),
@@ -162,22 +162,22 @@ func (c *boltCheck) readMeta(offset int64) (boltMeta, error) {
 }
 
 // checkBuckets checks what is in both buckets.
-func (c *boltCheck) checkBuckets(root uint64) error {
+func (c *checker) checkBuckets(root uint64) error {
 	conf, logs, err := c.buckets(root)
 	if err != nil {
 		return err
 	}
-	if err := c.walkBucket(conf, boltWalk{visit: checkConfKey}); err != nil {
+	if err := c.walkBucket(conf, walk{visit: checkConfKey}); err != nil {
 		return err
 	}
-	return c.walkBucket(logs, boltWalk{visit: checkLogKey})
+	return c.walkBucket(logs, walk{visit: checkLogKey})
 }
 
 // raftBuckets are those that raft-boltdb makes.
 var raftBuckets = []string{"conf", "logs"}
 
 // buckets returns the only two that there are.
-func (c *boltCheck) buckets(root uint64) (conf, logs boltElement, err error) {
+func (c *checker) buckets(root uint64) (conf, logs element, err error) {
 	names, found, err := c.bucketNames(root)
 	if err != nil {
 		return conf, logs, err
@@ -188,8 +188,8 @@ func (c *boltCheck) buckets(root uint64) (conf, logs boltElement, err error) {
 	return found[0], found[1], nil
 }
 
-func (c *boltCheck) bucketNames(root uint64) (names []string, found []boltElement, err error) {
-	w := boltWalk{check: c, visit: func(e boltElement) error {
+func (c *checker) bucketNames(root uint64) (names []string, found []element, err error) {
+	w := walk{check: c, visit: func(e element) error {
 		found, names = append(found, e), append(names, string(e.key))
 		return nil
 	}}
@@ -199,16 +199,16 @@ func (c *boltCheck) bucketNames(root uint64) (names []string, found []boltElemen
 
 // walkBucket takes w through one bucket: a page of its own, or, for little data,
 // one inside the bucket's value.
-func (c *boltCheck) walkBucket(bucket boltElement, w boltWalk) error {
+func (c *checker) walkBucket(bucket element, w walk) error {
 	w.check = c
-	if bucket.flags != boltBucketFlag || len(bucket.value) < boltBucketHeader {
+	if bucket.flags != bucketFlag || len(bucket.value) < bucketHeader {
 		return fmt.Errorf("%q in place of a bucket", bucket.key)
 	}
-	page, inline := binary.NativeEndian.Uint64(bucket.value), bucket.value[boltBucketHeader:]
+	page, inline := binary.NativeEndian.Uint64(bucket.value), bucket.value[bucketHeader:]
 	if page != 0 && len(inline) == 0 {
 		return w.page(page, nil)
 	}
-	if page != 0 || len(inline) < boltPageHeader {
+	if page != 0 || len(inline) < pageHeader {
 		return fmt.Errorf("bucket %q: bad header", bucket.key)
 	}
 	if err := w.leaf(inline); err != nil {
@@ -217,33 +217,33 @@ func (c *boltCheck) walkBucket(bucket boltElement, w boltWalk) error {
 	return nil
 }
 
-func checkLogKey(e boltElement) error {
+func checkLogKey(e element) error {
 	if e.flags != 0 || len(e.key) != 8 {
 		return fmt.Errorf("%x is not the key of an entry", e.key)
 	}
 	return nil
 }
 
-func checkConfKey(e boltElement) error {
+func checkConfKey(e element) error {
 	same := func(key []byte) bool { return bytes.Equal(key, e.key) }
-	if e.flags != 0 || !same(metadataKey) && !slices.ContainsFunc(raftKeys, same) {
+	if e.flags != 0 || !same(RecordKey) && !slices.ContainsFunc(RaftKeys, same) {
 		return errs.Unfamiliar(fmt.Sprintf("unknown key %q", e.key))
 	}
 	return nil
 }
 
-// boltElement is one element of a page: a key with its value in a leaf, with
+// element is one element of a page: a key with its value in a leaf, with
 // the page below it in a branch.
-type boltElement struct {
+type element struct {
 	flags      uint32
 	page       uint64
 	key, value []byte
 }
 
-// boltWalk visits the elements of one bucket in key order.
-type boltWalk struct {
-	check *boltCheck
-	visit func(boltElement) error
+// walk visits the elements of one bucket in key order.
+type walk struct {
+	check *checker
+	visit func(element) error
 	// skip, if there is one, is told of each page that cannot be read to its end, and
 	// the lowest key that it may have; the walk goes on behind it, unless skip returns
 	// an error.
@@ -252,15 +252,15 @@ type boltWalk struct {
 }
 
 // page visits what is below page id, where no key may be below low.
-func (w *boltWalk) page(id uint64, low []byte) error {
+func (w *walk) page(id uint64, low []byte) error {
 	page, err := w.check.readPage(id)
 	if err != nil {
 		return fmt.Errorf("page %d: %w", id, err)
 	}
 	switch flags := binary.NativeEndian.Uint16(page[8:]); flags {
-	case boltLeafFlag:
+	case leafFlag:
 		err = w.leafFrom(page, low)
-	case boltBranchFlag:
+	case branchFlag:
 		err = w.branch(page, low)
 	default:
 		err = fmt.Errorf("flags %#x", flags)
@@ -271,7 +271,7 @@ func (w *boltWalk) page(id uint64, low []byte) error {
 	return nil
 }
 
-func (w *boltWalk) branch(page, low []byte) error {
+func (w *walk) branch(page, low []byte) error {
 	elements, err := readElements(page)
 	if err != nil {
 		return err
@@ -295,14 +295,14 @@ func (w *boltWalk) branch(page, low []byte) error {
 }
 
 // leaf visits a page inside a value, which has no number but the same form.
-func (w *boltWalk) leaf(page []byte) error {
-	if flags := binary.NativeEndian.Uint16(page[8:]); flags != boltLeafFlag {
+func (w *walk) leaf(page []byte) error {
+	if flags := binary.NativeEndian.Uint16(page[8:]); flags != leafFlag {
 		return fmt.Errorf("flags %#x", flags)
 	}
 	return w.leafFrom(page, nil)
 }
 
-func (w *boltWalk) leafFrom(page, low []byte) error {
+func (w *walk) leafFrom(page, low []byte) error {
 	elements, err := readElements(page)
 	for _, e := range elements {
 		if bytes.Compare(e.key, low) < 0 || w.last != nil && bytes.Compare(e.key, w.last) <= 0 {
@@ -318,11 +318,11 @@ func (w *boltWalk) leafFrom(page, low []byte) error {
 
 // readPage reads a page with its overflow pages, each of which may be reached
 // only once.
-func (c *boltCheck) readPage(id uint64) ([]byte, error) {
+func (c *checker) readPage(id uint64) ([]byte, error) {
 	if id < 2 || id >= c.pages {
 		return nil, fmt.Errorf("not one of %d pages", c.pages)
 	}
-	header := make([]byte, boltPageHeader)
+	header := make([]byte, pageHeader)
 	if _, err := c.file.ReadAt(header, int64(id)*c.pageSize); err != nil {
 		return nil, err
 	}
@@ -349,20 +349,20 @@ func (c *boltCheck) readPage(id uint64) ([]byte, error) {
 // readElements reads the elements of a page: a table of flags, position, key
 // size and value size (position, key size and page in a branch), then keys and
 // values one after the other. With an error it returns those before it.
-func readElements(page []byte) ([]boltElement, error) {
+func readElements(page []byte) ([]element, error) {
 	order := binary.NativeEndian
-	leaf := order.Uint16(page[8:]) == boltLeafFlag
+	leaf := order.Uint16(page[8:]) == leafFlag
 	count := int(order.Uint16(page[10:]))
-	data := boltPageHeader + 16*count // where keys and values start
+	data := pageHeader + 16*count // where keys and values start
 	if data > len(page) {
 		return nil, fmt.Errorf("%d elements", count)
 	}
 	if rest := page[data:]; count == 0 && len(bytes.Trim(rest, "\x00")) > 0 {
 		return nil, fmt.Errorf("no elements, but data")
 	}
-	elements := make([]boltElement, count)
+	elements := make([]element, count)
 	for i := range elements {
-		at := boltPageHeader + 16*i
+		at := pageHeader + 16*i
 		raw, e := page[at:at+16], &elements[i]
 		position, keySize, valueSize := order.Uint32(raw[0:]), order.Uint32(raw[4:]), uint32(0)
 		if leaf {
@@ -381,10 +381,10 @@ func readElements(page []byte) ([]boltElement, error) {
 	return elements, nil
 }
 
-// isBolt reports whether the file is one of raft-boltdb's, whatever its name.
-func isBolt(path string) bool {
+// IsFile reports whether the file is one of raft-boltdb's, whatever its name.
+func IsFile(path string) bool {
 	var names []string
-	err := readBoltFile(path, func(c *boltCheck) error {
+	err := readFile(path, func(c *checker) error {
 		meta, err := c.readMetas()
 		if err == nil {
 			names, _, err = c.bucketNames(meta.root)

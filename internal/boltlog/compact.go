@@ -1,4 +1,4 @@
-package kvraft
+package boltlog
 
 import (
 	"crypto/rand"
@@ -19,15 +19,15 @@ import (
 // ones are what a node needs between two snapshots.
 const compactFrom = 256 << 20
 
-// tryToCompact is compactBolt, but most errors of it are no reason not to start with the
+// tryToCompact is compact, but most errors of it are no reason not to start with the
 // old file.
-func tryToCompact(path string, found boltState, from int64, wait time.Duration, log hclog.Logger) (boltState, error) {
-	now, err := compactBolt(path, found, from, wait)
+func tryToCompact(path string, found fileState, from int64, wait time.Duration, log hclog.Logger) (fileState, error) {
+	now, err := compact(path, found, from, wait)
 	return now, judgeCompaction(found, now, err, log)
 }
 
 // judgeCompaction returns err if the node must not start after it.
-func judgeCompaction(found, now boltState, err error, log hclog.Logger) error {
+func judgeCompaction(found, now fileState, err error, log hclog.Logger) error {
 	switch {
 	case err == nil:
 		return nil
@@ -40,13 +40,13 @@ func judgeCompaction(found, now boltState, err error, log hclog.Logger) error {
 	return nil
 }
 
-// compactBolt replaces the raft.db at path, which was checked in the state found, by a
+// compact replaces the raft.db at path, which was checked in the state found, by a
 // copy without its free pages when it has from bytes and three quarters of them are free,
 // and returns the state of what is at path then. bbolt uses such pages again, and never
 // gives them back: the file stays as large as the log has ever been. A crash leaves the
 // one file or the other. A link at path stays one: the file that it leads to is replaced,
 // on its own disk.
-func compactBolt(path string, found boltState, from int64, wait time.Duration) (now boltState, err error) {
+func compact(path string, found fileState, from int64, wait time.Duration) (now fileState, err error) {
 	if found.file.Size() < from || runtime.GOOS == "windows" { // which renames no file that is open
 		return found, nil
 	}
@@ -54,8 +54,8 @@ func compactBolt(path string, found boltState, from int64, wait time.Duration) (
 		return found, err
 	}
 	var old *bbolt.DB // whose lock keeps others out
-	err = contain(func() (err error) {
-		old, err = bbolt.Open(path, 0, boltOptions(wait))
+	err = Contain(func() (err error) {
+		old, err = bbolt.Open(path, 0, bboltOptions(wait))
 		return err
 	})
 	if err != nil {
@@ -70,8 +70,8 @@ func compactBolt(path string, found boltState, from int64, wait time.Duration) (
 		return found, err
 	}
 	unfinished := path + "." + rand.Text() + unfinishedSuffix
-	err = contain(func() (err error) {
-		now, err = copyBolt(unfinished, old)
+	err = Contain(func() (err error) {
+		now, err = copyInUse(unfinished, old)
 		return err
 	})
 	if err != nil {
@@ -91,10 +91,10 @@ func bytesInUse(db *bbolt.DB) (used int64, err error) {
 	return used, err
 }
 
-// copyBolt makes a complete file at path, and checks it: what it replaces was good.
-func copyBolt(path string, old *bbolt.DB) (made boltState, err error) {
+// copyInUse makes a complete file at path, and checks it: what it replaces was good.
+func copyInUse(path string, old *bbolt.DB) (made fileState, err error) {
 	const transaction = 1 << 20 // bytes
-	fresh, err := bbolt.Open(path, 0o600, boltOptions(0))
+	fresh, err := bbolt.Open(path, 0o600, bboltOptions(0))
 	if err != nil {
 		return made, err
 	}
@@ -105,10 +105,10 @@ func copyBolt(path string, old *bbolt.DB) (made boltState, err error) {
 	if err := errors.Join(fresh.Sync(), fresh.Close()); err != nil {
 		return made, err
 	}
-	meta, err := checkBoltFile(path)
+	meta, err := checkFile(path)
 	if err != nil {
 		return made, err
 	}
 	info, err := os.Stat(path)
-	return boltState{info, meta.transaction}, err
+	return fileState{info, meta.transaction}, err
 }

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package kvraft
+package boltlog
 
 // lockHolders names nobody where the kernel does not tell who has a file locked.
 func lockHolders(string) string { return "" }

@@ -1,4 +1,4 @@
-package kvraft
+package boltlog
 
 import (
 	"bufio"

@@ -1,4 +1,4 @@
-package kvraft
+package boltlog
 
 import (
 	"bytes"
@@ -16,9 +16,9 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
-// openTestBolt opens a raft.db as a start does, and waits that long for its lock.
-func openTestBolt(path string, wait time.Duration) (*boltFile, error) {
-	f, err := readBolt(path, wait)
+// openTest opens a raft.db as a start does, and waits that long for its lock.
+func openTest(path string, wait time.Duration) (*File, error) {
+	f, err := Read(path, wait)
 	if err != nil {
 		return nil, err
 	}
@@ -30,12 +30,12 @@ func openTestBolt(path string, wait time.Duration) (*boltFile, error) {
 
 func TestADirectoryInUseIsLocked(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raft.db")
-	base, err := openTestBolt(path, time.Second)
+	base, err := openTest(path, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer base.Close()
-	if _, err := openTestBolt(path, time.Millisecond); !errors.Is(err, errs.Locked) || !strings.Contains(err.Error(), path) {
+	if _, err := openTest(path, time.Millisecond); !errors.Is(err, errs.Locked) || !strings.Contains(err.Error(), path) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -45,14 +45,14 @@ func TestAPathThatIsNoFileOfOursGetsAClearError(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "raft.db"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openTestBolt(filepath.Join(dir, "raft.db"), time.Second); err == nil || errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "not a regular file") {
+	if _, err := openTest(filepath.Join(dir, "raft.db"), time.Second); err == nil || errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("a directory: %v", err)
 	}
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openTestBolt(filepath.Join(file, "raft.db"), time.Second); err == nil || !strings.Contains(err.Error(), "not a directory") {
+	if _, err := openTest(filepath.Join(file, "raft.db"), time.Second); err == nil || !strings.Contains(err.Error(), "not a directory") {
 		t.Errorf("below a file: %v", err)
 	}
 }
@@ -60,7 +60,7 @@ func TestAPathThatIsNoFileOfOursGetsAClearError(t *testing.T) {
 func TestANewDirectoryIsMadeAndOpensAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "b", "raft.db")
 	for range 2 {
-		base, err := openTestBolt(path, time.Second)
+		base, err := openTest(path, time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +76,7 @@ func TestWhatACrashAtBirthLeavesIsRemoved(t *testing.T) {
 	if err := os.WriteFile(left, []byte("half a file"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	base, err := openTestBolt(filepath.Join(dir, "raft.db"), time.Second)
+	base, err := openTest(filepath.Join(dir, "raft.db"), time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestWhatACrashAtBirthLeavesIsRemoved(t *testing.T) {
 // A directory that never had a snapshot, and has lost its raft.db.
 func TestARaftDBThatIsGoneIsNotTakenForOneThatNeverWas(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raft.db")
-	base, err := openTestBolt(path, time.Second)
+	base, err := openTest(path, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestARaftDBThatIsGoneIsNotTakenForOneThatNeverWas(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if _, err := openTestBolt(path, time.Second); !errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "it is missing") {
+		if _, err := openTest(path, time.Second); !errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "it is missing") {
 			t.Errorf("err = %v", err)
 		}
 	}
@@ -107,7 +107,7 @@ func TestAFileThatAnotherProcessMadeMeanwhileStays(t *testing.T) {
 	dir := t.TempDir()
 	path, unfinished := filepath.Join(dir, "raft.db"), filepath.Join(dir, "raft.db.ABC.new")
 	disktest.WriteFiles(t, dir, map[string][]byte{"raft.db": []byte("theirs"), "raft.db.ABC.new": []byte("ours")})
-	if err := nameBolt(unfinished, path); err != nil {
+	if err := giveName(unfinished, path); err != nil {
 		t.Fatal(err)
 	}
 	files := disktest.FilesIn(t, dir)
@@ -119,27 +119,27 @@ func TestAFileThatAnotherProcessMadeMeanwhileStays(t *testing.T) {
 // So that all of what a node takes over hraftd's directory with is the record.
 func TestARaftDBThatIsOpenedIsNotWrittenTo(t *testing.T) {
 	dir := disktest.CopyOf(t, "../../testdata", "hraftd/node0")
-	path := filepath.Join(dir, boltName)
+	path := filepath.Join(dir, Name)
 	before := disktest.Tree(t, dir)
-	base, err := readBolt(path, time.Second)
+	base, err := Read(path, time.Second)
 	disktest.Must(t, err)
 	disktest.Must(t, base.OpenForWriting(false, hclog.NewNullLogger()))
 	disktest.WantSameTree(t, dir, before)
-	disktest.Must(t, errors.Join(base.Set(metadataKey, []byte("record")), base.Close()))
+	disktest.Must(t, errors.Join(base.Set(RecordKey, []byte("record")), base.Close()))
 }
 
 // What was decided about it may not hold any more.
 func TestARaftDBThatAnotherProcessHasUsedSinceItWasReadIsLocked(t *testing.T) {
-	path := filepath.Join(disktest.CopyOf(t, "../../testdata", "hraftd/node0"), boltName)
-	file, err := readBolt(path, time.Second)
+	path := filepath.Join(disktest.CopyOf(t, "../../testdata", "hraftd/node0"), Name)
+	file, err := Read(path, time.Second)
 	disktest.Must(t, err)
 	disktest.Must(t, file.Close())
-	other, err := newBoltBase(path, boltOptions(time.Second))
+	other, err := openHandle(path, bboltOptions(time.Second))
 	disktest.Must(t, err)
 	disktest.Must(t, other.Close())
 	before := disktest.Tree(t, path)
 	for _, from := range []int64{1, math.MaxInt64} { // it may be compacted, or not
-		if _, err := openBolt(path, file.found, from, time.Second, hclog.NewNullLogger()); !errors.Is(err, errs.Locked) {
+		if _, err := openFound(path, file.found, from, time.Second, hclog.NewNullLogger()); !errors.Is(err, errs.Locked) {
 			t.Errorf("err = %v", err)
 		}
 	}
@@ -147,30 +147,30 @@ func TestARaftDBThatAnotherProcessHasUsedSinceItWasReadIsLocked(t *testing.T) {
 }
 
 func TestTheOldestMetaPageIsNeverFallenBackTo(t *testing.T) {
-	path := grownBolt(t, 100)
+	path := grown(t, 100)
 	dir := filepath.Dir(path)
 	db := disktest.FilesIn(t, dir)["raft.db"]
 	for _, page := range []int{0, 1} {
 		damaged := bytes.Clone(db)
 		copy(damaged[page*os.Getpagesize():], make([]byte, 512))
 		disktest.WriteFiles(t, dir, map[string][]byte{"raft.db": damaged})
-		if _, err := openTestBolt(path, time.Second); !errors.Is(err, errs.Damaged) {
+		if _, err := openTest(path, time.Second); !errors.Is(err, errs.Damaged) {
 			t.Errorf("without meta page %d: %v", page, err)
 		}
 	}
 }
 
 func TestAFileCutBelowItsHighWaterMarkIsRefused(t *testing.T) {
-	path := grownBolt(t, 100)
+	path := grown(t, 100)
 	db := disktest.FilesIn(t, filepath.Dir(path))["raft.db"]
-	c := boltCheck{file: bytes.NewReader(db), size: int64(len(db))}
+	c := checker{file: bytes.NewReader(db), size: int64(len(db))}
 	if _, err := c.readMetas(); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Truncate(path, int64(c.pages)*c.pageSize-1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openTestBolt(path, time.Second); !errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "cut short") {
+	if _, err := openTest(path, time.Second); !errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "cut short") {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -180,7 +180,7 @@ func TestAFileCutBelowItsHighWaterMarkIsRefused(t *testing.T) {
 func TestADatabaseThatGrewAndShrankPassesTheCheck(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raft.db")
 	for round := range uint64(12) {
-		base, err := openTestBolt(path, time.Second)
+		base, err := openTest(path, time.Second)
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
@@ -197,7 +197,7 @@ func TestADatabaseThatGrewAndShrankPassesTheCheck(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		err = errors.Join(base.DeleteRange(from+500, from+999), base.Set(metadataKey, bytes.Repeat([]byte("x"), int(round*300+1))))
+		err = errors.Join(base.DeleteRange(from+500, from+999), base.Set(RecordKey, bytes.Repeat([]byte("x"), int(round*300+1))))
 		if round%3 == 2 {
 			err = errors.Join(err, base.DeleteRange(0, from+400))
 		}
@@ -211,11 +211,11 @@ func TestOfSeveralFirstStartsAtOnceOneHasTheDirectoryAndTheOthersFindItLocked(t 
 	for range 50 {
 		path := filepath.Join(t.TempDir(), "node", "raft.db")
 		const starts = 4
-		opened := make(chan *boltFile, starts)
+		opened := make(chan *File, starts)
 		var starting sync.WaitGroup
 		for range starts {
 			starting.Go(func() {
-				base, err := openTestBolt(path, 50*time.Millisecond)
+				base, err := openTest(path, 50*time.Millisecond)
 				if err != nil && !errors.Is(err, errs.Locked) {
 					t.Error(err)
 				}

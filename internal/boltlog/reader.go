@@ -1,4 +1,4 @@
-package kvraft
+package boltlog
 
 import (
 	"encoding/binary"
@@ -14,26 +14,26 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
-// boltReader reads a raft.db that may be damaged, past all that cannot be read. It is not
+// Reader reads a raft.db that may be damaged, past all that cannot be read. It is not
 // bbolt that reads it, which panics on damage.
-type boltReader struct {
-	locked     lockedBolt
-	check      *boltCheck // nil: nothing can be read
-	conf, logs boltElement
+type Reader struct {
+	locked     lockedFile
+	check      *checker // nil: nothing can be read
+	conf, logs element
 }
 
-// openBoltReader opens the raft.db at path, and keeps nodes away from it until Close. An
+// OpenReader opens the raft.db at path, and keeps nodes away from it until Close. An
 // error that wraps [errs.Damaged] says what is wrong with the structure of the file:
 // what can be read is read all the same.
-func openBoltReader(path string, wait time.Duration) (*boltReader, error) {
-	found, err := findBolt(path)
+func OpenReader(path string, wait time.Duration) (*Reader, error) {
+	found, err := find(path)
 	if err == nil && !found {
 		err = fmt.Errorf("%w: there is no node's data", errs.Invalid)
 	}
 	if err != nil {
 		return nil, err
 	}
-	locked, err := lockBolt(path, wait)
+	locked, err := lock(path, wait)
 	if err != nil {
 		return nil, err
 	}
@@ -41,15 +41,15 @@ func openBoltReader(path string, wait time.Duration) (*boltReader, error) {
 	if err != nil {
 		return nil, errors.Join(err, locked.Close())
 	}
-	r := &boltReader{locked: locked}
-	if err := r.find(&boltCheck{file: locked.file, size: info.Size()}); err != nil {
+	r := &Reader{locked: locked}
+	if err := r.find(&checker{file: locked.file, size: info.Size()}); err != nil {
 		return r, fmt.Errorf("%w: %w", errs.Damaged, err)
 	}
 	return r, nil
 }
 
 // find finds the buckets.
-func (r *boltReader) find(check *boltCheck) error {
+func (r *Reader) find(check *checker) error {
 	meta, damage := check.readMetas()
 	if meta.root == 0 {
 		return damage
@@ -63,7 +63,7 @@ func (r *boltReader) find(check *boltCheck) error {
 }
 
 // Close lets go of the file.
-func (r *boltReader) Close() error {
+func (r *Reader) Close() error {
 	if r == nil {
 		return nil
 	}
@@ -72,12 +72,12 @@ func (r *boltReader) Close() error {
 }
 
 // CanRead reports whether there is a log that can be read.
-func (r *boltReader) CanRead() bool { return r != nil && r.check != nil }
+func (r *Reader) CanRead() bool { return r != nil && r.check != nil }
 
 // Values reads all that the file has beside the log, as far as it can be read.
-func (r *boltReader) Values() (map[string][]byte, error) {
+func (r *Reader) Values() (map[string][]byte, error) {
 	values := map[string][]byte{}
-	err := r.check.walkBucket(r.conf, boltWalk{visit: func(e boltElement) error {
+	err := r.check.walkBucket(r.conf, walk{visit: func(e element) error {
 		values[string(e.key)] = e.value
 		return checkConfKey(e)
 	}})
@@ -88,16 +88,16 @@ func (r *boltReader) Values() (map[string][]byte, error) {
 // so many bytes, is none. skip is told of each place that cannot be read, and the lowest
 // index that may be there, if that is known; the log goes on behind it. An error of either
 // ends the reading.
-func (r *boltReader) Entries(visit func(index uint64, entry *raft.Log, size int, err error) error, skip func(low uint64, err error) error) error {
+func (r *Reader) Entries(visit func(index uint64, entry *raft.Log, size int, err error) error, skip func(low uint64, err error) error) error {
 	check := *r.check
 	check.seen = make([]bool, check.pages)
 	var stop error
-	visitElement := func(e boltElement) error {
+	visitElement := func(e element) error {
 		if err := checkLogKey(e); err != nil {
 			return err
 		}
 		entry := new(raft.Log)
-		err := contain(func() error { return codec.NewDecoderBytes(e.value, new(codec.MsgpackHandle)).Decode(entry) })
+		err := Contain(func() error { return codec.NewDecoderBytes(e.value, new(codec.MsgpackHandle)).Decode(entry) })
 		stop = visit(binary.BigEndian.Uint64(e.key), entry, len(e.value), err)
 		return stop
 	}
@@ -112,29 +112,29 @@ func (r *boltReader) Entries(visit func(index uint64, entry *raft.Log, size int,
 		stop = skip(index, err)
 		return stop
 	}
-	err := check.walkBucket(r.logs, boltWalk{visit: visitElement, skip: skipPage})
+	err := check.walkBucket(r.logs, walk{visit: visitElement, skip: skipPage})
 	if err != nil {
 		err = skipPage(nil, err)
 	}
 	return err
 }
 
-// lockedBolt is a file under bbolt's shared lock: nobody writes to it until it is
+// lockedFile is a file under bbolt's shared lock: nobody writes to it until it is
 // closed.
-type lockedBolt struct {
+type lockedFile struct {
 	*bbolt.DB
 	file *os.File // the DB's
 }
 
-// lockBolt locks the file at path. bbolt looks at no more of it than the meta pages.
-func lockBolt(path string, wait time.Duration) (locked lockedBolt, err error) {
-	options := boltOptions(wait)
+// lock locks the file at path. bbolt looks at no more of it than the meta pages.
+func lock(path string, wait time.Duration) (locked lockedFile, err error) {
+	options := bboltOptions(wait)
 	options.ReadOnly = true
 	options.OpenFile = func(path string, flag int, mode os.FileMode) (file *os.File, err error) {
 		locked.file, err = os.OpenFile(path, flag, mode)
 		return locked.file, err
 	}
-	err = contain(func() (err error) {
+	err = Contain(func() (err error) {
 		locked.DB, err = bbolt.Open(path, 0, options)
 		return err
 	})

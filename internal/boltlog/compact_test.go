@@ -1,4 +1,4 @@
-package kvraft
+package boltlog
 
 import (
 	"bytes"
@@ -17,11 +17,11 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
-// grownBolt is a raft.db that had so many entries of 10 kB and has the last ten.
-func grownBolt(t *testing.T, entries uint64) (path string) {
+// grown is a raft.db that had so many entries of 10 kB and has the last ten.
+func grown(t *testing.T, entries uint64) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "raft.db")
-	base, err := openTestBolt(path, time.Second)
+	base, err := openTest(path, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,17 +34,17 @@ func grownBolt(t *testing.T, entries uint64) (path string) {
 			t.Fatal(err)
 		}
 	}
-	err = errors.Join(base.DeleteRange(1, entries-10), base.Set(metadataKey, []byte("the record")), base.Close())
+	err = errors.Join(base.DeleteRange(1, entries-10), base.Set(RecordKey, []byte("the record")), base.Close())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return path
 }
 
-// boltContent is all that a raft.db holds.
-func boltContent(t *testing.T, path string) (logs []raft.Log, record string) {
+// content is all that a raft.db holds.
+func content(t *testing.T, path string) (logs []raft.Log, record string) {
 	t.Helper()
-	base, err := openTestBolt(path, time.Second)
+	base, err := openTest(path, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func boltContent(t *testing.T, path string) (logs []raft.Log, record string) {
 		}
 		logs = append(logs, entry)
 	}
-	value, err := base.Get(metadataKey)
+	value, err := base.Get(RecordKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,24 +66,24 @@ func boltContent(t *testing.T, path string) (logs []raft.Log, record string) {
 }
 
 // stateAt is the state of the raft.db at path.
-func stateAt(t *testing.T, path string) boltState {
+func stateAt(t *testing.T, path string) fileState {
 	t.Helper()
 	info, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	meta, err := readBoltMeta(path)
+	meta, err := readNewestMeta(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return boltState{info, meta.transaction}
+	return fileState{info, meta.transaction}
 }
 
 // compactAt compacts what is at path now.
 func compactAt(t *testing.T, path string, from int64, wait time.Duration) (replaced bool, err error) {
 	t.Helper()
 	found := stateAt(t, path)
-	now, err := compactBolt(path, found, from, wait)
+	now, err := compact(path, found, from, wait)
 	return now != found, err
 }
 
@@ -97,8 +97,8 @@ func fileSize(t *testing.T, path string) int64 {
 }
 
 func TestAFileThatIsMostlyFreeIsCompacted(t *testing.T) {
-	path := grownBolt(t, 1000)
-	logs, record := boltContent(t, path)
+	path := grown(t, 1000)
+	logs, record := content(t, path)
 	before := fileSize(t, path)
 	if replaced, err := compactAt(t, path, 1<<20, time.Second); !replaced || err != nil {
 		t.Fatal(replaced, err)
@@ -106,7 +106,7 @@ func TestAFileThatIsMostlyFreeIsCompacted(t *testing.T) {
 	if after := fileSize(t, path); after > before/4 {
 		t.Errorf("%d bytes, of %d", after, before)
 	}
-	again, sameRecord := boltContent(t, path)
+	again, sameRecord := content(t, path)
 	if len(again) != 10 || !reflect.DeepEqual(again, logs) || sameRecord != record {
 		t.Errorf("%d entries and the record %q, of %d and %q", len(again), sameRecord, len(logs), record)
 	}
@@ -118,12 +118,12 @@ func TestAFileThatIsMostlyFreeIsCompacted(t *testing.T) {
 // A node starts with the file that it had, but not on a disk that fails, nor if it is not
 // certain which file a power loss would leave.
 func TestOnlySomeErrorsOfACompactionEndTheStart(t *testing.T) {
-	was, is := boltState{transaction: 7}, boltState{transaction: 3}
+	was, is := fileState{transaction: 7}, fileState{transaction: 3}
 	failed := func(errno syscall.Errno) error {
 		return fmt.Errorf("compact: %w", &os.PathError{Op: "write", Path: "raft.db.new", Err: errno})
 	}
 	for name, c := range map[string]struct {
-		now  boltState
+		now  fileState
 		err  error
 		ends bool
 	}{
@@ -142,12 +142,12 @@ func TestOnlySomeErrorsOfACompactionEndTheStart(t *testing.T) {
 
 // The disk that the link leads to is the one that has room for a log.
 func TestALinkStaysOneWhenItsFileIsCompacted(t *testing.T) {
-	file := grownBolt(t, 1000)
+	file := grown(t, 1000)
 	link := filepath.Join(t.TempDir(), "raft.db")
 	if err := os.Symlink(file, link); err != nil {
 		t.Skip(err)
 	}
-	logs, record := boltContent(t, link)
+	logs, record := content(t, link)
 	before := fileSize(t, file)
 	if replaced, err := compactAt(t, link, 1<<20, time.Second); !replaced || err != nil {
 		t.Fatal(replaced, err)
@@ -158,7 +158,7 @@ func TestALinkStaysOneWhenItsFileIsCompacted(t *testing.T) {
 	if after := fileSize(t, file); after > before/4 {
 		t.Errorf("the file has %d bytes, of %d", after, before)
 	}
-	if again, sameRecord := boltContent(t, link); !reflect.DeepEqual(again, logs) || sameRecord != record {
+	if again, sameRecord := content(t, link); !reflect.DeepEqual(again, logs) || sameRecord != record {
 		t.Errorf("%d entries and the record %q", len(again), sameRecord)
 	}
 	if left, _ := filepath.Glob(file + ".*" + unfinishedSuffix); len(left) > 0 {
@@ -167,9 +167,9 @@ func TestALinkStaysOneWhenItsFileIsCompacted(t *testing.T) {
 }
 
 func TestAFileThatIsSmallOrFullOrInUseStaysAsItIs(t *testing.T) {
-	mostlyFree := grownBolt(t, 1000)
+	mostlyFree := grown(t, 1000)
 	full := filepath.Join(t.TempDir(), "raft.db")
-	base, err := openTestBolt(full, time.Second)
+	base, err := openTest(full, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,27 +212,27 @@ func TestWhoeverHasWaitedForAReplacedFileIsLockedOut(t *testing.T) {
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
 		t.Skip("needs /proc to see that a file was opened")
 	}
-	for name, open := range map[string]func(path string, found boltState) error{
-		"to use it": func(path string, found boltState) error {
-			base, err := reopenBolt(path, found, time.Minute)
+	for name, open := range map[string]func(path string, found fileState) error{
+		"to use it": func(path string, found fileState) error {
+			base, err := reopen(path, found, time.Minute)
 			if err == nil {
 				err = errors.Join(errors.New("it was opened"), base.Close())
 			}
 			return err
 		},
-		"to verify it": func(path string, _ boltState) error {
-			_, _, err := verifyBolt(path, time.Minute)
+		"to verify it": func(path string, _ fileState) error {
+			_, _, err := verify(path, time.Minute)
 			return err
 		},
-		"to compact it": func(path string, found boltState) error {
-			_, err := compactBolt(path, found, 1, time.Minute)
+		"to compact it": func(path string, found fileState) error {
+			_, err := compact(path, found, 1, time.Minute)
 			return err
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := grownBolt(t, 1000)
+			path := grown(t, 1000)
 			found := stateAt(t, path)
-			first, err := newBoltBase(path, boltOptions(time.Second))
+			first, err := openHandle(path, bboltOptions(time.Second))
 			if err != nil {
 				t.Fatal(err)
 			}

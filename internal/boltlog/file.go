@@ -1,4 +1,18 @@
-package kvraft
+// Package boltlog keeps raft's log, and the few values that a node must not forget, in one
+// file, raft.db, as raft-boltdb writes it. It adds what bbolt leaves to its users: a file
+// that is damaged, lost, or another process's is an error and never a panic, an empty log
+// or an endless wait; what bit rot does is noticed before bbolt sees it; and a file that
+// is mostly free becomes a smaller one.
+//
+// [Read] opens a file without writing to it, and [File.OpenForWriting] goes on from there.
+// [OpenReader] is for a look at a file whatever its state. Nothing here knows what the
+// entries and the values mean.
+//
+// A File may be used from any goroutine, but for OpenForWriting and Close, which are for
+// its owner. There are no locks but bbolt's, on the file among them, and no goroutines
+// but one that waits in Close for a disk that hangs. Tests damage, cut and replace files
+// under the package, and let several processes' worth of first starts race.
+package boltlog
 
 import (
 	"cmp"
@@ -23,41 +37,41 @@ import (
 	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
-// boltStore keeps a log and the few values that a node must not forget.
-type boltStore interface {
+// Store keeps a log and the few values that a node must not forget.
+type Store interface {
 	raft.LogStore
 	raft.StableStore
 }
 
-// boltFile is a raft.db that is opened in two steps: to be read by readBolt, and then
+// File is a raft.db that is opened in two steps: to be read by Read, and then
 // for writing. Where there is none yet it reads as an empty one.
-type boltFile struct {
-	boltStore
-	base  *boltBase // nil: there is no file, or it is closed
+type File struct {
+	Store
+	base  *handle // nil: there is no file, or it is closed
 	path  string
 	wait  time.Duration // for its lock
-	found boltState
+	found fileState
 }
 
-// boltBase is a file that is open.
-type boltBase struct {
+// handle is a file that is open.
+type handle struct {
 	*raftboltdb.BoltStore
 	path string
 }
 
-// boltName is the name of the file in a data directory, and snapshotsDir that of the
-// directory in which a node has its snapshots, beside it.
+// Names in a data directory: the file's, and that of the directory in which a node has
+// its snapshots, never before it has the file.
 const (
-	boltName     = "raft.db"
-	snapshotsDir = "snapshots"
+	Name         = "raft.db"
+	SnapshotsDir = "snapshots"
 )
 
-// metadataKey is the one key that kvraft keeps in a stable store.
-var metadataKey = []byte("kvraft")
+// RecordKey is the one key that kvraft keeps in a stable store.
+var RecordKey = []byte("kvraft")
 
-// raftKeys are raft's own keys: a store that has them and no record of
+// RaftKeys are raft's own keys: a store that has them and no record of
 // kvraft's was written by other software.
-var raftKeys = [][]byte{[]byte("CurrentTerm"), []byte("LastVoteTerm"), []byte("LastVoteCand")}
+var RaftKeys = [][]byte{[]byte("CurrentTerm"), []byte("LastVoteTerm"), []byte("LastVoteCand")}
 
 // closePatience is how long Close waits for bbolt.
 const closePatience = 2 * time.Second
@@ -66,7 +80,7 @@ const closePatience = 2 * time.Second
 // ever where a memory fault has left one of bbolt's mutexes locked. Then Close
 // returns an error and leaves the file, and its lock, to the end of the process:
 // whoever opened it now could meet the write that hangs.
-func (b *boltBase) Close() error {
+func (b *handle) Close() error {
 	closed := make(chan error, 1)
 	go func() { closed <- b.BoltStore.Close() }()
 	select {
@@ -77,21 +91,21 @@ func (b *boltBase) Close() error {
 	}
 }
 
-// boltState tells a state of a raft.db from any other.
-type boltState struct {
+// fileState tells a state of a raft.db from any other.
+type fileState struct {
 	file        os.FileInfo // nil: there is no file
 	transaction uint64      // the newest one
 }
 
-// readBolt verifies the raft.db at path and opens it for reading: until it is closed
+// Read verifies the raft.db at path and opens it for reading: until it is closed
 // nobody writes to it. It waits that long for another process to let go of the file, and
 // then returns an error that wraps [errs.Locked]. It writes nothing.
-func readBolt(path string, wait time.Duration) (*boltFile, error) {
-	f := &boltFile{boltStore: raft.NewInmemStore(), path: path, wait: wait}
-	there, err := findBolt(path)
+func Read(path string, wait time.Duration) (*File, error) {
+	f := &File{Store: raft.NewInmemStore(), path: path, wait: wait}
+	there, err := find(path)
 	if err == nil && there {
-		f.base, f.found, err = verifyBolt(path, wait)
-		f.boltStore = f.base
+		f.base, f.found, err = verify(path, wait)
+		f.Store = f.base
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
@@ -101,7 +115,7 @@ func readBolt(path string, wait time.Duration) (*boltFile, error) {
 
 // OpenForWriting opens the file for writing, or makes it, unless another process has used
 // it since it was read. It may be compacted first.
-func (f *boltFile) OpenForWriting(compact bool, log hclog.Logger) error {
+func (f *File) OpenForWriting(compact bool, log hclog.Logger) error {
 	if err := f.Close(); err != nil {
 		return err
 	}
@@ -109,19 +123,19 @@ func (f *boltFile) OpenForWriting(compact bool, log hclog.Logger) error {
 	if !compact {
 		from = math.MaxInt64
 	}
-	base, err := openBolt(f.path, f.found, from, f.wait, log)
+	base, err := openFound(f.path, f.found, from, f.wait, log)
 	if err == nil {
-		f.base, f.boltStore = base, base
+		f.base, f.Store = base, base
 	}
 	return err
 }
 
 // Tidy removes what crashes at the birth of the file have left, and makes sure that its
 // loss would be noticed.
-func (f *boltFile) Tidy() error { return errors.Join(removeUnfinished(f.path), mark(f.path)) }
+func (f *File) Tidy() error { return errors.Join(removeUnfinished(f.path), mark(f.path)) }
 
 // Close closes the file.
-func (f *boltFile) Close() (err error) {
+func (f *File) Close() (err error) {
 	if f.base != nil {
 		err = f.base.Close()
 		f.base = nil
@@ -129,41 +143,41 @@ func (f *boltFile) Close() (err error) {
 	return err
 }
 
-// verifyBolt checks the file while it is locked. bbolt looks at no more of it before
+// verify checks the file while it is locked. bbolt looks at no more of it before
 // than the meta pages.
-func verifyBolt(path string, wait time.Duration) (*boltBase, boltState, error) {
+func verify(path string, wait time.Duration) (*handle, fileState, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, boltState{}, err
+		return nil, fileState{}, err
 	}
-	options := boltOptions(wait)
+	options := bboltOptions(wait)
 	options.ReadOnly = true
-	base, err := newBoltBase(path, options)
+	base, err := openHandle(path, options)
 	if err != nil {
-		return nil, boltState{}, readError(err)
+		return nil, fileState{}, readError(err)
 	}
-	meta, err := checkBoltFile(path)
-	found := boltState{info, meta.transaction}
+	meta, err := checkFile(path)
+	found := fileState{info, meta.transaction}
 	if err = cmp.Or(found.checkFile(path), err); err != nil {
-		return nil, boltState{}, errors.Join(err, base.Close())
+		return nil, fileState{}, errors.Join(err, base.Close())
 	}
 	return base, found, nil
 }
 
-// openBolt opens the raft.db at path for writing, which readBolt has found in that state
+// openFound opens the raft.db at path for writing, which Read has found in that state
 // and let go of since. It returns errs.Locked if another process has used it meanwhile.
 // Where there was none, it and its directory are created: a file that is there is never
 // taken for a new one, however short, as it is created under another name. One of
 // compactFrom bytes that is mostly free is compacted, or that fails with a warning.
 // Nothing else is written.
-func openBolt(path string, found boltState, compactFrom int64, wait time.Duration, log hclog.Logger) (base *boltBase, err error) {
+func openFound(path string, found fileState, compactFrom int64, wait time.Duration, log hclog.Logger) (base *handle, err error) {
 	if found.file == nil {
-		found, err = createBolt(path, wait)
+		found, err = create(path, wait)
 	} else {
 		found, err = tryToCompact(path, found, compactFrom, wait, log)
 	}
 	if err == nil {
-		base, err = reopenBolt(path, found, wait)
+		base, err = reopen(path, found, wait)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
@@ -171,17 +185,17 @@ func openBolt(path string, found boltState, compactFrom int64, wait time.Duratio
 	return base, nil
 }
 
-// reopenBolt opens a file for writing and writes nothing yet. raft-boltdb would store
+// reopen opens a file for writing and writes nothing yet. raft-boltdb would store
 // a transaction, even if its buckets are there, after which older versions of bolt
 // cannot read the file; it does not if the options say by then that the file is only
 // to be read.
-func reopenBolt(path string, found boltState, wait time.Duration) (*boltBase, error) {
-	options := boltOptions(wait)
+func reopen(path string, found fileState, wait time.Duration) (*handle, error) {
+	options := bboltOptions(wait)
 	options.OpenFile = func(path string, flag int, mode os.FileMode) (*os.File, error) {
 		options.ReadOnly = true
 		return os.OpenFile(path, flag, mode)
 	}
-	base, err := newBoltBase(path, options)
+	base, err := openHandle(path, options)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +208,7 @@ func reopenBolt(path string, found boltState, wait time.Duration) (*boltBase, er
 // checkFile returns errs.Locked unless the file at path is the one that was found: whoever
 // has waited for its lock may have got that of a file which another process has replaced
 // meanwhile, and uses. To write to that would be to write to nothing.
-func (found boltState) checkFile(path string) error {
+func (found fileState) checkFile(path string) error {
 	now, err := os.Stat(path)
 	if err != nil || !os.SameFile(found.file, now) {
 		return errors.Join(errs.Locked, err)
@@ -204,26 +218,26 @@ func (found boltState) checkFile(path string) error {
 
 // check returns errs.Locked unless the file at path, which is locked, is in the state in
 // which it was found: another process may have used it meanwhile.
-func (found boltState) check(path string) error {
+func (found fileState) check(path string) error {
 	if err := found.checkFile(path); err != nil {
 		return err
 	}
-	meta, err := readBoltMeta(path)
+	meta, err := readNewestMeta(path)
 	if err != nil || meta.transaction != found.transaction {
 		return errors.Join(errs.Locked, err)
 	}
 	return nil
 }
 
-// findBolt reports whether there is a file at path, or returns why it cannot be a
+// find reports whether there is a file at path, or returns why it cannot be a
 // raft.db, or must not be taken for one that never was.
-func findBolt(path string) (found bool, err error) {
+func find(path string) (found bool, err error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		err := lostBolt(path)
+		err := lost(path)
 		if err != nil && exists(path) { // another process has made it and its mark since
-			return findBolt(path)
+			return find(path)
 		}
 		return false, err
 	case err != nil:
@@ -236,13 +250,13 @@ func findBolt(path string) (found bool, err error) {
 	return true, nil
 }
 
-// lostBolt returns an error if something says that there was a file at path. A node
+// lost returns an error if something says that there was a file at path. A node
 // has its raft.db before it has anything else.
-func lostBolt(path string) error {
-	if hasMark(path) {
+func lost(path string) error {
+	if HasMark(path) {
 		return fmt.Errorf("%w: it is missing, but there is %s", errs.Damaged, path+markSuffix)
 	}
-	snapshots := filepath.Join(filepath.Dir(path), snapshotsDir)
+	snapshots := filepath.Join(filepath.Dir(path), SnapshotsDir)
 	if left, err := os.ReadDir(snapshots); err == nil && len(left) > 0 {
 		return fmt.Errorf("%w: it is missing, but there is %s", errs.Damaged, filepath.Join(snapshots, left[0].Name()))
 	}
@@ -254,7 +268,7 @@ func lostBolt(path string) error {
 const markSuffix = ".mark"
 
 func mark(path string) error {
-	if hasMark(path) {
+	if HasMark(path) {
 		return nil
 	}
 	const text = "There is a raft.db beside this file. A node that has lost it must not start as a new one.\n"
@@ -264,10 +278,10 @@ func mark(path string) error {
 	return durable.SyncDir(filepath.Dir(path))
 }
 
-// contain runs op and turns a panic into an error. bbolt panics on pages that
+// Contain runs op and turns a panic into an error. bbolt panics on pages that
 // make no sense, and it reads through a memory map, where a bad sector or a
 // file cut short is a memory fault, which by default ends the process.
-func contain(op func() error) (err error) {
+func Contain(op func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
@@ -277,18 +291,18 @@ func contain(op func() error) (err error) {
 	return op()
 }
 
-// hasMark reports whether there is, or was, a raft.db at path.
-func hasMark(path string) bool { return exists(path + markSuffix) }
+// HasMark reports whether there is, or was, a raft.db at path.
+func HasMark(path string) bool { return exists(path + markSuffix) }
 
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
 }
 
-// newBoltBase opens a file that is new or is verified before it is used.
-func newBoltBase(path string, options *bbolt.Options) (*boltBase, error) {
-	base := &boltBase{path: path}
-	err := contain(func() (err error) {
+// openHandle opens a file that is new or is verified before it is used.
+func openHandle(path string, options *bbolt.Options) (*handle, error) {
+	base := &handle{path: path}
+	err := Contain(func() (err error) {
 		base.BoltStore, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: options})
 		return err
 	})
@@ -298,7 +312,7 @@ func newBoltBase(path string, options *bbolt.Options) (*boltBase, error) {
 	return base, nil
 }
 
-func boltOptions(wait time.Duration) *bbolt.Options {
+func bboltOptions(wait time.Duration) *bbolt.Options {
 	return &bbolt.Options{
 		// bbolt would wait for ever.
 		Timeout: wait,
@@ -309,25 +323,25 @@ func boltOptions(wait time.Duration) *bbolt.Options {
 	}
 }
 
-// createBolt makes an empty raft.db complete before it gets its name, so that a
+// create makes an empty raft.db complete before it gets its name, so that a
 // crash at its birth leaves no file which looks like a damaged one. What is at path then
 // may be another process's, but is empty all the same if it is in the returned state.
-func createBolt(path string, wait time.Duration) (made boltState, err error) {
+func create(path string, wait time.Duration) (made fileState, err error) {
 	if err := durable.MakeDir(filepath.Dir(path)); err != nil {
 		return made, fmt.Errorf("create the data directory: %w", err)
 	}
 	unfinished := path + "." + rand.Text() + unfinishedSuffix
-	base, err := newBoltBase(unfinished, boltOptions(wait))
+	base, err := openHandle(unfinished, bboltOptions(wait))
 	if err != nil {
 		return made, errors.Join(err, os.RemoveAll(unfinished))
 	}
 	err = base.Close()
-	var meta boltMeta
+	var meta metaPage
 	if err == nil {
-		meta, err = readBoltMeta(unfinished)
+		meta, err = readNewestMeta(unfinished)
 	}
 	if err == nil {
-		err = nameBolt(unfinished, path)
+		err = giveName(unfinished, path)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && exists(path): // another process has made it, and tidied
@@ -336,13 +350,13 @@ func createBolt(path string, wait time.Duration) (made boltState, err error) {
 		return made, errors.Join(err, os.RemoveAll(unfinished))
 	}
 	info, err := os.Stat(path)
-	return boltState{info, meta.transaction}, errors.Join(err, durable.SyncDir(filepath.Dir(path)))
+	return fileState{info, meta.transaction}, errors.Join(err, durable.SyncDir(filepath.Dir(path)))
 }
 
-// nameBolt gives the file its name, unless another process was faster: then
+// giveName gives the file its name, unless another process was faster: then
 // that one's file stays, as it may be in use. File systems without links get a
 // rename, which cannot tell.
-func nameBolt(unfinished, path string) error {
+func giveName(unfinished, path string) error {
 	if err := os.Link(unfinished, path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return os.Rename(unfinished, path)
 	}
