@@ -132,6 +132,9 @@ func leafOf(t *testing.T, dir string, index uint64) (found leaf) {
 			if err != nil || page == nil {
 				return fmt.Errorf("entry %d is in no page: %w", index, err)
 			}
+			if page.Type == "free" {
+				continue
+			}
 			at := id * os.Getpagesize()
 			id += page.OverflowCount
 			if page.Type != "leaf" {
