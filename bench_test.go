@@ -114,13 +114,14 @@ func BenchmarkApply256(b *testing.B) {
 	const keys = 100_000
 	f, faults := newTestFSM(b, 1<<60)
 	f.state = benchState(b, keys)
-	ids, index := newIDSource(), uint64(1)
+	ids, index := command.NewIDs(), uint64(1)
 	b.ReportAllocs()
 	for b.Loop() {
 		b.StopTimer()
 		requests := make([]command.Request, 256)
 		for i := range requests {
-			requests[i] = command.Request{ID: ids.next(), Born: index, Ops: []command.Op{{Kind: command.Set, Key: benchKey(i * 97), Value: make([]byte, 100)}}}
+			requests[i] = command.Request{Ops: []command.Op{{Kind: command.Set, Key: benchKey(i * 97), Value: make([]byte, 100)}}}
+			ids.Stamp(&requests[i], index)
 		}
 		index++
 		entry := &raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Data: command.Append(nil, requests)}

@@ -23,10 +23,10 @@
 // knows it. When the store cannot tell whether a write was applied it returns
 // [ErrUnknown]; every other error of a write means that this call did not apply
 // it, and never will. With [WithRequestID] a caller can repeat a write itself, also
-// after ErrUnknown. The state remembers the last 131,072 requests of its stores; a write
-// that is still under way when that many others have passed it is reported as unknown,
-// never applied a second time. Requests with an id of the caller's it remembers apart
-// from those: the last 1,048,576, in up to 64 MiB of memory.
+// after ErrUnknown. The state remembers the last 131,072 requests of its stores, its
+// dedup window; a write that is still under way when that many others have passed it is
+// reported as unknown, never applied a second time. Requests with an id of the caller's
+// it remembers apart from those: the last 1,048,576, in up to 64 MiB of memory.
 //
 // A node that finds its files damaged, missing or older than it remembers does
 // not start, and says which; a start that is refused changes nothing in the directory.

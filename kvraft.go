@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/kvraft/kvraft/internal/batch"
+	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/life"
 	"github.com/kvraft/kvraft/internal/logqueue"
@@ -83,7 +84,7 @@ func newStore(o options) *Store {
 	n := &node{
 		opts:         o,
 		log:          o.logger,
-		ids:          newIDSource(),
+		ids:          command.NewIDs(),
 		placeChanged: make(chan struct{}, 1),
 		life:         life.New(),
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/batch"
+	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/life"
 	"github.com/kvraft/kvraft/internal/raftlog"
@@ -36,7 +37,7 @@ type node struct {
 	raft          *raft.Raft
 	opened        time.Time
 	futures       batch.Gate // what raft has been asked and has not answered
-	ids           *idSource
+	ids           *command.IDs
 	raftLog       *raftlog.Logger
 
 	life *life.Life

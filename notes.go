@@ -81,7 +81,7 @@ func (s *members) writeNote(name, text string) error {
 // writeNotes takes notes, all or none.
 func (s *members) writeNotes(ops []command.Op) error {
 	request := command.Request{Ops: ops}
-	s.ids.stamp(&request, s.index())
+	s.ids.Stamp(&request, s.index())
 	results, err := s.replicate(command.Append(nil, []command.Request{request}))
 	if err == nil && results[0].Code != command.OK {
 		err = fmt.Errorf("%w: the request expired", errs.Unsent)

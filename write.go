@@ -2,8 +2,12 @@ package kvraft
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -11,20 +15,27 @@ import (
 	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/limits"
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // The way of a write, in the order of this file:
 //
 //	Set, Delete, Batch  make a request with an id, within the limits
-//	submit              sends it until its outcome is known: the state remembers ids,
-//	                    so that a request that is sent again takes effect once
+//	submit              sends it until its outcome is known
 //	batch.Groups.Do     joins the group that gathers; one goroutine sends that group
 //	propose             brings the group to the leader: replicate, or else
 //	forwardWrite        a call, which serveWrite answers with replicate
 //	replicate           puts the group into the log, and waits for its results
 //	fsm.ApplyBatch      decodes, applies and publishes (fsm.go)
-//	state.State.Apply   looks the id up, checks, sets (internal/state)
+//	state.State.Apply   looks its id up, checks, sets (internal/state)
+//
+// The state remembers the ids of recent requests, the dedup window ([state.Window]), and so
+// knows a copy of one that it has applied. What it has forgotten it must still not apply
+// twice: each id comes with a log index that lies below every copy of the request, and when
+// the state has forgotten requests above that index it refuses. Callers' own ids are
+// remembered apart from these, and for longer: a store is done with an id when it has
+// answered, a caller may come back with one after minutes.
 
 // Op is one operation of a batch.
 type Op struct {
@@ -95,6 +106,52 @@ type ifVersion uint64
 
 func (v ifVersion) qualify(o *writeOptions) { o.conditional, o.version = true, uint64(v) }
 
+// RequestID is a caller's own id for a write, by which it can be repeated safely;
+// see WithRequestID. It can be kept as text, by String, beyond the life of the
+// program.
+type RequestID struct {
+	born uint64 // a log index from before the first attempt
+	name string
+}
+
+// NewRequestID mints an id, to be used for one write, before its first attempt. On
+// a node that is far behind the id is old from the start, and its first use may be
+// answered ErrUnknown: mint it where Status says Ready.
+func (s *Store) NewRequestID() RequestID {
+	return RequestID{born: s.Index(), name: rand.Text()}
+}
+
+// String returns INDEX-NAME. INDEX is a log index of the time when the id was
+// made, such as Index returns.
+func (id RequestID) String() string { return strconv.FormatUint(id.born, 10) + "-" + id.name }
+
+const maxRequestID = 256
+
+// ParseRequestID is the inverse of String. NAME may be anything, but must not be
+// used for two writes: the second fails with ErrReused.
+func ParseRequestID(text string) (RequestID, error) {
+	index, name, ok := strings.Cut(text, "-")
+	born, err := strconv.ParseUint(index, 10, 64)
+	if !ok || err != nil || name == "" || len(text) > maxRequestID {
+		return RequestID{}, fmt.Errorf("%w: request id %.100q: want INDEX-NAME of at most %d bytes, where INDEX is a log index that an earlier answer gave", ErrInvalid, text, maxRequestID)
+	}
+	return RequestID{born, name}, nil
+}
+
+// stamp gives r the id: a hash of the name. Beside it goes a digest of the operations, so
+// that the same name on another write is told, and not answered with what that never did.
+func (id *RequestID) stamp(r *command.Request) error {
+	if id.name == "" {
+		return fmt.Errorf("%w: the zero RequestID; use NewRequestID", ErrInvalid)
+	}
+	name := sha256.Sum256([]byte(id.name))
+	ops := sha256.Sum256(command.Append(nil, []command.Request{{Ops: r.Ops}}))
+	r.Origin, r.Born = command.Caller, id.born
+	copy(r.ID[:], name[:])
+	copy(r.Digest[:], ops[:])
+	return nil
+}
+
 // Set stores value under key and returns the key's new version. It may be called
 // on any node. When it returns nil the write is on the disks of a majority and
 // in the state of the leader. The store keeps no reference to value after it.
@@ -147,7 +204,7 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 			request.Ops = append(request.Ops, o.op)
 		}
 	}
-	if err := s.opts.limits.check(request.Ops); err != nil {
+	if err := limits.Limits(s.opts.limits).Check(request.Ops); err != nil {
 		return 0, err
 	}
 	if id != nil {
@@ -155,7 +212,7 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 			return 0, err
 		}
 	} else {
-		s.ids.stamp(&request, s.Index())
+		s.ids.Stamp(&request, s.Index())
 	}
 	result, err := s.submit(ctx, request, id != nil)
 	if err != nil {
@@ -208,7 +265,7 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 		case err == nil:
 			// This node's state was so old when the id was minted that nobody
 			// can tell whether it is new. It is: no attempt went out before.
-			s.ids.stamp(&request, result.Version)
+			s.ids.Stamp(&request, result.Version)
 			encoded = command.AppendRequest(nil, &request)
 			continue
 		case !errors.Is(err, errs.Unsent):
@@ -302,9 +359,9 @@ func (s *Store) forwardWrite(r *tenure, seal func() []byte) ([]command.Result, e
 // no caller of this node could have written: the node that forwards may have other
 // limits, or be none.
 func (s *Store) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
-	limits := s.opts.limits
-	if len(payload) > limits.groupBytes() {
-		return nil, fmt.Errorf("%w: group of %d bytes, the limit is %d", ErrTooLarge, len(payload), limits.groupBytes())
+	own := limits.Limits(s.opts.limits)
+	if len(payload) > own.GroupBytes() {
+		return nil, fmt.Errorf("%w: group of %d bytes, the limit is %d", ErrTooLarge, len(payload), own.GroupBytes())
 	}
 	requests, err := command.Decode(payload)
 	if err != nil {
@@ -313,7 +370,7 @@ func (s *Store) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
 	if n := len(requests); n < 1 || n > batch.GroupRequests {
 		return nil, fmt.Errorf("%w: group of %d requests, want 1 to %d", ErrInvalid, n, batch.GroupRequests)
 	}
-	results, taken, refused := limits.judge(requests)
+	results, taken, refused := own.Judge(requests)
 	switch {
 	case refused == nil:
 	case len(taken) == 0:

@@ -16,42 +16,9 @@ import (
 	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/limits"
 	"github.com/kvraft/kvraft/internal/roster"
 )
-
-func TestAWriteWithinItsLimitsIsTaken(t *testing.T) {
-	l := Limits{KeyBytes: 4, ValueBytes: 8, BatchBytes: 20}
-	set := func(key, value int) Op { return SetOp(strings.Repeat("k", key), make([]byte, value)) }
-	for name, c := range map[string]struct {
-		ops  []Op
-		want error
-	}{
-		"the longest pair":           {[]Op{set(4, 8)}, nil},
-		"an empty value":             {[]Op{set(1, 0)}, nil},
-		"no value":                   {[]Op{SetOp("k", nil)}, nil},
-		"the largest batch":          {[]Op{set(4, 8), set(4, 4)}, nil},
-		"no operation":               {nil, ErrInvalid},
-		"an empty key":               {[]Op{set(1, 1), SetOp("", nil)}, ErrInvalid},
-		"an empty key to delete":     {[]Op{DeleteOp("")}, nil},
-		"an empty key to check":      {[]Op{CheckOp("", 0)}, nil},
-		"a key too long":             {[]Op{set(5, 0)}, ErrTooLarge},
-		"a key too long, to delete":  {[]Op{DeleteOp("kkkkk")}, nil},
-		"a key too long, to check":   {[]Op{CheckOp("kkkkk", 1)}, nil},
-		"a value too long":           {[]Op{set(1, 9)}, ErrTooLarge},
-		"a batch too large":          {[]Op{set(4, 8), set(4, 5)}, ErrTooLarge},
-		"a batch too large of keys":  {slices.Repeat([]Op{DeleteOp("kkkk")}, 6), ErrTooLarge},
-		"a batch too large, by one":  {append(slices.Repeat([]Op{DeleteOp("kkkk")}, 5), DeleteOp("k")), ErrTooLarge},
-		"a batch that is just right": {slices.Repeat([]Op{DeleteOp("kkkk")}, 5), nil},
-	} {
-		ops := make([]command.Op, len(c.ops))
-		for i, op := range c.ops {
-			ops[i] = op.op
-		}
-		if err := l.check(ops); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
-			t.Errorf("%s: got %v, want %v", name, err, c.want)
-		}
-	}
-}
 
 func TestAWriteOverALimitIsNotEvenQueued(t *testing.T) {
 	s := newTestServer(t)
@@ -262,15 +229,15 @@ func TestAWriteOnAStoreThatClosesSaysWhetherItMayHaveBeenApplied(t *testing.T) {
 }
 
 func TestABatchThatIsTakenFitsAFrame(t *testing.T) {
-	l := Limits{KeyBytes: 1, ValueBytes: 1, BatchBytes: maxBatchBytes}
-	ops := slices.Repeat([]command.Op{{Kind: command.Check, Key: "k", Version: math.MaxUint64}}, maxOps)
-	if err := l.check(ops); err != nil {
+	l := limits.Limits{KeyBytes: 1, ValueBytes: 1, BatchBytes: maxBatchBytes}
+	ops := slices.Repeat([]command.Op{{Kind: command.Check, Key: "k", Version: math.MaxUint64}}, limits.MaxOps)
+	if err := l.Check(ops); err != nil {
 		t.Error(err)
 	}
 	if size := command.Size(command.Request{Ops: ops}) + maxBatchBytes; size > maxFrame {
 		t.Errorf("the largest batch takes %d bytes, a frame %d", size, maxFrame)
 	}
-	if err := l.check(append(ops, ops[0])); !errors.Is(err, ErrTooLarge) {
+	if err := l.Check(append(ops, ops[0])); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("one operation more: %v", err)
 	}
 }

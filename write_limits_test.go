@@ -29,7 +29,7 @@ func openInMemory(t *testing.T, opts ...Option) *Store {
 // fromPeer is a request as another node sends it.
 func (s *Store) fromPeer(ops ...command.Op) command.Request {
 	r := command.Request{Ops: ops}
-	s.ids.stamp(&r, s.Index())
+	s.ids.Stamp(&r, s.Index())
 	return r
 }
 
@@ -90,21 +90,6 @@ func TestTheOthersOfAGroupAreWrittenThoughOneIsOverALimit(t *testing.T) {
 	want := []command.Result{{Code: command.Created, Version: 2}, {Code: command.TooLarge}, {Code: command.Conflict, Version: 2}, {Code: command.Invalid}, {Code: command.Created, Version: 3}}
 	if err != nil || !slices.Equal(results, want) {
 		t.Errorf("%v, %v, want %v", results, err, want)
-	}
-}
-
-func TestTheLargestGroupOfAFollowerIsWithinTheLeadersLimit(t *testing.T) {
-	l := Limits{KeyBytes: 1 << 10, ValueBytes: 1 << 20, BatchBytes: 8 << 20}
-	var ops []command.Op
-	for range maxOps {
-		ops = append(ops, command.Op{Kind: command.Check, Key: strings.Repeat("k", l.BatchBytes/maxOps), Version: 1<<64 - 1})
-	}
-	largest := command.Request{Origin: command.Caller, Born: 1<<64 - 1, Ops: ops}
-	if err := l.check(ops); err != nil {
-		t.Fatal(err)
-	}
-	if size := batch.GroupBytes + command.Size(largest) + 16; size > l.groupBytes() {
-		t.Errorf("it has up to %d bytes, the limit is %d", size, l.groupBytes())
 	}
 }
 
