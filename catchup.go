@@ -62,7 +62,7 @@ func (s *members) finishChanges(tenure *tenure) {
 			}
 		}
 		forgetting.About("old notes of members cannot be struck out", s.forgetFormer(tenure))
-		sleep.For(tenure.ctx, s.opts.timing.Heartbeat)
+		sleep.For(tenure.ctx, s.timing.Heartbeat)
 	}
 }
 
@@ -149,7 +149,7 @@ func (s *members) awaitCaughtUp(ctx context.Context, l *catchUp, server raft.Ser
 		if err := p.reach(ctx, s.raft.CommitIndex()); err != nil {
 			return err
 		}
-		if time.Since(began) < s.opts.timing.Election {
+		if time.Since(began) < s.timing.Election {
 			return nil
 		}
 	}
@@ -181,7 +181,7 @@ func (p *catchUpMonitor) reach(ctx context.Context, target uint64) error {
 	to := roster.Peer{Server: p.server.ID, Addr: string(p.server.Address)}
 	for {
 		call, cancel := context.WithTimeout(ctx, s.patience())
-		answer, err := callJSON[raw](call, s.port, to, callCatchUp, catchUpRequest{target, s.opts.timing.Heartbeat / 2, p.progress()})
+		answer, err := callJSON[raw](call, s.port, to, callCatchUp, catchUpRequest{target, s.timing.Heartbeat / 2, p.progress()})
 		cancel()
 		if err != nil {
 			return err
@@ -277,8 +277,8 @@ func (s *members) progress() map[string]Progress {
 	for server, lesson := range l.catchingUp {
 		all[roster.UserID(server)] = lesson.progress
 	}
-	if l.told.Behind > 0 && time.Since(l.toldAt) < 2*s.opts.timing.Heartbeat {
-		all[s.opts.id] = l.told
+	if l.told.Behind > 0 && time.Since(l.toldAt) < 2*s.timing.Heartbeat {
+		all[s.id] = l.told
 	}
 	return all
 }

@@ -60,7 +60,7 @@ func (s *joiner) seekConfirmation() error {
 			return err
 		}
 		if t = s.count(answers); t.enough() && !t.leader {
-			s.log.Info("confirmed by the other voters", "addr", s.opts.advertise, "old", roster.DialAddr(s.configuredAt()))
+			s.log.Info("confirmed by the other voters", "addr", s.addr, "old", roster.DialAddr(s.configuredAt()))
 			s.takePlace()
 			return nil
 		}
@@ -88,7 +88,7 @@ func (s *places) lookAtOldPlace() (here bool, err error) {
 // rivalry is the answer to a claim of a place at which another process answers.
 func rivalry(there welcome, id raft.ServerID, at string) error {
 	if there.Unconfirmed { // neither of the two has more of a right to it
-		return fmt.Errorf("%w: another node claims the place of %s, at %s: stop the one that runs on a copy", ErrRefused, roster.UserID(id), at)
+		return fmt.Errorf("%w: another node claims the place of %s, at %s: stop the one that runs on a copy", errs.Refused, roster.UserID(id), at)
 	}
 	return copied(id, at)
 }
@@ -96,23 +96,23 @@ func rivalry(there welcome, id raft.ServerID, at string) error {
 // askForPlace asks all addresses that may be nodes', at once. It fails when one knows
 // that this node is a copy.
 func (s *places) askForPlace(addrs []string, promise bool) ([]claimAnswer, error) {
-	ctx, cancel := context.WithTimeout(s.ctx, 3*s.opts.timing.Heartbeat) // the other side looks for one
+	ctx, cancel := context.WithTimeout(s.ctx, 3*s.timing.Heartbeat) // the other side looks for one
 	defer cancel()
-	answers, errs := make([]claimAnswer, len(addrs)), make([]error, len(addrs))
+	answers, failures := make([]claimAnswer, len(addrs)), make([]error, len(addrs))
 	var asking sync.WaitGroup
 	for i, addr := range addrs {
 		asking.Go(func() {
-			question := claim{s.server, s.opts.advertise, s.port.process, promise}
-			answers[i], errs[i] = askJSON[claimAnswer](ctx, s.port, addr, callClaim, question)
+			question := claim{s.server, s.addr, s.port.process, promise}
+			answers[i], failures[i] = askJSON[claimAnswer](ctx, s.port, addr, callClaim, question)
 		})
 	}
 	asking.Wait()
 	var refused error
-	for _, err := range errs {
+	for _, err := range failures {
 		switch {
-		case errors.Is(err, ErrCopied):
+		case errors.Is(err, errs.Copied):
 			return nil, err
-		case errors.Is(err, ErrRefused):
+		case errors.Is(err, errs.Refused):
 			refused = err
 		}
 	}
@@ -199,7 +199,7 @@ func (s *places) serveClaim(ctx context.Context, c claim) (claimAnswer, error) {
 	from := roster.AddressOf(s.configuration(), c.Server)
 	switch {
 	case c.Server == s.server && c.Process != a.Process:
-		return a, rivalry(welcome{Unconfirmed: !a.Placed}, s.server, s.opts.advertise)
+		return a, rivalry(welcome{Unconfirmed: !a.Placed}, s.server, s.addr)
 	case c.Server == s.server, a.Led, from == "":
 		return a, nil
 	}
@@ -268,7 +268,7 @@ func (cs *claims) take(c claim) {
 // whoever should be there.
 func (s *joiner) askWhoAnswers() error {
 	addrs, _ := s.memberAddrs()
-	ctx, cancel := context.WithTimeout(s.ctx, s.opts.timing.Heartbeat)
+	ctx, cancel := context.WithTimeout(s.ctx, s.timing.Heartbeat)
 	defer cancel()
 	here := make(chan string, len(addrs))
 	var probing sync.WaitGroup
@@ -283,7 +283,7 @@ func (s *joiner) askWhoAnswers() error {
 	close(here)
 	err := errs.NoLeaderKnown
 	for addr := range here {
-		if err = s.askMember(addr); err == nil || errors.Is(err, ErrRefused) {
+		if err = s.askMember(addr); err == nil || errors.Is(err, errs.Refused) {
 			break
 		}
 	}

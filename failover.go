@@ -109,9 +109,9 @@ func (s *detector) serveMonitor(conn net.Conn, h hello) {
 // twenty times per Heartbeat, and not however often somebody in the follower's name has
 // one break.
 func (s *detector) refute(r *tenure, h hello) {
-	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
+	ctx, cancel := context.WithTimeout(r.ctx, s.timing.Heartbeat)
 	defer cancel()
-	if !s.refutations.Await(ctx, h.From, s.opts.timing.Heartbeat/20) {
+	if !s.refutations.Await(ctx, h.From, s.timing.Heartbeat/20) {
 		return
 	}
 	_, _ = s.port.ping(ctx, roster.Peer{Server: h.From, Addr: h.At})
@@ -123,7 +123,7 @@ func (s *detector) seemsDead(r *tenure, since time.Time) bool {
 	if c := s.port.callsFrom(r.leader.Server); c.open > 0 || c.led.After(since) {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat/4)
+	ctx, cancel := context.WithTimeout(r.ctx, s.timing.Heartbeat/4)
 	defer cancel()
 	who, err := s.port.ping(ctx, r.leader)
 	if err == nil {
@@ -138,8 +138,8 @@ func (s *detector) seemsDead(r *tenure, since time.Time) bool {
 // heard.
 func (s *detector) suspect(r *tenure, since time.Time, dial time.Duration) {
 	const poll = 5 * time.Millisecond
-	grace := dial + s.opts.timing.Heartbeat/40
-	end := time.Now().Add(2 * s.opts.timing.Heartbeat)
+	grace := dial + s.timing.Heartbeat/40
+	end := time.Now().Add(2 * s.timing.Heartbeat)
 	candidacy := s.newCandidacy(r)
 	for wait := grace; time.Now().Before(end); wait = poll {
 		if !sleep.For(r.ctx, wait) {
@@ -160,7 +160,7 @@ func (s *detector) suspect(r *tenure, since time.Time, dial time.Duration) {
 // awaitSilence stands for election when a majority of the voters have not heard from
 // the leader for Heartbeat, which raft may find out before or later.
 func (s *detector) awaitSilence(r *tenure) {
-	heartbeat := s.opts.timing.Heartbeat
+	heartbeat := s.timing.Heartbeat
 	candidacy := s.newCandidacy(r)
 	for s.stillFollows(r) {
 		silence := s.silence()
@@ -209,7 +209,7 @@ func (s *detector) campaignAfter(r *tenure, reason string) bool {
 	var err error
 	if s.raft.State() == raft.Candidate { // it waits for pre-votes, and would not hear of it
 		term++
-		err = s.stepDown(s.ctx, r.term, roster.Peer{Server: s.server, Addr: s.opts.advertise})
+		err = s.stepDown(s.ctx, r.term, roster.Peer{Server: s.server, Addr: s.addr})
 	}
 	if err == nil {
 		err = s.betweenMessages(func(ctx context.Context) error { return s.campaignIfLost(ctx, r, term, heard) })
@@ -265,7 +265,7 @@ func (s *detector) newCandidacy(r *tenure) *candidacy { return &candidacy{s: s, 
 // isDue reports whether a majority of the voters find the leader lost, and those of them
 // that are placed better have had the time to try.
 func (c *candidacy) isDue(ctx context.Context) bool {
-	each := c.s.opts.timing.Heartbeat / 4
+	each := c.s.timing.Heartbeat / 4
 	rank, majority := c.s.rankAmongSuspecting(ctx, c.tenure)
 	if majority && c.agreed.IsZero() {
 		c.agreed = time.Now()
@@ -299,7 +299,7 @@ type suspicion struct {
 func (s *detector) voteOnSuspicion(_ context.Context, a suspicion) (suspicionVote, error) {
 	r := s.tenure()
 	term, index := s.lastEntry()
-	lost := r.leader.Server == a.Leader && r.dead.Load() || s.silence() >= s.opts.timing.Heartbeat
+	lost := r.leader.Server == a.Leader && r.dead.Load() || s.silence() >= s.timing.Heartbeat
 	return suspicionVote{
 		Dead:   lost && s.isPlaced() && !r.leads && s.raft.CurrentTerm() == a.Term,
 		Term:   term,
@@ -317,7 +317,7 @@ func (s *detector) rankAmongSuspecting(ctx context.Context, r *tenure) (rank int
 	if !roster.IsVoter(config, s.server) {
 		return 0, false
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat/4)
+	ctx, cancel := context.WithTimeout(ctx, s.timing.Heartbeat/4)
 	defer cancel()
 	question := suspicion{r.leader.Server, r.term}
 	mine, _ := s.voteOnSuspicion(ctx, question)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
 )
@@ -78,7 +79,7 @@ func includes(set []roster.Peer, server raft.ServerID) bool {
 // among.
 func (s *joiner) expected() int {
 	meta := s.logs.meta()
-	if n := max(s.opts.expect, len(meta.Promise)); n > 1 && !meta.isLegacy() {
+	if n := max(s.expect, len(meta.Promise)); n > 1 && !meta.isLegacy() {
 		return n
 	}
 	return 0
@@ -93,7 +94,7 @@ func (s *joiner) founding() founding {
 	if meta.Promise != nil {
 		set = meta.Promise
 	}
-	return founding{roster.Peer{Server: s.server, Addr: s.opts.advertise}, meta.Cluster, s.expected(), set, meta.Promise != nil, known}
+	return founding{roster.Peer{Server: s.server, Addr: s.addr}, meta.Cluster, s.expected(), set, meta.Promise != nil, known}
 }
 
 func configurationOf(set []roster.Peer) (c raft.Configuration) {
@@ -197,10 +198,10 @@ func (s *joiner) meet() (others map[raft.ServerID]founding, unheard []error, err
 	}
 	me := s.founding()
 	answers := make([]founding, len(addrs))
-	errs := make([]error, len(addrs))
+	failures := make([]error, len(addrs))
 	var asking sync.WaitGroup
 	for i, addr := range addrs {
-		asking.Go(func() { answers[i], errs[i] = s.askFounder(addr, me) })
+		asking.Go(func() { answers[i], failures[i] = s.askFounder(addr, me) })
 	}
 	asking.Wait()
 
@@ -208,14 +209,14 @@ func (s *joiner) meet() (others map[raft.ServerID]founding, unheard []error, err
 	var found, heardOf []string
 	for i, answer := range answers {
 		switch {
-		case errs[i] != nil:
-			unheard = append(unheard, fmt.Errorf("%s: %w", addrs[i], errs[i]))
+		case failures[i] != nil:
+			unheard = append(unheard, fmt.Errorf("%s: %w", addrs[i], failures[i]))
 		case answer.Server != s.server:
 			others[answer.Server] = answer
 			found, heardOf = append(found, answer.Addr), append(heardOf, answer.Known...)
 		}
-		if errs[i] == nil && answer.Cluster == "" && answer.Expect > 0 && answer.Expect != me.Expect {
-			err = fmt.Errorf("%w: node %s expects %d nodes, this one %d: start all with the same WithBootstrapExpect", ErrInvalid, roster.UserID(answer.Server), answer.Expect, me.Expect)
+		if failures[i] == nil && answer.Cluster == "" && answer.Expect > 0 && answer.Expect != me.Expect {
+			err = fmt.Errorf("%w: node %s expects %d nodes, this one %d: start all with the same WithBootstrapExpect", errs.Invalid, roster.UserID(answer.Server), answer.Expect, me.Expect)
 			return nil, nil, err
 		}
 	}
@@ -230,7 +231,7 @@ func (s *joiner) noteKnown(addrs []string) {
 	defer s.founders.mu.Unlock()
 	var known []string
 	for _, addr := range append(addrs, s.founders.known...) {
-		if addr != s.opts.advertise && len(known) < most && !slices.Contains(known, addr) {
+		if addr != s.addr && len(known) < most && !slices.Contains(known, addr) {
 			known = append(known, addr)
 		}
 	}
@@ -446,7 +447,7 @@ func (s *joiner) recordFounding(set []roster.Peer) error {
 		m.Cluster, m.Promise = clusterOf(set), nil
 	})
 	if err == nil && other != "" {
-		err = fmt.Errorf("%w: this node belongs to cluster %s", ErrRefused, other)
+		err = fmt.Errorf("%w: this node belongs to cluster %s", errs.Refused, other)
 	}
 	if err != nil {
 		return fmt.Errorf("form a cluster: %w", err)

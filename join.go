@@ -84,7 +84,7 @@ func (s *Store) Join(ctx context.Context, id, addr string, opts ...JoinOption) e
 }
 
 // errRemovedNode is what a removed node is told that wants to be a member again.
-var errRemovedNode = fmt.Errorf("%w; empty its data directory to let it join as a new node", ErrRemoved)
+var errRemovedNode = fmt.Errorf("%w; empty its data directory to let it join as a new node", errs.Removed)
 
 func (s *members) join(ctx context.Context, req joinRequest) error {
 	return s.changeThroughLeader(ctx, func(ctx context.Context, tenure *tenure) error {
@@ -125,7 +125,7 @@ func (s *members) addMember(ctx context.Context, tenure *tenure, req joinRequest
 		err = errors.New("another call has made it a replica meanwhile")
 	}
 	if err != nil { // it is a member already
-		return fmt.Errorf("join node %s at %s: %w: %v", req.ID, req.Addr, ErrUnknown, errs.Reason(err))
+		return fmt.Errorf("join node %s at %s: %w: %v", req.ID, req.Addr, errs.Unknown, errs.Reason(err))
 	}
 	return nil
 }
@@ -162,8 +162,8 @@ func (s *members) addNonvoter(ctx context.Context, req joinRequest) (raft.Server
 			err = s.confirmPlace(ctx, a.server.ID, req.Addr)
 		}
 		switch {
-		case err != nil && entered && !errors.Is(err, ErrUnknown):
-			return raft.Server{}, fmt.Errorf("%w: it was begun, and can be asked for again: %v", ErrUnknown, errs.Reason(err))
+		case err != nil && entered && !errors.Is(err, errs.Unknown):
+			return raft.Server{}, fmt.Errorf("%w: it was begun, and can be asked for again: %v", errs.Unknown, errs.Reason(err))
 		case err != nil:
 			return raft.Server{}, err
 		case entered:
@@ -194,7 +194,7 @@ func (s *members) lookAt(ctx context.Context, req joinRequest) (*arrival, error)
 	a.fresh = who.Cluster == ""
 	switch listed := roster.AddressOf(a.config, who.Node) != ""; {
 	case req.Away && !listed:
-		return nil, fmt.Errorf("%w: it has left", ErrRefused)
+		return nil, fmt.Errorf("%w: it has left", errs.Refused)
 	case req.Itself && listed: // the cluster knows better what it is to be
 		a.role = ""
 	}
@@ -208,16 +208,16 @@ func (s *members) identifyAt(ctx context.Context, req joinRequest) (welcome, err
 		return who, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	if err != nil {
-		return who, fmt.Errorf("%w from the leader, %s: %w", ErrUnreachable, s.opts.id, err)
+		return who, fmt.Errorf("%w from the leader, %s: %w", errs.Unreachable, s.id, err)
 	}
 	cluster := s.self().cluster
 	switch {
 	case cluster == "": // a moment after hraftd's cluster was taken over
 		return who, fmt.Errorf("%w: the cluster has yet to get its id", errs.Unsent)
 	case roster.UserID(who.Node) != req.ID:
-		return who, fmt.Errorf("%w: the node at %s is %q", ErrRefused, req.Addr, roster.UserID(who.Node))
+		return who, fmt.Errorf("%w: the node at %s is %q", errs.Refused, req.Addr, roster.UserID(who.Node))
 	case who.Cluster != "" && who.Cluster != cluster:
-		return who, fmt.Errorf("%w: it belongs to another cluster (%s, this one is %s); empty its data directory to move it", ErrRefused, who.Cluster, cluster)
+		return who, fmt.Errorf("%w: it belongs to another cluster (%s, this one is %s); empty its data directory to move it", errs.Refused, who.Cluster, cluster)
 	case s.isRemoved(who.Node), s.isForgotten(who):
 		return who, errRemovedNode
 	case who.Node == req.Server && req.Process != "" && who.Process != req.Process: // both have the address, in places that do not see each other
@@ -225,7 +225,7 @@ func (s *members) identifyAt(ctx context.Context, req joinRequest) (welcome, err
 	case who.Cluster == "" && roster.HasNoIdentity(who.Node) && s.lists(who.Node): // its new address can wait: it dials the others
 		return who, fmt.Errorf("%w: it has yet to hear which cluster it belongs to", errs.Unsent)
 	case who.Cluster == "" && roster.HasNoIdentity(who.Node):
-		return who, fmt.Errorf("%w: it has the data of a cluster of hraftd's in which it has not been started since; empty its data directory", ErrRefused)
+		return who, fmt.Errorf("%w: it has the data of a cluster of hraftd's in which it has not been started since; empty its data directory", errs.Refused)
 	}
 	return who, nil
 }
@@ -233,7 +233,7 @@ func (s *members) identifyAt(ctx context.Context, req joinRequest) (welcome, err
 // lookAround looks whether another stands where the node, who, is to stand.
 func (s *members) lookAround(ctx context.Context, a *arrival, who welcome) (err error) {
 	if a.role == roleReplica && roster.IsVoter(a.config, a.server.ID) {
-		return fmt.Errorf("%w: node %s is a voter; to make it a replica, remove it, empty its data directory and join it again", ErrRefused, roster.UserID(a.server.ID))
+		return fmt.Errorf("%w: node %s is a voter; to make it a replica, remove it, empty its data directory and join it again", errs.Refused, roster.UserID(a.server.ID))
 	}
 	a.unconfirmed = who.Unconfirmed && who.Cluster != ""
 	if a.stands, err = s.stands(ctx, a.config, a.server, who); err != nil {
@@ -349,22 +349,22 @@ func (s *members) inTheWay(ctx context.Context, config raft.Configuration, serve
 		case sameID:
 			return nil, s.idTaken(ctx, m)
 		case roster.AddressOf(config, server.ID) == "":
-			return nil, fmt.Errorf("%w: the address belongs to member %s", ErrRefused, roster.UserID(m.ID))
+			return nil, fmt.Errorf("%w: the address belongs to member %s", errs.Refused, roster.UserID(m.ID))
 		}
 	}
 	return replaced, nil
 }
 
 func (s *members) liveElsewhere(m raft.Server, at string) error {
-	return fmt.Errorf("%w: the id %s is taken by the live member at %s, which has moved away from %s; choose another id", ErrRefused, roster.UserID(m.ID), at, roster.DialAddr(string(m.Address)))
+	return fmt.Errorf("%w: the id %s is taken by the live member at %s, which has moved away from %s; choose another id", errs.Refused, roster.UserID(m.ID), at, roster.DialAddr(string(m.Address)))
 }
 
 func (s *members) idTaken(ctx context.Context, m raft.Server) error {
 	if who, err := s.probeSoon(ctx, string(m.Address)); err == nil && who.Node == m.ID {
-		return fmt.Errorf("%w: the id %s is taken by the live member at %s; choose another id", ErrRefused, roster.UserID(m.ID), roster.DialAddr(string(m.Address)))
+		return fmt.Errorf("%w: the id %s is taken by the live member at %s; choose another id", errs.Refused, roster.UserID(m.ID), roster.DialAddr(string(m.Address)))
 	}
 	return fmt.Errorf("%w: the id %s belongs to a member at %s that does not answer; start the node at that address to replace it, or choose another id",
-		ErrRefused, roster.UserID(m.ID), roster.DialAddr(string(m.Address)))
+		errs.Refused, roster.UserID(m.ID), roster.DialAddr(string(m.Address)))
 }
 
 func (s *places) admit(ctx context.Context, a admission, addr string) error {
@@ -376,7 +376,7 @@ func (s *places) admit(ctx context.Context, a admission, addr string) error {
 
 // admitSoon is admit as probeSoon is probe.
 func (s *members) admitSoon(ctx context.Context, a admission, addr string) error {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
+	ctx, cancel := context.WithTimeout(ctx, s.timing.Heartbeat)
 	defer cancel()
 	return s.admit(ctx, a, addr)
 }
@@ -389,20 +389,20 @@ func (s *joiner) acceptAdmission(_ context.Context, a admission) (raw, error) {
 	err := s.logs.updateMeta(func(m *metadata) {
 		switch {
 		case a.Cluster == "":
-			refusal = fmt.Errorf("%w: an admission to no cluster", ErrInvalid)
+			refusal = fmt.Errorf("%w: an admission to no cluster", errs.Invalid)
 		case a.Server != m.serverID():
-			refusal = fmt.Errorf("%w: this is node %s, not %s", ErrRefused, m.serverID(), a.Server)
+			refusal = fmt.Errorf("%w: this is node %s, not %s", errs.Refused, m.serverID(), a.Server)
 		case m.Cluster != "" && m.Cluster != a.Cluster:
-			refusal = fmt.Errorf("%w: node %s belongs to cluster %s", ErrRefused, m.ID, m.Cluster)
+			refusal = fmt.Errorf("%w: node %s belongs to cluster %s", errs.Refused, m.ID, m.Cluster)
 		case m.lacksClusterID():
-			refusal = fmt.Errorf("%w: node %s has the data of a cluster of hraftd's", ErrRefused, m.ID)
+			refusal = fmt.Errorf("%w: node %s has the data of a cluster of hraftd's", errs.Refused, m.ID)
 		case m.Promise != nil && clusterOf(m.Promise) != a.Cluster:
-			refusal = fmt.Errorf("%w: node %s has promised to form a cluster with %s", ErrRefused, m.ID, nameAll(m.Promise))
+			refusal = fmt.Errorf("%w: node %s has promised to form a cluster with %s", errs.Refused, m.ID, nameAll(m.Promise))
 		default:
 			fresh = m.Cluster == ""
 			m.Cluster, m.Promise = a.Cluster, nil
 			if fresh { // until it has heard of a configuration
-				m.Places = map[raft.ServerID]placePromise{m.serverID(): {To: s.opts.advertise}}
+				m.Places = map[raft.ServerID]placePromise{m.serverID(): {To: s.addr}}
 			}
 		}
 	})
@@ -412,7 +412,7 @@ func (s *joiner) acceptAdmission(_ context.Context, a admission) (raw, error) {
 	if fresh {
 		s.log.Info("admitted", "cluster", a.Cluster)
 	}
-	if fresh || a.Addr == s.opts.advertise { // nobody can have voted in its place before it is admitted
+	if fresh || a.Addr == s.addr { // nobody can have voted in its place before it is admitted
 		s.takePlace()
 	}
 	return nil, nil

@@ -32,6 +32,7 @@ type Store struct {
 	*joiner
 	*detector
 
+	opts  options
 	lines *logqueue.Queue // behind log: nothing waits for where the store logs
 
 	watchdog *watchdog
@@ -82,7 +83,7 @@ func newStore(o options) *Store {
 	lines := logqueue.New(o.logger)
 	o.logger = lines.Logger()
 	n := &node{
-		opts:         o,
+		timing:       o.timing,
 		log:          o.logger,
 		ids:          command.NewIDs(),
 		placeChanged: make(chan struct{}, 1),
@@ -95,8 +96,9 @@ func newStore(o options) *Store {
 		arriving: semaphore.NewWeighted(maxArrivals),
 	}
 	s := &Store{
-		joiner:   &joiner{members: m},
+		joiner:   &joiner{members: m, given: o.join, find: o.joinFunc, lookupHost: o.lookupHost, expect: o.expect, replica: o.replica},
 		detector: &detector{tracker: l},
+		opts:     o,
 		lines:    lines,
 		closed:   make(chan struct{}),
 	}
@@ -185,11 +187,11 @@ func (s *Store) listen() error {
 		}
 		s.opts.listener = listener
 	}
-	if s.opts.advertise != "" {
+	if s.addr = s.opts.advertise; s.addr != "" {
 		return nil
 	}
 	addr, err := s.opts.advertised(ownaddr.Local())
-	s.opts.advertise = addr
+	s.opts.advertise, s.addr = addr, addr
 	return err
 }
 
@@ -226,17 +228,17 @@ func (s *Store) identify() error {
 		}
 		meta = s.logs.meta()
 	}
-	s.opts.id, s.server = meta.ID, meta.serverID()
+	s.opts.id, s.id, s.server = meta.ID, meta.ID, meta.serverID()
 	return nil
 }
 
 func (s *node) raftConfig() *raft.Config {
 	c := raft.DefaultConfig()
 	c.LocalID = s.server
-	c.HeartbeatTimeout = s.opts.timing.Heartbeat
-	c.ElectionTimeout = s.opts.timing.Election
-	c.LeaderLeaseTimeout = s.opts.timing.Lease
-	c.CommitTimeout = s.opts.timing.Commit
+	c.HeartbeatTimeout = s.timing.Heartbeat
+	c.ElectionTimeout = s.timing.Election
+	c.LeaderLeaseTimeout = s.timing.Lease
+	c.CommitTimeout = s.timing.Commit
 	c.ShutdownOnRemove = false           // it would leave the transport open
 	c.SnapshotThreshold = math.MaxUint64 // raft counts entries; takeSnapshots counts bytes
 	c.SnapshotInterval = 24 * time.Hour
@@ -361,7 +363,7 @@ func (s *Store) Close() error {
 // nothing more to come, leadership is handed over. Only then is raft stopped, and
 // last the storage that it stands on closed.
 func (s *Store) shutdown() error {
-	t := s.opts.timing
+	t := s.timing
 	if s.ctx.Err() == nil {
 		s.writes.Drain(t.Election)
 	}

@@ -79,7 +79,7 @@ func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
 			return Node{}, s.life.Err()
 		case r.leader != roster.Peer{}:
 			return s.leaderOf(r), nil
-		case errors.Is(trouble, ErrRefused):
+		case errors.Is(trouble, errs.Refused):
 			return Node{}, trouble
 		}
 		select {
@@ -195,7 +195,7 @@ func (s *tracker) readTenure() *tenure {
 		now.leads = s.raft.State() == raft.Leader && s.isPlaced()
 		switch {
 		case now.leads:
-			now.leader = roster.Peer{Server: s.server, Addr: s.opts.advertise}
+			now.leader = roster.Peer{Server: s.server, Addr: s.addr}
 		case id == s.server, id == "": // was the leader a moment ago; a signal will follow
 			now.term = 0
 		default:

@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
 )
@@ -34,10 +35,10 @@ func (o *options) whose(config raft.Configuration) (string, error) {
 		ids = append(ids, string(m.ID))
 	}
 	if len(ids) == 0 {
-		return "", fmt.Errorf("%w: it has no configuration, as a node has that never joined or whose raft is older than protocol version 3; empty the directory and let the node join", ErrInvalid)
+		return "", fmt.Errorf("%w: it has no configuration, as a node has that never joined or whose raft is older than protocol version 3; empty the directory and let the node join", errs.Invalid)
 	}
 	if o.id != "" && !slices.Contains(ids, o.id) {
-		return "", fmt.Errorf("%w: no member has the id %q; its members are %s", ErrInvalid, o.id, strings.Join(ids, ", "))
+		return "", fmt.Errorf("%w: no member has the id %q; its members are %s", errs.Invalid, o.id, strings.Join(ids, ", "))
 	}
 	for _, id := range []string{o.id, o.advertise, o.addr} {
 		if slices.Contains(ids, id) {
@@ -45,7 +46,7 @@ func (o *options) whose(config raft.Configuration) (string, error) {
 		}
 	}
 	if len(ids) > 1 {
-		return "", fmt.Errorf("%w: it does not say which of the members it is, %s: name its id, as hraftd was told it (WithID, kvd -id)", ErrInvalid, strings.Join(ids, ", "))
+		return "", fmt.Errorf("%w: it does not say which of the members it is, %s: name its id, as hraftd was told it (WithID, kvd -id)", errs.Invalid, strings.Join(ids, ", "))
 	}
 	return ids[0], nil
 }
@@ -149,7 +150,7 @@ func (s *joiner) seekLeaderWithoutID() error {
 	if !s.isLeaderless() {
 		return nil
 	}
-	if err := s.askToJoin(); errors.Is(err, ErrRefused) {
+	if err := s.askToJoin(); errors.Is(err, errs.Refused) {
 		return err
 	}
 	return s.findTrouble()

@@ -37,7 +37,7 @@ func (s *tracker) changeThroughLeader(ctx context.Context, attempt func(context.
 		case err == nil, isFinal(err) && !maybe:
 			return err
 		case isFinal(err): // of this attempt alone
-			return fmt.Errorf("%w: an earlier attempt may have had effect: %w", ErrUnknown, err)
+			return fmt.Errorf("%w: an earlier attempt may have had effect: %w", errs.Unknown, err)
 		}
 		maybe, last = maybe || !errors.Is(err, errs.Unsent), err
 		if err := s.pause(ctx, tenure, n); err != nil {
@@ -48,7 +48,7 @@ func (s *tracker) changeThroughLeader(ctx context.Context, attempt func(context.
 
 // isFinal reports whether an attempt has told the outcome.
 func isFinal(err error) bool {
-	for _, final := range []error{ErrRefused, ErrUnreachable, ErrInvalid, ErrNotFound} {
+	for _, final := range []error{errs.Refused, errs.Unreachable, errs.Invalid, errs.NotFound} {
 		if errors.Is(err, final) {
 			return true
 		}

@@ -22,7 +22,9 @@ import (
 
 // node is what all parts of a node stand on.
 type node struct {
-	opts   options
+	id     string
+	addr   string // where others reach this node
+	timing Timing
 	log    hclog.Logger
 	server raft.ServerID
 
@@ -75,6 +77,12 @@ type members struct {
 
 type joiner struct {
 	*members
+	given      []string                                // addresses of members, or names in DNS
+	find       func(context.Context) ([]string, error) // looks for more; nil: there are none
+	lookupHost func(context.Context, string) ([]string, error)
+	expect     int  // how many nodes are to form a cluster
+	replica    bool // this node is to have no vote
+
 	founders foundingState
 	founded  atomic.Bool            // by this start
 	leaving  atomic.Int32           // how many calls are under way by which this node leaves the cluster
@@ -147,7 +155,7 @@ func (s *node) probe(ctx context.Context, addr string) (welcome, error) {
 // probeSoon is probe for where somebody was that is likely to be gone: several of those
 // must not take all the time that there is for a call.
 func (s *node) probeSoon(ctx context.Context, addr string) (welcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
+	ctx, cancel := context.WithTimeout(ctx, s.timing.Heartbeat)
 	defer cancel()
 	return s.probe(ctx, addr)
 }
@@ -155,7 +163,7 @@ func (s *node) probeSoon(ctx context.Context, addr string) (welcome, error) {
 // silent probes other nodes, all at once, and says of which there was no answer,
 // and why.
 func (s *node) silent(ctx context.Context, nodes []raft.Server) (which []string) {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Heartbeat)
+	ctx, cancel := context.WithTimeout(ctx, s.timing.Heartbeat)
 	defer cancel()
 	var mu sync.Mutex // guards which
 	var probing sync.WaitGroup
@@ -265,7 +273,7 @@ func (s *node) losePlace(at string) {
 	if !s.placed.Swap(false) {
 		return
 	}
-	s.log.Warn("others find this node at another address: it has to be confirmed", "addr", s.opts.advertise, "other", at)
+	s.log.Warn("others find this node at another address: it has to be confirmed", "addr", s.addr, "other", at)
 	s.port.keepOnly(nil)
 	s.tellPlace()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
@@ -53,7 +54,7 @@ import (
 // copied is told to a node that runs on a copy.
 func copied(id raft.ServerID, at string) error {
 	return fmt.Errorf("%w: node %s runs at %s already; keep one of the two, empty the data directory of the other, and let it join as a new node under another id",
-		ErrCopied, roster.UserID(id), at)
+		errs.Copied, roster.UserID(id), at)
 }
 
 // findPlace is for the start: a node that is where its configuration has it needs no
@@ -64,7 +65,7 @@ func (s *places) findPlace() {
 	if p, ok := s.promised(s.server); ok {
 		at = p.To
 	}
-	if s.logs.meta().lacksClusterID() || at == s.opts.advertise {
+	if s.logs.meta().lacksClusterID() || at == s.addr {
 		s.takePlace()
 	}
 }
@@ -123,7 +124,7 @@ func (s *places) holdsBack(id raft.ServerID, addr raft.ServerAddress) bool {
 // whereabouts is where a member answers that is not at its address.
 func (s *places) whereabouts(ctx context.Context, m raft.Server) (string, bool) {
 	if m.ID == s.server {
-		return s.opts.advertise, true
+		return s.addr, true
 	}
 	for _, addr := range []string{s.addressOf(m.ID, string(m.Address)), s.port.callsFrom(m.ID).at} {
 		if addr == "" || addr == roster.DialAddr(string(m.Address)) {

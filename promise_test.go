@@ -83,7 +83,7 @@ func TestASetThatIsImpossibleIsNotIntended(t *testing.T) {
 // A node that is silent for a while is asked again where it was, and told of to others.
 func TestWhereANodeWasFoundIsNotForgotten(t *testing.T) {
 	s := newTestServer(t)
-	s.opts.advertise = "b:1"
+	s.addr = "b:1"
 	s.noteKnown([]string{"a:1", "b:1", "a:1"})
 	s.noteKnown(nil)
 	if known := s.founding().Known; !slices.Equal(known, []string{"a:1"}) {

@@ -139,7 +139,7 @@ func (s *Store) readAsFollower(ctx context.Context, leader roster.Peer, key stri
 		return Entry{}, err
 	}
 	if s.Index() < index {
-		soon, cancel := context.WithTimeout(ctx, 4*s.opts.timing.Commit)
+		soon, cancel := context.WithTimeout(ctx, 4*s.timing.Commit)
 		defer cancel()
 		if s.fsm.awaitIndex(soon, index) != nil {
 			return s.forwardGet(ctx, leader, key, l)

@@ -350,7 +350,7 @@ func newReadFollower(t *testing.T) (s *Store, entries, indexes *atomic.Int32) {
 		indexes.Add(1)
 		return binary.BigEndian.AppendUint64(nil, 5), nil
 	}))
-	s.opts.timing.Commit = 10 * time.Millisecond
+	s.timing.Commit = 10 * time.Millisecond
 	return s, entries, indexes
 }
 

@@ -68,7 +68,7 @@ func (s *Store) Remove(ctx context.Context, id string, opts ...RemoveOption) err
 	}
 	o := gather[removeOptions](opts)
 	req := removeRequest{ID: id, Force: o.has(Force), MayReturn: o.has(MayReturn), IfSilent: o.has(IfSilent)}
-	if id == s.opts.id && req.MayReturn {
+	if id == s.id && req.MayReturn {
 		return s.leave(ctx, req)
 	}
 	return s.removeFor(ctx, req)
@@ -96,9 +96,9 @@ func (s *members) removeFor(ctx context.Context, req removeRequest) error {
 		req.Term = tenure.term
 		err := s.removeThrough(ctx, tenure, req)
 		switch {
-		case errors.Is(err, ErrUnknown):
+		case errors.Is(err, errs.Unknown):
 			doubt = tenure.term
-		case errors.Is(err, ErrNotFound), errors.Is(err, ErrRefused) && tenure.term > doubt:
+		case errors.Is(err, errs.NotFound), errors.Is(err, errs.Refused) && tenure.term > doubt:
 			refusal, err = err, nil
 		case err != nil && !errors.Is(err, errs.Unsent):
 			doubt = tenure.term
@@ -154,7 +154,7 @@ func (s *members) removeMember(ctx context.Context, req removeRequest) error {
 	err = s.checkRemovable(ctx, config, m, req)
 	switch {
 	case err != nil && s.isRemoved(m.ID):
-		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, errs.Reason(err))
+		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", errs.Unknown, errs.Reason(err))
 	case err != nil:
 		return err
 	}
@@ -188,7 +188,7 @@ func (s *members) removeAgain(req removeRequest) error {
 	left, removed := s.formerly(req.ID, leftNote), s.formerly(req.ID, removedNote)
 	switch {
 	case len(left) == 0 && len(removed) == 0:
-		return fmt.Errorf("%w: no member is called %q", ErrNotFound, req.ID)
+		return fmt.Errorf("%w: no member is called %q", errs.NotFound, req.ID)
 	case req.MayReturn:
 		return nil
 	}
@@ -218,14 +218,14 @@ func (s *members) removeForGood(ctx context.Context, m raft.Server, req removeRe
 		return err
 	}
 	if err := s.clearNote(replicaNote(roster.UserID(m.ID))); err != nil {
-		return fmt.Errorf("%w: it is removed: %v", ErrUnknown, errs.Reason(err))
+		return fmt.Errorf("%w: it is removed: %v", errs.Unknown, errs.Reason(err))
 	}
 	return nil
 }
 
 func (s *members) checkRemovable(ctx context.Context, config raft.Configuration, m raft.Server, req removeRequest) error {
 	if req.IfSilent && len(s.silent(ctx, []raft.Server{m})) == 0 {
-		return fmt.Errorf("%w: it answers at %s", ErrRefused, roster.DialAddr(string(m.Address)))
+		return fmt.Errorf("%w: it answers at %s", errs.Refused, roster.DialAddr(string(m.Address)))
 	}
 	if ctx.Err() != nil { // that it is silent then says nothing
 		return fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
@@ -235,7 +235,7 @@ func (s *members) checkRemovable(ctx context.Context, config raft.Configuration,
 	}
 	rest := slices.DeleteFunc(roster.Voters(config), func(o raft.Server) bool { return o.ID == m.ID })
 	if len(rest) == 0 {
-		return fmt.Errorf("%w: it is the only voter, and the cluster would be gone with it", ErrRefused)
+		return fmt.Errorf("%w: it is the only voter, and the cluster would be gone with it", errs.Refused)
 	}
 	if req.Force {
 		return nil
@@ -246,7 +246,7 @@ func (s *members) checkRemovable(ctx context.Context, config raft.Configuration,
 	}
 	if alive := len(rest) - len(silent); alive <= len(rest)/2 {
 		return fmt.Errorf("%w: of the %d voters that would remain %d answer, which is no majority: bring others back first, or force it; silent are %s",
-			ErrRefused, len(rest), alive, strings.Join(silent, ", "))
+			errs.Refused, len(rest), alive, strings.Join(silent, ", "))
 	}
 	return nil
 }
@@ -270,7 +270,7 @@ func (s *members) removeIdentity(ctx context.Context, m raft.Server, req removeR
 		err = s.change(ctx, func() raft.Future { return s.raft.RemoveServer(m.ID, 0, s.patience()) })
 	}
 	if err != nil {
-		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", ErrUnknown, errs.Reason(err))
+		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", errs.Unknown, errs.Reason(err))
 	}
 	return nil
 }

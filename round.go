@@ -28,7 +28,7 @@ import (
 // raft's VerifyLeader will not do: it counts answers that were sent before the
 // call, and those of non-voters.
 func (s *tracker) confirm() (index uint64, err error) {
-	ctx, cancel := context.WithTimeout(s.ctx, s.opts.timing.Heartbeat)
+	ctx, cancel := context.WithTimeout(s.ctx, s.timing.Heartbeat)
 	defer cancel()
 	term, err := s.leaderTerm()
 	if err != nil {
@@ -91,7 +91,7 @@ func (s *tracker) askInBackground(server raft.Server, term uint64, answers chan<
 	}
 	return s.life.Go(func() {
 		defer release()
-		ctx, cancel := context.WithTimeout(s.ctx, s.opts.timing.Heartbeat)
+		ctx, cancel := context.WithTimeout(s.ctx, s.timing.Heartbeat)
 		defer cancel()
 		answers <- s.askVoter(ctx, server, term)
 	})

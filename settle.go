@@ -25,10 +25,10 @@ func (s *joiner) settle() {
 	wait, settled := shortest, false
 	words := loglimit.Trouble{Log: s.log}
 	for trouble := s.checkIn(); ; trouble = s.seekPlace() {
-		if errors.Is(trouble, ErrRemoved) {
+		if errors.Is(trouble, errs.Removed) {
 			trouble = errRemovedNode
 		}
-		if errors.Is(trouble, ErrRemoved) || errors.Is(trouble, ErrCopied) {
+		if errors.Is(trouble, errs.Removed) || errors.Is(trouble, errs.Copied) {
 			s.log.Error("the node stops", "reason", trouble)
 			s.life.Fail(trouble)
 			return
@@ -43,11 +43,11 @@ func (s *joiner) settle() {
 		settled = trouble == nil && s.self().cluster != "" && s.isSettled() && s.tenure().leader != roster.Peer{}
 		switch {
 		case settled && !wasSettled:
-			s.log.Info("member of the cluster", "cluster", s.self().cluster, "id", s.opts.id, "addr", s.opts.advertise)
+			s.log.Info("member of the cluster", "cluster", s.self().cluster, "id", s.id, "addr", s.addr)
 			s.warnOfStrangers()
-			wait = s.opts.timing.Heartbeat
+			wait = s.timing.Heartbeat
 		case settled:
-			wait = s.opts.timing.Heartbeat
+			wait = s.timing.Heartbeat
 		case trouble == nil:
 			wait = shortest
 		case s.founds():
@@ -77,7 +77,7 @@ func (s *joiner) forgetStrangers() {
 // answers yet is no trouble.
 func (s *joiner) checkIn() error {
 	if s.self().cluster != "" && s.isSettled() {
-		if err := s.askToJoin(); errors.Is(err, ErrRemoved) || errors.Is(err, ErrCopied) {
+		if err := s.askToJoin(); errors.Is(err, errs.Removed) || errors.Is(err, errs.Copied) {
 			return err
 		}
 	}
@@ -130,7 +130,7 @@ func (s *joiner) seekPlace() error {
 		case err == nil:
 			at := roster.DialAddr(s.configuredAt())
 			s.knownAs.Store(&at)
-		case errors.Is(err, ErrUnknown) && s.isCatchingUp():
+		case errors.Is(err, errs.Unknown) && s.isCatchingUp():
 			return nil
 		}
 		return err
@@ -149,7 +149,7 @@ func (s *joiner) stayAway() error {
 	case err == nil:
 		s.left.Store(false)
 		return nil
-	case errors.Is(err, ErrRemoved):
+	case errors.Is(err, errs.Removed):
 		return err
 	}
 	return errLeft
@@ -160,15 +160,15 @@ func (s *joiner) stayAway() error {
 // agreed: another name of the same.
 func (s *joiner) isSettled() bool {
 	at, agreed := roster.DialAddr(s.configuredAt()), s.knownAs.Load()
-	if at == "" || at != s.opts.advertise && (agreed == nil || at != *agreed) {
+	if at == "" || at != s.addr && (agreed == nil || at != *agreed) {
 		return false
 	}
-	return roster.IsVoter(s.configuration(), s.server) || s.isReplica(s.opts.id)
+	return roster.IsVoter(s.configuration(), s.server) || s.isReplica(s.id)
 }
 
 // isCatchingUp reports whether this node's leader brings it up to date.
 func (s *joiner) isCatchingUp() bool {
-	_, is := s.progress()[s.opts.id]
+	_, is := s.progress()[s.id]
 	return is
 }
 
@@ -176,7 +176,7 @@ func (s *joiner) isCatchingUp() bool {
 // election takes.
 func (s *tracker) isLeaderless() bool {
 	r := s.tenure()
-	return r.leader == roster.Peer{} && time.Since(r.began) > 2*s.opts.timing.Election
+	return r.leader == roster.Peer{} && time.Since(r.began) > 2*s.timing.Election
 }
 
 // findTrouble says why a member that has no leader has none.
@@ -189,22 +189,22 @@ func (s *joiner) findTrouble() error {
 	case len(silent) > (len(all)-1)/2:
 		trouble := fmt.Errorf("%d of %d voters do not answer: %s", len(silent), len(all), strings.Join(silent, ", "))
 		err := s.askWhoAnswers() // they may have moved
-		if err == nil || errors.Is(err, ErrRefused) {
+		if err == nil || errors.Is(err, errs.Refused) {
 			return err
 		}
 		return trouble
 	}
 	// They can elect one. If they have, it knows why this node does not hear it.
 	err := s.askToJoin()
-	if errors.Is(err, ErrRefused) || errors.Is(err, ErrUnreachable) {
+	if errors.Is(err, errs.Refused) || errors.Is(err, errs.Unreachable) {
 		return err
 	}
 	return nil
 }
 
 func (s *joiner) ownJoinRequest() joinRequest {
-	r := joinRequest{ID: s.opts.id, Addr: s.opts.advertise, Itself: true, Server: s.server, Process: s.port.process, Away: s.leaving.Load() > 0 || s.left.Load()}
-	if s.opts.replica {
+	r := joinRequest{ID: s.id, Addr: s.addr, Itself: true, Server: s.server, Process: s.port.process, Away: s.leaving.Load() > 0 || s.left.Load()}
+	if s.replica {
 		r.Role = roleReplica
 	}
 	return r
@@ -217,9 +217,9 @@ func (s *joiner) askToJoin() error {
 		return s.join(s.ctx, s.ownJoinRequest())
 	}
 	addrs, err := s.memberAddrs()
-	var errs []error
+	var failures []error
 	if err != nil {
-		errs = append(errs, err)
+		failures = append(failures, err)
 	}
 	for _, addr := range addrs {
 		err := s.askMember(addr)
@@ -229,15 +229,15 @@ func (s *joiner) askToJoin() error {
 		if errors.Is(err, errItself) { // a list of members may name this node too
 			continue
 		}
-		errs = append(errs, err)
-		if errors.Is(err, ErrRefused) || errors.Is(err, ErrUnreachable) {
+		failures = append(failures, err)
+		if errors.Is(err, errs.Refused) || errors.Is(err, errs.Unreachable) {
 			break // the leader has spoken
 		}
 	}
-	if len(errs) == 0 {
+	if len(failures) == 0 {
 		return s.nobodyToAsk()
 	}
-	return errors.Join(errs...)
+	return errors.Join(failures...)
 }
 
 // nobodyToAsk says what a node waits for that knows no other. To empty its directory
@@ -245,7 +245,7 @@ func (s *joiner) askToJoin() error {
 func (s *joiner) nobodyToAsk() error {
 	switch {
 	case s.isMember() && len(s.configuration().Servers) == 1:
-		return fmt.Errorf("the only member announces its new address, %s, when it leads", s.opts.advertise)
+		return fmt.Errorf("the only member announces its new address, %s, when it leads", s.addr)
 	case s.isMember() || s.self().cluster != "":
 		return errors.New("there is no other node to ask; start this one with the addresses of members")
 	}
@@ -273,9 +273,9 @@ func (s *joiner) memberAddrs() ([]string, error) {
 
 // givenAddrs are those of the options, looked up anew each time.
 func (s *joiner) givenAddrs() (addrs []string, err error) {
-	given := s.opts.join
-	if s.opts.joinFunc != nil {
-		found, findErr := s.opts.joinFunc(s.ctx)
+	given := s.given
+	if s.find != nil {
+		found, findErr := s.find(s.ctx)
 		if findErr != nil {
 			err = fmt.Errorf("look for members: %w", findErr)
 		}
@@ -304,7 +304,7 @@ func (s *joiner) resolve(addr string) ([]string, error) {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
 	defer cancel()
-	hosts, err := s.opts.lookupHost(ctx, host)
+	hosts, err := s.lookupHost(ctx, host)
 	if err != nil {
 		return nil, fmt.Errorf("look %s up: %w", host, err)
 	}
@@ -346,7 +346,7 @@ func (s *joiner) askStranded(ctx context.Context, addr string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", addr, err)
 	}
-	return fmt.Errorf("%s: node %s%s", addr, roster.UserID(other.Server), strandedWith(other, s.self().cluster, s.opts.expect))
+	return fmt.Errorf("%s: node %s%s", addr, roster.UserID(other.Server), strandedWith(other, s.self().cluster, s.expect))
 }
 
 // strandedWith says what a node without a cluster waits for, to one that is of cluster

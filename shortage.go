@@ -46,13 +46,13 @@ func (w *watchdog) handOver(r *tenure, lasts time.Duration, reason error) {
 		return
 	}
 	s.log.Warn("this leader can accept no connection; handing leadership over", "for", lasts.String(), "reason", reason, "to", roster.UserID(target.Server))
-	s.handOverTo(r, target, 4*s.opts.timing.Election)
+	s.handOverTo(r, target, 4*s.timing.Election)
 }
 
 // successorOf returns the voter whose log is known to reach furthest, of those that have
 // answered this leader a moment ago.
 func (s *detector) successorOf(r *tenure) (target roster.Peer, err error) {
-	moment := time.Now().Add(-s.opts.timing.Heartbeat)
+	moment := time.Now().Add(-s.timing.Heartbeat)
 	acked := s.raftTransport.acked
 	all := roster.Voters(s.configuration())
 	there := 0
@@ -83,7 +83,7 @@ func (s *detector) successorOf(r *tenure) (target roster.Peer, err error) {
 // reach connects to a voter, to see whether it is there.
 func (s *detector) reach(r *tenure, voter roster.Peer) error {
 	defer s.port.reserve.release()()
-	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
+	ctx, cancel := context.WithTimeout(r.ctx, s.timing.Heartbeat)
 	defer cancel()
 	_, err := s.port.ping(ctx, voter)
 	return err

@@ -82,7 +82,7 @@ func (w *watchdog) handOverStalled(r *tenure, stalled time.Duration) {
 	}
 	s.log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", roster.UserID(target.Server))
 	w.handOvers.Add(1)
-	s.handOverTo(r, target, 10*s.opts.timing.Election)
+	s.handOverTo(r, target, 10*s.timing.Election)
 }
 
 // handOverTo makes target stand for election, steps down if that is of no use, and abstains
@@ -92,7 +92,7 @@ func (s *tracker) handOverTo(r *tenure, target roster.Peer, abstain time.Duratio
 	asked := make(chan error, 1)
 	s.life.Go(func() { asked <- s.timeoutNow(target) })
 	select {
-	case <-time.After(s.opts.timing.Election):
+	case <-time.After(s.timing.Election):
 	case <-r.ctx.Done():
 		return
 	}
@@ -103,7 +103,7 @@ func (s *tracker) handOverTo(r *tenure, target roster.Peer, abstain time.Duratio
 
 // electableWithout finds who can be elected without this leader.
 func (s *detector) electableWithout(r *tenure) (roster.Peer, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, s.opts.timing.Heartbeat)
+	ctx, cancel := context.WithTimeout(r.ctx, s.timing.Heartbeat)
 	defer cancel()
 	all := roster.Voters(s.configuration())
 	answers := make(chan suspicionVote, len(all))

@@ -97,7 +97,7 @@ func (s *joiner) state() State {
 
 // ownNode is this node, also where it is no member.
 func (s *Store) ownNode() Node {
-	return s.member(raft.Server{ID: s.server, Address: raft.ServerAddress(s.opts.advertise), Suffrage: s.suffrage()})
+	return s.member(raft.Server{ID: s.server, Address: raft.ServerAddress(s.addr), Suffrage: s.suffrage()})
 }
 
 func (s *Store) suffrage() raft.ServerSuffrage {

@@ -50,7 +50,7 @@ func (s *Store) TransferLeadership(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		return fmt.Errorf("%w: leadership was handed over, and the next leader is not known yet", ErrUnknown)
+		return fmt.Errorf("%w: leadership was handed over, and the next leader is not known yet", errs.Unknown)
 	})
 }
 
@@ -82,19 +82,19 @@ func (s *members) transferAsLeader(ctx context.Context, req transferRequest) err
 		at := slices.IndexFunc(config.Servers, func(m raft.Server) bool { return roster.UserID(m.ID) == req.To })
 		switch {
 		case at < 0:
-			return fmt.Errorf("hand leadership over: %w: no member is called %q", ErrNotFound, req.To)
+			return fmt.Errorf("hand leadership over: %w: no member is called %q", errs.NotFound, req.To)
 		case config.Servers[at].Suffrage != raft.Voter:
-			return fmt.Errorf("hand leadership over: %w: node %s does not vote", ErrRefused, req.To)
+			return fmt.Errorf("hand leadership over: %w: node %s does not vote", errs.Refused, req.To)
 		case config.Servers[at].ID == s.server:
 			return nil
 		}
 		if silent := s.silent(ctx, config.Servers[at:at+1]); len(silent) > 0 {
-			return fmt.Errorf("hand leadership over: %w: %s", ErrUnreachable, silent[0])
+			return fmt.Errorf("hand leadership over: %w: %s", errs.Unreachable, silent[0])
 		}
 		to = config.Servers[at].ID
 	}
 	if !s.hasOtherVoter() {
-		return fmt.Errorf("hand leadership over: %w: there is no other voter", ErrRefused)
+		return fmt.Errorf("hand leadership over: %w: there is no other voter", errs.Refused)
 	}
 	return s.transferTo(ctx, to)
 }
@@ -102,12 +102,12 @@ func (s *members) transferAsLeader(ctx context.Context, req transferRequest) err
 // transferTo hands leadership over while the store runs: to one voter, or to any. What
 // is written meanwhile waits, and then goes to the next leader.
 func (s *tracker) transferTo(ctx context.Context, to raft.ServerID) error {
-	near, cancel := context.WithTimeout(ctx, s.opts.timing.Election)
+	near, cancel := context.WithTimeout(ctx, s.timing.Election)
 	defer cancel()
 	if _, err := s.findTarget(near, to); err != nil { // or writes would wait for it in vain
 		return fmt.Errorf("hand leadership over: %w: %w", errs.Unsent, err)
 	}
-	release, ok := s.futures.Hold(ctx, s.opts.timing.Election)
+	release, ok := s.futures.Hold(ctx, s.timing.Election)
 	if !ok {
 		return fmt.Errorf("hand leadership over: %w: what is under way does not end", errs.Unsent)
 	}
@@ -127,7 +127,7 @@ func (s *tracker) handOver(ctx context.Context, to raft.ServerID) error {
 	if !tenure.leads || !s.hasOtherVoter() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.opts.timing.Election)
+	ctx, cancel := context.WithTimeout(ctx, s.timing.Election)
 	defer cancel()
 	defer context.AfterFunc(tenure.ctx, cancel)()
 	target, err := s.findTarget(ctx, to)
@@ -175,7 +175,7 @@ func (s *tracker) campaign(ctx context.Context) error { return s.askRaft(ctx, s.
 
 func (s *tracker) timeoutNowRequest() *raft.TimeoutNowRequest {
 	return &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
-		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.server), Addr: []byte(s.opts.advertise),
+		ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.server), Addr: []byte(s.addr),
 	}}
 }
 

@@ -76,7 +76,7 @@ func newWatchdog(s *Store) *watchdog {
 }
 
 // step is how often it looks.
-func (w *watchdog) step() time.Duration { return w.s.opts.timing.Heartbeat / 2 }
+func (w *watchdog) step() time.Duration { return w.s.timing.Heartbeat / 2 }
 
 // notReady is why the node is not ready, or "".
 func (w *watchdog) notReady() string {
@@ -97,7 +97,7 @@ func (w *watchdog) start() {
 			}
 		})
 	})
-	s.life.Go(func() { w.every(s.opts.timing.Heartbeat, w.askLeader) })
+	s.life.Go(func() { w.every(s.timing.Heartbeat, w.askLeader) })
 }
 
 func (w *watchdog) every(pause time.Duration, do func()) {
@@ -162,7 +162,7 @@ func (w *watchdog) lookAtRaft(now time.Time) string {
 	answers, incoming := w.answers.Load(), s.raftTransport.incoming
 	done := answers + s.fsm.steps.Load() + uint64(incoming.total.Load())
 	stalled := w.main.Look(now, s.logs.writing.Load() == 0, done)
-	limit := s.opts.timing.Stall + time.Duration(incoming.got.Load())*perByte
+	limit := s.timing.Stall + time.Duration(incoming.got.Load())*perByte
 	if stalled > limit {
 		w.stop(fmt.Errorf("raft has got nothing done for %v: its main goroutine is held up", stalled))
 	}
@@ -180,7 +180,7 @@ func (w *watchdog) lookAtRaft(now time.Time) string {
 func (w *watchdog) lookAtState(now time.Time) string {
 	f := w.s.fsm
 	stalled := w.state.Look(now, f.busy.Load(), f.steps.Load())
-	if stalled > w.s.opts.timing.Stall {
+	if stalled > w.s.timing.Stall {
 		w.stop(fmt.Errorf("the state machine has got nothing done for %v", stalled))
 	}
 	if stalled > w.s.patience() {
@@ -226,7 +226,7 @@ func (w *watchdog) lookAtLag(now time.Time) string {
 		w.goal = index
 		w.goals++
 	}
-	limit := 2*s.patience() + s.opts.timing.Commit
+	limit := 2*s.patience() + s.timing.Commit
 	if silent := w.asking.Look(now, follows, answers); silent > limit {
 		return fmt.Sprintf("the leader has answered no question for %v: %v", silent.Round(time.Second), errors.Join(err))
 	}

@@ -391,7 +391,7 @@ func (s *Store) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
 }
 
 // patience is how long a call on the leader may take before it is made again.
-func (s *node) patience() time.Duration { return 3 * s.opts.timing.Election }
+func (s *node) patience() time.Duration { return 3 * s.timing.Election }
 
 // replicate puts the entry of a group into the log as its leader, and waits until the
 // state machine has applied it. The entry is raft's from then on. The wait ends: a
@@ -405,7 +405,7 @@ func (s *node) replicate(entry []byte) ([]command.Result, error) {
 	if !s.isPlaced() {
 		return nil, errUnplaced
 	}
-	future := s.raft.Apply(entry, s.opts.timing.Election)
+	future := s.raft.Apply(entry, s.timing.Election)
 	if err := future.Error(); err != nil {
 		return nil, applyError(err, future.Index())
 	}
