@@ -19,6 +19,7 @@ import (
 	"github.com/kvraft/kvraft"
 	"github.com/kvraft/kvraft/internal/logqueue"
 	"github.com/kvraft/kvraft/internal/ownaddr"
+	"github.com/kvraft/kvraft/internal/sleep"
 )
 
 // Config sets up a node's gossip. Only Addr must be given.
@@ -185,19 +186,18 @@ func (g *Gossip) join() {
 	if len(g.config.Join) == 0 {
 		return
 	}
-	for pause := interval; ; pause = min(2*pause, rarely) {
+	pause := sleep.Backoff{Next: interval, Most: rarely}
+	for {
 		err := g.tryAll()
 		if len(g.alive()) < 2 {
-			pause = interval
+			pause.Next = interval
 		} else {
 			err = nil
 		}
 		g.mu.Lock()
 		g.joinErr = err
 		g.mu.Unlock()
-		select {
-		case <-time.After(pause):
-		case <-g.ctx.Done():
+		if !pause.Wait(g.ctx) {
 			return
 		}
 	}
@@ -282,9 +282,7 @@ func (g *Gossip) tell(store Store) {
 				g.log.Warn("tell the others of this node", "error", err)
 			}
 		}
-		select {
-		case <-time.After(interval):
-		case <-g.ctx.Done():
+		if !sleep.For(g.ctx, interval) {
 			return
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/serf/serf"
 
 	"github.com/kvraft/kvraft"
+	"github.com/kvraft/kvraft/internal/sleep"
 )
 
 // failure is that of a member, as this node has seen it.
@@ -32,9 +33,7 @@ func (g *Gossip) heal(store Store, gossip func() []serf.Member) {
 				g.remove(store, id, f)
 			}
 		}
-		select {
-		case <-time.After(interval):
-		case <-g.ctx.Done():
+		if !sleep.For(g.ctx, interval) {
 			return
 		}
 	}

@@ -46,24 +46,23 @@ func (l *Limiter) Allow(kind string) (missed int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	s, known := l.kinds[kind]
-	if !known && len(l.kinds) >= maxKinds {
-		maps.DeleteFunc(l.kinds, func(_ string, s *state) bool { return now.Sub(s.last) >= l.every })
+	over := func(_ string, s *state) bool { return now.Sub(s.last) >= l.every }
+	if l.kinds[kind] == nil && len(l.kinds) >= maxKinds {
+		maps.DeleteFunc(l.kinds, over)
+		if len(l.kinds) >= maxKinds {
+			kind = ""
+		}
 	}
-	if !known && len(l.kinds) >= maxKinds {
-		kind = ""
-		s, known = l.kinds[kind]
-	}
+	s := l.kinds[kind]
 	switch {
-	case !known:
-		l.kinds[kind] = &state{last: now}
-		return 0, true
-	case now.Sub(s.last) < l.every:
+	case s == nil:
+		s = new(state)
+		l.kinds[kind] = s
+	case !over(kind, s):
 		s.missed++
 		return 0, false
 	}
-	missed = s.missed
-	*s = state{last: now}
+	missed, *s = s.missed, state{last: now}
 	return missed, true
 }
 
