@@ -13,6 +13,7 @@ import (
 	"github.com/kvraft/kvraft/internal/loglimit"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // Progress is how far a member is that its leader brings up to date.
@@ -181,12 +182,12 @@ func (p *catchUpMonitor) reach(ctx context.Context, target uint64) error {
 	to := roster.Peer{Server: p.server.ID, Addr: string(p.server.Address)}
 	for {
 		call, cancel := context.WithTimeout(ctx, s.patience())
-		answer, err := callJSON[raw](call, s.port, to, callCatchUp, catchUpRequest{target, s.timing.Heartbeat / 2, p.progress()})
+		answer, err := wire.CallJSON[wire.Raw](call, s.port, to, wire.CallCatchUp, catchUpRequest{target, s.timing.Heartbeat / 2, p.progress()})
 		cancel()
 		if err != nil {
 			return err
 		}
-		index, err := decodeUint64(answer)
+		index, err := wire.DecodeUint64(answer)
 		if err != nil {
 			return err
 		}
@@ -246,7 +247,7 @@ func (s *members) lacking(server raft.ServerID, index uint64) (bytes, size int64
 }
 
 // serveCatchUp is the member's side.
-func (s *members) serveCatchUp(ctx context.Context, p catchUpRequest) (raw, error) {
+func (s *members) serveCatchUp(ctx context.Context, p catchUpRequest) (wire.Raw, error) {
 	const logEvery = 10 * time.Second
 	l := &s.learners
 	l.mu.Lock()
@@ -259,7 +260,7 @@ func (s *members) serveCatchUp(ctx context.Context, p catchUpRequest) (raw, erro
 	if log {
 		s.log.Info("catching up", "progress", p.So)
 	}
-	wait, cancel := context.WithTimeout(ctx, cmp.Or(p.Within, maxCall))
+	wait, cancel := context.WithTimeout(ctx, cmp.Or(p.Within, wire.MaxCall))
 	defer cancel()
 	err := s.fsm.awaitIndex(wait, p.Target)
 	if wait.Err() != nil && ctx.Err() == nil {

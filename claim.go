@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // How a node seeks to be confirmed in its place, of a leader or of the other voters; see
@@ -78,7 +79,7 @@ func (s *places) lookAtOldPlace() (here bool, err error) {
 	switch {
 	case err != nil || there.Node != s.server:
 		return false, nil
-	case there.Process == s.port.process:
+	case there.Process == s.port.Process():
 		s.takePlace()
 		return true, nil
 	}
@@ -86,7 +87,7 @@ func (s *places) lookAtOldPlace() (here bool, err error) {
 }
 
 // rivalry is the answer to a claim of a place at which another process answers.
-func rivalry(there welcome, id raft.ServerID, at string) error {
+func rivalry(there wire.Welcome, id raft.ServerID, at string) error {
 	if there.Unconfirmed { // neither of the two has more of a right to it
 		return fmt.Errorf("%w: another node claims the place of %s, at %s: stop the one that runs on a copy", errs.Refused, roster.UserID(id), at)
 	}
@@ -102,8 +103,8 @@ func (s *places) askForPlace(addrs []string, promise bool) ([]claimAnswer, error
 	var asking sync.WaitGroup
 	for i, addr := range addrs {
 		asking.Go(func() {
-			question := claim{s.server, s.addr, s.port.process, promise}
-			answers[i], failures[i] = askJSON[claimAnswer](ctx, s.port, addr, callClaim, question)
+			question := claim{s.server, s.addr, s.port.Process(), promise}
+			answers[i], failures[i] = wire.AskJSON[claimAnswer](ctx, s.port, addr, wire.CallClaim, question)
 		})
 	}
 	asking.Wait()
@@ -185,21 +186,21 @@ func oneIf(is bool) int {
 func (s *places) claimAnswer() claimAnswer {
 	term, index := s.lastEntry()
 	return claimAnswer{
-		Server: s.server, Process: s.port.process, Placed: s.isPlaced(), Led: s.tenure().leader != roster.Peer{},
+		Server: s.server, Process: s.port.Process(), Placed: s.isPlaced(), Led: s.tenure().leader != roster.Peer{},
 		Voters: roster.IDs(roster.Voters(s.configuration())), Term: term, Index: index,
 	}
 }
 
 // serveClaim is the other side.
 func (s *places) serveClaim(ctx context.Context, c claim) (claimAnswer, error) {
-	if mine := s.self().cluster; mine == "" || callerOf(ctx).Cluster != mine {
+	if mine := s.self().Cluster; mine == "" || wire.CallerOf(ctx).Cluster != mine {
 		return claimAnswer{}, fmt.Errorf("%w: a claim of another cluster", errs.Unsent)
 	}
 	a := s.claimAnswer()
 	from := roster.AddressOf(s.configuration(), c.Server)
 	switch {
 	case c.Server == s.server && c.Process != a.Process:
-		return a, rivalry(welcome{Unconfirmed: !a.Placed}, s.server, s.addr)
+		return a, rivalry(wire.Welcome{Unconfirmed: !a.Placed}, s.server, s.addr)
 	case c.Server == s.server, a.Led, from == "":
 		return a, nil
 	}
@@ -231,7 +232,7 @@ func (s *places) isAbsent(ctx context.Context, c claim, addr string) (bool, erro
 	there, err := s.probeSoon(ctx, addr)
 	switch {
 	case err != nil:
-		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, errNoPeer), nil
+		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wire.ErrNoPeer), nil
 	case there.Node == c.Server && there.Process != c.Process:
 		return false, rivalry(there, c.Server, addr)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // Raced tells whether the race detector is on.
@@ -43,7 +44,7 @@ func (s *Store) HoldStateMachine() (release func()) {
 	s.fsm.cluster = func() string {
 		close(held)
 		<-gate
-		return s.self().cluster
+		return s.self().Cluster
 	}
 	done := make(chan struct{})
 	go func() {
@@ -85,7 +86,7 @@ func (s *Store) SendRemove(ctx context.Context, leader *Store, id string, term u
 	if err != nil {
 		return err
 	}
-	_, err = s.port.call(ctx, roster.Peer{Server: leader.server, Addr: leader.opts.advertise}, callRemove, payload)
+	_, err = s.port.Call(ctx, roster.Peer{Server: leader.server, Addr: leader.opts.advertise}, wire.CallRemove, payload)
 	return err
 }
 
@@ -109,7 +110,7 @@ func (s *Store) CompactAll() error {
 
 // Connections counts those that the store has open.
 func (s *Store) Connections() int {
-	return s.port.connections()
+	return s.port.Connections()
 }
 
 // AskVoters asks whether this node leads in a term, as a round of reads does.

@@ -14,6 +14,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // The timeouts of a cluster are long, so that no healthy leader loses its place to
@@ -66,7 +67,7 @@ func (s *detector) monitor(r *tenure) {
 // not kept at all, it cannot begin. It took that long to begin.
 func (s *detector) monitorOnce(r *tenure) (took time.Duration, kept bool, err error) {
 	began := time.Now()
-	conn, who, err := s.port.dial(r.ctx, r.leader.Addr, forMonitor, r.leader.Server)
+	conn, who, err := s.port.Dial(r.ctx, r.leader.Addr, wire.ForMonitor, r.leader.Server)
 	if err != nil {
 		return 0, false, err
 	}
@@ -83,7 +84,7 @@ func (s *detector) monitorOnce(r *tenure) (took time.Duration, kept bool, err er
 
 // serveMonitor is the leader's side: its end, a byte, comes when this node leads no
 // more, and at once to who is no member: it is not reassured either.
-func (s *detector) serveMonitor(conn net.Conn, h hello) {
+func (s *detector) serveMonitor(conn net.Conn, h wire.Hello) {
 	r := s.tenure()
 	broken := make(chan struct{})
 	var listening sync.WaitGroup
@@ -108,24 +109,24 @@ func (s *detector) serveMonitor(conn net.Conn, h hello) {
 // refute dials a follower whose connection has broken: this leader lives. It does so some
 // twenty times per Heartbeat, and not however often somebody in the follower's name has
 // one break.
-func (s *detector) refute(r *tenure, h hello) {
+func (s *detector) refute(r *tenure, h wire.Hello) {
 	ctx, cancel := context.WithTimeout(r.ctx, s.timing.Heartbeat)
 	defer cancel()
 	if !s.refutations.Await(ctx, h.From, s.timing.Heartbeat/20) {
 		return
 	}
-	_, _ = s.port.ping(ctx, roster.Peer{Server: h.From, Addr: h.At})
+	_, _ = s.port.Ping(ctx, roster.Peer{Server: h.From, Addr: h.At})
 }
 
 // seemsDead reports whether the leader has no connection to this node, has not
 // dialed it as a leader since, and refuses a connection or leads no more.
 func (s *detector) seemsDead(r *tenure, since time.Time) bool {
-	if c := s.port.callsFrom(r.leader.Server); c.open > 0 || c.led.After(since) {
+	if c := s.port.CallsFrom(r.leader.Server); c.Open > 0 || c.Led.After(since) {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, s.timing.Heartbeat/4)
 	defer cancel()
-	who, err := s.port.ping(ctx, r.leader)
+	who, err := s.port.Ping(ctx, r.leader)
 	if err == nil {
 		return !who.Leads // the process was started anew
 	}
@@ -346,7 +347,7 @@ func (s *detector) rankAmongSuspecting(ctx context.Context, r *tenure) (rank int
 }
 
 func (s *detector) askSuspicion(ctx context.Context, m raft.Server, a suspicion) suspicionVote {
-	t, err := callJSON[suspicionVote](ctx, s.port, roster.Peer{Server: m.ID, Addr: string(m.Address)}, callSuspicion, a)
+	t, err := wire.CallJSON[suspicionVote](ctx, s.port, roster.Peer{Server: m.ID, Addr: string(m.Address)}, wire.CallSuspicion, a)
 	if err != nil {
 		return suspicionVote{} // no word of it is a no
 	}

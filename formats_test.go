@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,6 +24,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // testdata/formats holds what this project has written to disks and sent to peers.
@@ -148,56 +151,32 @@ func TestCommandsAreEncodedAsTheyEverWere(t *testing.T) {
 	}
 }
 
-func TestHandshakesAreEncodedAsTheyEverWere(t *testing.T) {
-	for name, message := range map[string]any{
-		"hello-raft": &opening{hello: hello{For: forRaft, Cluster: "c1", From: "n1#a", To: "n2#b", At: "10.0.0.1:7000", Leads: true}},
-		"hello-rpc":  &opening{hello: hello{For: forRPC, From: "n1#a", At: "10.0.0.1:7000"}},
-		"hello-monitor": &opening{
-			hello: hello{For: forMonitor, Cluster: "c1", From: "n1", To: "n2", At: "10.0.0.1:7000"},
-			Log:   []sample{{Index: 5, Term: 2, Sum: 7}},
-		},
-		"welcome":         &welcome{Cluster: "c1", Node: "n2#b", Leads: true, Process: "p"},
-		"welcome-joined":  &welcome{Cluster: "c1", Node: "n2#b", Process: "p", Joined: true},
-		"welcome-refused": &welcome{Refused: "this is node n2#b, not n3#c", Cluster: "c1", Node: "n2#b"},
-	} {
-		var frame bytes.Buffer
-		if err := writeHandshake(&frame, message); err != nil {
-			t.Fatal(err)
-		}
-		wantGolden(t, name, frame.Bytes())
-		back := reflect.New(reflect.TypeOf(message).Elem()).Interface()
-		if err := readHandshake(bytes.NewReader(golden(t, name, nil)), back); err != nil || !reflect.DeepEqual(back, message) {
-			t.Errorf("%s reads as %+v, %v", name, back, err)
-		}
-	}
-}
-
 // everyCall has a payload for each call, in the order of their numbers.
 func everyCall(t *testing.T) [][]byte {
 	return [][]byte{
-		callWrite:     command.Append(nil, everyOp),
-		callGet:       append([]byte{byte(LeaderLocal)}, "color"...),
-		callReadIndex: {byte(Linearizable)},
-		callConfirm:   {0, 0, 0, 0, 0, 0, 0, 9},
-		callCatchUp: wantJSON(t, "message-catch-up", catchUpRequest{
+		wire.CallWrite:     command.Append(nil, everyOp),
+		wire.CallGet:       append([]byte{byte(LeaderLocal)}, "color"...),
+		wire.CallReadIndex: {byte(Linearizable)},
+		wire.CallConfirm:   {0, 0, 0, 0, 0, 0, 0, 9},
+		wire.CallCatchUp: wantJSON(t, "message-catch-up", catchUpRequest{
 			Target: 9, Within: time.Second, So: Progress{Index: 5, Behind: 4, Bytes: 3, Rate: 2},
 		}),
-		callLastIndex: nil,
-		callJoin: wantJSON(t, "message-join", joinRequest{
+		wire.CallLastIndex: nil,
+		wire.CallJoin: wantJSON(t, "message-join", joinRequest{
 			ID: "n4", Addr: "10.0.0.4:7000", Role: "replica", Itself: true, Away: true, Forwarded: true,
 		}),
-		callNodes: nil,
-		callAdmit: wantJSON(t, "message-admission", admission{Cluster: "c1", Server: "n4#d"}),
-		callRemove: wantJSON(t, "message-remove", removeRequest{
+		wire.CallNodes: nil,
+		wire.CallAdmit: wantJSON(t, "message-admission", admission{Cluster: "c1", Server: "n4#d"}),
+		wire.CallRemove: wantJSON(t, "message-remove", removeRequest{
 			ID: "n4", Force: true, MayReturn: true, IfSilent: true, Forwarded: true,
 		}),
-		callTransfer: wantJSON(t, "message-transfer", transferRequest{To: "n2", Forwarded: true}),
-		callFound: wantJSON(t, "message-form", founding{
+		wire.CallTransfer: wantJSON(t, "message-transfer", transferRequest{To: "n2", Forwarded: true}),
+		wire.CallFound: wantJSON(t, "message-form", founding{
 			Peer: roster.Peer{Server: "n1#a", Addr: "10.0.0.1:7000"}, Cluster: "c1", Expect: 3,
 			Set: []roster.Peer{{Server: "n2#b", Addr: "10.0.0.2:7000"}}, Promised: true, Known: []string{"10.0.0.2:7000"},
 		}),
-		callSuspicion: wantJSON(t, "message-suspect", suspicion{Leader: "n1#a", Term: 9}),
-		callClaim:     wantJSON(t, "message-claim", claim{Server: "n1#a", Addr: "10.0.0.9:7000", Process: "p", Promise: true}),
+		wire.CallSuspicion: wantJSON(t, "message-suspect", suspicion{Leader: "n1#a", Term: 9}),
+		wire.CallClaim:     wantJSON(t, "message-claim", claim{Server: "n1#a", Addr: "10.0.0.9:7000", Process: "p", Promise: true}),
 	}
 }
 
@@ -213,20 +192,62 @@ func TestCallsAreEncodedAsTheyEverWere(t *testing.T) {
 			continue
 		}
 		name := fmt.Sprintf("call-%02d", number)
-		conn := &wireTape{}
-		conn.answer.Reset([]byte{0, 0, 0, 0, 2, 'o', 'k'})
-		answer, alive, err := exchange(context.Background(), conn, question{method(number), payload, 0})
-		if string(answer) != "ok" || !alive || err != nil {
-			t.Fatalf("%s: %q, %v, %v", name, answer, alive, err)
-		}
-		wantGolden(t, name, conn.written.Bytes())
-		conn.answer.Reset(golden(t, name, nil))
-		m, timeout, back, err := readCall(conn)
-		if int(m) != number || timeout != maxCall || !bytes.Equal(back, payload) || err != nil {
-			t.Errorf("%s reads as %d, %v, %q, %v", name, m, timeout, back, err)
-		}
+		hello, written := recordCall(t, wire.Method(number), payload)
+		wantGolden(t, name, written)
+		playCall(t, append(hello, golden(t, name, nil)...), wire.Method(number), payload)
 	}
 }
+
+// tapeNetwork leads to one connection.
+type tapeNetwork struct{ conn net.Conn }
+
+func (n tapeNetwork) Dial(context.Context, string) (net.Conn, error) { return n.conn, nil }
+
+// recordCall is what a call puts on the wire: the handshake, and the rest.
+func recordCall(t *testing.T, m wire.Method, payload []byte) (hello, call []byte) {
+	t.Helper()
+	conn := &wireTape{}
+	conn.answer.Reset(append(golden(t, "welcome", nil), 0, 0, 0, 0, 2, 'o', 'k'))
+	p := wire.New(t.Context(), wire.Config{Network: tapeNetwork{conn}, Listener: noListener{}}, otherNode{wire.Self{Cluster: "c1", Server: "n1#a"}})
+	answer, err := p.Call(context.Background(), roster.Peer{Server: "n2#b", Addr: "10.0.0.2:7000"}, m, payload)
+	if string(answer) != "ok" || err != nil {
+		t.Fatalf("call %d: %q, %v", m, answer, err)
+	}
+	written := conn.written.Bytes()
+	size := 10 + int(binary.BigEndian.Uint16(written[8:]))
+	return written[:size:size], written[size:]
+}
+
+// playCall has a node read what recordCall has written, and wants the call.
+func playCall(t *testing.T, stream []byte, m wire.Method, payload []byte) {
+	t.Helper()
+	lan := testLAN()
+	p := testPort(t, lan, "b:1", wire.Self{Cluster: "c1", Server: "n2#b"})
+	p.Handle(m, func(ctx context.Context, back []byte) ([]byte, error) {
+		limit, _ := ctx.Deadline()
+		if left := time.Until(limit); !bytes.Equal(back, payload) || left < wire.MaxCall-time.Second || left > wire.MaxCall {
+			t.Errorf("call %d reads as %q, for %v", m, back, left)
+		}
+		return []byte("ok"), nil
+	})
+	p.Start()
+	conn, err := lan.Host("a").Dial(t.Context(), "b:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write(stream); err != nil {
+		t.Fatal(err)
+	}
+	endWrite(conn)
+	if answer, err := io.ReadAll(conn); err != nil || !bytes.HasSuffix(answer, []byte{0, 0, 0, 0, 2, 'o', 'k'}) {
+		t.Errorf("call %d is answered by %q, %v", m, answer, err)
+	}
+}
+
+type noListener struct{ net.Listener }
+
+func (noListener) Close() error { return nil }
 
 // knownErrors are those that have a code, from 1.
 func knownErrors() (known []error) {

@@ -16,6 +16,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // A cluster is formed by one node alone, or by n empty nodes that were all told
@@ -249,13 +250,13 @@ func (s *joiner) serveFound(_ context.Context, other founding) (founding, error)
 
 // askFounder asks the node at addr, and makes sure that it is found where it says.
 func (s *joiner) askFounder(addr string, me founding) (founding, error) {
-	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, wire.HandshakeTimeout)
 	defer cancel()
-	answer, err := askJSON[founding](ctx, s.port, addr, callFound, me)
+	answer, err := wire.AskJSON[founding](ctx, s.port, addr, wire.CallFound, me)
 	if err != nil || answer.Addr == addr || answer.Server == s.server {
 		return answer, err
 	}
-	again, err := askJSON[founding](ctx, s.port, answer.Addr, callFound, me)
+	again, err := wire.AskJSON[founding](ctx, s.port, answer.Addr, wire.CallFound, me)
 	if err != nil {
 		return answer, fmt.Errorf("node %s says that it is reached at %s: %w", roster.UserID(answer.Server), answer.Addr, err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // A heartbeat of a later term must depose a leader on raft's main goroutine. On
@@ -22,7 +23,7 @@ func TestADeposedLeaderStampsNothingWithATermItDidNotWin(t *testing.T) {
 	if _, err := s.Set(t.Context(), "key", nil); err != nil {
 		t.Fatal(err)
 	}
-	peer := raftPeer(t, self{s.self().cluster, "other#1"})
+	peer := raftPeer(t, wire.Self{Cluster: s.self().Cluster, Server: "other#1"})
 	term, last := s.raft.CurrentTerm(), s.raft.LastIndex()
 	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.server), Addr: []byte("127.0.0.1:1")}
 	heartbeat := &raft.AppendEntriesRequest{RPCHeader: header, Term: term + 1}
@@ -45,7 +46,7 @@ func TestADeposedLeaderStampsNothingWithATermItDidNotWin(t *testing.T) {
 }
 
 // raftPeer is a node's side of the transport, without the node.
-func raftPeer(t *testing.T, me self) raftTransport {
+func raftPeer(t *testing.T, me wire.Self) raftTransport {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -55,13 +56,13 @@ func raftPeer(t *testing.T, me self) raftTransport {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newPort(context.Background(), portConfig{Network: o.network, Listener: listener, Advertise: o.advertise, Log: o.logger}, solo{me})
-	peer := newRaftTransport(p, messageTimeout, hclog.NewNullLogger(), openSieve)
+	p := wire.New(context.Background(), wire.Config{Network: o.network, Listener: listener, Advertise: o.advertise, Log: o.logger}, otherNode{me})
+	peer := newRaftTransport(p, wire.MessageTimeout, hclog.NewNullLogger(), openSieve)
 	t.Cleanup(func() {
 		if err := peer.Close(); err != nil {
 			t.Error(err)
 		}
-		p.close()
+		p.Close()
 	})
 	return peer
 }

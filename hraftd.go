@@ -13,6 +13,7 @@ import (
 	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // A directory of hraftd's is taken over by the first start on it. It has a raft.db
@@ -112,22 +113,14 @@ func readLegacySnapshot(r io.Reader) (pairs map[string]string, err error) {
 	return pairs, nil
 }
 
-// sample tells an entry of a log from any other at its index and of its term: in one
-// cluster there is none.
-type sample struct {
-	Index uint64 `json:"index"`
-	Term  uint64 `json:"term"`
-	Sum   uint32 `json:"sum"`
-}
-
-func sampleOf(entry *raft.Log) sample {
+func sampleOf(entry *raft.Log) wire.Sample {
 	sum := appendChecksum(nil, entry)
-	return sample{entry.Index, entry.Term, binary.BigEndian.Uint32(sum[1:])}
+	return wire.Sample{Index: entry.Index, Term: entry.Term, Sum: binary.BigEndian.Uint32(sum[1:])}
 }
 
 // samples are from all over the log; on a node that was taken over, from what is left
 // of hraftd's.
-func (l *logStore) samples() (all []sample) {
+func (l *logStore) samples() (all []wire.Sample) {
 	const most = 16
 	first, last := l.bounds()
 	if end := l.record.Load().ChecksummedFrom; end > 0 {

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // JoinOption qualifies Join: it is a [JoinFlag].
@@ -97,11 +98,11 @@ func (s *members) joinThrough(ctx context.Context, tenure *tenure, req joinReque
 		return s.addMember(ctx, tenure, req)
 	}
 	req.Forwarded = true
-	_, err := callJSON[raw](ctx, s.port, tenure.leader, callJoin, req)
+	_, err := wire.CallJSON[wire.Raw](ctx, s.port, tenure.leader, wire.CallJoin, req)
 	return err
 }
 
-func (s *Store) serveJoin(ctx context.Context, req joinRequest) (raw, error) {
+func (s *Store) serveJoin(ctx context.Context, req joinRequest) (wire.Raw, error) {
 	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.joinThrough(ctx, r, req) })
 }
 
@@ -202,7 +203,7 @@ func (s *members) lookAt(ctx context.Context, req joinRequest) (*arrival, error)
 }
 
 // identifyAt is who answers, if it may be a member.
-func (s *members) identifyAt(ctx context.Context, req joinRequest) (welcome, error) {
+func (s *members) identifyAt(ctx context.Context, req joinRequest) (wire.Welcome, error) {
 	who, err := s.probe(ctx, req.Addr)
 	if err != nil && ctx.Err() != nil { // the leader's time is up, or the caller's: it says nothing of the node
 		return who, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
@@ -210,7 +211,7 @@ func (s *members) identifyAt(ctx context.Context, req joinRequest) (welcome, err
 	if err != nil {
 		return who, fmt.Errorf("%w from the leader, %s: %w", errs.Unreachable, s.id, err)
 	}
-	cluster := s.self().cluster
+	cluster := s.self().Cluster
 	switch {
 	case cluster == "": // a moment after hraftd's cluster was taken over
 		return who, fmt.Errorf("%w: the cluster has yet to get its id", errs.Unsent)
@@ -231,7 +232,7 @@ func (s *members) identifyAt(ctx context.Context, req joinRequest) (welcome, err
 }
 
 // lookAround looks whether another stands where the node, who, is to stand.
-func (s *members) lookAround(ctx context.Context, a *arrival, who welcome) (err error) {
+func (s *members) lookAround(ctx context.Context, a *arrival, who wire.Welcome) (err error) {
 	if a.role == roleReplica && roster.IsVoter(a.config, a.server.ID) {
 		return fmt.Errorf("%w: node %s is a voter; to make it a replica, remove it, empty its data directory and join it again", errs.Refused, roster.UserID(a.server.ID))
 	}
@@ -268,7 +269,7 @@ func (s *members) addArrival(ctx context.Context, a *arrival) (entered bool, err
 	server := a.server
 	switch {
 	case a.fresh:
-		if err := s.admitSoon(ctx, admission{Cluster: s.self().cluster, Server: server.ID}, string(server.Address)); err != nil {
+		if err := s.admitSoon(ctx, admission{Cluster: s.self().Cluster, Server: server.ID}, string(server.Address)); err != nil {
 			return false, fmt.Errorf("admit: %w", err)
 		}
 	case !a.stands:
@@ -281,7 +282,7 @@ func (s *members) addArrival(ctx context.Context, a *arrival) (entered bool, err
 
 // stands reports whether server has its address in the configuration already, or
 // another by which it is reached as well.
-func (s *members) stands(ctx context.Context, config raft.Configuration, server raft.Server, who welcome) (bool, error) {
+func (s *members) stands(ctx context.Context, config raft.Configuration, server raft.Server, who wire.Welcome) (bool, error) {
 	old := roster.DialAddr(roster.AddressOf(config, server.ID))
 	if old == "" || old == string(server.Address) {
 		return old != "", nil
@@ -329,7 +330,7 @@ func (s *members) assignRole(server raft.ServerID, role string) error {
 // answered. Any other member that stands in the way stays. A server that is no member
 // yet is refused for it; a member is not: the other is not there any more, as whoever
 // dials it there finds out, and asks for its new address itself.
-func (s *members) inTheWay(ctx context.Context, config raft.Configuration, server raft.Server, who welcome) (replaced []raft.Server, err error) {
+func (s *members) inTheWay(ctx context.Context, config raft.Configuration, server raft.Server, who wire.Welcome) (replaced []raft.Server, err error) {
 	for _, m := range config.Servers {
 		if m.ID == server.ID {
 			continue
@@ -368,9 +369,9 @@ func (s *members) idTaken(ctx context.Context, m raft.Server) error {
 }
 
 func (s *places) admit(ctx context.Context, a admission, addr string) error {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, wire.HandshakeTimeout)
 	defer cancel()
-	_, err := askJSON[raw](ctx, s.port, addr, callAdmit, a)
+	_, err := wire.AskJSON[wire.Raw](ctx, s.port, addr, wire.CallAdmit, a)
 	return err
 }
 
@@ -383,7 +384,7 @@ func (s *members) admitSoon(ctx context.Context, a admission, addr string) error
 
 // acceptAdmission is the other side of admit: the cluster is on disk before the
 // answer leaves, and from then on only that cluster is heard.
-func (s *joiner) acceptAdmission(_ context.Context, a admission) (raw, error) {
+func (s *joiner) acceptAdmission(_ context.Context, a admission) (wire.Raw, error) {
 	var refusal error
 	var fresh bool
 	err := s.logs.updateMeta(func(m *metadata) {

@@ -163,8 +163,8 @@ func (s *Store) open() (err error) {
 	}
 	s.opened = time.Now()
 	s.port = s.newPort()
-	s.raftTransport = newRaftTransport(s.port, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode, s.logs.term, s.isPlaced, s.holdsBack, s.raftLog.Reached})
-	undo = append(undo, func() error { err := s.raftTransport.Close(); s.port.close(); return err })
+	s.raftTransport = newRaftTransport(s.port, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode, s.logs.term, func() bool { return s.tenure().leads }, s.isPlaced, s.holdsBack, s.raftLog.Reached})
+	undo = append(undo, func() error { err := s.raftTransport.Close(); s.port.Close(); return err })
 
 	if err := s.foundAlone(); err != nil {
 		return err
@@ -248,7 +248,7 @@ func (s *node) raftConfig() *raft.Config {
 }
 
 func (s *Store) newRaft() (r *raft.Raft, err error) {
-	s.fsm = newFSM(s.ctx, s.opts.snapshots.EveryBytes, s.opts.history, func() string { return s.self().cluster }, s.stopForFault)
+	s.fsm = newFSM(s.ctx, s.opts.snapshots.EveryBytes, s.opts.history, func() string { return s.self().Cluster }, s.stopForFault)
 	s.fsm.logBytes = firstPhase(s.opts.snapshots.EveryBytes)
 	err = s.life.Apart("start raft", func() (err error) {
 		r, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.logs, s.snapshots, s.raftTransport)
@@ -271,7 +271,7 @@ func (s *Store) needsOthers() bool {
 }
 
 func (s *Store) start() {
-	s.port.start()
+	s.port.Start()
 	s.life.Go(s.watchRaft)
 	s.life.Go(s.takeSnapshots)
 	s.life.Go(s.settle)
@@ -376,7 +376,7 @@ func (s *Store) shutdown() error {
 	s.life.End()
 	stopped := s.raft.Shutdown()
 	err := s.raftTransport.Close()
-	s.port.cut()
+	s.port.Cut()
 
 	cleared := make(chan error, 1)
 	go func() { cleared <- s.clearAway(stopped) }()
@@ -395,7 +395,7 @@ func (s *Store) shutdown() error {
 func (s *Store) clearAway(stopped raft.Future) error {
 	err := stopped.Error()
 	s.life.Wait()
-	s.port.close()
+	s.port.Close()
 	return errors.Join(err, s.logs.Flush(), s.closeStorage())
 }
 

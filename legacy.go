@@ -16,6 +16,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // hraftd has members whose ServerID is the bare id, and they keep it, in a cluster
@@ -89,7 +90,7 @@ func translated(meta *raft.SnapshotMeta, content io.ReadCloser) (*raft.SnapshotM
 // this node which is. Its id must be a member's, as far as this node knows. Members
 // of another cluster may have the same ids, if that was hraftd's too: they have other
 // entries in their logs.
-func (s *members) vouchWithoutClusterID(o opening) error {
+func (s *members) vouchWithoutClusterID(o wire.Opening) error {
 	if !s.lists(o.From) {
 		return fmt.Errorf("node %s, taken over from hraftd, has no member %s in its cluster", s.server, o.From)
 	}
@@ -125,7 +126,7 @@ func (s *members) assignClusterID(ctx context.Context) error {
 	if s.note(clusterIDNote) != "" {
 		return nil
 	}
-	return s.writeNote(clusterIDNote, cmp.Or(s.self().cluster, roster.NewIdentity()))
+	return s.writeNote(clusterIDNote, cmp.Or(s.self().Cluster, roster.NewIdentity()))
 }
 
 // adoptClusterID gives a nameless node the id of its cluster, when its state has it.

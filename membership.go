@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // awaitOwnTerm waits until this node, as the leader, has in its state what its
@@ -98,13 +99,15 @@ func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
 			nodes, err = s.nodesAsLeader(ctx)
 			return err
 		}
-		nodes, err = callJSON[[]Node](ctx, s.port, tenure.leader, callNodes, raw(nil))
+		nodes, err = wire.CallJSON[[]Node](ctx, s.port, tenure.leader, wire.CallNodes, wire.Raw(nil))
 		return err
 	})
 	return nodes, err
 }
 
-func (s *Store) serveNodes(ctx context.Context, _ raw) ([]Node, error) { return s.nodesAsLeader(ctx) }
+func (s *Store) serveNodes(ctx context.Context, _ wire.Raw) ([]Node, error) {
+	return s.nodesAsLeader(ctx)
+}
 
 func (s *Store) nodesAsLeader(ctx context.Context) ([]Node, error) {
 	if _, err := s.rounds.Join(ctx); err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/kvraft/kvraft/internal/life"
 	"github.com/kvraft/kvraft/internal/raftlog"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -34,7 +35,7 @@ type node struct {
 	logs          *logStore
 	snapshots     raft.SnapshotStore
 	fsm           *fsm
-	port          *port
+	port          *wire.Port
 	raftTransport raftTransport
 	raft          *raft.Raft
 	opened        time.Time
@@ -146,15 +147,15 @@ func (s *node) askRaft(ctx context.Context, message any) error {
 }
 
 // probe asks who is at an address.
-func (s *node) probe(ctx context.Context, addr string) (welcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+func (s *node) probe(ctx context.Context, addr string) (wire.Welcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, wire.HandshakeTimeout)
 	defer cancel()
-	return s.port.ping(ctx, roster.Peer{Addr: addr})
+	return s.port.Ping(ctx, roster.Peer{Addr: addr})
 }
 
 // probeSoon is probe for where somebody was that is likely to be gone: several of those
 // must not take all the time that there is for a call.
-func (s *node) probeSoon(ctx context.Context, addr string) (welcome, error) {
+func (s *node) probeSoon(ctx context.Context, addr string) (wire.Welcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timing.Heartbeat)
 	defer cancel()
 	return s.probe(ctx, addr)
@@ -172,7 +173,7 @@ func (s *node) silent(ctx context.Context, nodes []raft.Server) (which []string)
 			continue
 		}
 		probing.Go(func() {
-			_, err := s.port.ping(ctx, roster.Peer{Server: m.ID, Addr: string(m.Address)})
+			_, err := s.port.Ping(ctx, roster.Peer{Server: m.ID, Addr: string(m.Address)})
 			if err == nil {
 				return
 			}
@@ -186,9 +187,9 @@ func (s *node) silent(ctx context.Context, nodes []raft.Server) (which []string)
 	return which
 }
 
-func (s *node) self() self {
+func (s *node) self() wire.Self {
 	m := s.logs.meta()
-	return self{m.Cluster, m.serverID()}
+	return wire.Self{Cluster: m.Cluster, Server: m.serverID()}
 }
 
 // stopForFault stops the node at once: it answers nobody any more, and the
@@ -201,11 +202,11 @@ func (s *node) stopForFault(err error) {
 
 // lastIndexOf asks another node for the last index of its log.
 func (s *node) lastIndexOf(ctx context.Context, to roster.Peer) (uint64, error) {
-	answer, err := s.port.call(ctx, to, callLastIndex, nil)
+	answer, err := s.port.Call(ctx, to, wire.CallLastIndex, nil)
 	if err != nil {
 		return 0, err
 	}
-	return decodeUint64(answer)
+	return wire.DecodeUint64(answer)
 }
 
 // index is the newest log index in this node's state.
@@ -274,7 +275,7 @@ func (s *node) losePlace(at string) {
 		return
 	}
 	s.log.Warn("others find this node at another address: it has to be confirmed", "addr", s.addr, "other", at)
-	s.port.keepOnly(nil)
+	s.port.KeepOnly(nil)
 	s.tellPlace()
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // The cluster takes three kinds of notes of its members, in the replicated state: of
@@ -61,8 +62,8 @@ func (s *members) isRemovedByForce(id raft.ServerID) bool {
 
 // isForgotten reports whether a node was removed, or has left, so long ago that there is
 // no note of it any more.
-func (s *members) isForgotten(who welcome) bool {
-	return s.note(forgottenNote) != "" && who.Cluster == s.self().cluster && who.Joined && !s.lists(who.Node) && s.note(leftNote(who.Node)) == ""
+func (s *members) isForgotten(who wire.Welcome) bool {
+	return s.note(forgottenNote) != "" && who.Cluster == s.self().Cluster && who.Joined && !s.lists(who.Node) && s.note(leftNote(who.Node)) == ""
 }
 
 func (s *members) note(name string) string { return s.fsm.now.Load().view.Note(name) }

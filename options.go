@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // Option sets up a store; see [Open].
@@ -344,8 +345,8 @@ func (o *options) validate() error {
 	if o.snapshots.EveryBytes < 0 || o.snapshots.TrailingBytes < 0 || o.snapshots.Retain < 0 {
 		bad("snapshots: negative: %+v", o.snapshots)
 	}
-	if l := o.limits; l.KeyBytes < 1 || l.ValueBytes < 0 || l.BatchBytes > maxBatchBytes || l.KeyBytes > l.BatchBytes || l.ValueBytes > l.BatchBytes-l.KeyBytes {
-		bad("limits: want KeyBytes >= 1 and KeyBytes+ValueBytes <= BatchBytes <= %d, have %+v", maxBatchBytes, l)
+	if l := o.limits; l.KeyBytes < 1 || l.ValueBytes < 0 || l.BatchBytes > wire.MaxBatchBytes || l.KeyBytes > l.BatchBytes || l.ValueBytes > l.BatchBytes-l.KeyBytes {
+		bad("limits: want KeyBytes >= 1 and KeyBytes+ValueBytes <= BatchBytes <= %d, have %+v", wire.MaxBatchBytes, l)
 	}
 	if o.history < 0 {
 		bad("WithHistory(%d): want a number of bytes", o.history)

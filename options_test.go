@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 func TestAStoreWithoutOptionsGetsTheDocumentedDefaults(t *testing.T) {
@@ -86,7 +87,7 @@ func TestOptionsInsideTheirBoundsAreTaken(t *testing.T) {
 		"any port":              {WithAddr("127.0.0.1:0")},
 		"a listener of one own": {WithListener(listener)},
 		"and its name":          {WithListener(listener), WithAddr("node-7.local:0")},
-		"the largest batch":     {WithLimits(Limits{BatchBytes: maxBatchBytes})},
+		"the largest batch":     {WithLimits(Limits{BatchBytes: wire.MaxBatchBytes})},
 		"exactly one pair":      {WithLimits(Limits{KeyBytes: 10, ValueBytes: 20, BatchBytes: 30})},
 	} {
 		if _, err := newOptions("data", opts); err != nil {
@@ -139,7 +140,7 @@ func TestOptionsOutsideTheirBoundsAreRefused(t *testing.T) {
 		"keys negative":              WithLimits(Limits{KeyBytes: -1}),
 		"values negative":            WithLimits(Limits{ValueBytes: -1}),
 		"batch under one pair":       WithLimits(Limits{KeyBytes: 10, ValueBytes: 20, BatchBytes: 29}),
-		"batch over the peer port's": WithLimits(Limits{BatchBytes: maxBatchBytes + 1}),
+		"batch over the peer port's": WithLimits(Limits{BatchBytes: wire.MaxBatchBytes + 1}),
 		"key over the batch":         WithLimits(Limits{KeyBytes: 9 << 20}),
 		"history negative":           WithHistory(-1),
 	} {

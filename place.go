@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // A copy of a data directory has the identity of its original. If both acted under it,
@@ -94,7 +95,7 @@ func (s *places) promisePlace(id raft.ServerID, p placePromise) error {
 // confirmPlace tells a member at addr that its place is there. The entry by which it is
 // must be committed.
 func (s *places) confirmPlace(ctx context.Context, id raft.ServerID, addr string) error {
-	if err := s.admit(ctx, admission{Cluster: s.self().cluster, Server: id, Addr: addr}, addr); err != nil {
+	if err := s.admit(ctx, admission{Cluster: s.self().Cluster, Server: id, Addr: addr}, addr); err != nil {
 		return fmt.Errorf("confirm its place: %w", err)
 	}
 	return nil
@@ -126,7 +127,7 @@ func (s *places) whereabouts(ctx context.Context, m raft.Server) (string, bool) 
 	if m.ID == s.server {
 		return s.addr, true
 	}
-	for _, addr := range []string{s.addressOf(m.ID, string(m.Address)), s.port.callsFrom(m.ID).at} {
+	for _, addr := range []string{s.addressOf(m.ID, string(m.Address)), s.port.CallsFrom(m.ID).At} {
 		if addr == "" || addr == roster.DialAddr(string(m.Address)) {
 			continue
 		}
@@ -139,7 +140,7 @@ func (s *places) whereabouts(ctx context.Context, m raft.Server) (string, bool) 
 
 // turnAway is for who has a right to the place by a configuration that the promise came
 // after.
-func (s *places) turnAway(o opening) (why, elsewhere string) {
+func (s *places) turnAway(o wire.Opening) (why, elsewhere string) {
 	if !s.isPlaced() {
 		return fmt.Sprintf("node %s has to be confirmed at its new address", s.server), ""
 	}

@@ -13,15 +13,17 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/loglimit"
 	"github.com/kvraft/kvraft/internal/raftrpc"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // What a message of raft's may take, before it is judged.
 const (
 	// maxRaftMessage is the largest: raft sends up to 1 MiB of entries, or one larger
-	// entry, which has at most one request of maxBatchBytes and what is around it.
-	maxRaftMessage = maxBatchBytes + maxBatchBytes/8
+	// entry, which has at most one request of wire.MaxBatchBytes and what is around it.
+	maxRaftMessage = wire.MaxBatchBytes + wire.MaxBatchBytes/8
 
 	// maxRaftReading is for all messages together that this node has not answered. There
 	// is room for the largest one and for many small ones.
@@ -36,10 +38,11 @@ const (
 //
 // Each connection has a goroutine of its own, which is the port's.
 type raftServer struct {
-	port    *port
+	port    *wire.Port
 	log     hclog.Logger
-	rpcs    chan raft.RPC // not judged yet
-	reading atomic.Int64  // bytes of messages that are not answered
+	lines   *loglimit.Limiter // of log
+	rpcs    chan raft.RPC     // not judged yet
+	reading atomic.Int64      // bytes of messages that are not answered
 }
 
 // serve answers one message after the other, until the connection ends.
@@ -111,13 +114,13 @@ func (s *raftServer) ask(rpc raft.RPC) (raft.RPCResponse, error) {
 	rpc.RespChan = answer
 	select {
 	case s.rpcs <- rpc:
-	case <-s.port.ctx.Done():
+	case <-s.port.Context().Done():
 		return raft.RPCResponse{}, net.ErrClosed
 	}
 	select {
 	case response := <-answer:
 		return response, nil
-	case <-s.port.ctx.Done():
+	case <-s.port.Context().Done():
 		return raft.RPCResponse{}, net.ErrClosed
 	}
 }
@@ -139,12 +142,12 @@ func sender(rpc raft.RPC) []byte {
 // note logs that a message of a kind was refused. A new leader may have sent it, of which
 // this node has yet to hear that it is a member.
 func (s *raftServer) note(kind, from string, reason error) {
-	missed, ok := s.port.lines.Allow("raft: " + kind)
+	missed, ok := s.lines.Allow(kind)
 	if !ok {
 		return
 	}
 	s.log.Warn("refused a message of raft: by what this node knows, no member can have sent it",
-		"kind", kind, "from", plain(from), "reason", plain(reason.Error()), "others", missed)
+		"kind", kind, "from", loglimit.Plain(from, 256), "reason", loglimit.Plain(reason.Error(), 256), "others", missed)
 }
 
 // raftNode is what a message is held against.

@@ -2,6 +2,7 @@ package kvraft
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,13 +21,13 @@ import (
 
 	"github.com/kvraft/kvraft/internal/disktest"
 	"github.com/kvraft/kvraft/internal/raftrpc"
-	"github.com/kvraft/kvraft/kvrafttest/memnet"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // peerOf sends a node what no node sends. It has shaken hands as one of the cluster's.
 type peerOf struct {
 	t    testing.TB
-	lan  *memnet.Network
+	port *wire.Port
 	node *Store
 }
 
@@ -36,7 +37,7 @@ func openAlone(t testing.TB, dir string, opts ...Option) (*Store, *peerOf) {
 	if dir == "" {
 		opts = append(opts, WithInMemory())
 	}
-	lan := newLAN()
+	lan := testLAN()
 	s, err := Open(dir, append(opts, WithNetwork(lan.Host("a")), WithAddr("a:1"))...)
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +47,8 @@ func openAlone(t testing.TB, dir string, opts ...Option) (*Store, *peerOf) {
 			t.Fatal(err)
 		}
 	}
-	return s, &peerOf{t, lan, s}
+	peer := wire.New(context.Background(), wire.Config{Network: lan.Host("peer"), Listener: noListener{}}, otherNode{wire.Self{Cluster: s.self().Cluster, Server: "peer#0"}})
+	return s, &peerOf{t, peer, s}
 }
 
 // openSettled is openAlone in virtual time, with nothing that is still to be written.
@@ -61,17 +63,9 @@ func openSettled(t testing.TB, opts ...Option) (*Store, *peerOf) {
 // connect is a connection to the node's raft.
 func (p *peerOf) connect() net.Conn {
 	p.t.Helper()
-	conn, err := p.lan.Host("peer").Dial(p.t.Context(), "a:1")
-	if err == nil {
-		me := p.node.self()
-		err = writeHandshake(conn, opening{hello: hello{For: forRaft, Cluster: me.cluster, From: "peer#0", To: me.server}})
-	}
-	var w welcome
-	if err == nil {
-		err = readHandshake(conn, &w)
-	}
-	if err != nil || w.Refused != "" {
-		p.t.Fatal(err, w.Refused)
+	conn, _, err := p.port.Dial(p.t.Context(), "a:1", wire.ForRaft, p.node.server)
+	if err != nil {
+		p.t.Fatal(err)
 	}
 	return conn
 }
@@ -97,7 +91,7 @@ func (p *peerOf) send(kind raftrpc.Kind, req any, behind ...byte) error {
 	if _, err := conn.Write(append(encodeRaft(p.t, kind, req), behind...)); err != nil {
 		return err
 	}
-	closeWrite(conn)
+	endWrite(conn)
 	var text string
 	if err := codec.NewDecoder(conn, &codec.MsgpackHandle{}).Decode(&text); err != nil {
 		return err
@@ -355,7 +349,7 @@ func FuzzBytesForRaft(f *testing.F) {
 		s, peer := openAlone(t, "")
 		conn := peer.connect()
 		_, err := conn.Write(in)
-		closeWrite(conn)
+		endWrite(conn)
 		_, _ = io.Copy(io.Discard, conn)
 		conn.Close()
 		if fault := errors.Join(s.Err(), s.logs.failure()); fault != nil {

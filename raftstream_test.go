@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/raftrpc"
+	"github.com/kvraft/kvraft/internal/wire"
 	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
@@ -31,21 +32,22 @@ var openSieve = sieve{
 		return raftrpc.Node{Voter: true, TermAt: func(uint64) (uint64, bool) { return 0, false }, Checksum: checkSum}
 	},
 	term:    func() uint64 { return 9 },
+	leads:   func() bool { return false },
 	reached: func(raft.ServerID, raft.ServerAddress) {},
 }
 
 func TestADialThatIsNotAnsweredEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := newLAN()
+		lan := testLAN()
 		lan.Isolate("b")
-		a := newTestPort(t, lan, "a:1", nodeA, nil)
+		a := testPort(t, lan, "a:1", testA)
 		began := time.Now()
-		_, err := raftStream{port: a}.Dial(meant(nodeB.server, "b:1"), 3*time.Second)
+		_, err := raftStream{port: a}.Dial(meant(testB.Server, "b:1"), 3*time.Second)
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 3*time.Second {
 			t.Errorf("gave up after %v with %v, want 3s", time.Since(began), err)
 		}
-		time.AfterFunc(time.Second, a.cut)
-		if _, err := (raftStream{port: a}).Dial(meant(nodeB.server, "b:1"), time.Hour); err == nil || time.Since(began) != 4*time.Second {
+		time.AfterFunc(time.Second, a.Cut)
+		if _, err := (raftStream{port: a}).Dial(meant(testB.Server, "b:1"), time.Hour); err == nil || time.Since(began) != 4*time.Second {
 			t.Errorf("%v after the first dial: %v, want the cut to end it after 4s", time.Since(began), err)
 		}
 	})
@@ -53,31 +55,33 @@ func TestADialThatIsNotAnsweredEndsWithItsContext(t *testing.T) {
 
 func TestRaftDialsTheNodeThatIsMeant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := newLAN()
-		at := self{"c1", "ops@site#2"} // an id may have an @ of its own
+		lan := testLAN()
+		at := wire.Self{Cluster: "c1", Server: "ops@site#2"} // an id may have an @ of its own
 		arrived := make(chan string)
-		newTestPort(t, lan, "b:1", at, func(conn net.Conn, h hello) {
+		b := testPort(t, lan, "b:1", at)
+		b.HandleConn(wire.ForRaft, func(conn net.Conn, _ wire.Hello) {
 			got := make([]byte, 4)
 			_, _ = io.ReadFull(conn, got)
-			arrived <- h.For + " " + string(got)
+			arrived <- string(got)
 		})
-		stream := raftStream{port: newTestPort(t, lan, "a:1", nodeA, nil)}
+		b.Start()
+		stream := raftStream{port: testPort(t, lan, "a:1", testA)}
 
-		out, err := stream.Dial(meant(at.server, "b:1"), time.Second)
+		out, err := stream.Dial(meant(at.Server, "b:1"), time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := out.Write([]byte("vote")); err != nil {
 			t.Fatal(err)
 		}
-		if got := <-arrived; got != "raft vote" {
+		if got := <-arrived; got != "vote" {
 			t.Errorf("raft's first bytes arrived as %q", got)
 		}
 		out.Close()
 		if _, err := stream.Dial("b:1", time.Second); err == nil || !strings.Contains(err.Error(), "no node is named") {
 			t.Errorf("a target without a node: %v", err)
 		}
-		if _, err := stream.Dial(meant(nodeB.server, "b:1"), time.Second); err == nil || !strings.Contains(err.Error(), "this is node ops@site#2") {
+		if _, err := stream.Dial(meant(testB.Server, "b:1"), time.Second); err == nil || !strings.Contains(err.Error(), "this is node ops@site#2") {
 			t.Errorf("a target that is another node: %v", err)
 		}
 		if stream.Addr().String() != "a:1" {
@@ -97,15 +101,15 @@ func TestARaftMessageThatStallsInItsMiddleEndsTheConnection(t *testing.T) {
 				t.Fatalf("a byte that came after %v: %v", after, err)
 			}
 		}
-		send(idleLimit - time.Millisecond) // the first message may be long in coming
-		send(messageTimeout - time.Second) // slow, and not stalled
+		send(wire.IdleLimit - time.Millisecond) // the first message may be long in coming
+		send(wire.MessageTimeout - time.Second) // slow, and not stalled
 		if _, err := conn.Write([]byte("answer")); err != nil {
 			t.Fatal(err)
 		}
-		send(idleLimit - time.Millisecond) // so may the next
+		send(wire.IdleLimit - time.Millisecond) // so may the next
 		began := time.Now()
-		if _, err := conn.Read(buf); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != messageTimeout {
-			t.Errorf("after %v: %v, want a timeout after %v", time.Since(began), err, messageTimeout)
+		if _, err := conn.Read(buf); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != wire.MessageTimeout {
+			t.Errorf("after %v: %v, want a timeout after %v", time.Since(began), err, wire.MessageTimeout)
 		}
 	})
 }
@@ -116,9 +120,9 @@ func TestARaftMessageThatDripsEndsTheConnection(t *testing.T) {
 		every time.Duration // one comes
 		after time.Duration // the connection ends; 0: it does not
 	}{
-		"a byte now and then":            {1, 5 * time.Second, messageTimeout},
+		"a byte now and then":            {1, 5 * time.Second, wire.MessageTimeout},
 		"a byte often":                   {1, time.Millisecond, 10600 * time.Millisecond},
-		"less than the least rate":       {leastRate / 4, time.Second / 2, 2 * messageTimeout},
+		"less than the least rate":       {leastRate / 4, time.Second / 2, 2 * wire.MessageTimeout},
 		"a little more":                  {leastRate/2 + 1, time.Second / 2, 0},
 		"much, with a reader that rests": {leastRate, time.Second / 4, 0},
 	} {
@@ -159,13 +163,26 @@ func TestARaftMessageThatDripsEndsTheConnection(t *testing.T) {
 	}
 }
 
+// blockedConn writes nothing before its deadline.
+type blockedConn struct {
+	net.Conn
+	limit time.Time
+}
+
+func (c *blockedConn) SetWriteDeadline(limit time.Time) error { c.limit = limit; return nil }
+
+func (c *blockedConn) Write([]byte) (int, error) {
+	time.Sleep(time.Until(c.limit)) // virtual
+	return 0, os.ErrDeadlineExceeded
+}
+
 func TestARaftAnswerThatNobodyTakesEndsTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn := &messageConn{Conn: new(blockedConn)}
 		began := time.Now()
 		_, err := conn.Write([]byte("answer"))
-		if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != messageTimeout {
-			t.Errorf("after %v: %v, want a timeout after %v", time.Since(began), err, messageTimeout)
+		if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != wire.MessageTimeout {
+			t.Errorf("after %v: %v, want a timeout after %v", time.Since(began), err, wire.MessageTimeout)
 		}
 	})
 }
@@ -174,21 +191,21 @@ func TestARaftAnswerThatNobodyTakesEndsTheConnection(t *testing.T) {
 // (hashicorp/raft issue 695).
 func TestHeartbeatsTakeRaftsMainPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := newLAN()
+		lan := testLAN()
 		log := hclog.NewNullLogger()
-		ta := newTestPort(t, lan, "a:1", nodeA, nil)
-		tb := newTestPort(t, lan, "b:1", nodeB, nil)
+		ta := testPort(t, lan, "a:1", testA)
+		tb := testPort(t, lan, "b:1", testB)
 		a, b := newRaftTransport(ta, time.Second, log, openSieve), newRaftTransport(tb, time.Second, log, openSieve)
-		ta.start()
-		tb.start()
+		ta.Start()
+		tb.Start()
 		defer func() {
 			for _, r := range []raftTransport{a, b} {
 				if err := r.Close(); err != nil {
 					t.Error(err)
 				}
 			}
-			ta.close()
-			tb.close()
+			ta.Close()
+			tb.Close()
 		}()
 		var transport raft.Transport = b
 		transport.SetHeartbeatHandler(func(raft.RPC) { t.Error("a heartbeat took the fast path") })
@@ -211,19 +228,19 @@ func TestHeartbeatsTakeRaftsMainPath(t *testing.T) {
 
 func TestEveryRaftMessageNamesTheNodeThatIsMeant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := newLAN()
-		ta := newTestPort(t, lan, "a:1", nodeA, nil)
-		tb := newTestPort(t, lan, "b:1", nodeB, nil)
+		lan := testLAN()
+		ta := testPort(t, lan, "a:1", testA)
+		tb := testPort(t, lan, "b:1", testB)
 		a := newRaftTransport(ta, time.Second, hclog.NewNullLogger(), openSieve)
 		b := newRaftTransport(tb, time.Second, hclog.NewNullLogger(), openSieve)
-		ta.start()
-		tb.start()
+		ta.Start()
+		tb.Start()
 		defer func() {
 			if err := errors.Join(a.Close(), b.Close()); err != nil {
 				t.Error(err)
 			}
-			ta.close()
-			tb.close()
+			ta.Close()
+			tb.Close()
 		}()
 		// b came back at its address with another identity
 		const id, addr = "b#1", "b:1"
@@ -267,59 +284,60 @@ func TestANodeThatNeedsSnapshotsAgainAndAgainIsReported(t *testing.T) {
 // them was closed is a vote less.
 func TestAConnectionOfRaftsThatHasRestedIsMadeAnewForTheNextMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := newLAN()
-		ta := newTestPort(t, lan, "a:1", nodeA, nil)
-		tb := newTestPort(t, lan, "b:1", nodeB, nil)
+		lan := testLAN()
+		ta := testPort(t, lan, "a:1", testA)
+		tb := testPort(t, lan, "b:1", testB)
 		log := hclog.NewNullLogger()
 		a, b := newRaftTransport(ta, time.Second, log, openSieve), newRaftTransport(tb, time.Second, log, openSieve)
-		ta.start()
-		tb.start()
+		ta.Start()
+		tb.Start()
 		go func() {
 			for {
 				select {
 				case rpc := <-b.Consumer():
 					rpc.Respond(&raft.RequestVoteResponse{Granted: true}, nil)
-				case <-tb.ctx.Done():
+				case <-tb.Context().Done():
 					return
 				}
 			}
 		}()
-		head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(nodeA.server), Addr: []byte(meant(nodeA.server, "a:1"))}
+		head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(testA.Server), Addr: []byte(meant(testA.Server, "a:1"))}
 		vote := func(dials uint64) {
 			t.Helper()
 			var answer raft.RequestVoteResponse
-			if err := a.RequestVote(nodeB.server, "b:1", &raft.RequestVoteRequest{RPCHeader: head, Term: 9}, &answer); err != nil || !answer.Granted {
+			if err := a.RequestVote(testB.Server, "b:1", &raft.RequestVoteRequest{RPCHeader: head, Term: 9}, &answer); err != nil || !answer.Granted {
 				t.Errorf("%+v, %v", answer, err)
 			}
-			if n := tb.accepted.Load(); n != dials {
+			if n, _ := tb.Accepting(time.Now()); n != dials {
 				t.Errorf("%d dials, want %d", n, dials)
 			}
 		}
+		const rest = 30 * time.Second // for which a connection may
 		vote(1)
-		time.Sleep(restLimit - time.Millisecond) // virtual
-		ta.sweep()
+		time.Sleep(rest - time.Millisecond) // virtual
+		ta.KeepOnly(map[raft.ServerID]bool{testB.Server: true})
 		vote(1)
-		time.Sleep(restLimit + time.Millisecond) // virtual
+		time.Sleep(rest + time.Millisecond) // virtual
 		vote(2)
-		time.Sleep(restLimit + time.Millisecond) // virtual
-		ta.sweep()
+		time.Sleep(rest + time.Millisecond) // virtual
+		ta.KeepOnly(map[raft.ServerID]bool{testB.Server: true})
 		synctest.Wait()
-		if n := ta.connections() + tb.connections(); n != 0 {
+		if n := ta.Connections() + tb.Connections(); n != 0 {
 			t.Errorf("%d ends of connections that nobody uses are open", n)
 		}
 		vote(3)
-		conn, _, err := ta.dial(t.Context(), "b:1", forRPC, nodeB.server)
+		conn, _, err := ta.Dial(t.Context(), "b:1", wire.ForRPC, testB.Server)
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn.distrust(time.Now()) // another call on b gets no answer
+		conn.Distrust(time.Now()) // another call on b gets no answer
 		conn.Close()
 		vote(5)
 		if err := errors.Join(a.Close(), b.Close()); err != nil {
 			t.Error(err)
 		}
-		ta.close()
-		tb.close()
+		ta.Close()
+		tb.Close()
 	})
 }
 
@@ -327,12 +345,12 @@ func TestAConnectionOfRaftsThatHasRestedIsMadeAnewForTheNextMessage(t *testing.T
 func answeredWith(t *testing.T, lan *memnet.Network, term uint64) (asker raftTransport) {
 	t.Helper()
 	log := hclog.NewNullLogger()
-	ta := newTestPort(t, lan, "a:1", nodeA, nil)
-	tb := newTestPort(t, lan, "b:1", nodeB, nil)
+	ta := testPort(t, lan, "a:1", testA)
+	tb := testPort(t, lan, "b:1", testB)
 	asker = newRaftTransport(ta, time.Second, log, openSieve)
 	answerer := newRaftTransport(tb, time.Second, log, openSieve)
-	ta.start()
-	tb.start()
+	ta.Start()
+	tb.Start()
 	go func() {
 		for {
 			select {
@@ -347,7 +365,7 @@ func answeredWith(t *testing.T, lan *memnet.Network, term uint64) (asker raftTra
 				case *raft.InstallSnapshotRequest:
 					rpc.Respond(&raft.InstallSnapshotResponse{Term: term}, nil)
 				}
-			case <-tb.ctx.Done():
+			case <-tb.Context().Done():
 				return
 			}
 		}
@@ -356,8 +374,8 @@ func answeredWith(t *testing.T, lan *memnet.Network, term uint64) (asker raftTra
 		if err := errors.Join(asker.Close(), answerer.Close()); err != nil {
 			t.Error(err)
 		}
-		ta.close()
-		tb.close()
+		ta.Close()
+		tb.Close()
 	})
 	return asker
 }
@@ -367,7 +385,7 @@ func answeredWith(t *testing.T, lan *memnet.Network, term uint64) (asker raftTra
 func TestAnAnswerOfATermFarBeyondIsNotBelieved(t *testing.T) {
 	for term, believed := range map[uint64]bool{9: true, 9 + 1<<32: true, 10 + 1<<32: false, math.MaxUint64: false} {
 		synctest.Test(t, func(t *testing.T) {
-			a := answeredWith(t, newLAN(), term)
+			a := answeredWith(t, testLAN(), term)
 			head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("a#1"), Addr: []byte("a#1@a:1")}
 			installed := new(raft.InstallSnapshotResponse)
 			for what, err := range map[string]error{
@@ -388,18 +406,24 @@ var someConfiguration = raft.EncodeConfiguration(raft.Configuration{Servers: []r
 
 // The other side of a dialed connection may be anybody's by now.
 func TestAnAnswerWithoutEndIsCutOff(t *testing.T) {
-	near, far := memnet.Pipe()
-	conn := &patientConn{peerConn: &peerConn{Conn: near, port: new(port)}}
-	if _, err := far.Write(make([]byte, 1<<20)); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := conn.SetDeadline(time.Time{}); err != nil { // as raft does before each message
+	synctest.Test(t, func(t *testing.T) {
+		lan := testLAN()
+		b := testPort(t, lan, "b:1", testB)
+		b.HandleConn(wire.ForRaft, func(conn net.Conn, _ wire.Hello) { _, _ = conn.Write(make([]byte, 1<<20)) })
+		b.Start()
+		conn, err := raftStream{port: testPort(t, lan, "a:1", testA)}.Dial(meant(testB.Server, "b:1"), time.Second)
+		if err != nil {
 			t.Fatal(err)
 		}
-		n, err := io.Copy(io.Discard, conn)
-		if n != 64<<10 || err == nil {
-			t.Errorf("read %d bytes, %v", n, err)
+		defer conn.Close()
+		for range 2 {
+			if err := conn.SetDeadline(time.Time{}); err != nil { // as raft does before each message
+				t.Fatal(err)
+			}
+			n, err := io.Copy(io.Discard, conn)
+			if n != 64<<10 || err == nil {
+				t.Errorf("read %d bytes, %v", n, err)
+			}
 		}
-	}
+	})
 }

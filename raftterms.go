@@ -4,6 +4,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/raftrpc"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // A node that hears of a higher term goes there: figure 2 of the Raft paper, rules for
@@ -35,11 +36,11 @@ func (t raftTransport) heed(term uint64) error {
 // raiseTerm takes raft to a term, if that is higher than its own. It is sift's. It asks for a vote
 // which raft does not give: for nobody, whose log is empty. (A vote for nobody, of a
 // node whose own log is empty, would be one that nobody counts.)
-func (t raftTransport) raiseTerm(owner *port, term uint64) {
+func (t raftTransport) raiseTerm(owner *wire.Port, term uint64) {
 	request := &raft.RequestVoteRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}, Term: term, LeadershipTransfer: true}
 	select {
 	case t.rpcs <- raft.RPC{Command: request, RespChan: make(chan raft.RPCResponse, 1)}:
-	case <-owner.ctx.Done():
+	case <-owner.Context().Done():
 	}
 }
 

@@ -15,11 +15,13 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/loglimit"
 	"github.com/kvraft/kvraft/internal/raftrpc"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // leastRate is what the whole of a message must have come at, in bytes per second: a sender
-// must not hold up whoever reads it with a byte now and then. messageTimeout is granted
+// must not hold up whoever reads it with a byte now and then. wire.MessageTimeout is granted
 // beside that.
 const leastRate = 16 << 10
 
@@ -35,9 +37,9 @@ type messageConn struct {
 }
 
 func (c *messageConn) Read(b []byte) (int, error) {
-	began, limit := time.Now(), idleLimit
+	began, limit := time.Now(), wire.IdleLimit
 	if c.inMessage {
-		limit = min(messageTimeout, messageTimeout+time.Duration(c.read)*time.Second/leastRate-c.waited)
+		limit = min(wire.MessageTimeout, wire.MessageTimeout+time.Duration(c.read)*time.Second/leastRate-c.waited)
 	}
 	if err := c.SetReadDeadline(began.Add(limit)); err != nil {
 		return 0, err
@@ -56,7 +58,7 @@ func (c *messageConn) Read(b []byte) (int, error) {
 
 func (c *messageConn) Write(b []byte) (int, error) {
 	c.inMessage, c.read, c.waited = false, 0, 0
-	if err := c.SetWriteDeadline(time.Now().Add(messageTimeout)); err != nil {
+	if err := c.SetWriteDeadline(time.Now().Add(wire.MessageTimeout)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(b)
@@ -65,7 +67,7 @@ func (c *messageConn) Write(b []byte) (int, error) {
 // raftStream is the port as raft's stream layer, for what raft sends. What others send
 // goes to raftServer.
 type raftStream struct {
-	*port
+	port   *wire.Port
 	closed chan struct{}
 }
 
@@ -81,7 +83,7 @@ func (s raftStream) Close() error {
 	return nil
 }
 
-func (s raftStream) Addr() net.Addr { return peerAddr(s.config.Advertise) }
+func (s raftStream) Addr() net.Addr { return peerAddr(s.port.Addr()) }
 
 // Dial connects to a target as raftTransport writes it.
 func (s raftStream) Dial(target raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
@@ -89,17 +91,17 @@ func (s raftStream) Dial(target raft.ServerAddress, timeout time.Duration) (net.
 	if at < 0 {
 		return nil, fmt.Errorf("dial %s: no node is named", target)
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, timeout)
+	ctx, cancel := context.WithTimeout(s.port.Context(), timeout)
 	defer cancel()
-	redial := func(ctx context.Context) (*peerConn, error) {
-		conn, _, err := s.dial(ctx, string(target[at+1:]), forRaft, raft.ServerID(target[:at]))
+	redial := func(ctx context.Context) (*wire.Conn, error) {
+		conn, _, err := s.port.Dial(ctx, string(target[at+1:]), wire.ForRaft, raft.ServerID(target[:at]))
 		return conn, err
 	}
 	conn, err := redial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &patientConn{peerConn: conn, redial: redial}, nil
+	return &patientConn{Conn: conn, owner: s.port, redial: redial}, nil
 }
 
 // patientConn is a connection that raft has made. raft sets one deadline for a
@@ -115,8 +117,9 @@ func (s raftStream) Dial(target raft.ServerAddress, timeout time.Duration) (net.
 // An answer is a few numbers, an address and perhaps an error. The decoder would read
 // what a length in it says, up to 4 GiB.
 type patientConn struct {
-	*peerConn
-	redial   func(context.Context) (*peerConn, error)
+	*wire.Conn
+	owner    *wire.Port
+	redial   func(context.Context) (*wire.Conn, error)
 	patience time.Duration // 0: no deadline
 	written  int           // bytes of the message, so far
 	read     int           // bytes of the answer, so far
@@ -133,19 +136,19 @@ func (c *patientConn) SetDeadline(t time.Time) error {
 			return err // and raft will find the connection closed
 		}
 	}
-	return c.peerConn.SetDeadline(t)
+	return c.Conn.SetDeadline(t)
 }
 
 func (c *patientConn) renew(deadline time.Time) error {
-	if c.take() {
+	if c.Reuse() {
 		return nil
 	}
 	c.Close()
-	ctx, cancel := context.WithDeadline(c.port.ctx, deadline)
+	ctx, cancel := context.WithDeadline(c.owner.Context(), deadline)
 	defer cancel()
 	conn, err := c.redial(ctx)
 	if err == nil {
-		c.peerConn = conn
+		c.Conn = conn
 	}
 	return err
 }
@@ -154,15 +157,15 @@ func (c *patientConn) renew(deadline time.Time) error {
 func (c *patientConn) note(err error) {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.distrust(c.began)
+		c.Distrust(c.began)
 	case err == nil:
-		c.rest()
+		c.Rest()
 	}
 }
 
 func (c *patientConn) deadline() (t time.Time) {
 	if c.patience > 0 {
-		t = time.Now().Add(c.patience + time.Duration(c.written)*perByte)
+		t = time.Now().Add(c.patience + time.Duration(c.written)*wire.PerByte)
 	}
 	return t
 }
@@ -173,7 +176,7 @@ func (c *patientConn) Write(b []byte) (n int, err error) {
 		if err := c.SetWriteDeadline(c.deadline()); err != nil {
 			return n, err
 		}
-		wrote, err := c.peerConn.Write(part)
+		wrote, err := c.Conn.Write(part)
 		n, c.written = n+wrote, c.written+wrote
 		if err != nil {
 			c.note(err)
@@ -191,7 +194,7 @@ func (c *patientConn) Read(b []byte) (int, error) {
 	if err := c.SetReadDeadline(c.deadline()); err != nil {
 		return 0, err
 	}
-	n, err := c.peerConn.Read(b[:min(len(b), longest-c.read)])
+	n, err := c.Conn.Read(b[:min(len(b), longest-c.read)])
 	c.read += n
 	c.note(err)
 	return n, err
@@ -268,6 +271,8 @@ type sieve struct {
 	node func() raftrpc.Node
 	// term is the node's term, also before raft has started.
 	term func() uint64
+	// leads: the node is the leader, as far as it knows.
+	leads func() bool
 	// isPlaced: the node has its place; else it hears nothing.
 	isPlaced func() bool
 	// holdsBack: entries must not go to a node at this address.
@@ -276,7 +281,7 @@ type sieve struct {
 	reached func(raft.ServerID, raft.ServerAddress)
 }
 
-func newRaftTransport(p *port, timeout time.Duration, log hclog.Logger, by sieve) raftTransport {
+func newRaftTransport(p *wire.Port, timeout time.Duration, log hclog.Logger, by sieve) raftTransport {
 	rt := raftTransport{
 		rpcs: make(chan raft.RPC), between: make(chan func(context.Context)), installs: newInstalls(log), by: by, higher: make(chan uint64, 1),
 		incoming: new(incoming), acked: new(acked), abstention: new(abstention),
@@ -288,9 +293,9 @@ func newRaftTransport(p *port, timeout time.Duration, log hclog.Logger, by sieve
 		Timeout:         timeout,
 		Logger:          log,
 	})
-	server := &raftServer{port: p, log: log, rpcs: make(chan raft.RPC)}
-	p.handleConn(forRaft, func(conn net.Conn, _ hello) { server.serve(&messageConn{Conn: conn}) })
-	p.running.Go(func() { rt.sift(server, by) })
+	server := &raftServer{port: p, log: log, lines: loglimit.New(time.Minute), rpcs: make(chan raft.RPC)}
+	p.HandleConn(wire.ForRaft, func(conn net.Conn, _ wire.Hello) { server.serve(&messageConn{Conn: conn}) })
+	p.Go(func() { rt.sift(server, by) })
 	return rt
 }
 
@@ -311,13 +316,13 @@ func (t raftTransport) sift(server *raftServer, by sieve) {
 			t.raiseTerm(owner, term)
 			continue
 		case do := <-t.between:
-			do(owner.ctx)
+			do(owner.Context())
 			continue
-		case <-owner.ctx.Done():
+		case <-owner.Context().Done():
 			return
 		}
 		if !by.isPlaced() { // it has lost it: who dials now is refused
-			rpc.Respond(nil, errUnplaced)
+			rpc.Respond(nil, wire.ErrUnplaced)
 			continue
 		}
 		node := by.node()
@@ -332,12 +337,12 @@ func (t raftTransport) sift(server *raftServer, by sieve) {
 		case *raft.AppendEntriesRequest:
 			raftrpc.Limit(req)
 		case *raft.InstallSnapshotRequest:
-			if raftrpc.Outdated(req, node) || req.Term == node.Term && owner.node.Leads() { // a term has one leader
+			if raftrpc.Outdated(req, node) || req.Term == node.Term && by.leads() { // a term has one leader
 				rpc.Respond(&raft.InstallSnapshotResponse{Term: node.Term}, nil)
 				continue
 			}
 			if have, err := by.redundant(req); have || err != nil {
-				owner.running.Go(func() { declineSnapshot(rpc, req, err) })
+				owner.Go(func() { declineSnapshot(rpc, req, err) })
 				continue
 			}
 			rpc.Reader = t.incoming.begin(req.Size, rpc.Reader)
@@ -350,7 +355,7 @@ func (t raftTransport) sift(server *raftServer, by sieve) {
 		}
 		select {
 		case t.rpcs <- rpc:
-		case <-owner.ctx.Done():
+		case <-owner.Context().Done():
 			return
 		}
 	}
@@ -387,7 +392,7 @@ func (t raftTransport) AppendEntriesPipeline(id raft.ServerID, addr raft.ServerA
 func (t raftTransport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	req.Entries = withinBytes(req.Entries, maxEntriesBytes)
 	if !t.by.isPlaced() {
-		return errUnplaced
+		return wire.ErrUnplaced
 	}
 	if len(req.Entries) > 0 && t.by.holdsBack(id, addr) {
 		return errRelocated

@@ -12,6 +12,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // Entry is a key with its value.
@@ -86,8 +87,8 @@ func (v atLeast) qualify(o *readOptions) { o.level, o.version = Stale, uint64(v)
 // ErrNoLeader when the context ended before a leader answered, and ErrStale with
 // MaxStaleness and AtLeast.
 func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry, error) {
-	if len(key) > maxBatchBytes { // no node's limits allow it
-		return Entry{}, fmt.Errorf("%w of %d bytes, no limit is above %d", ErrKeyTooLarge, len(key), maxBatchBytes)
+	if len(key) > wire.MaxBatchBytes { // no node's limits allow it
+		return Entry{}, fmt.Errorf("%w of %d bytes, no limit is above %d", ErrKeyTooLarge, len(key), wire.MaxBatchBytes)
 	}
 	o := gather[readOptions](opts)
 	if o.level == Stale {
@@ -107,7 +108,7 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 			entry, err = s.readHere(ctx, key, o.level)
 		default:
 			entry, err = s.readAsFollower(ctx, tenure.leader, key, o.level)
-			slow = errors.Is(err, errSlow)
+			slow = errors.Is(err, wire.ErrSlow)
 		}
 		return err
 	})
@@ -201,7 +202,7 @@ func (s *Store) forwardGet(ctx context.Context, leader roster.Peer, key string, 
 		return Entry{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	defer s.forwarded.Release(1)
-	answer, err := s.port.callWithin(ctx, s.patience(), leader, callGet, append([]byte{byte(l)}, key...))
+	answer, err := s.port.CallWithin(ctx, s.patience(), leader, wire.CallGet, append([]byte{byte(l)}, key...))
 	if err != nil {
 		return Entry{}, err
 	}
@@ -225,11 +226,11 @@ func (s *Store) serveGet(ctx context.Context, payload []byte) ([]byte, error) {
 
 // forwardReadIndex asks the leader for a log index to read at.
 func (s *Store) forwardReadIndex(ctx context.Context, leader roster.Peer, l ReadLevel) (uint64, error) {
-	answer, err := s.port.callWithin(ctx, s.patience(), leader, callReadIndex, []byte{byte(l)})
+	answer, err := s.port.CallWithin(ctx, s.patience(), leader, wire.CallReadIndex, []byte{byte(l)})
 	if err != nil {
 		return 0, err
 	}
-	return decodeUint64(answer)
+	return wire.DecodeUint64(answer)
 }
 
 func (s *Store) serveReadIndex(ctx context.Context, payload []byte) ([]byte, error) {

@@ -16,21 +16,22 @@ import (
 
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
 // newTestFollower is a store whose leader is at b:1, with a port that serve makes answer.
-func newTestFollower(t *testing.T, serve func(*port)) *Store {
-	return newTestFollowerOn(t, newLAN(), serve)
+func newTestFollower(t *testing.T, serve func(*wire.Port)) *Store {
+	return newTestFollowerOn(t, testLAN(), serve)
 }
 
-func newTestFollowerOn(t *testing.T, lan *memnet.Network, serve func(*port)) *Store {
-	leader := newTestPort(t, lan, peerB.Addr, nodeB, nil)
+func newTestFollowerOn(t *testing.T, lan *memnet.Network, serve func(*wire.Port)) *Store {
+	leader := testPort(t, lan, testPeerB.Addr, testB)
 	serve(leader)
-	leader.start()
+	leader.Start()
 	s := newTestServer(t)
-	s.port = newTestPort(t, lan, "a:1", nodeA, nil)
-	s.current.tenure = newTestTenure(s, peerB, false)
+	s.port = testPort(t, lan, "a:1", testA)
+	s.current.tenure = newTestTenure(s, testPeerB, false)
 	return s
 }
 
@@ -40,23 +41,23 @@ func entryAnswer(version uint64, value string) ([]byte, error) {
 }
 
 // answeredBy answers all calls with f.
-func answeredBy(f func(m method, payload []byte) ([]byte, error)) func(*port) {
-	return func(p *port) {
-		for m := callWrite; m <= callClaim; m++ {
-			p.handle(m, func(_ context.Context, payload []byte) ([]byte, error) { return f(m, payload) })
+func answeredBy(f func(m wire.Method, payload []byte) ([]byte, error)) func(*wire.Port) {
+	return func(p *wire.Port) {
+		for m := wire.CallWrite; m <= wire.CallClaim; m++ {
+			p.Handle(m, func(_ context.Context, payload []byte) ([]byte, error) { return f(m, payload) })
 		}
 	}
 }
 
 // saysNothing takes calls, and answers none.
-func saysNothing(p *port) {
-	p.handleConn(forRPC, func(conn net.Conn, _ hello) { _, _ = io.Copy(io.Discard, conn) })
+func saysNothing(p *wire.Port) {
+	p.HandleConn(wire.ForRPC, func(conn net.Conn, _ wire.Hello) { _, _ = io.Copy(io.Discard, conn) })
 }
 
 func TestAReadOnAFollowerIsTheLeadersAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var level byte
-		s := newTestFollower(t, answeredBy(func(_ method, payload []byte) ([]byte, error) {
+		s := newTestFollower(t, answeredBy(func(_ wire.Method, payload []byte) ([]byte, error) {
 			level = payload[0]
 			return entryAnswer(7, "green")
 		}))
@@ -78,7 +79,7 @@ func TestAReadOnAFollowerIsTheLeadersAnswer(t *testing.T) {
 func TestAReadIsRepeatedUntilALeaderAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failures := []error{errs.NotLeader, ErrUnknown, context.DeadlineExceeded, nil}
-		s := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) {
+		s := newTestFollower(t, answeredBy(func(wire.Method, []byte) ([]byte, error) {
 			if len(failures) == 0 {
 				return entryAnswer(7, "green")
 			}
@@ -96,7 +97,7 @@ func TestAnAnswerThatIsNoIsNotAskedForAgain(t *testing.T) {
 	for _, no := range []error{ErrNotFound, ErrInvalid} {
 		synctest.Test(t, func(t *testing.T) {
 			asked := 0
-			s := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) { asked++; return nil, no }))
+			s := newTestFollower(t, answeredBy(func(wire.Method, []byte) ([]byte, error) { asked++; return nil, no }))
 			if _, err := s.Get(t.Context(), "color"); !errors.Is(err, no) || asked != 1 {
 				t.Errorf("asked %d times, got %v, want %v at once", asked, err, no)
 			}
@@ -107,7 +108,7 @@ func TestAnAnswerThatIsNoIsNotAskedForAgain(t *testing.T) {
 func TestAReadWithoutALeaderEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leaderless := newTestServer(t)
-		refusing := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) { return nil, errs.NotLeader }))
+		refusing := newTestFollower(t, answeredBy(func(wire.Method, []byte) ([]byte, error) { return nil, errs.NotLeader }))
 		silent := newTestFollower(t, saysNothing)
 		for name, s := range map[string]*Store{"no leader": leaderless, "one that is none": refusing, "one that is silent": silent} {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -127,7 +128,7 @@ func TestAReadWithoutALeaderEndsWithItsContext(t *testing.T) {
 func TestAReadGivesUpOnALeaderThatIsSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
-		s := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) {
+		s := newTestFollower(t, answeredBy(func(wire.Method, []byte) ([]byte, error) {
 			if asked.Add(1) == 1 {
 				time.Sleep(time.Hour) // virtual
 			}
@@ -203,7 +204,7 @@ func TestAnyKeyIsLookedForThatSomeNodeCanHaveSet(t *testing.T) {
 		}
 	}
 	for _, opts := range [][]ReadOption{nil, {Stale}} {
-		if _, err := s.Get(t.Context(), strings.Repeat("k", maxBatchBytes+1), opts...); !errors.Is(err, ErrTooLarge) {
+		if _, err := s.Get(t.Context(), strings.Repeat("k", wire.MaxBatchBytes+1), opts...); !errors.Is(err, ErrTooLarge) {
 			t.Errorf("a key that no limit allows: %v, want ErrTooLarge", err)
 		}
 	}
@@ -233,8 +234,8 @@ func TestABoundOnStalenessIsProvenByARoundAndNotOlder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		index, asked := uint64(5), 0
 		var takes time.Duration
-		s := newTestFollower(t, answeredBy(func(m method, payload []byte) ([]byte, error) {
-			if m != callReadIndex || string(payload) != "\x00" {
+		s := newTestFollower(t, answeredBy(func(m wire.Method, payload []byte) ([]byte, error) {
+			if m != wire.CallReadIndex || string(payload) != "\x00" {
 				t.Errorf("call %d with %q, want the index of a linearizable read", m, payload)
 			}
 			asked++
@@ -310,7 +311,7 @@ func TestAPauseEndsWithWhatItWaitsFor(t *testing.T) {
 			t.Errorf("with an ended context: %v, want its cause", err)
 		}
 		old := s.tenure()
-		time.AfterFunc(time.Microsecond, func() { s.replace(&tenure{leader: peerB}) })
+		time.AfterFunc(time.Microsecond, func() { s.replace(&tenure{leader: testPeerB}) })
 		began := time.Now()
 		if err := s.pause(t.Context(), old, 9); err != nil || time.Since(began) != time.Microsecond {
 			t.Errorf("when the leader changes: %v, %v, want to go on at once", time.Since(began), err)
@@ -324,7 +325,7 @@ func TestAPauseEndsWithWhatItWaitsFor(t *testing.T) {
 
 func TestAStalenessThatCanBeProvenIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) {
+		s := newTestFollower(t, answeredBy(func(wire.Method, []byte) ([]byte, error) {
 			return binary.BigEndian.AppendUint64(nil, 5), nil
 		}))
 		// the proof is 1.9 s old, and the state arrives in 0.2 s
@@ -341,9 +342,9 @@ func TestAStalenessThatCanBeProvenIs(t *testing.T) {
 // log index 5 and the value green. It counts what the leader was asked for.
 func newReadFollower(t *testing.T) (s *Store, entries, indexes *atomic.Int32) {
 	entries, indexes = new(atomic.Int32), new(atomic.Int32)
-	s = newTestFollower(t, answeredBy(func(m method, payload []byte) ([]byte, error) {
+	s = newTestFollower(t, answeredBy(func(m wire.Method, payload []byte) ([]byte, error) {
 		time.Sleep(time.Millisecond) // virtual
-		if m == callGet {
+		if m == wire.CallGet {
 			entries.Add(1)
 			return entryAnswer(5, "green")
 		}
@@ -408,8 +409,8 @@ func TestANodeThatIsNoLeaderConfirmsNothing(t *testing.T) {
 func TestAForwardedReadIsTheLeadersEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var answer string
-		s := newTestFollower(t, answeredBy(func(m method, payload []byte) ([]byte, error) {
-			if m != callGet || string(payload) != "\x01color" {
+		s := newTestFollower(t, answeredBy(func(m wire.Method, payload []byte) ([]byte, error) {
+			if m != wire.CallGet || string(payload) != "\x01color" {
 				t.Errorf("call %d with %q", m, payload)
 			}
 			return []byte(answer), nil
@@ -422,13 +423,13 @@ func TestAForwardedReadIsTheLeadersEntry(t *testing.T) {
 			{"\x00\x00\x00\x00\x00\x00\x00\x01", Entry{"color", []byte{}, 1}},
 		} {
 			answer = c.answer
-			got, err := s.forwardGet(t.Context(), peerB, "color", LeaderLocal)
+			got, err := s.forwardGet(t.Context(), testPeerB, "color", LeaderLocal)
 			if err != nil || got.Key != c.want.Key || !bytes.Equal(got.Value, c.want.Value) || got.Version != c.want.Version {
 				t.Errorf("got %+v, %v, want %+v", got, err, c.want)
 			}
 		}
 		for _, answer = range []string{"", "\x00\x00\x00\x00\x00\x00\x00"} {
-			if got, err := s.forwardGet(t.Context(), peerB, "color", LeaderLocal); err == nil || errors.Is(err, ErrNotFound) {
+			if got, err := s.forwardGet(t.Context(), testPeerB, "color", LeaderLocal); err == nil || errors.Is(err, ErrNotFound) {
 				t.Errorf("an answer of %d bytes is %+v, %v", len(answer), got, err)
 			}
 		}

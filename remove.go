@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // RemoveOption qualifies Remove: it is a [RemoveFlag].
@@ -124,11 +125,11 @@ func (s *members) removeThrough(ctx context.Context, tenure *tenure, req removeR
 		return nil
 	}
 	req.Forwarded = true
-	_, err := callJSON[raw](ctx, s.port, tenure.leader, callRemove, req)
+	_, err := wire.CallJSON[wire.Raw](ctx, s.port, tenure.leader, wire.CallRemove, req)
 	return err
 }
 
-func (s *Store) serveRemove(ctx context.Context, req removeRequest) (raw, error) {
+func (s *Store) serveRemove(ctx context.Context, req removeRequest) (wire.Raw, error) {
 	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.removeThrough(ctx, r, req) })
 }
 

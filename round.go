@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // confirm is one round (ReadIndex, section 6.4 of Ongaro's thesis). It returns
@@ -99,7 +100,7 @@ func (s *tracker) askInBackground(server raft.Server, term uint64, answers chan<
 
 func (s *tracker) askVoter(ctx context.Context, server raft.Server, term uint64) error {
 	to := roster.Peer{Server: server.ID, Addr: string(server.Address)}
-	answer, err := s.port.call(ctx, to, callConfirm, binary.BigEndian.AppendUint64(nil, term))
+	answer, err := s.port.Call(ctx, to, wire.CallConfirm, binary.BigEndian.AppendUint64(nil, term))
 	if err != nil {
 		return err
 	}
@@ -113,12 +114,12 @@ func (s *tracker) askVoter(ctx context.Context, server raft.Server, term uint64)
 // memory, and raft advances it before it answers any vote: the answer waits for
 // no disk.
 func (s *Store) serveConfirm(_ context.Context, payload []byte) ([]byte, error) {
-	term, err := decodeUint64(payload)
+	term, err := wire.DecodeUint64(payload)
 	if err != nil {
 		return nil, err
 	}
 	if !s.isPlaced() {
-		return nil, errUnplaced
+		return nil, wire.ErrUnplaced
 	}
 	if s.raft.CurrentTerm() <= term {
 		return []byte{1}, nil

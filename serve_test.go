@@ -13,6 +13,7 @@ import (
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // newTestServer is a store as far as calls on it need one: it has a state, no
@@ -38,24 +39,30 @@ func newTestServer(t testing.TB) *Store {
 	}
 	s.server = "b#2"
 	s.fsm = newFSM(s.ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
-	host := newLAN().Host("b")
+	host := testLAN().Host("b")
 	if s.opts.listener, err = host.Listen("b:1"); err != nil {
 		t.Fatal(err)
 	}
 	s.opts.network, s.opts.advertise = host, "b:1"
 	s.port = s.newPort()
-	t.Cleanup(s.port.close)
+	t.Cleanup(s.port.Close)
 	s.current.tenure = newTestTenure(s, roster.Peer{}, false)
 	return s
 }
 
+// The two sides in most tests of calls.
+var (
+	testA, testB = wire.Self{Cluster: "c1", Server: "a#1"}, wire.Self{Cluster: "c1", Server: "b#2"}
+	testPeerB    = roster.Peer{Server: testB.Server, Addr: "b:1"}
+)
+
 // callOf makes calls on s, as another node does.
-func callOf(t *testing.T, s *Store) func(m method, payload string) ([]byte, error) {
-	s.port.start()
-	a := newPort(t.Context(), portConfig{Network: s.opts.network, Listener: s.opts.listener, Log: s.log}, solo{nodeA})
-	t.Cleanup(a.close)
-	return func(m method, payload string) ([]byte, error) {
-		return a.call(t.Context(), peerB, m, []byte(payload))
+func callOf(t *testing.T, s *Store) func(m wire.Method, payload string) ([]byte, error) {
+	s.port.Start()
+	a := wire.New(t.Context(), wire.Config{Network: s.opts.network, Listener: s.opts.listener, Log: s.log}, otherNode{testA})
+	t.Cleanup(a.Close)
+	return func(m wire.Method, payload string) ([]byte, error) {
+		return a.Call(t.Context(), testPeerB, m, []byte(payload))
 	}
 }
 
@@ -68,18 +75,18 @@ func newTestTenure(s *Store, leader roster.Peer, leads bool) *tenure {
 func TestAPayloadThatMakesNoSenseIsInvalid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		call := callOf(t, newTestServer(t))
-		for m, payloads := range map[method][]string{
-			callWrite:     {"", "x", "\x02\x00", "\x01\x01"},
-			callGet:       {"", "\x02key", "key"},
-			callReadIndex: {"", "\x02", "x"},
-			callConfirm:   {"", "1234567", "123456789"},
-			callCatchUp:   {"", "x", "[]"},
-			callJoin:      {"", "x", "[]"},
-			callAdmit:     {"", "x", "[]"},
-			callRemove:    {"", "x", "[]"},
-			callTransfer:  {"", "x", "[]"},
-			callFound:     {"", "x", "[]"},
-			callSuspicion: {"", "x", "[]"},
+		for m, payloads := range map[wire.Method][]string{
+			wire.CallWrite:     {"", "x", "\x02\x00", "\x01\x01"},
+			wire.CallGet:       {"", "\x02key", "key"},
+			wire.CallReadIndex: {"", "\x02", "x"},
+			wire.CallConfirm:   {"", "1234567", "123456789"},
+			wire.CallCatchUp:   {"", "x", "[]"},
+			wire.CallJoin:      {"", "x", "[]"},
+			wire.CallAdmit:     {"", "x", "[]"},
+			wire.CallRemove:    {"", "x", "[]"},
+			wire.CallTransfer:  {"", "x", "[]"},
+			wire.CallFound:     {"", "x", "[]"},
+			wire.CallSuspicion: {"", "x", "[]"},
 		} {
 			for _, payload := range payloads {
 				if _, err := call(m, payload); !errors.Is(err, ErrInvalid) {
@@ -97,7 +104,7 @@ func TestAWriteOnANodeThatTakesNoMoreWasNotSent(t *testing.T) {
 		s.futures.Drain(time.Second)
 		call := callOf(t, s)
 		group := command.Append(nil, []command.Request{{Origin: command.Own, Ops: []command.Op{{Kind: command.Set, Key: "k"}}}})
-		if _, err := call(callWrite, string(group)); !errors.Is(err, errs.Unsent) {
+		if _, err := call(wire.CallWrite, string(group)); !errors.Is(err, errs.Unsent) {
 			t.Errorf("got %v, want errs.Unsent", err)
 		}
 	})
@@ -107,10 +114,10 @@ func TestANodeThatDoesNotLeadAnswersNoRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
 		call := callOf(t, s)
-		for m, payload := range map[method]string{
-			callGet:       "\x00key", // Linearizable
-			callReadIndex: "\x01",    // LeaderLocal
-			callNodes:     "",
+		for m, payload := range map[wire.Method]string{
+			wire.CallGet:       "\x00key", // Linearizable
+			wire.CallReadIndex: "\x01",    // LeaderLocal
+			wire.CallNodes:     "",
 		} {
 			if _, err := call(m, payload); !errors.Is(err, errs.Unsent) {
 				t.Errorf("call %d: %v, want errs.Unsent", m, err)
@@ -142,13 +149,13 @@ func TestAnAdmissionNamesACluster(t *testing.T) {
 func TestAMemberIsNotAdmittedToASecondCluster(t *testing.T) {
 	s := newTestServer(t)
 	mine := s.self()
-	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: "another", Server: mine.server}); !errors.Is(err, ErrRefused) {
+	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: "another", Server: mine.Server}); !errors.Is(err, ErrRefused) {
 		t.Errorf("got %v, want ErrRefused", err)
 	}
-	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: mine.cluster, Server: "another#1"}); !errors.Is(err, ErrRefused) {
+	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: mine.Cluster, Server: "another#1"}); !errors.Is(err, ErrRefused) {
 		t.Errorf("an admission of another node: %v, want ErrRefused", err)
 	}
-	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: mine.cluster, Server: mine.server}); err != nil {
+	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: mine.Cluster, Server: mine.Server}); err != nil {
 		t.Errorf("the same once more: %v", err)
 	}
 	if s.self() != mine {

@@ -14,6 +14,7 @@ import (
 	"github.com/kvraft/kvraft/internal/loglimit"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // settle sees to this node's place in a cluster for as long as the store runs. It
@@ -40,10 +41,10 @@ func (s *joiner) settle() {
 		s.forgetStrangers()
 		words.About(s.standing(), trouble)
 		wasSettled := settled
-		settled = trouble == nil && s.self().cluster != "" && s.isSettled() && s.tenure().leader != roster.Peer{}
+		settled = trouble == nil && s.self().Cluster != "" && s.isSettled() && s.tenure().leader != roster.Peer{}
 		switch {
 		case settled && !wasSettled:
-			s.log.Info("member of the cluster", "cluster", s.self().cluster, "id", s.id, "addr", s.addr)
+			s.log.Info("member of the cluster", "cluster", s.self().Cluster, "id", s.id, "addr", s.addr)
 			s.warnOfStrangers()
 			wait = s.timing.Heartbeat
 		case settled:
@@ -68,7 +69,7 @@ func (s *joiner) forgetStrangers() {
 	for _, m := range s.configuration().Servers {
 		members[m.ID] = true
 	}
-	s.port.keepOnly(members)
+	s.port.KeepOnly(members)
 	s.raftTransport.installs.keepOnly(members)
 }
 
@@ -76,7 +77,7 @@ func (s *joiner) forgetStrangers() {
 // says, which may be old: it may have been removed while it was down. That nobody
 // answers yet is no trouble.
 func (s *joiner) checkIn() error {
-	if s.self().cluster != "" && s.isSettled() {
+	if s.self().Cluster != "" && s.isSettled() {
 		if err := s.askToJoin(); errors.Is(err, errs.Removed) || errors.Is(err, errs.Copied) {
 			return err
 		}
@@ -109,7 +110,7 @@ func (s *joiner) standing() string {
 
 // founds reports whether this node is to form a cluster with others, or has
 // promised to.
-func (s *joiner) founds() bool { return s.self().cluster == "" && s.expected() > 1 }
+func (s *joiner) founds() bool { return s.self().Cluster == "" && s.expected() > 1 }
 
 // seekPlace goes one step, and returns what kept it from reaching its aim.
 func (s *joiner) seekPlace() error {
@@ -122,7 +123,7 @@ func (s *joiner) seekPlace() error {
 		return s.foundTogether()
 	case s.logs.meta().lacksClusterID():
 		return s.seekLeaderWithoutID()
-	case !s.isPlaced() && s.self().cluster != "":
+	case !s.isPlaced() && s.self().Cluster != "":
 		return s.seekConfirmation()
 	case !s.isSettled():
 		err := s.askToJoin()
@@ -203,7 +204,7 @@ func (s *joiner) findTrouble() error {
 }
 
 func (s *joiner) ownJoinRequest() joinRequest {
-	r := joinRequest{ID: s.id, Addr: s.addr, Itself: true, Server: s.server, Process: s.port.process, Away: s.leaving.Load() > 0 || s.left.Load()}
+	r := joinRequest{ID: s.id, Addr: s.addr, Itself: true, Server: s.server, Process: s.port.Process(), Away: s.leaving.Load() > 0 || s.left.Load()}
 	if s.replica {
 		r.Role = roleReplica
 	}
@@ -246,7 +247,7 @@ func (s *joiner) nobodyToAsk() error {
 	switch {
 	case s.isMember() && len(s.configuration().Servers) == 1:
 		return fmt.Errorf("the only member announces its new address, %s, when it leads", s.addr)
-	case s.isMember() || s.self().cluster != "":
+	case s.isMember() || s.self().Cluster != "":
 		return errors.New("there is no other node to ask; start this one with the addresses of members")
 	}
 	return errors.New("there is no other node to ask; start this one with the addresses of members, or empty its directory to form a cluster")
@@ -255,7 +256,7 @@ func (s *joiner) nobodyToAsk() error {
 // memberAddrs returns the addresses at which members may be, also with an error.
 func (s *joiner) memberAddrs() ([]string, error) {
 	addrs, err := s.givenAddrs()
-	if s.self().cluster == "" {
+	if s.self().Cluster == "" {
 		addrs = append(addrs, s.founding().Known...)
 		for _, f := range s.logs.meta().Promise {
 			addrs = append(addrs, f.Addr)
@@ -266,7 +267,7 @@ func (s *joiner) memberAddrs() ([]string, error) {
 			addrs = append(addrs, roster.DialAddr(string(m.Address)))
 		}
 	}
-	addrs = append(addrs, s.port.callerAddrs()...) // they may have moved
+	addrs = append(addrs, s.port.CallerAddrs()...) // they may have moved
 	slices.Sort(addrs)
 	return slices.Compact(addrs), err
 }
@@ -302,7 +303,7 @@ func (s *joiner) resolve(addr string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, wire.HandshakeTimeout)
 	defer cancel()
 	hosts, err := s.lookupHost(ctx, host)
 	if err != nil {
@@ -323,7 +324,7 @@ func (s *joiner) askMember(addr string) error {
 	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
 	who, err := s.probe(ctx, addr)
-	mine := s.self().cluster
+	mine := s.self().Cluster
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", addr, err)
@@ -334,7 +335,7 @@ func (s *joiner) askMember(addr string) error {
 	case mine != "" && who.Cluster != mine:
 		return fmt.Errorf("%s: node %s is of cluster %s, this one of %s", addr, roster.UserID(who.Node), who.Cluster, mine)
 	}
-	if _, err := askJSON[raw](ctx, s.port, addr, callJoin, s.ownJoinRequest()); err != nil {
+	if _, err := wire.AskJSON[wire.Raw](ctx, s.port, addr, wire.CallJoin, s.ownJoinRequest()); err != nil {
 		return fmt.Errorf("%s: node %s of cluster %s: %w", addr, roster.UserID(who.Node), who.Cluster, err)
 	}
 	return nil
@@ -342,11 +343,11 @@ func (s *joiner) askMember(addr string) error {
 
 // askStranded says what a node waits for that belongs to no cluster either.
 func (s *joiner) askStranded(ctx context.Context, addr string) error {
-	other, err := askJSON[founding](ctx, s.port, addr, callFound, s.founding())
+	other, err := wire.AskJSON[founding](ctx, s.port, addr, wire.CallFound, s.founding())
 	if err != nil {
 		return fmt.Errorf("%s: %w", addr, err)
 	}
-	return fmt.Errorf("%s: node %s%s", addr, roster.UserID(other.Server), strandedWith(other, s.self().cluster, s.expect))
+	return fmt.Errorf("%s: node %s%s", addr, roster.UserID(other.Server), strandedWith(other, s.self().Cluster, s.expect))
 }
 
 // strandedWith says what a node without a cluster waits for, to one that is of cluster
@@ -373,12 +374,12 @@ func (s *joiner) warnOfStrangers() {
 	var strange []string
 	for _, addr := range slices.Compact(addrs) {
 		who, err := s.probe(s.ctx, addr)
-		if err == nil && who.Cluster != "" && who.Cluster != s.self().cluster {
+		if err == nil && who.Cluster != "" && who.Cluster != s.self().Cluster {
 			strange = append(strange, fmt.Sprintf("%s at %s (cluster %s)", roster.UserID(who.Node), addr, who.Cluster))
 		}
 	}
 	if len(strange) > 0 {
 		s.log.Warn("a node to join belongs to another cluster; this node stays in its own unless its data directory is emptied",
-			"cluster", s.self().cluster, "others", strings.Join(strange, ", "))
+			"cluster", s.self().Cluster, "others", strings.Join(strange, ", "))
 	}
 }

@@ -21,10 +21,10 @@ import (
 // lookAtListener is for every node: one that others cannot reach is not ready.
 func (w *watchdog) lookAtListener(now time.Time) string {
 	s := w.s
-	accepted, failure := s.port.accepting(now)
+	accepted, failure := s.port.Accepting(now)
 	lasts := w.accepting.Look(now, failure != nil, accepted)
 	if lasts == 0 {
-		s.port.reserve.fill()
+		s.port.FillReserve()
 	}
 	if lasts <= s.patience() {
 		w.handOverAt = 0
@@ -82,9 +82,9 @@ func (s *detector) successorOf(r *tenure) (target roster.Peer, err error) {
 
 // reach connects to a voter, to see whether it is there.
 func (s *detector) reach(r *tenure, voter roster.Peer) error {
-	defer s.port.reserve.release()()
+	defer s.port.FreeReserve()()
 	ctx, cancel := context.WithTimeout(r.ctx, s.timing.Heartbeat)
 	defer cancel()
-	_, err := s.port.ping(ctx, voter)
+	_, err := s.port.Ping(ctx, voter)
 	return err
 }

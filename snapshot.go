@@ -168,7 +168,7 @@ func (s *Store) verifyNewSnapshot(meta raft.SnapshotMeta, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if err := checkCluster(head, s.self().cluster); err != nil {
+	if err := checkCluster(head, s.self().Cluster); err != nil {
 		return err
 	}
 	if head.index > meta.Index || head.term > meta.Term {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // A leader whose large packets are lost, on a path whose MTU is smaller than believed,
@@ -51,7 +52,7 @@ func (w *watchdog) lookAtCommits(now time.Time) string {
 		return ""
 	}
 	size := max(s.logs.sizeOf(commit+1, commit+1), maxEntriesBytes)
-	byDesign := s.patience() + time.Duration(size)*perByte // for one attempt to send it
+	byDesign := s.patience() + time.Duration(size)*wire.PerByte // for one attempt to send it
 	w.stalledHandOverAt = max(w.stalledHandOverAt, (byDesign+s.patience())<<min(w.handOvers.Load(), mostHandOverDoublings))
 	if stalled > w.stalledHandOverAt && s.hasOtherVoter() {
 		w.stalledHandOverAt = 2 * stalled

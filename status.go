@@ -58,7 +58,7 @@ func (s *Store) Status() Status {
 	r, now := s.tenure(), s.fsm.now.Load()
 	st := Status{
 		Node:         s.ownNode(),
-		Cluster:      s.self().cluster,
+		Cluster:      s.self().Cluster,
 		Founded:      s.founded.Load(),
 		State:        s.state(),
 		Nodes:        s.members(),
@@ -113,7 +113,7 @@ func (s *Store) notReady(st Status, now *applied) string {
 	s.current.mu.Lock()
 	trouble := s.current.reason
 	s.current.mu.Unlock()
-	stranger, lost := s.port.lastStranger()
+	stranger, lost := s.port.LastStranger()
 	switch {
 	case st.State == Stopped:
 		return s.life.Err().Error()

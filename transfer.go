@@ -13,6 +13,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // transferRequest asks the leader to hand leadership over.
@@ -59,11 +60,11 @@ func (s *members) transferThrough(ctx context.Context, tenure *tenure, req trans
 		return s.transferAsLeader(ctx, req)
 	}
 	req.Forwarded = true
-	_, err := callJSON[raw](ctx, s.port, tenure.leader, callTransfer, req)
+	_, err := wire.CallJSON[wire.Raw](ctx, s.port, tenure.leader, wire.CallTransfer, req)
 	return err
 }
 
-func (s *Store) serveTransfer(ctx context.Context, req transferRequest) (raw, error) {
+func (s *Store) serveTransfer(ctx context.Context, req transferRequest) (wire.Raw, error) {
 	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.transferThrough(ctx, r, req) })
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/ownaddr"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // tcp is the default network.
@@ -30,42 +31,42 @@ func (tcp) Dial(ctx context.Context, addr string) (net.Conn, error) {
 // net.ErrClosed after Close, which has these connections refused from then on and is
 // nothing to the store, and when the store stops. Without WithSharedPort it returns
 // ErrInvalid.
-func (s *Store) OtherConns() net.Listener { return s.port.others }
+func (s *Store) OtherConns() net.Listener { return s.port.Others() }
 
 // portHooks is what a node answers its port.
 type portHooks struct{ *Store }
 
-func (h portHooks) Self() self                                      { return h.self() }
-func (h portHooks) Leads() bool                                     { return h.tenure().leads }
-func (h portHooks) IsPlaced() bool                                  { return h.isPlaced() }
-func (h portHooks) HasJoined() bool                                 { return h.raft.LastIndex() > 0 }
-func (h portHooks) ConfiguredAt() string                            { return h.configuredAt() }
-func (h portHooks) AddressOf(id raft.ServerID, addr string) string  { return h.addressOf(id, addr) }
-func (h portHooks) TurnAway(dialer opening) (why, elsewhere string) { return h.turnAway(dialer) }
-func (h portHooks) LosePlace(at string)                             { h.losePlace(at) }
-func (h portHooks) Vouch(dialer opening) error                      { return h.vouchWithoutClusterID(dialer) }
-func (h portHooks) Samples() []sample                               { return h.logs.samples() }
+func (h portHooks) Self() wire.Self                                      { return h.self() }
+func (h portHooks) Leads() bool                                          { return h.tenure().leads }
+func (h portHooks) IsPlaced() bool                                       { return h.isPlaced() }
+func (h portHooks) HasJoined() bool                                      { return h.raft.LastIndex() > 0 }
+func (h portHooks) ConfiguredAt() string                                 { return h.configuredAt() }
+func (h portHooks) AddressOf(id raft.ServerID, addr string) string       { return h.addressOf(id, addr) }
+func (h portHooks) TurnAway(dialer wire.Opening) (why, elsewhere string) { return h.turnAway(dialer) }
+func (h portHooks) LosePlace(at string)                                  { h.losePlace(at) }
+func (h portHooks) Vouch(dialer wire.Opening) error                      { return h.vouchWithoutClusterID(dialer) }
+func (h portHooks) Samples() []wire.Sample                               { return h.logs.samples() }
 
-// newPort makes the node's port, with the calls that the node serves.
-func (s *Store) newPort() *port {
-	p := newPort(s.ctx, portConfig{
+// wire.New makes the node's port, with the calls that the node serves.
+func (s *Store) newPort() *wire.Port {
+	p := wire.New(s.ctx, wire.Config{
 		Network: s.opts.network, Listener: s.opts.listener, Advertise: s.opts.advertise, Shared: s.opts.sharePort, Log: s.log.Named("peer"),
 	}, portHooks{s})
-	p.handleConn(forMonitor, s.serveMonitor)
-	p.handle(callWrite, s.serveWrite)
-	p.handle(callGet, s.serveGet)
-	p.handle(callReadIndex, s.serveReadIndex)
-	p.handle(callConfirm, s.serveConfirm)
-	handleJSON(p, callCatchUp, s.serveCatchUp)
-	p.handle(callLastIndex, s.serveLastIndex)
-	handleJSON(p, callJoin, s.serveJoin)
-	handleJSON(p, callNodes, s.serveNodes)
-	handleJSON(p, callAdmit, s.acceptAdmission)
-	handleJSON(p, callRemove, s.serveRemove)
-	handleJSON(p, callTransfer, s.serveTransfer)
-	handleJSON(p, callFound, s.serveFound)
-	handleJSON(p, callSuspicion, s.voteOnSuspicion)
-	handleJSON(p, callClaim, s.serveClaim)
+	p.HandleConn(wire.ForMonitor, s.serveMonitor)
+	p.Handle(wire.CallWrite, s.serveWrite)
+	p.Handle(wire.CallGet, s.serveGet)
+	p.Handle(wire.CallReadIndex, s.serveReadIndex)
+	p.Handle(wire.CallConfirm, s.serveConfirm)
+	wire.HandleJSON(p, wire.CallCatchUp, s.serveCatchUp)
+	p.Handle(wire.CallLastIndex, s.serveLastIndex)
+	wire.HandleJSON(p, wire.CallJoin, s.serveJoin)
+	wire.HandleJSON(p, wire.CallNodes, s.serveNodes)
+	wire.HandleJSON(p, wire.CallAdmit, s.acceptAdmission)
+	wire.HandleJSON(p, wire.CallRemove, s.serveRemove)
+	wire.HandleJSON(p, wire.CallTransfer, s.serveTransfer)
+	wire.HandleJSON(p, wire.CallFound, s.serveFound)
+	wire.HandleJSON(p, wire.CallSuspicion, s.voteOnSuspicion)
+	wire.HandleJSON(p, wire.CallClaim, s.serveClaim)
 	return p
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/progress"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // watchdog watches whether this node gets anything done; package progress has the rule
@@ -162,7 +163,7 @@ func (w *watchdog) lookAtRaft(now time.Time) string {
 	answers, incoming := w.answers.Load(), s.raftTransport.incoming
 	done := answers + s.fsm.steps.Load() + uint64(incoming.total.Load())
 	stalled := w.main.Look(now, s.logs.writing.Load() == 0, done)
-	limit := s.timing.Stall + time.Duration(incoming.got.Load())*perByte
+	limit := s.timing.Stall + time.Duration(incoming.got.Load())*wire.PerByte
 	if stalled > limit {
 		w.stop(fmt.Errorf("raft has got nothing done for %v: its main goroutine is held up", stalled))
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/limits"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // The way of a write, in the order of this file:
@@ -333,18 +334,18 @@ func (s *Store) applySealed(seal func() []byte) ([]command.Result, error) {
 // forwardWrite sends a group over a connection. A leader to which none can be made has
 // been sent nothing, however long that takes.
 func (s *Store) forwardWrite(r *tenure, seal func() []byte) ([]command.Result, error) {
-	leader, err := s.port.connectWithin(r.ctx, s.patience(), r.leader)
+	leader, err := s.port.ConnectWithin(r.ctx, s.patience(), r.leader)
 	if err != nil {
 		return nil, err
 	}
 	entry := seal()
 	if entry == nil {
-		leader.release()
+		leader.Release()
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, s.patience()+time.Duration(len(entry))*perByte)
+	ctx, cancel := context.WithTimeout(r.ctx, s.patience()+time.Duration(len(entry))*wire.PerByte)
 	defer cancel()
-	answer, err := leader.call(ctx, callWrite, entry)
+	answer, err := leader.Call(ctx, wire.CallWrite, entry)
 	if err != nil {
 		return nil, err
 	}
@@ -403,7 +404,7 @@ func (s *node) replicate(entry []byte) ([]command.Result, error) {
 	}
 	defer s.futures.Leave()
 	if !s.isPlaced() {
-		return nil, errUnplaced
+		return nil, wire.ErrUnplaced
 	}
 	future := s.raft.Apply(entry, s.timing.Election)
 	if err := future.Error(); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 func openInMemory(t *testing.T, opts ...Option) *Store {
@@ -99,7 +100,7 @@ func TestARefusalOfTheLeaderIsAnsweredWhenItRepeats(t *testing.T) {
 	for _, refusal := range []error{ErrInvalid, ErrTooLarge} {
 		synctest.Test(t, func(t *testing.T) {
 			var groups []int
-			s := newTestFollower(t, answeredBy(func(_ method, payload []byte) ([]byte, error) {
+			s := newTestFollower(t, answeredBy(func(_ wire.Method, payload []byte) ([]byte, error) {
 				requests, err := command.Decode(payload)
 				if err != nil {
 					t.Error(err)
@@ -123,7 +124,7 @@ func TestARefusalOfTheLeaderIsAnsweredWhenItRepeats(t *testing.T) {
 // A group can be refused for one of its requests: the others go again, each alone.
 func TestARefusedGroupIsSentOnceMoreRequestByRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestFollower(t, answeredBy(func(_ method, payload []byte) ([]byte, error) {
+		s := newTestFollower(t, answeredBy(func(_ wire.Method, payload []byte) ([]byte, error) {
 			requests, _ := command.Decode(payload)
 			if len(requests) > 1 || requests[0].Ops[0].Key == "bad" {
 				return nil, ErrTooLarge
@@ -152,7 +153,7 @@ func TestARefusedGroupIsSentOnceMoreRequestByRequest(t *testing.T) {
 func TestARefusalAfterAnUnknownAttemptIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
-		s := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) {
+		s := newTestFollower(t, answeredBy(func(wire.Method, []byte) ([]byte, error) {
 			if n++; n == 1 {
 				return nil, ErrUnknown
 			}

@@ -18,6 +18,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/limits"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 func TestAWriteOverALimitIsNotEvenQueued(t *testing.T) {
@@ -229,13 +230,13 @@ func TestAWriteOnAStoreThatClosesSaysWhetherItMayHaveBeenApplied(t *testing.T) {
 }
 
 func TestABatchThatIsTakenFitsAFrame(t *testing.T) {
-	l := limits.Limits{KeyBytes: 1, ValueBytes: 1, BatchBytes: maxBatchBytes}
+	l := limits.Limits{KeyBytes: 1, ValueBytes: 1, BatchBytes: wire.MaxBatchBytes}
 	ops := slices.Repeat([]command.Op{{Kind: command.Check, Key: "k", Version: math.MaxUint64}}, limits.MaxOps)
 	if err := l.Check(ops); err != nil {
 		t.Error(err)
 	}
-	if size := command.Size(command.Request{Ops: ops}) + maxBatchBytes; size > maxFrame {
-		t.Errorf("the largest batch takes %d bytes, a frame %d", size, maxFrame)
+	if size := command.Size(command.Request{Ops: ops}) + wire.MaxBatchBytes; size > wire.MaxFrame {
+		t.Errorf("the largest batch takes %d bytes, a frame %d", size, wire.MaxFrame)
 	}
 	if err := l.Check(append(ops, ops[0])); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("one operation more: %v", err)
@@ -307,7 +308,7 @@ func TestAnAnswerThatDoesNotFitTheGroupIsUnknown(t *testing.T) {
 		"nothing":           nil,
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			s := newTestFollower(t, answeredBy(func(method, []byte) ([]byte, error) { return answer, nil }))
+			s := newTestFollower(t, answeredBy(func(wire.Method, []byte) ([]byte, error) { return answer, nil }))
 			encoded := command.AppendRequest(nil, &command.Request{Origin: command.Own, Ops: []command.Op{{Kind: command.Set, Key: "k"}}})
 			if _, err := s.writes.Do(t.Context(), encoded, false); !errors.Is(err, ErrUnknown) {
 				t.Errorf("%s: %v, want ErrUnknown", name, err)
@@ -321,7 +322,7 @@ func TestAGroupWithoutALeaderIsUnsent(t *testing.T) {
 	if _, err := s.propose(emptyEntry); !errors.Is(err, errs.Unsent) {
 		t.Errorf("got %v, want errs.Unsent", err)
 	}
-	s.current.tenure = newTestTenure(s, peerB, true)
+	s.current.tenure = newTestTenure(s, testPeerB, true)
 	s.life.Stop(ErrClosed)
 	s.futures.Drain(time.Second)
 	if _, err := s.propose(emptyEntry); !errors.Is(err, errs.Unsent) || !errors.Is(err, ErrClosed) {
@@ -347,7 +348,7 @@ func TestAGroupIsGivenUpOnALeaderThatIsSilentOrNoLonger(t *testing.T) {
 func TestAGivenUpWriteSendsNoBytesOfItsCallersNextUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sent string
-		s := newTestFollower(t, answeredBy(func(_ method, payload []byte) ([]byte, error) {
+		s := newTestFollower(t, answeredBy(func(_ wire.Method, payload []byte) ([]byte, error) {
 			group, err := command.Decode(payload)
 			if err != nil {
 				t.Error(err)
@@ -378,7 +379,7 @@ func TestAGivenUpWriteSendsNoBytesOfItsCallersNextUse(t *testing.T) {
 func TestAWriteForWhichNoConnectionIsMadeWasNotApplied(t *testing.T) {
 	for _, limit := range []time.Duration{time.Second, 10 * time.Second} { // less than an attempt takes, and more
 		synctest.Test(t, func(t *testing.T) {
-			lan := newLAN()
+			lan := testLAN()
 			s := newTestFollowerOn(t, lan, saysNothing)
 			lan.Isolate("b")
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -397,7 +398,7 @@ func TestAWriteForWhichNoConnectionIsMadeWasNotApplied(t *testing.T) {
 
 func TestAWriteThatHasNoConnectionWhenTheStoreEndsWasNotApplied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := newLAN()
+		lan := testLAN()
 		s := newTestFollowerOn(t, lan, saysNothing)
 		lan.Isolate("b")
 		time.AfterFunc(time.Second, func() { s.life.Fail(errEnough) })

@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"bytes"
@@ -23,7 +23,7 @@ import (
 // opens otherwise is another's, see others.go.
 
 const (
-	handshakeTimeout = 5 * time.Second // for the whole handshake
+	HandshakeTimeout = 5 * time.Second // for the whole handshake
 	maxHandshake     = 4 << 10         // bytes of its JSON
 )
 
@@ -33,13 +33,13 @@ var magic = [8]byte{'k', 'v', 'r', 'a', 'f', 't', 0, 1}
 
 // What a connection is for.
 const (
-	forRaft    = "raft"  // raft's own messages
-	forRPC     = "rpc"   // kvraft's calls, see calls.go
-	forMonitor = "vigil" // nothing but to see it break, see failover.go
+	ForRaft    = "raft"  // raft's own messages
+	ForRPC     = "rpc"   // kvraft's calls
+	ForMonitor = "vigil" // nothing but to see it break
 )
 
-// hello is what the dialer says.
-type hello struct {
+// Hello is what the dialer says.
+type Hello struct {
 	For     string        `json:"for"`
 	Cluster string        `json:"cluster"` // empty: the dialer has none yet
 	From    raft.ServerID `json:"from"`
@@ -48,75 +48,75 @@ type hello struct {
 	Leads   bool          `json:"leads"` // the dialer is the leader, as far as it knows
 }
 
-// opening is a hello as it is sent.
-type opening struct {
-	hello
-	Log        []sample `json:"log,omitempty"`        // of the dialer's, where one of the two may be nameless
+// Opening is a hello as it is sent.
+type Opening struct {
+	Hello
+	Log        []Sample `json:"log,omitempty"`        // of the dialer's, where one of the two may be nameless
 	Configured string   `json:"configured,omitempty"` // the dialer's address in its own configuration
 }
 
-// welcome is what the acceptor answers.
-type welcome struct {
+// Welcome is what the acceptor answers.
+type Welcome struct {
 	Refused string        `json:"refused,omitempty"` // why; the connection ends here
 	Cluster string        `json:"cluster"`           // empty: the acceptor waits to be admitted
 	Node    raft.ServerID `json:"node"`
 	Leads   bool          `json:"leads"`   // the acceptor is the leader, as far as it knows
 	Process string        `json:"process"` // minted when the acceptor was opened: one that answers at two addresses is one
 
-	Unconfirmed bool   `json:"unconfirmed,omitempty"` // the acceptor has no place yet, see place.go
+	Unconfirmed bool   `json:"unconfirmed,omitempty"` // the acceptor has yet to be confirmed where it is
 	Elsewhere   string `json:"elsewhere,omitempty"`   // the dialer is refused because it is to be found there
 	Joined      bool   `json:"joined,omitempty"`      // the acceptor has entries of its cluster's log: it is a member, or was one
 }
 
-// self is who a node says it is.
-type self struct {
-	cluster string
-	server  raft.ServerID
+// Self is who a node says it is.
+type Self struct {
+	Cluster string
+	Server  raft.ServerID
 }
 
 // judge answers a hello. It never refuses because it does not know the dialer:
 // a node that lags behind would refuse the leader that could teach it. But where one
 // of the two is nameless no cluster's id can be compared, and vouch tells what speaks
 // against the dialer.
-func (me self) judge(h hello, vouch func() error) welcome {
-	w := welcome{Cluster: me.cluster, Node: me.server}
+func (me Self) judge(h Hello, vouch func() error) Welcome {
+	w := Welcome{Cluster: me.Cluster, Node: me.Server}
 	switch {
-	case h.For != forRaft && h.For != forRPC && h.For != forMonitor:
+	case h.For != ForRaft && h.For != ForRPC && h.For != ForMonitor:
 		w.Refused = fmt.Sprintf("connections for %q are not known here", h.For)
-	case h.To == "" && h.For == forRPC: // a knock; what may be asked is limited in calls.go
-	case h.To != me.server:
-		w.Refused = fmt.Sprintf("this is node %s, not %s", me.server, h.To)
-	case me.cluster == "" && !roster.HasNoIdentity(me.server):
-		w.Refused = fmt.Sprintf("node %s waits to be admitted to a cluster", me.server)
-	case me.cluster == "", h.Cluster == "" && roster.HasNoIdentity(h.From):
+	case h.To == "" && h.For == ForRPC: // a knock; what may be asked is limited in calls.go
+	case h.To != me.Server:
+		w.Refused = fmt.Sprintf("this is node %s, not %s", me.Server, h.To)
+	case me.Cluster == "" && !roster.HasNoIdentity(me.Server):
+		w.Refused = fmt.Sprintf("node %s waits to be admitted to a cluster", me.Server)
+	case me.Cluster == "", h.Cluster == "" && roster.HasNoIdentity(h.From):
 		if err := vouch(); err != nil {
 			w.Refused = err.Error()
 		}
-	case h.Cluster != me.cluster:
-		w.Refused = fmt.Sprintf("node %s belongs to cluster %s, not %s; to move a node, empty its data directory", me.server, me.cluster, h.Cluster)
+	case h.Cluster != me.Cluster:
+		w.Refused = fmt.Sprintf("node %s belongs to cluster %s, not %s; to move a node, empty its data directory", me.Server, me.Cluster, h.Cluster)
 	}
 	return w
 }
 
-func (p *port) acceptHandshake(conn net.Conn) (hello, error) {
-	var o opening
-	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
-		return o.hello, err
+func (p *Port) acceptHandshake(conn net.Conn) (Hello, error) {
+	var o Opening
+	if err := conn.SetDeadline(time.Now().Add(HandshakeTimeout)); err != nil {
+		return o.Hello, err
 	}
 	head, err := readHead(conn)
 	if err != nil {
-		return o.hello, err
+		return o.Hello, err
 	}
 	err = readHandshake(io.MultiReader(bytes.NewReader(head), conn), &o)
-	h := o.hello
+	h := o.Hello
 	if errors.Is(err, errVersion) { // the dialer learns ours from the answer
-		return h, errors.Join(err, writeHandshake(conn, welcome{Refused: err.Error()}))
+		return h, errors.Join(err, writeHandshake(conn, Welcome{Refused: err.Error()}))
 	}
 	if err != nil {
 		return h, err
 	}
 	w := p.node.Self().judge(h, func() error { return p.node.Vouch(o) })
-	if h.For == forRaft && w.Refused == "" {
+	if h.For == ForRaft && w.Refused == "" {
 		w.Refused, w.Elsewhere = p.node.TurnAway(o)
 	}
 	w.Leads, w.Process, w.Unconfirmed, w.Joined = p.node.Leads(), p.process, !p.node.IsPlaced(), p.node.HasJoined()
@@ -129,15 +129,15 @@ func (p *port) acceptHandshake(conn net.Conn) (hello, error) {
 	return h, conn.SetDeadline(time.Time{})
 }
 
-func (p *port) dialHandshake(ctx context.Context, conn net.Conn, purpose string, to raft.ServerID) (w welcome, err error) {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+func (p *Port) dialHandshake(ctx context.Context, conn net.Conn, purpose string, to raft.ServerID) (w Welcome, err error) {
+	ctx, cancel := context.WithTimeout(ctx, HandshakeTimeout)
 	defer cancel()
 	release := interruptible(ctx, conn)
 	defer func() { err = release(err) }()
 
 	me := p.node.Self()
-	o := opening{hello: hello{For: purpose, Cluster: me.cluster, From: me.server, To: to, At: p.config.Advertise, Leads: p.node.Leads()}, Configured: p.node.ConfiguredAt()}
-	if me.cluster == "" || roster.HasNoIdentity(to) {
+	o := Opening{Hello: Hello{For: purpose, Cluster: me.Cluster, From: me.Server, To: to, At: p.config.Advertise, Leads: p.node.Leads()}, Configured: p.node.ConfiguredAt()}
+	if me.Cluster == "" || roster.HasNoIdentity(to) {
 		o.Log = p.node.Samples()
 	}
 	if err := writeHandshake(conn, o); err != nil {
@@ -180,7 +180,7 @@ func interruptible(ctx context.Context, conn net.Conn) func(err error) error {
 // of whatever version.
 type foreign struct{ head []byte }
 
-func (foreign) Error() string { return errNoPeer.Error() }
+func (foreign) Error() string { return ErrNoPeer.Error() }
 
 // readHead reads what all versions of the handshake begin with, or up to the first
 // bytes that differ: whoever speaks another protocol may wait for an answer to less.
@@ -201,7 +201,7 @@ func readHead(r io.Reader) ([]byte, error) {
 
 var (
 	errVersion = errors.New("read handshake: another version of the protocol")
-	errNoPeer  = errors.New("read handshake: not a kvraft peer")
+	ErrNoPeer  = errors.New("read handshake: not a kvraft peer")
 )
 
 // A handshake message is the magic, a length and JSON, so that it can grow. It
@@ -226,10 +226,10 @@ func readHandshake(r io.Reader, message any) error {
 		return fmt.Errorf("read handshake: %w", err)
 	}
 	if string(head[:len("HTTP/")]) == "HTTP/" {
-		return fmt.Errorf("%w, but an HTTP server: the address of its peer port is wanted", errNoPeer)
+		return fmt.Errorf("%w, but an HTTP server: the address of its peer port is wanted", ErrNoPeer)
 	}
 	if [len(magic) - 1]byte(head[:]) != [len(magic) - 1]byte(magic[:]) {
-		return errNoPeer
+		return ErrNoPeer
 	}
 	if v := head[len(magic)-1]; v != magic[len(magic)-1] {
 		return fmt.Errorf("%w: the peer speaks %d, this node %d", errVersion, v, magic[len(magic)-1])
@@ -246,4 +246,12 @@ func readHandshake(r io.Reader, message any) error {
 		return fmt.Errorf("read handshake: %w", err)
 	}
 	return nil
+}
+
+// Sample tells an entry of a log from any other at its index and of its term: in one
+// cluster there is none.
+type Sample struct {
+	Index uint64 `json:"index"`
+	Term  uint64 `json:"term"`
+	Sum   uint32 `json:"sum"`
 }

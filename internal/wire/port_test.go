@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"context"
@@ -22,54 +22,54 @@ import (
 
 // The handshake's two sides in most tests: a dialer and the node that it means.
 var (
-	nodeA = self{"c1", "a#1"}
-	nodeB = self{"c1", "b#2"}
+	nodeA = Self{"c1", "a#1"}
+	nodeB = Self{"c1", "b#2"}
 )
 
 // serveNothing is a node that hangs up after the handshake.
-func serveNothing(net.Conn, hello) {}
+func serveNothing(net.Conn, Hello) {}
 
 // serveUntilEnd keeps an RPC connection until it ends.
-func serveUntilEnd(conn net.Conn, _ hello) { _, _ = io.Copy(io.Discard, conn) }
+func serveUntilEnd(conn net.Conn, _ Hello) { _, _ = io.Copy(io.Discard, conn) }
 
 // newTestTransport gives me a port on lan at addr, closed with the test.
 // Without a serve it does not accept.
-func newTestPort(t *testing.T, lan *memnet.Network, addr string, me self, serve func(net.Conn, hello)) *port {
+func newTestPort(t *testing.T, lan *memnet.Network, addr string, me Self, serve func(net.Conn, Hello)) *Port {
 	t.Helper()
 	host := hostOf(lan, addr)
 	listener, err := host.Listen(addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newPort(context.Background(), portConfig{Network: host, Listener: listener, Advertise: addr, Log: hclog.NewNullLogger()}, solo{me})
+	p := New(context.Background(), Config{Network: host, Listener: listener, Advertise: addr, Log: hclog.NewNullLogger()}, solo{me})
 	if serve != nil {
 		startServing(p, serve)
 	}
-	t.Cleanup(p.close)
+	t.Cleanup(p.Close)
 	return p
 }
 
 // startServing begins to accept, with one use for all connections.
-func startServing(p *port, serve func(net.Conn, hello)) {
-	for _, purpose := range []string{forRaft, forRPC, forMonitor} {
-		p.handleConn(purpose, serve)
+func startServing(p *Port, serve func(net.Conn, Hello)) {
+	for _, purpose := range []string{ForRaft, ForRPC, ForMonitor} {
+		p.HandleConn(purpose, serve)
 	}
-	p.start()
+	p.Start()
 }
 
 // solo is a node that has its place, and knows no other.
-type solo struct{ me self }
+type solo struct{ me Self }
 
-func (n solo) Self() self                                  { return n.me }
+func (n solo) Self() Self                                  { return n.me }
 func (solo) Leads() bool                                   { return false }
 func (solo) IsPlaced() bool                                { return true }
 func (solo) HasJoined() bool                               { return false }
 func (solo) ConfiguredAt() string                          { return "" }
 func (solo) AddressOf(_ raft.ServerID, addr string) string { return roster.DialAddr(addr) }
-func (solo) TurnAway(opening) (why, elsewhere string)      { return "", "" }
+func (solo) TurnAway(Opening) (why, elsewhere string)      { return "", "" }
 func (solo) LosePlace(string)                              {}
-func (solo) Vouch(dialer opening) error                    { return fmt.Errorf("node %s is not known", dialer.From) }
-func (solo) Samples() []sample                             { return nil }
+func (solo) Vouch(dialer Opening) error                    { return fmt.Errorf("node %s is not known", dialer.From) }
+func (solo) Samples() []Sample                             { return nil }
 
 // newLAN is a network without latency. The node at x:1 is on the host x.
 func newLAN() *memnet.Network {
@@ -82,7 +82,9 @@ func hostOf(lan *memnet.Network, addr string) *memnet.Host {
 }
 
 // closeWrite ends what the other side reads.
-func closeWrite(conn net.Conn) { _ = conn.(interface{ CloseWrite() error }).CloseWrite() }
+func closeWrite(conn net.Conn) {
+	_ = conn.(interface{ CloseWrite() error }).CloseWrite()
+}
 
 // dialRaw connects to addr without a handshake.
 func dialRaw(t *testing.T, lan *memnet.Network, addr string) net.Conn {
@@ -96,13 +98,13 @@ func dialRaw(t *testing.T, lan *memnet.Network, addr string) net.Conn {
 }
 
 // shake is dialRaw with a handshake.
-func shake(t *testing.T, lan *memnet.Network, addr string, h hello) net.Conn {
+func shake(t *testing.T, lan *memnet.Network, addr string, h Hello) net.Conn {
 	t.Helper()
 	conn := dialRaw(t, lan, addr)
 	if err := writeHandshake(conn, h); err != nil {
 		t.Fatal(err)
 	}
-	var w welcome
+	var w Welcome
 	if err := readHandshake(conn, &w); err != nil || w.Refused != "" {
 		t.Fatalf("handshake: %v %s", err, w.Refused)
 	}
@@ -130,7 +132,7 @@ func TestTheCutEndsEveryConnectionAndCloseWaitsForTheirUsers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan := newLAN()
 		letGo := make(chan struct{})
-		b := newTestPort(t, lan, "b:1", nodeB, func(conn net.Conn, h hello) {
+		b := newTestPort(t, lan, "b:1", nodeB, func(conn net.Conn, h Hello) {
 			serveUntilEnd(conn, h)
 			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
 				t.Errorf("one that was accepted: %v", err)
@@ -139,18 +141,18 @@ func TestTheCutEndsEveryConnectionAndCloseWaitsForTheirUsers(t *testing.T) {
 		})
 		newTestPort(t, lan, "a:1", nodeA, serveNothing)
 
-		accepted := shake(t, lan, "b:1", hello{For: forRPC, Cluster: "c1", From: "a#1", To: "b#2"})
+		accepted := shake(t, lan, "b:1", Hello{For: ForRPC, Cluster: "c1", From: "a#1", To: "b#2"})
 		stalled := dialRaw(t, lan, "b:1")
-		outgoing, _, err := b.dial(t.Context(), "a:1", forRPC, "")
+		outgoing, _, err := b.Dial(t.Context(), "a:1", ForRPC, "")
 		if err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if n := b.connections(); n != 3 {
+		if n := b.Connections(); n != 3 {
 			t.Fatalf("%d connections are tracked, want 3", n)
 		}
 
-		b.cut()
+		b.Cut()
 		for name, conn := range map[string]net.Conn{"accepted": accepted, "stalled": stalled} {
 			conn.SetReadDeadline(time.Now().Add(time.Minute))
 			if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
@@ -165,7 +167,7 @@ func TestTheCutEndsEveryConnectionAndCloseWaitsForTheirUsers(t *testing.T) {
 		}
 
 		closed := make(chan struct{})
-		go func() { b.close(); close(closed) }()
+		go func() { b.Close(); close(closed) }()
 		synctest.Wait()
 		select {
 		case <-closed:
@@ -184,14 +186,14 @@ func TestAPortIsCutWithItsContext(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		b := newPort(ctx, portConfig{Listener: listener, Log: hclog.NewNullLogger()}, solo{nodeB})
-		b.start()
+		b := New(ctx, Config{Listener: listener, Log: hclog.NewNullLogger()}, solo{nodeB})
+		b.Start()
 		cancel()
 		b.running.Wait()
 		if _, err := listener.Accept(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("it accepts: %v", err)
 		}
-		b.close()
+		b.Close()
 	})
 }
 
@@ -200,8 +202,8 @@ func TestNothingIsTrackedAfterTheCut(t *testing.T) {
 		lan := newLAN()
 		newTestPort(t, lan, "b:1", nodeB, serveUntilEnd)
 		a := newTestPort(t, lan, "a:1", nodeA, nil)
-		a.cut()
-		a.cut() // a second one does nothing
+		a.Cut()
+		a.Cut() // a second one does nothing
 		raw := dialRaw(t, lan, "b:1")
 		if _, err := a.track(raw, nil); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("track: %v, want net.ErrClosed", err)
@@ -209,11 +211,11 @@ func TestNothingIsTrackedAfterTheCut(t *testing.T) {
 		if _, err := raw.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("the connection that came too late is open: %v", err)
 		}
-		if _, _, err := a.dial(t.Context(), "b:1", forRPC, ""); !errors.Is(err, net.ErrClosed) {
+		if _, _, err := a.Dial(t.Context(), "b:1", ForRPC, ""); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("dial: %v, want net.ErrClosed", err)
 		}
-		if a.connections() != 0 {
-			t.Errorf("%d connections are tracked", a.connections())
+		if a.Connections() != 0 {
+			t.Errorf("%d connections are tracked", a.Connections())
 		}
 	})
 }
@@ -223,12 +225,12 @@ func TestAConnectionIsTrackedUntilItsUserClosesIt(t *testing.T) {
 		lan := newLAN()
 		newTestPort(t, lan, "b:1", nodeB, serveUntilEnd)
 		a := newTestPort(t, lan, "a:1", nodeA, nil)
-		conn, _, err := a.dial(t.Context(), "b:1", forRPC, nodeB.server)
+		conn, _, err := a.Dial(t.Context(), "b:1", ForRPC, nodeB.Server)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a.connections() != 1 {
-			t.Errorf("%d connections are tracked, want 1", a.connections())
+		if a.Connections() != 1 {
+			t.Errorf("%d connections are tracked, want 1", a.Connections())
 		}
 		if err := conn.Close(); err != nil {
 			t.Error(err)
@@ -236,8 +238,8 @@ func TestAConnectionIsTrackedUntilItsUserClosesIt(t *testing.T) {
 		if err := conn.Close(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("a second Close: %v, want net.ErrClosed", err)
 		}
-		if a.connections() != 0 {
-			t.Errorf("%d connections are tracked, want none", a.connections())
+		if a.Connections() != 0 {
+			t.Errorf("%d connections are tracked, want none", a.Connections())
 		}
 	})
 }
@@ -265,7 +267,7 @@ func TestAcceptingOutlivesAShortageOfDescriptors(t *testing.T) {
 		a := newTestPort(t, lan, "a:1", nodeA, nil)
 		began := time.Now()
 		startServing(b, serveNothing)
-		conn, _, err := a.dial(t.Context(), "b:1", forRPC, nodeB.server)
+		conn, _, err := a.Dial(t.Context(), "b:1", ForRPC, nodeB.Server)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -284,7 +286,7 @@ func TestAcceptingEndsWithTheCutWhileItWaits(t *testing.T) {
 		startServing(b, serveNothing)
 		time.Sleep(time.Minute) // virtual
 		began := time.Now()
-		b.close()
+		b.Close()
 		if took := time.Since(began); took != 0 {
 			t.Errorf("close took %v", took)
 		}
@@ -365,17 +367,4 @@ func TestAContextInterruptsWhatBlocksOnAConnection(t *testing.T) {
 		synctest.Wait()
 		wantUsable(t, "when the context ends after the release", near, far)
 	})
-}
-
-// blockedConn writes nothing before its deadline.
-type blockedConn struct {
-	net.Conn
-	limit time.Time
-}
-
-func (c *blockedConn) SetWriteDeadline(limit time.Time) error { c.limit = limit; return nil }
-
-func (c *blockedConn) Write([]byte) (int, error) {
-	time.Sleep(time.Until(c.limit)) // virtual
-	return 0, os.ErrDeadlineExceeded
 }

@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"encoding/binary"
@@ -20,7 +20,7 @@ func TestACallEndsWhenItsCallerHasGone(t *testing.T) {
 		near, far := memnet.Pipe()
 		done := make(chan struct{})
 		go func() { s.serveCalls(far, helloB); close(done) }()
-		if _, err := near.Write(callFrame(callCatchUp, maxCall, forever)); err != nil {
+		if _, err := near.Write(callFrame(CallCatchUp, MaxCall, forever)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second) // virtual
@@ -44,7 +44,7 @@ func TestACallThatTakesLongLeavesTheNextOneWhole(t *testing.T) {
 		conn := servedBy(t, s, helloB)
 		for range 3 {
 			for _, takes := range []time.Duration{time.Millisecond, 100 * time.Millisecond, 3 * time.Second} {
-				if _, err := conn.Write(callFrame(callCatchUp, takes, forever)); err != nil {
+				if _, err := conn.Write(callFrame(CallCatchUp, takes, forever)); err != nil {
 					t.Fatal(err)
 				}
 				if code, _, err := readAnswer(t.Context(), conn, 0); code != 2 || err != nil {
@@ -52,7 +52,7 @@ func TestACallThatTakesLongLeavesTheNextOneWhole(t *testing.T) {
 				}
 			}
 		}
-		slow, next := callFrame(callCatchUp, 3*time.Second, forever), callFrame(callLastIndex, time.Minute, "")
+		slow, next := callFrame(CallCatchUp, 3*time.Second, forever), callFrame(CallLastIndex, time.Minute, "")
 		if _, err := conn.Write(slow); err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +70,7 @@ func TestACallThatTakesLongLeavesTheNextOneWhole(t *testing.T) {
 
 // drip sends a call of size bytes at a rate, until the connection ends.
 func drip(conn net.Conn, size, perSecond int) {
-	frame := callFrame(callWrite, maxCall, "")
+	frame := callFrame(CallWrite, MaxCall, "")
 	binary.BigEndian.PutUint32(frame[5:], uint32(size))
 	_, err := conn.Write(frame)
 	for ; err == nil; time.Sleep(time.Second) {
@@ -83,7 +83,7 @@ func TestACallThatDripsEndsTheConnection(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			conn := servedBy(t, newCallServer(t), helloB)
 			began := time.Now()
-			drip(conn, maxFrame, rate)
+			drip(conn, MaxFrame, rate)
 			if took := time.Since(began); took > most {
 				t.Errorf("%d bytes a second were read for %v", rate, took)
 			}
@@ -94,7 +94,7 @@ func TestACallThatDripsEndsTheConnection(t *testing.T) {
 // stallFrame sends the head of a call and so many bytes of it.
 func stallFrame(t *testing.T, conn net.Conn, size, sent int) {
 	t.Helper()
-	frame := callFrame(callWrite, maxCall, "")
+	frame := callFrame(CallWrite, MaxCall, "")
 	binary.BigEndian.PutUint32(frame[5:], uint32(size))
 	if _, err := conn.Write(append(frame, make([]byte, sent)...)); err != nil {
 		t.Fatal(err)
@@ -105,19 +105,19 @@ func TestCallsThatAreUnderWayShareABudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newCallServer(t)
 		for range 7 {
-			stallFrame(t, servedBy(t, s, helloB), maxFrame, 8<<20) // each holds as much as it has grown to
+			stallFrame(t, servedBy(t, s, helloB), MaxFrame, 8<<20) // each holds as much as it has grown to
 		}
 		synctest.Wait()
 		conn := servedBy(t, s, helloB)
-		_, err := callOn(t, conn, callWrite, time.Minute, strings.Repeat("x", 40<<20))
+		_, err := callOn(t, conn, CallWrite, time.Minute, strings.Repeat("x", 40<<20))
 		if !errors.Is(err, errs.Unsent) || !strings.Contains(err.Error(), "memory") {
 			t.Errorf("one too many: %v, want errs.Unsent and why", err)
 		}
-		if _, err := callOn(t, conn, callLastIndex, time.Minute, ""); err != nil {
+		if _, err := callOn(t, conn, CallLastIndex, time.Minute, ""); err != nil {
 			t.Errorf("a small one on the same connection: %v", err)
 		}
-		time.Sleep(messageTimeout + 9*time.Second) // virtual: those that stalled are given up
-		if _, err := callOn(t, conn, callWrite, time.Minute, strings.Repeat("x", 40<<20)); err != nil {
+		time.Sleep(MessageTimeout + 9*time.Second) // virtual: those that stalled are given up
+		if _, err := callOn(t, conn, CallWrite, time.Minute, strings.Repeat("x", 40<<20)); err != nil {
 			t.Errorf("when there is room again: %v", err)
 		}
 		synctest.Wait()
@@ -152,9 +152,9 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 func TestOnlyWritesAndReadsMayBeLarge(t *testing.T) {
-	for m := range callClaim + 2 {
+	for m := range CallClaim + 2 {
 		for _, knock := range []bool{false, true} {
-			large := !knock && (m == callWrite || m == callGet)
+			large := !knock && (m == CallWrite || m == CallGet)
 			if n := m.limit(knock); large != (n > 64<<10) {
 				t.Errorf("call %d may have %d bytes, where a knock is %v", m, n, knock)
 			}
@@ -165,7 +165,7 @@ func TestOnlyWritesAndReadsMayBeLarge(t *testing.T) {
 func TestACallOverItsLimitIsToldSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn := servedBy(t, newCallServer(t), helloB)
-		_, err := callOn(t, conn, callJoin, time.Minute, strings.Repeat("x", maxSmallFrame+1))
+		_, err := callOn(t, conn, CallJoin, time.Minute, strings.Repeat("x", maxSmallFrame+1))
 		if !errors.Is(err, errs.TooLarge) {
 			t.Errorf("got %v, want errs.TooLarge", err)
 		}
@@ -180,7 +180,7 @@ func TestHeadsOfCallsTakeLittleMemory(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	const conns = 200
 	for range conns {
-		stallFrame(t, servedBy(t, s, helloB), maxFrame, 0)
+		stallFrame(t, servedBy(t, s, helloB), MaxFrame, 0)
 	}
 	runtime.ReadMemStats(&after)
 	if per := (int64(after.TotalAlloc) - int64(before.TotalAlloc)) / conns; per > 64<<10 {
@@ -190,11 +190,11 @@ func TestHeadsOfCallsTakeLittleMemory(t *testing.T) {
 
 func TestAConnectionWithoutCallsEnds(t *testing.T) {
 	for name, c := range map[string]struct {
-		h     hello
+		h     Hello
 		limit time.Duration
 	}{
-		"of a node":         {helloB, idleLimit},
-		"that names nobody": {hello{For: forRPC, From: "x#1"}, knockLimit},
+		"of a node":         {helloB, IdleLimit},
+		"that names nobody": {Hello{For: ForRPC, From: "x#1"}, knockLimit},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			conn := servedBy(t, newCallServer(t), c.h)
@@ -202,7 +202,7 @@ func TestAConnectionWithoutCallsEnds(t *testing.T) {
 			endsAt(t, conn, c.limit)
 			conn = servedBy(t, newCallServer(t), c.h)
 			time.Sleep(c.limit / 2) // virtual
-			if _, err := callOn(t, conn, callJoin, time.Minute, "{"); !errors.Is(err, errs.Invalid) {
+			if _, err := callOn(t, conn, CallJoin, time.Minute, "{"); !errors.Is(err, errs.Invalid) {
 				t.Error(err)
 			}
 			endsAt(t, conn, c.limit)

@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"maps"
@@ -9,25 +9,25 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// peerConn is a tracked connection. One that this node has made rests between its uses:
+// Conn is a tracked connection. One that this node has made rests between its uses:
 // it is closed when it rests for long, and not used again when one to the same node that
 // was used later got no answer. A firewall that lost its table drops what comes over all
 // of them, and says nothing.
-type peerConn struct {
+type Conn struct {
 	net.Conn
-	port   *port
-	from   raft.ServerID // guarded by port.mu: who made it, if that is one of the cluster's nodes
-	to     raft.ServerID // guarded by port.mu: to whom this node made it, if it named the node
+	port   *Port
+	from   raft.ServerID // guarded by Port.mu: who made it, if that is one of the cluster's nodes
+	to     raft.ServerID // guarded by Port.mu: to whom this node made it, if it named the node
 	closed atomic.Bool   // by its user
 	leave  func()        // counts it no more; set before it is used, nil: it is not counted
 
-	resting atomic.Int64  // since when, see port.now; 0: it is in use; closedAtRest: see sweep
+	resting atomic.Int64  // since when, see Port.now; 0: it is in use; closedAtRest: see sweep
 	answers *atomic.Int64 // connections to the node that were not used after it are not used again; nil: all are
 }
 
 const closedAtRest = -1
 
-func (c *peerConn) Close() error {
+func (c *Conn) Close() error {
 	if c.closed.Swap(true) {
 		return net.ErrClosed
 	}
@@ -36,27 +36,27 @@ func (c *peerConn) Close() error {
 	return err
 }
 
-func (c *peerConn) isClosed() bool { return c.closed.Load() }
+func (c *Conn) isClosed() bool { return c.closed.Load() }
 
-// rest ends a use.
-func (c *peerConn) rest() { c.resting.CompareAndSwap(0, c.port.now()) }
+// Rest ends a use.
+func (c *Conn) Rest() { c.resting.CompareAndSwap(0, c.port.now()) }
 
-// take begins a use, unless the connection is not to be used again.
-func (c *peerConn) take() bool {
+// Reuse begins a use, unless the connection is not to be used again.
+func (c *Conn) Reuse() bool {
 	since := c.resting.Load()
 	return since != closedAtRest && !c.isStale(since) && c.resting.CompareAndSwap(since, 0)
 }
 
-func (c *peerConn) isStale(restingSince int64) bool {
+func (c *Conn) isStale(restingSince int64) bool {
 	if restingSince == 0 || c.answers == nil {
 		return false
 	}
 	return restingSince <= c.answers.Load() || c.port.now()-restingSince > int64(restLimit)
 }
 
-// distrust is for a connection that got no answer to what was asked at a time: no other
+// Distrust is for a connection that got no answer to what was asked at a time: no other
 // to that node is used again that was not used since, and they are closed.
-func (c *peerConn) distrust(asked time.Time) {
+func (c *Conn) Distrust(asked time.Time) {
 	if c.answers == nil {
 		return
 	}
@@ -74,8 +74,8 @@ func (c *peerConn) distrust(asked time.Time) {
 }
 
 // sweep closes the connections that have rested for too long, or are not trusted.
-func (p *port) sweep() {
-	var stale []*peerConn
+func (p *Port) sweep() {
+	var stale []*Conn
 	p.mu.Lock()
 	for conn := range p.conns {
 		since := conn.resting.Load()
@@ -90,15 +90,15 @@ func (p *port) sweep() {
 }
 
 // now is the time since the port was made, and never 0.
-func (p *port) now() int64 { return max(int64(time.Since(p.born)), 1) }
+func (p *Port) now() int64 { return max(int64(time.Since(p.born)), 1) }
 
 // forget is for a connection that is closed.
-func (p *port) forget(c *peerConn) {
+func (p *Port) forget(c *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, c)
 	if from, known := p.callers[c.from]; known {
-		from.open--
+		from.Open--
 		p.callers[c.from] = from
 	}
 	if c.leave != nil {
@@ -106,8 +106,8 @@ func (p *port) forget(c *peerConn) {
 	}
 }
 
-// answersOf is peerConn.answers for connections to a node.
-func (p *port) answersOf(id raft.ServerID) *atomic.Int64 {
+// answersOf is Conn.answers for connections to a node.
+func (p *Port) answersOf(id raft.ServerID) *atomic.Int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.answers[id] == nil {
@@ -118,8 +118,8 @@ func (p *port) answersOf(id raft.ServerID) *atomic.Int64 {
 
 // track counts raw among the connections that cut closes, until it is closed, and calls
 // leave then; it closes raw itself when the port is closed.
-func (p *port) track(raw net.Conn, leave func()) (*peerConn, error) {
-	conn := &peerConn{Conn: raw, port: p, leave: leave}
+func (p *Port) track(raw net.Conn, leave func()) (*Conn, error) {
+	conn := &Conn{Conn: raw, port: p, leave: leave}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -133,18 +133,18 @@ func (p *port) track(raw net.Conn, leave func()) (*peerConn, error) {
 	return conn, nil
 }
 
-// connections counts those that are open.
-func (p *port) connections() int {
+// Connections counts those that are open.
+func (p *Port) Connections() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.conns)
 }
 
-// keepOnly closes the connections that were made to other nodes than these, and those that
+// KeepOnly closes the connections that were made to other nodes than these, and those that
 // nobody has used for long. raft's transport would keep what it has to nodes that are gone.
-func (p *port) keepOnly(nodes map[raft.ServerID]bool) {
+func (p *Port) KeepOnly(nodes map[raft.ServerID]bool) {
 	p.mu.Lock()
-	var others []*peerConn
+	var others []*Conn
 	for conn := range p.conns {
 		if conn.to != "" && !nodes[conn.to] {
 			others = append(others, conn)

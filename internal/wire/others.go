@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"errors"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kvraft/kvraft/internal/connlimit"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 const (
@@ -47,7 +48,7 @@ func (o *others) Close() error {
 
 func (o *others) Accept() (net.Conn, error) {
 	if !o.shared {
-		return nil, fmt.Errorf("%w: the store was opened without WithSharedPort", ErrInvalid)
+		return nil, fmt.Errorf("%w: the store was opened without WithSharedPort", errs.Invalid)
 	}
 	if o.isClosed() { // whatever waits
 		return nil, net.ErrClosed

@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"errors"
@@ -12,27 +12,27 @@ import (
 
 // refuseOne tells who is one too many, if not too many are told just now: it costs the
 // descriptors that it is about.
-func (p *port) refuseOne(raw net.Conn, reason error) {
+func (p *Port) refuseOne(raw net.Conn, reason error) {
 	defer raw.Close()
-	p.noteRefusal("too many", raw.RemoteAddr(), hello{}, reason)
+	p.noteRefusal("too many", raw.RemoteAddr(), Hello{}, reason)
 	select {
 	case p.refusing <- struct{}{}:
 		defer func() { <-p.refusing }()
 	default:
 		return
 	}
-	if raw.SetDeadline(time.Now().Add(time.Second)) == nil && writeHandshake(raw, welcome{Refused: reason.Error()}) == nil {
+	if raw.SetDeadline(time.Now().Add(time.Second)) == nil && writeHandshake(raw, Welcome{Refused: reason.Error()}) == nil {
 		_, _ = io.CopyN(io.Discard, raw, maxHandshake) // or what it sends would end the connection before it has read that
 	}
 }
 
 // noteRefusal logs a refusal, unless there have been others of its kind a moment ago.
 // What is cut because the node closes is none.
-func (p *port) noteRefusal(kind string, from net.Addr, h hello, reason error) {
+func (p *Port) noteRefusal(kind string, from net.Addr, h Hello, reason error) {
 	if p.ctx.Err() != nil {
 		return
 	}
-	if me := p.node.Self(); h.Cluster != "" && h.Cluster != me.cluster && roster.UserID(h.To) == roster.UserID(me.server) {
+	if me := p.node.Self(); h.Cluster != "" && h.Cluster != me.Cluster && roster.UserID(h.To) == roster.UserID(me.Server) {
 		p.mu.Lock()
 		p.stranger, p.strangerAt = h, time.Now()
 		p.mu.Unlock()
@@ -45,7 +45,7 @@ func (p *port) noteRefusal(kind string, from net.Addr, h hello, reason error) {
 	if kind == broken || kind == early {
 		log = p.config.Log.Debug
 	}
-	log("refused a connection", "from", from, "node", plain(string(h.From)), "reason", plain(reason.Error()), "others", missed)
+	log("refused a connection", "from", from, "node", printable(string(h.From)), "reason", printable(reason.Error()), "others", missed)
 }
 
 // Kinds of refusals that no warning is due for.
@@ -55,7 +55,7 @@ const (
 )
 
 // refusalKind tells refusals apart by what is wrong, and not by what the dialer says.
-func (p *port) refusalKind(h hello, reason error) string {
+func (p *Port) refusalKind(h Hello, reason error) string {
 	me := p.node.Self()
 	_, isForeign := reason.(foreign)
 	var netErr net.Error
@@ -66,22 +66,22 @@ func (p *port) refusalKind(h hello, reason error) string {
 		return "version"
 	case errors.Is(reason, io.EOF), errors.Is(reason, io.ErrUnexpectedEOF), errors.As(reason, &netErr):
 		return broken
-	case me.cluster == "" && h.To == me.server && !roster.HasNoIdentity(me.server):
+	case me.Cluster == "" && h.To == me.Server && !roster.HasNoIdentity(me.Server):
 		return early
-	case h.Cluster != me.cluster:
+	case h.Cluster != me.Cluster:
 		return "cluster"
-	case h.To != me.server:
+	case h.To != me.Server:
 		return "node"
 	}
 	return "other"
 }
 
-// plain is what a stranger says as it can be logged.
-func plain(text string) string { return loglimit.Plain(text, 256) }
+// printable is what a stranger says as it can be logged.
+func printable(text string) string { return loglimit.Plain(text, 256) }
 
-// lastStranger returns what a node of another cluster said when it took this node
+// LastStranger returns what a node of another cluster said when it took this node
 // for one of its own a moment ago.
-func (p *port) lastStranger() (hello, bool) {
+func (p *Port) LastStranger() (Hello, bool) {
 	const moment = time.Minute
 	p.mu.Lock()
 	defer p.mu.Unlock()

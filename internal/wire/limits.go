@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"time"
@@ -10,24 +10,24 @@ import (
 // goroutines. These are the bounds of that. What a bound refuses is answered, where an
 // answer can arrive, and was not applied.
 const (
-	maxBatchBytes = 64 << 20              // of keys and values in one request
-	maxFrame      = maxBatchBytes + 8<<20 // of a write or a read: a group that ends with the largest request
+	MaxBatchBytes = 64 << 20              // of keys and values in one request
+	MaxFrame      = MaxBatchBytes + 8<<20 // of a write or a read: a group that ends with the largest request
 	maxSmallFrame = 64 << 10              // of every other call, and of any by a caller that names no node
-	maxAnswer     = maxBatchBytes << 1    // of what another node answers
+	maxAnswer     = MaxBatchBytes << 1    // of what another node answers
 	firstBytes    = 16 << 10              // memory that a call has before any of it has arrived
 
 	// callBytes of larger calls and answers a node holds at one time: two of the largest,
 	// or hundreds of full groups.
 	callBytes = 128 << 20
 
-	maxCall        = 10 * time.Minute // for a call whose caller gives no limit
-	messageTimeout = 10 * time.Second // how long a message may stand still in its middle
-	perByte        = time.Microsecond // what a byte may take beside that: 1 MB/s
+	MaxCall        = 10 * time.Minute // for a call whose caller gives no limit
+	MessageTimeout = 10 * time.Second // how long a message may stand still in its middle
+	PerByte        = time.Microsecond // what a byte may take beside that: 1 MB/s
 
 	// Connections that nobody uses are closed by the side that made them, well before the
 	// other side would: that could be while a call is on its way.
 	restLimit  = 30 * time.Second
-	idleLimit  = time.Minute
+	IdleLimit  = time.Minute
 	knockLimit = 10 * time.Second // for a caller that names no node, and makes one call
 
 	maxIdle     = 24 // connections kept open to one node

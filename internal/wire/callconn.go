@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"bufio"
@@ -27,7 +27,7 @@ type callConn struct {
 
 // call is what a caller asks.
 type call struct {
-	method  method
+	method  Method
 	knock   bool // the caller names no node
 	timeout time.Duration
 	payload []byte
@@ -74,7 +74,7 @@ func (c *callConn) serveOne(ctx context.Context, serve func(context.Context, cal
 
 // next waits for a call to begin and reads it. A refusal is to be answered.
 func (c *callConn) next() (q call, refusal, err error) {
-	limit := idleLimit
+	limit := IdleLimit
 	if c.knock {
 		limit = knockLimit
 	}
@@ -87,8 +87,8 @@ func (c *callConn) next() (q call, refusal, err error) {
 	if _, err := io.ReadFull(c.in, head[:]); err != nil {
 		return q, nil, err
 	}
-	q.method, q.knock = method(head[0]), c.knock
-	q.timeout = min(time.Duration(binary.BigEndian.Uint32(head[1:]))*time.Millisecond, maxCall)
+	q.method, q.knock = Method(head[0]), c.knock
+	q.timeout = min(time.Duration(binary.BigEndian.Uint32(head[1:]))*time.Millisecond, MaxCall)
 	n := binary.BigEndian.Uint32(head[5:])
 	if n > q.method.limit(q.knock) {
 		return q, errTooLong, nil
@@ -145,7 +145,7 @@ func (c *callConn) serve(ctx context.Context, q call, serve func(context.Context
 
 func (c *callConn) answer(code byte, answer []byte) error {
 	head := binary.BigEndian.AppendUint32([]byte{code}, uint32(len(answer)))
-	limit := messageTimeout + time.Duration(len(answer))*perByte
+	limit := MessageTimeout + time.Duration(len(answer))*PerByte
 	if err := c.SetWriteDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
@@ -214,7 +214,7 @@ func (r *pacedReader) pause() error {
 func (r *pacedReader) Read(b []byte) (int, error) {
 	deadline := time.Now().Add(r.wait)
 	if r.wait == 0 {
-		deadline = r.began.Add(messageTimeout + time.Duration(r.bytes)*perByte)
+		deadline = r.began.Add(MessageTimeout + time.Duration(r.bytes)*PerByte)
 	}
 	if !r.paused {
 		if err := r.conn.SetReadDeadline(deadline); err != nil {

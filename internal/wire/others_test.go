@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"bytes"
@@ -16,15 +16,15 @@ import (
 )
 
 // sharePort opens node b with a shared port, closed with the test.
-func sharePort(t *testing.T, lan *memnet.Network, log hclog.Logger) *port {
+func sharePort(t *testing.T, lan *memnet.Network, log hclog.Logger) *Port {
 	t.Helper()
 	listener, err := lan.Host("b").Listen("b:1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := newPort(context.Background(), portConfig{Network: lan.Host("b"), Listener: listener, Advertise: "b:1", Log: log, Shared: true}, solo{nodeB})
+	b := New(context.Background(), Config{Network: lan.Host("b"), Listener: listener, Advertise: "b:1", Log: log, Shared: true}, solo{nodeB})
 	startServing(b, serveUntilEnd)
-	t.Cleanup(b.close)
+	t.Cleanup(b.Close)
 	return b
 }
 
@@ -48,7 +48,7 @@ func received(t *testing.T, conn net.Conn) string {
 	return string(got)
 }
 
-func acceptOther(t *testing.T, b *port) net.Conn {
+func acceptOther(t *testing.T, b *Port) net.Conn {
 	t.Helper()
 	conn, err := b.others.Accept()
 	if err != nil {
@@ -97,7 +97,7 @@ func TestAConnectionThatIsNoPeersIsHandedOutComplete(t *testing.T) {
 				t.Errorf("%q: answer: %v", opening, err)
 			}
 			wantRead(t, far, "answer")
-			if n := b.connections(); n != 0 {
+			if n := b.Connections(); n != 0 {
 				t.Errorf("%q: %d connections are still the store's", opening, n)
 			}
 		})
@@ -149,14 +149,14 @@ func TestAHandshakeIsNotHandedOutWhateverBecomesOfIt(t *testing.T) {
 			}
 		}
 		for _, prefix := range []string{"", "k", "kvraft", "kvraft\x00"} {
-			endsAt(t, say(t, lan, prefix), handshakeTimeout)
+			endsAt(t, say(t, lan, prefix), HandshakeTimeout)
 			ends := say(t, lan, prefix)
 			closeWrite(ends)
 			endsAt(t, ends, 0)
 		}
 		a := newTestPort(t, lan, "a:1", nodeA, nil)
-		conn, who, err := a.dial(t.Context(), "b:1", forRPC, nodeB.server)
-		if err != nil || who.Node != nodeB.server {
+		conn, who, err := a.Dial(t.Context(), "b:1", ForRPC, nodeB.Server)
+		if err != nil || who.Node != nodeB.Server {
 			t.Fatalf("a peer reached %+v, %v", who, err)
 		}
 		conn.Close()
@@ -177,7 +177,7 @@ func TestOthersThatNobodyAcceptsHoldUpNobodyAndAreHungUpOn(t *testing.T) {
 
 		a := newTestPort(t, lan, "a:1", nodeA, nil)
 		began := time.Now()
-		conn, _, err := a.dial(t.Context(), "b:1", forRPC, nodeB.server)
+		conn, _, err := a.Dial(t.Context(), "b:1", ForRPC, nodeB.Server)
 		if err != nil || time.Since(began) != 0 {
 			t.Fatalf("a peer waited %v, %v", time.Since(began), err)
 		}
@@ -238,7 +238,7 @@ func TestOthersAreRefusedAgainWhenTheirListenerIsClosed(t *testing.T) {
 		}
 		wantRead(t, far, "on")
 		a := newTestPort(t, lan, "a:1", nodeA, nil)
-		conn, _, err := a.dial(t.Context(), "b:1", forRPC, nodeB.server)
+		conn, _, err := a.Dial(t.Context(), "b:1", ForRPC, nodeB.Server)
 		if err != nil {
 			t.Fatalf("a peer: %v", err)
 		}
@@ -269,7 +269,7 @@ func TestWhatWasHandedOutOutlivesTheStoreAndNothingElseDoes(t *testing.T) {
 		near := acceptOther(t, b)
 		waiting := say(t, lan, "GET")
 		synctest.Wait()
-		b.close()
+		b.Close()
 		endsAt(t, waiting, 0)
 		if _, err := b.others.Accept(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Accept: %v", err)

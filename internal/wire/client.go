@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"context"
@@ -20,19 +20,19 @@ import (
 // pool holds the connections for calls that are not in use.
 type pool struct {
 	mu   sync.Mutex
-	idle map[roster.Peer][]*peerConn // guarded by mu; the last one was used last
+	idle map[roster.Peer][]*Conn // guarded by mu; the last one was used last
 }
 
-// client is a connection to a node, for one call.
-type client struct {
-	port *port
+// Client is a connection to a node, for one call.
+type Client struct {
+	port *Port
 	to   roster.Peer
-	conn *peerConn
+	conn *Conn
 }
 
-// call asks a node and waits for its answer. An errs.Unsent means that the question
+// Call asks a node and waits for its answer. An errs.Unsent means that the question
 // never left.
-func (p *port) call(ctx context.Context, to roster.Peer, m method, payload []byte) ([]byte, error) {
+func (p *Port) Call(ctx context.Context, to roster.Peer, m Method, payload []byte) ([]byte, error) {
 	c, err := p.connect(ctx, to)
 	if err != nil {
 		return nil, err
@@ -40,33 +40,33 @@ func (p *port) call(ctx context.Context, to roster.Peer, m method, payload []byt
 	return c.ask(ctx, question{m, payload, 0})
 }
 
-// callWithin is call for an answer that has to begin within a time, and has more by its
-// size: errSlow tells that this was not enough.
-func (p *port) callWithin(ctx context.Context, within time.Duration, to roster.Peer, m method, payload []byte) ([]byte, error) {
-	c, err := p.connectWithin(ctx, within, to)
+// CallWithin is Call for an answer that has to begin within a time, and has more by its
+// size: ErrSlow tells that this was not enough.
+func (p *Port) CallWithin(ctx context.Context, within time.Duration, to roster.Peer, m Method, payload []byte) ([]byte, error) {
+	c, err := p.ConnectWithin(ctx, within, to)
 	if err != nil {
 		return nil, err
 	}
 	return c.ask(ctx, question{m, payload, within})
 }
 
-func (p *port) connect(ctx context.Context, to roster.Peer) (client, error) {
+func (p *Port) connect(ctx context.Context, to roster.Peer) (Client, error) {
 	if ctx.Err() != nil {
-		return client{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
+		return Client{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	if conn := p.pool.take(to); conn != nil {
-		return client{p, to, conn}, nil
+		return Client{p, to, conn}, nil
 	}
-	conn, _, err := p.dial(ctx, to.Addr, forRPC, to.Server)
+	conn, _, err := p.Dial(ctx, to.Addr, ForRPC, to.Server)
 	if err != nil {
-		return client{}, fmt.Errorf("%w: node %s: %w", errs.Unsent, roster.UserID(to.Server), err)
+		return Client{}, fmt.Errorf("%w: node %s: %w", errs.Unsent, roster.UserID(to.Server), err)
 	}
-	return client{p, to, conn}, nil
+	return Client{p, to, conn}, nil
 }
 
-// connectWithin connects to a node, or gives up after a time, which is not its caller's.
+// ConnectWithin connects to a node, or gives up after a time, which is not its caller's.
 // The error is an errs.Unsent.
-func (p *port) connectWithin(ctx context.Context, within time.Duration, to roster.Peer) (client, error) {
+func (p *Port) ConnectWithin(ctx context.Context, within time.Duration, to roster.Peer) (Client, error) {
 	soon, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	c, err := p.connect(soon, to)
@@ -76,40 +76,40 @@ func (p *port) connectWithin(ctx context.Context, within time.Duration, to roste
 	return c, err
 }
 
-// call makes the call that the connection is for.
-func (c client) call(ctx context.Context, m method, payload []byte) ([]byte, error) {
+// Call makes the call that the connection is for.
+func (c Client) Call(ctx context.Context, m Method, payload []byte) ([]byte, error) {
 	return c.ask(ctx, question{m, payload, 0})
 }
 
-// release is for a connection on which there is nothing to ask after all.
-func (c client) release() { c.port.pool.give(c.to, c.conn) }
+// Release is for a connection on which there is nothing to ask after all.
+func (c Client) Release() { c.port.pool.give(c.to, c.conn) }
 
-func (c client) ask(ctx context.Context, q question) ([]byte, error) {
+func (c Client) ask(ctx context.Context, q question) ([]byte, error) {
 	began := time.Now()
 	answer, alive, err := exchange(ctx, c.conn, q)
 	if alive {
-		c.release()
+		c.Release()
 		return answer, err
 	}
 	c.conn.Close()
 	const little = 100 * time.Millisecond // in which no answer tells nothing
 	switch {
 	case ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded):
-		c.conn.distrust(time.Now()) // it broke: the others are likely to be as dead
+		c.conn.Distrust(time.Now()) // it broke: the others are likely to be as dead
 	case time.Since(began) > little:
-		c.conn.distrust(began)
+		c.conn.Distrust(began)
 	}
 	return nil, fmt.Errorf("%w: node %s: %w", errs.Unknown, roster.UserID(c.to.Server), err)
 }
 
 // take returns the connection that was used last, or nil: if that is not to be used
 // again, none of the others is.
-func (p *pool) take(to roster.Peer) *peerConn {
+func (p *pool) take(to roster.Peer) *Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	conns := p.idle[to]
 	last := len(conns) - 1
-	if last >= 0 && conns[last].take() {
+	if last >= 0 && conns[last].Reuse() {
 		p.idle[to] = conns[:last]
 		return conns[last]
 	}
@@ -120,14 +120,14 @@ func (p *pool) take(to roster.Peer) *peerConn {
 	return nil
 }
 
-func (p *pool) give(to roster.Peer, conn *peerConn) {
+func (p *pool) give(to roster.Peer, conn *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.idle[to]) >= maxIdle {
 		conn.Close()
 		return
 	}
-	conn.rest()
+	conn.Rest()
 	p.idle[to] = append(p.idle[to], conn)
 }
 
@@ -138,7 +138,7 @@ func (p *pool) keepOnly(nodes map[raft.ServerID]bool) {
 	defer p.mu.Unlock()
 	for to, conns := range p.idle {
 		if nodes[to.Server] {
-			conns = slices.DeleteFunc(conns, (*peerConn).isClosed)
+			conns = slices.DeleteFunc(conns, (*Conn).isClosed)
 		} else {
 			for _, conn := range conns {
 				conn.Close()
@@ -154,18 +154,18 @@ func (p *pool) keepOnly(nodes map[raft.ServerID]bool) {
 
 // question is a call as it is made.
 type question struct {
-	method  method
+	method  Method
 	payload []byte
 	within  time.Duration // in which the answer is to begin; 0: as long as the context
 }
 
-// errSlow is an answer that has begun and did not arrive in its time.
-var errSlow = errors.New("an answer that takes too long")
+// ErrSlow is an answer that has begun and did not arrive in its time.
+var ErrSlow = errors.New("an answer that takes too long")
 
 // exchange makes one call on conn. Unless alive, the connection cannot be used
 // again, and err says why.
 func exchange(ctx context.Context, conn net.Conn, q question) (answer []byte, alive bool, err error) {
-	limit := maxCall
+	limit := MaxCall
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(deadline))
 	}
@@ -209,12 +209,12 @@ func readAnswer(ctx context.Context, conn net.Conn, within time.Duration) (code 
 		answer, err = readFrame(conn, n, noLimit)
 		return head[0], answer, err
 	}
-	if err := allow(ctx, conn, within+time.Duration(n)*perByte); err != nil {
+	if err := allow(ctx, conn, within+time.Duration(n)*PerByte); err != nil {
 		return 0, nil, err
 	}
 	answer, err = readFrame(conn, n, noLimit)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return 0, nil, fmt.Errorf("%w: %w", errSlow, err)
+		return 0, nil, fmt.Errorf("%w: %w", ErrSlow, err)
 	}
 	return head[0], answer, errors.Join(err, conn.SetReadDeadline(time.Time{}))
 }

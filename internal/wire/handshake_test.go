@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"bytes"
@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,45 +24,45 @@ import (
 )
 
 func TestAHelloIsJudgedByWhomItMeans(t *testing.T) {
-	member, outside := self{"c1", "b#2"}, self{"", "b#2"}
-	old, nameless := self{"c1", "b"}, self{"", "b"} // of a cluster of hraftd's
+	member, outside := Self{"c1", "b#2"}, Self{"", "b#2"}
+	old, nameless := Self{"c1", "b"}, Self{"", "b"} // of a cluster of hraftd's
 	for _, c := range []struct {
 		name    string
-		me      self
-		h       hello
+		me      Self
+		h       Hello
 		refused string // part of the reason; empty: welcome
 	}{
-		{"raft of the cluster", member, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#2"}, ""},
-		{"a call of the cluster", member, hello{For: forRPC, Cluster: "c1", From: "a#1", To: "b#2"}, ""},
-		{"raft of a dialer nobody knows", member, hello{For: forRaft, Cluster: "c1", From: "stranger#9", To: "b#2"}, ""},
-		{"a knock of the cluster", member, hello{For: forRPC, Cluster: "c1", From: "a#1"}, ""},
-		{"a knock of a node without a cluster", member, hello{For: forRPC, From: "a#1"}, ""},
-		{"a knock of another cluster, which may look who is there", member, hello{For: forRPC, Cluster: "c2", From: "a#1"}, ""},
-		{"a knock at a node that waits", outside, hello{For: forRPC, Cluster: "c1", From: "a#1"}, ""},
-		{"raft without naming the node", member, hello{For: forRaft, Cluster: "c1", From: "a#1"}, "not "},
-		{"raft for another node", member, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "x#2"}, "not x#2"},
-		{"raft for the identity before", member, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#1"}, "not b#1"},
-		{"raft for the bare id", member, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b"}, "this is node b#2"},
-		{"a call for another node", member, hello{For: forRPC, Cluster: "c1", From: "a#1", To: "x#2"}, "this is node b#2"},
-		{"raft of another cluster", member, hello{For: forRaft, Cluster: "c2", From: "a#1", To: "b#2"}, "belongs to cluster c1"},
-		{"a call of another cluster", member, hello{For: forRPC, Cluster: "c2", From: "a#1", To: "b#2"}, "belongs to cluster c1"},
-		{"raft without a cluster", member, hello{For: forRaft, From: "a#1", To: "b#2"}, "belongs to cluster c1"},
-		{"raft to a node that waits", outside, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#2"}, "waits to be admitted"},
-		{"a call to a node that waits", outside, hello{For: forRPC, Cluster: "c1", From: "a#1", To: "b#2"}, "waits to be admitted"},
-		{"raft between two that wait", outside, hello{For: forRaft, From: "a#1", To: "b#2"}, "waits to be admitted"},
-		{"raft of the cluster to an old member", old, hello{For: forRaft, Cluster: "c1", From: "stranger#9", To: "b"}, ""},
-		{"raft of a nameless member", member, hello{For: forRaft, From: "a", To: "b#2"}, ""},
-		{"raft of a nameless member to an old one", old, hello{For: forRaft, From: "a", To: "b"}, ""},
-		{"raft of a nameless node that is no member", old, hello{For: forRaft, From: "stranger", To: "b"}, "not a member"},
-		{"raft of another cluster to an old member", old, hello{For: forRaft, Cluster: "c2", From: "a", To: "b"}, "belongs to cluster c1"},
-		{"raft without a cluster to an old member", old, hello{For: forRaft, From: "a#1", To: "b"}, "belongs to cluster c1"},
-		{"raft between nameless members", nameless, hello{For: forRaft, From: "a", To: "b"}, ""},
-		{"raft of a member to a nameless one", nameless, hello{For: forRaft, Cluster: "c1", From: "a", To: "b"}, ""},
-		{"raft of no member to a nameless one", nameless, hello{For: forRaft, Cluster: "c1", From: "stranger#9", To: "b"}, "not a member"},
-		{"raft to a nameless node, for another", nameless, hello{For: forRaft, From: "a", To: "x"}, "not x"},
-		{"a knock at a nameless node", nameless, hello{For: forRPC, Cluster: "c2", From: "stranger#9"}, ""},
-		{"an unknown purpose", member, hello{For: "gossip", Cluster: "c1", From: "a#1", To: "b#2"}, `"gossip"`},
-		{"no purpose", member, hello{Cluster: "c1", From: "a#1", To: "b#2"}, "not known"},
+		{"raft of the cluster", member, Hello{For: ForRaft, Cluster: "c1", From: "a#1", To: "b#2"}, ""},
+		{"a call of the cluster", member, Hello{For: ForRPC, Cluster: "c1", From: "a#1", To: "b#2"}, ""},
+		{"raft of a dialer nobody knows", member, Hello{For: ForRaft, Cluster: "c1", From: "stranger#9", To: "b#2"}, ""},
+		{"a knock of the cluster", member, Hello{For: ForRPC, Cluster: "c1", From: "a#1"}, ""},
+		{"a knock of a node without a cluster", member, Hello{For: ForRPC, From: "a#1"}, ""},
+		{"a knock of another cluster, which may look who is there", member, Hello{For: ForRPC, Cluster: "c2", From: "a#1"}, ""},
+		{"a knock at a node that waits", outside, Hello{For: ForRPC, Cluster: "c1", From: "a#1"}, ""},
+		{"raft without naming the node", member, Hello{For: ForRaft, Cluster: "c1", From: "a#1"}, "not "},
+		{"raft for another node", member, Hello{For: ForRaft, Cluster: "c1", From: "a#1", To: "x#2"}, "not x#2"},
+		{"raft for the identity before", member, Hello{For: ForRaft, Cluster: "c1", From: "a#1", To: "b#1"}, "not b#1"},
+		{"raft for the bare id", member, Hello{For: ForRaft, Cluster: "c1", From: "a#1", To: "b"}, "this is node b#2"},
+		{"a call for another node", member, Hello{For: ForRPC, Cluster: "c1", From: "a#1", To: "x#2"}, "this is node b#2"},
+		{"raft of another cluster", member, Hello{For: ForRaft, Cluster: "c2", From: "a#1", To: "b#2"}, "belongs to cluster c1"},
+		{"a call of another cluster", member, Hello{For: ForRPC, Cluster: "c2", From: "a#1", To: "b#2"}, "belongs to cluster c1"},
+		{"raft without a cluster", member, Hello{For: ForRaft, From: "a#1", To: "b#2"}, "belongs to cluster c1"},
+		{"raft to a node that waits", outside, Hello{For: ForRaft, Cluster: "c1", From: "a#1", To: "b#2"}, "waits to be admitted"},
+		{"a call to a node that waits", outside, Hello{For: ForRPC, Cluster: "c1", From: "a#1", To: "b#2"}, "waits to be admitted"},
+		{"raft between two that wait", outside, Hello{For: ForRaft, From: "a#1", To: "b#2"}, "waits to be admitted"},
+		{"raft of the cluster to an old member", old, Hello{For: ForRaft, Cluster: "c1", From: "stranger#9", To: "b"}, ""},
+		{"raft of a nameless member", member, Hello{For: ForRaft, From: "a", To: "b#2"}, ""},
+		{"raft of a nameless member to an old one", old, Hello{For: ForRaft, From: "a", To: "b"}, ""},
+		{"raft of a nameless node that is no member", old, Hello{For: ForRaft, From: "stranger", To: "b"}, "not a member"},
+		{"raft of another cluster to an old member", old, Hello{For: ForRaft, Cluster: "c2", From: "a", To: "b"}, "belongs to cluster c1"},
+		{"raft without a cluster to an old member", old, Hello{For: ForRaft, From: "a#1", To: "b"}, "belongs to cluster c1"},
+		{"raft between nameless members", nameless, Hello{For: ForRaft, From: "a", To: "b"}, ""},
+		{"raft of a member to a nameless one", nameless, Hello{For: ForRaft, Cluster: "c1", From: "a", To: "b"}, ""},
+		{"raft of no member to a nameless one", nameless, Hello{For: ForRaft, Cluster: "c1", From: "stranger#9", To: "b"}, "not a member"},
+		{"raft to a nameless node, for another", nameless, Hello{For: ForRaft, From: "a", To: "x"}, "not x"},
+		{"a knock at a nameless node", nameless, Hello{For: ForRPC, Cluster: "c2", From: "stranger#9"}, ""},
+		{"an unknown purpose", member, Hello{For: "gossip", Cluster: "c1", From: "a#1", To: "b#2"}, `"gossip"`},
+		{"no purpose", member, Hello{Cluster: "c1", From: "a#1", To: "b#2"}, "not known"},
 	} {
 		w := c.me.judge(c.h, func() error {
 			if c.h.From != "a" {
@@ -71,7 +73,7 @@ func TestAHelloIsJudgedByWhomItMeans(t *testing.T) {
 		if (w.Refused == "") != (c.refused == "") || !strings.Contains(w.Refused, c.refused) {
 			t.Errorf("%s: refused with %q, want %q", c.name, w.Refused, c.refused)
 		}
-		if w.Cluster != c.me.cluster || w.Node != c.me.server {
+		if w.Cluster != c.me.Cluster || w.Node != c.me.Server {
 			t.Errorf("%s: the answer is of %s in %s", c.name, w.Node, w.Cluster)
 		}
 	}
@@ -83,9 +85,9 @@ func TestAStrangerIsRememberedForAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan := newLAN()
 		b := newTestPort(t, lan, "b:1", nodeB, serveNothing)
-		dial := func(me self, to raft.ServerID) {
-			a := newPort(context.Background(), portConfig{Network: lan.Host("a"), Listener: nil, Log: hclog.NewNullLogger()}, solo{me})
-			if conn, _, err := a.dial(t.Context(), "b:1", forRaft, to); err == nil {
+		dial := func(me Self, to raft.ServerID) {
+			a := New(context.Background(), Config{Network: lan.Host("a"), Listener: nil, Log: hclog.NewNullLogger()}, solo{me})
+			if conn, _, err := a.Dial(t.Context(), "b:1", ForRaft, to); err == nil {
 				t.Errorf("%+v was welcomed", me)
 				conn.Close()
 			}
@@ -94,20 +96,20 @@ func TestAStrangerIsRememberedForAMinute(t *testing.T) {
 		if conn := dialRaw(t, lan, "b:1"); conn.Close() != nil {
 			t.Error("close")
 		}
-		dial(self{"", "a#1"}, "b#2")   // of no cluster
-		dial(self{"c1", "a#1"}, "b#1") // of this one, and behind the times
-		dial(self{"c2", "a#1"}, "d#1") // of another one, and for another node
-		if h, lost := b.lastStranger(); lost {
+		dial(Self{"", "a#1"}, "b#2")   // of no cluster
+		dial(Self{"c1", "a#1"}, "b#1") // of this one, and behind the times
+		dial(Self{"c2", "a#1"}, "d#1") // of another one, and for another node
+		if h, lost := b.LastStranger(); lost {
 			t.Errorf("%+v is no stranger", h)
 		}
-		dial(self{"c2", "a#1"}, "b#1")
-		dial(self{"", "a#1"}, "b#2")
+		dial(Self{"c2", "a#1"}, "b#1")
+		dial(Self{"", "a#1"}, "b#2")
 		time.Sleep(time.Minute - time.Millisecond) // virtual
-		if h, lost := b.lastStranger(); !lost || h != (hello{For: forRaft, Cluster: "c2", From: "a#1", To: "b#1"}) {
+		if h, lost := b.LastStranger(); !lost || h != (Hello{For: ForRaft, Cluster: "c2", From: "a#1", To: "b#1"}) {
 			t.Errorf("remembered %+v, %v, want the node of cluster c2", h, lost)
 		}
 		time.Sleep(time.Millisecond) // virtual
-		if h, lost := b.lastStranger(); lost {
+		if h, lost := b.LastStranger(); lost {
 			t.Errorf("%+v is remembered for too long", h)
 		}
 	})
@@ -116,14 +118,14 @@ func TestAStrangerIsRememberedForAMinute(t *testing.T) {
 // The nodes that form a cluster hear of it one after the other.
 func TestARefusalBeforeANodeKnowsItsClusterIsNoWarning(t *testing.T) {
 	var log bytes.Buffer
-	empty := self{"", nodeB.server}
-	b := newPort(context.Background(), portConfig{Log: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Info})}, solo{empty})
+	empty := Self{"", nodeB.Server}
+	b := New(context.Background(), Config{Log: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Info})}, solo{empty})
 	refuse := func(to raft.ServerID) {
-		h := hello{For: forRaft, From: "a#1", Cluster: nodeB.cluster, To: to}
+		h := Hello{For: ForRaft, From: "a#1", Cluster: nodeB.Cluster, To: to}
 		reason := errors.New(empty.judge(h, nil).Refused)
-		b.noteRefusal(b.refusalKind(h, reason), peerAddr("a:1"), h, reason)
+		b.noteRefusal(b.refusalKind(h, reason), at("a:1"), h, reason)
 	}
-	if refuse(empty.server); log.Len() > 0 {
+	if refuse(empty.Server); log.Len() > 0 {
 		t.Error(&log)
 	}
 	if refuse("b#0"); !strings.Contains(log.String(), "[WARN]  refused a connection") {
@@ -136,16 +138,16 @@ func TestARefusalBeforeANodeKnowsItsClusterIsNoWarning(t *testing.T) {
 func TestRefusalsOfAKindAreOneLineAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		b := newPort(context.Background(), portConfig{Log: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Debug})}, solo{nodeB})
+		b := New(context.Background(), Config{Log: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Debug})}, solo{nodeB})
 		lines := func() int { return strings.Count(log.String(), "\n") }
 		refuse := func() {
 			for i := range 200 {
-				from, id := peerAddr(fmt.Sprint("a:", i)), raft.ServerID(fmt.Sprint("x", i))
-				note := func(h hello, reason error) { b.noteRefusal(b.refusalKind(h, reason), from, h, reason) }
-				note(hello{From: id, Cluster: fmt.Sprint("other", i), To: nodeB.server}, fmt.Errorf("of cluster other%d", i))
-				note(hello{From: id, Cluster: nodeB.cluster}, fmt.Errorf("not %d", i))
-				note(hello{}, &net.OpError{Op: "read", Addr: from, Err: syscall.ECONNRESET})
-				note(hello{}, fmt.Errorf("read handshake: %w", io.EOF))
+				from, id := at(fmt.Sprint("a:", i)), raft.ServerID(fmt.Sprint("x", i))
+				note := func(h Hello, reason error) { b.noteRefusal(b.refusalKind(h, reason), from, h, reason) }
+				note(Hello{From: id, Cluster: fmt.Sprint("other", i), To: nodeB.Server}, fmt.Errorf("of cluster other%d", i))
+				note(Hello{From: id, Cluster: nodeB.Cluster}, fmt.Errorf("not %d", i))
+				note(Hello{}, &net.OpError{Op: "read", Addr: from, Err: syscall.ECONNRESET})
+				note(Hello{}, fmt.Errorf("read handshake: %w", io.EOF))
 			}
 		}
 		refuse()
@@ -162,9 +164,9 @@ func TestRefusalsOfAKindAreOneLineAMinute(t *testing.T) {
 
 func TestWhatAStrangerSaysStaysOnItsLine(t *testing.T) {
 	var log bytes.Buffer
-	b := newPort(context.Background(), portConfig{Log: hclog.New(&hclog.LoggerOptions{Output: &log})}, solo{nodeB})
+	b := New(context.Background(), Config{Log: hclog.New(&hclog.LoggerOptions{Output: &log})}, solo{nodeB})
 	id := raft.ServerID("a\n2026-01-01 [ERROR] peer: forged" + strings.Repeat("x", 4096))
-	b.noteRefusal("node", peerAddr("a:1"), hello{From: id}, fmt.Errorf("this is not %s", id))
+	b.noteRefusal("node", at("a:1"), Hello{From: id}, fmt.Errorf("this is not %s", id))
 	if n := strings.Count(log.String(), "\n"); n != 1 || log.Len() > 1024 {
 		t.Errorf("%d bytes on %d lines:\n%s", log.Len(), n, &log)
 	}
@@ -173,19 +175,19 @@ func TestWhatAStrangerSaysStaysOnItsLine(t *testing.T) {
 func TestBothSidesOfAHandshakeLearnWhoIsThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan := newLAN()
-		heard := make(chan hello, 2)
-		b := newTestPort(t, lan, "b:1", nodeB, func(_ net.Conn, h hello) { heard <- h })
+		heard := make(chan Hello, 2)
+		b := newTestPort(t, lan, "b:1", nodeB, func(_ net.Conn, h Hello) { heard <- h })
 		a := newTestPort(t, lan, "a:1", nodeA, nil)
-		for _, to := range []raft.ServerID{nodeB.server, ""} {
-			conn, who, err := a.dial(t.Context(), "b:1", forRPC, to)
+		for _, to := range []raft.ServerID{nodeB.Server, ""} {
+			conn, who, err := a.Dial(t.Context(), "b:1", ForRPC, to)
 			if err != nil {
 				t.Fatal(err)
 			}
 			conn.Close()
-			if want := (welcome{Cluster: "c1", Node: "b#2", Process: b.process}); who != want {
+			if want := (Welcome{Cluster: "c1", Node: "b#2", Process: b.process}); who != want {
 				t.Errorf("the dialer learned %+v, want %+v", who, want)
 			}
-			if h, want := <-heard, (hello{For: forRPC, Cluster: "c1", From: "a#1", To: to, At: "a:1"}); h != want {
+			if h, want := <-heard, (Hello{For: ForRPC, Cluster: "c1", From: "a#1", To: to, At: "a:1"}); h != want {
 				t.Errorf("the acceptor learned %+v, want %+v", h, want)
 			}
 		}
@@ -196,10 +198,10 @@ func TestARefusedDialerLearnsWhyAndNothingIsServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan := newLAN()
 		served := 0
-		b := newTestPort(t, lan, "b:1", nodeB, func(net.Conn, hello) { served++ })
-		a := newTestPort(t, lan, "a:1", self{"c2", "a#1"}, nil)
-		for _, purpose := range []string{forRaft, forRPC} {
-			conn, _, err := a.dial(t.Context(), "b:1", purpose, nodeB.server)
+		b := newTestPort(t, lan, "b:1", nodeB, func(net.Conn, Hello) { served++ })
+		a := newTestPort(t, lan, "a:1", Self{"c2", "a#1"}, nil)
+		for _, purpose := range []string{ForRaft, ForRPC} {
+			conn, _, err := a.Dial(t.Context(), "b:1", purpose, nodeB.Server)
 			if err == nil || conn != nil || !strings.Contains(err.Error(), "belongs to cluster c1, not c2") {
 				t.Errorf("%s: %v, %v, want the reason and no connection", purpose, conn, err)
 			}
@@ -208,8 +210,8 @@ func TestARefusedDialerLearnsWhyAndNothingIsServed(t *testing.T) {
 		if served != 0 {
 			t.Errorf("%d refused connections were served", served)
 		}
-		if a.connections() != 0 || b.connections() != 0 {
-			t.Errorf("%d and %d connections are left", a.connections(), b.connections())
+		if a.Connections() != 0 || b.Connections() != 0 {
+			t.Errorf("%d and %d connections are left", a.Connections(), b.Connections())
 		}
 	})
 }
@@ -229,7 +231,7 @@ func brokenHandshakes(t testing.TB) map[string]struct {
 	opening []byte
 	says    string
 } {
-	good := handshakeBytes(t, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#2"})
+	good := handshakeBytes(t, Hello{For: ForRaft, Cluster: "c1", From: "a#1", To: "b#2"})
 	with := func(change func(b []byte) []byte) []byte { return change(bytes.Clone(good)) }
 	return map[string]struct {
 		opening []byte
@@ -250,13 +252,13 @@ func brokenHandshakes(t testing.TB) map[string]struct {
 
 func TestAnOpeningThatIsNoHandshakeEndsTheConnectionAtOnce(t *testing.T) {
 	for name, c := range brokenHandshakes(t) {
-		var h hello
+		var h Hello
 		if err := readHandshake(bytes.NewReader(c.opening), &h); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: got %v, want %q", name, err, c.says)
 		}
 		synctest.Test(t, func(t *testing.T) {
 			lan := newLAN()
-			newTestPort(t, lan, "b:1", nodeB, func(net.Conn, hello) { t.Errorf("%s was served", name) })
+			newTestPort(t, lan, "b:1", nodeB, func(net.Conn, Hello) { t.Errorf("%s was served", name) })
 			conn := dialRaw(t, lan, "b:1")
 			if _, err := conn.Write(c.opening); err != nil {
 				t.Fatal(err)
@@ -274,9 +276,9 @@ func TestAnOpeningThatIsNoHandshakeEndsTheConnectionAtOnce(t *testing.T) {
 }
 
 func TestAHandshakeReaderTakesNoByteOfWhatFollows(t *testing.T) {
-	want := hello{For: forRPC, Cluster: "c1", From: "a#1", To: "b#2"}
+	want := Hello{For: ForRPC, Cluster: "c1", From: "a#1", To: "b#2"}
 	stream := bytes.NewBuffer(append(handshakeBytes(t, want), "raft's first byte"...))
-	var got hello
+	var got Hello
 	if err := readHandshake(stream, &got); err != nil || got != want {
 		t.Errorf("read %+v, %v, want %+v", got, err, want)
 	}
@@ -286,9 +288,9 @@ func TestAHandshakeReaderTakesNoByteOfWhatFollows(t *testing.T) {
 }
 
 func TestEveryTruncatedHandshakeIsAnError(t *testing.T) {
-	whole := handshakeBytes(t, welcome{Cluster: "c1", Node: "b#2"})
+	whole := handshakeBytes(t, Welcome{Cluster: "c1", Node: "b#2"})
 	for n := range whole {
-		var w welcome
+		var w Welcome
 		if err := readHandshake(bytes.NewReader(whole[:n]), &w); err == nil {
 			t.Errorf("%d of %d bytes are a handshake", n, len(whole))
 		}
@@ -296,9 +298,9 @@ func TestEveryTruncatedHandshakeIsAnError(t *testing.T) {
 }
 
 func TestAHandshakeMayGrowByFields(t *testing.T) {
-	newer := map[string]any{"for": forRPC, "cluster": "c1", "from": "a#1", "to": "b#2", "compression": []string{"zstd"}}
-	var h hello
-	if err := readHandshake(bytes.NewReader(handshakeBytes(t, newer)), &h); err != nil || h != (hello{For: forRPC, Cluster: "c1", From: "a#1", To: "b#2"}) {
+	newer := map[string]any{"for": ForRPC, "cluster": "c1", "from": "a#1", "to": "b#2", "compression": []string{"zstd"}}
+	var h Hello
+	if err := readHandshake(bytes.NewReader(handshakeBytes(t, newer)), &h); err != nil || h != (Hello{For: ForRPC, Cluster: "c1", From: "a#1", To: "b#2"}) {
 		t.Errorf("read %+v, %v", h, err)
 	}
 }
@@ -308,7 +310,7 @@ func TestAStalledHandshakeEndsAtItsDeadlineAndHoldsUpNobody(t *testing.T) {
 	for name, stall := range map[string]func(net.Conn){
 		"nothing is sent": func(net.Conn) {},
 		"one byte a second is sent": func(conn net.Conn) {
-			for _, b := range handshakeBytes(t, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#2"}) {
+			for _, b := range handshakeBytes(t, Hello{For: ForRaft, Cluster: "c1", From: "a#1", To: "b#2"}) {
 				if _, err := conn.Write([]byte{b}); err != nil {
 					return
 				}
@@ -326,13 +328,13 @@ func TestAStalledHandshakeEndsAtItsDeadlineAndHoldsUpNobody(t *testing.T) {
 			synctest.Wait()
 
 			began := time.Now()
-			conn, _, err := a.dial(t.Context(), "b:1", forRPC, nodeB.server)
+			conn, _, err := a.Dial(t.Context(), "b:1", ForRPC, nodeB.Server)
 			if err != nil || time.Since(began) != 0 {
 				t.Errorf("%s: another dial took %v and gave %v", name, time.Since(began), err)
 			} else {
 				conn.Close()
 			}
-			endsAt(t, stalled, handshakeTimeout)
+			endsAt(t, stalled, HandshakeTimeout)
 			stalling.Wait()
 		})
 	}
@@ -345,9 +347,9 @@ func TestADialerGivesUpOnAnAcceptorThatStalls(t *testing.T) {
 		took  time.Duration
 		want  error
 	}{
-		"at the handshake's deadline":  {0, handshakeTimeout, context.DeadlineExceeded},
+		"at the handshake's deadline":  {0, HandshakeTimeout, context.DeadlineExceeded},
 		"when its own context ends":    {time.Second, time.Second, ended},
-		"at the deadline if it is due": {time.Hour, handshakeTimeout, context.DeadlineExceeded},
+		"at the deadline if it is due": {time.Hour, HandshakeTimeout, context.DeadlineExceeded},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			lan := newLAN()
@@ -372,7 +374,7 @@ func TestADialerGivesUpOnAnAcceptorThatStalls(t *testing.T) {
 				defer cancel()
 			}
 			began := time.Now()
-			conn, _, err := a.dial(ctx, "b:1", forRaft, nodeB.server)
+			conn, _, err := a.Dial(ctx, "b:1", ForRaft, nodeB.Server)
 			if conn != nil || !errors.Is(err, c.want) {
 				t.Errorf("%s: got %v, %v, want %v", name, conn, err, c.want)
 			}
@@ -380,8 +382,8 @@ func TestADialerGivesUpOnAnAcceptorThatStalls(t *testing.T) {
 				t.Errorf("%s: took %v, want %v", name, took, c.took)
 			}
 			endsAt(t, <-accepted, 0)
-			if a.connections() != 0 {
-				t.Errorf("%s: %d connections are left", name, a.connections())
+			if a.Connections() != 0 {
+				t.Errorf("%s: %d connections are left", name, a.Connections())
 			}
 		})
 	}
@@ -391,15 +393,15 @@ func TestADialerGivesUpOnAnAcceptorThatStalls(t *testing.T) {
 // never a panic, never more than a handshake's bytes read, and any answer is one
 // that a peer can read.
 func FuzzHandshake(f *testing.F) {
-	f.Add(handshakeBytes(f, hello{For: forRaft, Cluster: "c1", From: "a#1", To: "b#2"}))
-	f.Add(handshakeBytes(f, hello{For: forRPC, From: "a#1"}))
-	f.Add(handshakeBytes(f, hello{For: forRaft, Cluster: "c2", From: "a#1", To: "b#2"}))
-	f.Add(append(handshakeBytes(f, hello{For: "x<>", To: "\x00"}), "what follows"...))
-	f.Add(handshakeBytes(f, opening{hello: hello{For: forRaft, From: "a", To: "b#2"}, Log: []sample{{1, 2, 3}}}))
+	f.Add(handshakeBytes(f, Hello{For: ForRaft, Cluster: "c1", From: "a#1", To: "b#2"}))
+	f.Add(handshakeBytes(f, Hello{For: ForRPC, From: "a#1"}))
+	f.Add(handshakeBytes(f, Hello{For: ForRaft, Cluster: "c2", From: "a#1", To: "b#2"}))
+	f.Add(append(handshakeBytes(f, Hello{For: "x<>", To: "\x00"}), "what follows"...))
+	f.Add(handshakeBytes(f, Opening{Hello: Hello{For: ForRaft, From: "a", To: "b#2"}, Log: []Sample{{1, 2, 3}}}))
 	for _, c := range brokenHandshakes(f) {
 		f.Add(c.opening)
 	}
-	tr := newPort(context.Background(), portConfig{Log: hclog.NewNullLogger()}, solo{nodeB})
+	tr := New(context.Background(), Config{Log: hclog.NewNullLogger()}, solo{nodeB})
 	f.Fuzz(func(t *testing.T, opening []byte) {
 		near, far := memnet.Pipe()
 		defer near.Close()
@@ -418,8 +420,8 @@ func FuzzHandshake(f *testing.F) {
 		if other, ok := err.(foreign); ok != !isPrefix(opening, magic[:len(magic)-1]) || ok && string(other.head)+string(rest) != string(opening) {
 			t.Fatalf("%v, with %q to be put back before %q", err, other.head, rest)
 		}
-		right := h.Cluster == "c1" && h.To == "b#2" && (h.For == forRaft || h.For == forRPC)
-		knock := h.To == "" && h.For == forRPC
+		right := h.Cluster == "c1" && h.To == "b#2" && (h.For == ForRaft || h.For == ForRPC)
+		knock := h.To == "" && h.For == ForRPC
 		if welcomed := err == nil; welcomed && !right && !knock {
 			t.Fatalf("%+v was welcomed", h)
 		} else if !welcomed && right {
@@ -449,7 +451,7 @@ func checkAnswer(t *testing.T, answer []byte, welcomed bool) {
 	if len(answer) < head || !bytes.HasPrefix(answer, magic[:]) || int(binary.BigEndian.Uint16(answer[head-2:])) != len(answer)-head {
 		t.Fatalf("the answer is no message: %q", answer)
 	}
-	var w welcome
+	var w Welcome
 	if err := json.Unmarshal(answer[head:], &w); err != nil {
 		t.Fatal(err)
 	}
@@ -460,3 +462,33 @@ func checkAnswer(t *testing.T, answer []byte, welcomed bool) {
 		t.Fatalf("the answer is %+v", w)
 	}
 }
+
+func TestHandshakesAreEncodedAsTheyEverWere(t *testing.T) {
+	for name, message := range map[string]any{
+		"hello-raft": &Opening{Hello: Hello{For: ForRaft, Cluster: "c1", From: "n1#a", To: "n2#b", At: "10.0.0.1:7000", Leads: true}},
+		"hello-rpc":  &Opening{Hello: Hello{For: ForRPC, From: "n1#a", At: "10.0.0.1:7000"}},
+		"hello-monitor": &Opening{
+			Hello: Hello{For: ForMonitor, Cluster: "c1", From: "n1", To: "n2", At: "10.0.0.1:7000"},
+			Log:   []Sample{{Index: 5, Term: 2, Sum: 7}},
+		},
+		"welcome":         &Welcome{Cluster: "c1", Node: "n2#b", Leads: true, Process: "p"},
+		"welcome-joined":  &Welcome{Cluster: "c1", Node: "n2#b", Process: "p", Joined: true},
+		"welcome-refused": &Welcome{Refused: "this is node n2#b, not n3#c", Cluster: "c1", Node: "n2#b"},
+	} {
+		var frame bytes.Buffer
+		if err := writeHandshake(&frame, message); err != nil {
+			t.Fatal(err)
+		}
+		stored, err := os.ReadFile("../../testdata/formats/" + name)
+		if err != nil || !bytes.Equal(stored, frame.Bytes()) {
+			t.Errorf("%s: this version writes\n%q\nand the file has\n%q, %v", name, &frame, stored, err)
+		}
+		back := reflect.New(reflect.TypeOf(message).Elem()).Interface()
+		if err := readHandshake(bytes.NewReader(stored), back); err != nil || !reflect.DeepEqual(back, message) {
+			t.Errorf("%s reads as %+v, %v", name, back, err)
+		}
+	}
+}
+
+// at is an address.
+func at(addr string) net.Addr { return &net.UnixAddr{Name: addr} }

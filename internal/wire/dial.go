@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"context"
@@ -10,14 +10,14 @@ import (
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
-var errUnplaced = fmt.Errorf("%w: this node has to be confirmed at its new address", errs.Unsent)
+var ErrUnplaced = fmt.Errorf("%w: this node has to be confirmed at its new address", errs.Unsent)
 
-// dial connects to a node and shakes hands: to the node to, which the
+// Dial connects to a node and shakes hands: to the node to, which the
 // configuration has at addr, or to whoever is at addr. The connection is the
 // caller's to close. An error means that nothing was asked of the other side.
-func (p *port) dial(ctx context.Context, addr string, purpose string, to raft.ServerID) (*peerConn, welcome, error) {
-	if purpose == forRaft && !p.node.IsPlaced() {
-		return nil, welcome{}, errUnplaced
+func (p *Port) Dial(ctx context.Context, addr string, purpose string, to raft.ServerID) (*Conn, Welcome, error) {
+	if purpose == ForRaft && !p.node.IsPlaced() {
+		return nil, Welcome{}, ErrUnplaced
 	}
 	if to != "" {
 		addr = p.node.AddressOf(to, addr)
@@ -25,8 +25,8 @@ func (p *port) dial(ctx context.Context, addr string, purpose string, to raft.Se
 	return p.dialAt(ctx, roster.DialAddr(addr), purpose, to)
 }
 
-func (p *port) dialAt(ctx context.Context, addr string, purpose string, to raft.ServerID) (*peerConn, welcome, error) {
-	connecting, cancel := context.WithTimeout(ctx, handshakeTimeout)
+func (p *Port) dialAt(ctx context.Context, addr string, purpose string, to raft.ServerID) (*Conn, Welcome, error) {
+	connecting, cancel := context.WithTimeout(ctx, HandshakeTimeout)
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)()
 	raw, err := p.config.Network.Dial(connecting, addr)
@@ -34,14 +34,14 @@ func (p *port) dialAt(ctx context.Context, addr string, purpose string, to raft.
 		if err == nil {
 			raw.Close()
 		}
-		return nil, welcome{}, net.ErrClosed
+		return nil, Welcome{}, net.ErrClosed
 	}
 	if err != nil {
-		return nil, welcome{}, err
+		return nil, Welcome{}, err
 	}
-	conn, err := p.track(raw, nil)
+	conn, err := p.track(p.config.Security.Dialed(raw, addr), nil)
 	if err != nil {
-		return nil, welcome{}, err
+		return nil, Welcome{}, err
 	}
 	w, err := p.dialHandshake(ctx, conn, purpose, to)
 	if err != nil {
@@ -57,9 +57,9 @@ func (p *port) dialAt(ctx context.Context, addr string, purpose string, to raft.
 	return conn, w, nil
 }
 
-// ping connects to a node, or with an empty id to whoever is at the address, and hangs up.
-func (p *port) ping(ctx context.Context, to roster.Peer) (welcome, error) {
-	conn, who, err := p.dial(ctx, to.Addr, forRPC, to.Server)
+// Ping connects to a node, or with an empty id to whoever is at the address, and hangs up.
+func (p *Port) Ping(ctx context.Context, to roster.Peer) (Welcome, error) {
+	conn, who, err := p.Dial(ctx, to.Addr, ForRPC, to.Server)
 	if err != nil {
 		return who, err
 	}

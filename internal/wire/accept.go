@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"net"
@@ -13,7 +13,7 @@ type acceptFailure struct {
 
 const longestAcceptWait = time.Second
 
-func (p *port) accept() {
+func (p *Port) accept() {
 	wait := 5 * time.Millisecond
 	for {
 		conn, err := p.config.Listener.Accept()
@@ -40,9 +40,9 @@ func (p *port) accept() {
 	}
 }
 
-// accepting returns how many connections have been accepted, and why none is at the moment:
+// Accepting returns how many connections have been accepted, and why none is at the moment:
 // nil also when nobody has tried to connect since.
-func (p *port) accepting(now time.Time) (accepted uint64, failure error) {
+func (p *Port) Accepting(now time.Time) (accepted uint64, failure error) {
 	f := p.shortage.Load()
 	if f != nil && now.Sub(f.at) < 2*longestAcceptWait {
 		failure = f.err
@@ -50,13 +50,13 @@ func (p *port) accepting(now time.Time) (accepted uint64, failure error) {
 	return p.accepted.Load(), failure
 }
 
-func (p *port) serve(raw net.Conn) {
+func (p *Port) serve(raw net.Conn) {
 	leave, err := p.limit.Enter(raw.RemoteAddr())
 	if err != nil {
 		p.refuseOne(raw, err)
 		return
 	}
-	conn, err := p.track(raw, leave)
+	conn, err := p.track(p.config.Security.Accepted(raw), leave)
 	if err != nil {
 		return
 	}
@@ -70,7 +70,7 @@ func (p *port) serve(raw net.Conn) {
 		conn.Close()
 		return
 	}
-	if h.To != "" || h.Cluster != "" && h.Cluster == p.node.Self().cluster {
+	if h.To != "" || h.Cluster != "" && h.Cluster == p.node.Self().Cluster {
 		p.noteCaller(conn, h)
 	}
 	defer conn.Close()
@@ -81,7 +81,7 @@ func (p *port) serve(raw net.Conn) {
 
 // handOut gives the connection away, with what was read of it: cut does not close
 // it any more.
-func (p *port) handOut(conn *peerConn, head []byte) {
+func (p *Port) handOut(conn *Conn, head []byte) {
 	conn.leave() // those that wait to be accepted have a limit of their own
 	p.mu.Lock()
 	if p.closed {
@@ -98,5 +98,5 @@ func (p *port) handOut(conn *peerConn, head []byte) {
 		return
 	}
 	conn.Conn.Close()
-	p.noteRefusal(err.Error(), conn.RemoteAddr(), hello{}, err)
+	p.noteRefusal(err.Error(), conn.RemoteAddr(), Hello{}, err)
 }

@@ -1,4 +1,4 @@
-package kvraft
+package wire
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -21,7 +22,7 @@ import (
 )
 
 // callOn makes one call on conn, as the other side of serveCalls.
-func callOn(t *testing.T, conn net.Conn, m method, timeout time.Duration, payload string) ([]byte, error) {
+func callOn(t *testing.T, conn net.Conn, m Method, timeout time.Duration, payload string) ([]byte, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
@@ -33,7 +34,7 @@ func callOn(t *testing.T, conn net.Conn, m method, timeout time.Duration, payloa
 }
 
 // servedBy is a connection on which s answers.
-func servedBy(t *testing.T, s *callServer, h hello) net.Conn {
+func servedBy(t *testing.T, s *callServer, h Hello) net.Conn {
 	near, far := memnet.Pipe()
 	go func() {
 		s.serveCalls(far, h)
@@ -45,7 +46,7 @@ func servedBy(t *testing.T, s *callServer, h hello) net.Conn {
 
 // callServer is a port on b that answers calls.
 type callServer struct {
-	*port
+	*Port
 	waiting atomic.Int32 // calls that ask for forever
 }
 
@@ -57,12 +58,12 @@ func newCallServer(t testing.TB) *callServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &callServer{port: newPort(t.Context(), portConfig{Listener: listener, Log: hclog.NewNullLogger()}, solo{nodeB})}
-	t.Cleanup(s.close)
-	for m := callWrite; m <= callClaim; m++ {
-		s.handle(m, s.echo)
+	s := &callServer{Port: New(t.Context(), Config{Listener: listener, Log: hclog.NewNullLogger()}, solo{nodeB})}
+	t.Cleanup(s.Close)
+	for m := CallWrite; m <= CallClaim; m++ {
+		s.Handle(m, s.echo)
 	}
-	handleJSON(s.port, callJoin, func(_ context.Context, req map[string]string) (raw, error) { return raw(req["echo"]), nil })
+	HandleJSON(s.Port, CallJoin, func(_ context.Context, req map[string]string) (Raw, error) { return Raw(req["echo"]), nil })
 	return s
 }
 
@@ -76,15 +77,15 @@ func (s *callServer) echo(ctx context.Context, payload []byte) ([]byte, error) {
 	return payload, nil
 }
 
-var helloB = hello{For: forRPC, Cluster: "c1", From: "a#1", To: "b#2"}
+var helloB = Hello{For: ForRPC, Cluster: "c1", From: "a#1", To: "b#2"}
 
 func TestOneConnectionServesCallAfterCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn := servedBy(t, newCallServer(t), helloB)
 		for index := range 6 {
-			time.Sleep(idleLimit - time.Millisecond) // virtual: it may be idle that long
+			time.Sleep(IdleLimit - time.Millisecond) // virtual: it may be idle that long
 			want := fmt.Sprint(index)
-			if answer, err := callOn(t, conn, callCatchUp, time.Minute, want); err != nil || string(answer) != want {
+			if answer, err := callOn(t, conn, CallCatchUp, time.Minute, want); err != nil || string(answer) != want {
 				t.Errorf("%q, %v, want %q", answer, err, want)
 			}
 		}
@@ -94,7 +95,7 @@ func TestOneConnectionServesCallAfterCall(t *testing.T) {
 func TestACallThatIsUnknownHereIsInvalidAndTheConnectionGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn := servedBy(t, newCallServer(t), helloB)
-		for _, m := range []method{0, callClaim + 1, 255} {
+		for _, m := range []Method{0, CallClaim + 1, 255} {
 			if _, err := callOn(t, conn, m, time.Minute, "payload"); !errors.Is(err, errs.Invalid) {
 				t.Errorf("call %d: %v, want errs.Invalid", m, err)
 			}
@@ -104,10 +105,10 @@ func TestACallThatIsUnknownHereIsInvalidAndTheConnectionGoesOn(t *testing.T) {
 
 func TestAKnockMayAskForAdmissionOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		conn := servedBy(t, newCallServer(t), hello{For: forRPC, From: "a#1"})
-		for m := range method(255) {
+		conn := servedBy(t, newCallServer(t), Hello{For: ForRPC, From: "a#1"})
+		for m := range Method(255) {
 			_, err := callOn(t, conn, m, time.Minute, `{}`)
-			allowed := m == callJoin || m == callAdmit || m == callFound || m == callClaim
+			allowed := m == CallJoin || m == CallAdmit || m == CallFound || m == CallClaim
 			if refused := errors.Is(err, errs.Invalid) && strings.Contains(err.Error(), "without naming the node"); refused == allowed {
 				t.Errorf("call %d: %v", m, err)
 			}
@@ -120,33 +121,33 @@ func TestAMessageThatIsNoJSONIsInvalid(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan := newLAN()
 		b := newTestPort(t, lan, "b:1", nodeB, nil)
-		var from hello
-		handleJSON(b, callFound, func(ctx context.Context, numbers []int) (map[string]int, error) {
-			from = callerOf(ctx)
+		var from Hello
+		HandleJSON(b, CallFound, func(ctx context.Context, numbers []int) (map[string]int, error) {
+			from = CallerOf(ctx)
 			return map[string]int{"numbers": len(numbers)}, nil
 		})
-		b.handle(callAdmit, func(_ context.Context, payload []byte) ([]byte, error) { return append(payload, '!'), nil })
-		b.start()
+		b.Handle(CallAdmit, func(_ context.Context, payload []byte) ([]byte, error) { return append(payload, '!'), nil })
+		b.Start()
 		a := newTestPort(t, lan, "a:1", nodeA, nil)
-		answer, err := askJSON[map[string]int](t.Context(), a, "b:1", callFound, []int{1, 2, 3})
-		if err != nil || answer["numbers"] != 3 || from.From != nodeA.server || from.To != "" {
+		answer, err := AskJSON[map[string]int](t.Context(), a, "b:1", CallFound, []int{1, 2, 3})
+		if err != nil || answer["numbers"] != 3 || from.From != nodeA.Server || from.To != "" {
 			t.Errorf("%v, %v, from %+v", answer, err, from)
 		}
-		if answer, err = callJSON[map[string]int](t.Context(), a, peerB, callFound, []int{1}); err != nil || answer["numbers"] != 1 || from.To != nodeB.server {
+		if answer, err = CallJSON[map[string]int](t.Context(), a, peerB, CallFound, []int{1}); err != nil || answer["numbers"] != 1 || from.To != nodeB.Server {
 			t.Errorf("%v, %v, from %+v", answer, err, from)
 		}
 		for _, payload := range []string{"", "x", "{}"} {
-			if _, err := askJSON[raw](t.Context(), a, "b:1", callFound, raw(payload)); !errors.Is(err, errs.Invalid) {
+			if _, err := AskJSON[Raw](t.Context(), a, "b:1", CallFound, Raw(payload)); !errors.Is(err, errs.Invalid) {
 				t.Errorf("%q: %v, want errs.Invalid", payload, err)
 			}
 		}
-		if answer, err := askJSON[raw](t.Context(), a, "b:1", callAdmit, "x"); err != nil || string(answer) != `"x"!` {
+		if answer, err := AskJSON[Raw](t.Context(), a, "b:1", CallAdmit, "x"); err != nil || string(answer) != `"x"!` {
 			t.Errorf("%q, %v", answer, err)
 		}
-		if answer, err := askJSON[string](t.Context(), a, "b:1", callAdmit, raw("x")); err == nil {
+		if answer, err := AskJSON[string](t.Context(), a, "b:1", CallAdmit, Raw("x")); err == nil {
 			t.Errorf("no JSON is %q", answer)
 		}
-		if _, err := askJSON[raw](t.Context(), a, "c:1", callAdmit, "x"); !errors.Is(err, errs.Unreachable) {
+		if _, err := AskJSON[Raw](t.Context(), a, "c:1", CallAdmit, "x"); !errors.Is(err, errs.Unreachable) {
 			t.Errorf("nobody is there: %v", err)
 		}
 	})
@@ -156,7 +157,7 @@ func TestACallEndsJustBeforeTheTimeOfItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newCallServer(t)
 		conn := servedBy(t, s, helloB)
-		if _, err := conn.Write(callFrame(callCatchUp, 1500*time.Millisecond, forever)); err != nil {
+		if _, err := conn.Write(callFrame(CallCatchUp, 1500*time.Millisecond, forever)); err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
@@ -175,11 +176,11 @@ func TestACallEndsJustBeforeTheTimeOfItsCaller(t *testing.T) {
 
 func TestNoCallLastsLongerThanTheLongest(t *testing.T) {
 	near, far := memnet.Pipe()
-	if _, err := far.Write(callFrame(callCatchUp, 49*24*time.Hour, "")); err != nil {
+	if _, err := far.Write(callFrame(CallCatchUp, 49*24*time.Hour, "")); err != nil {
 		t.Fatal(err)
 	}
-	if _, timeout, _, err := readCall(near); err != nil || timeout != maxCall {
-		t.Errorf("a call of 49 days may take %v, %v, want %v", timeout, err, maxCall)
+	if _, timeout, _, err := readCall(near); err != nil || timeout != MaxCall {
+		t.Errorf("a call of 49 days may take %v, %v, want %v", timeout, err, MaxCall)
 	}
 }
 
@@ -187,33 +188,33 @@ func TestACallEndsWithThePort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newCallServer(t)
 		conn := servedBy(t, s, helloB)
-		time.AfterFunc(time.Second, s.cut)
+		time.AfterFunc(time.Second, s.Cut)
 		began := time.Now()
-		if _, err := callOn(t, conn, callCatchUp, time.Hour, forever); !errors.Is(err, errs.Unknown) || time.Since(began) != time.Second {
+		if _, err := callOn(t, conn, CallCatchUp, time.Hour, forever); !errors.Is(err, errs.Unknown) || time.Since(began) != time.Second {
 			t.Errorf("after %v: %v, want errs.Unknown after 1s", time.Since(began), err)
 		}
 	})
 }
 
 func TestACallThatStallsInItsMiddleEndsTheConnection(t *testing.T) {
-	whole := callFrame(callCatchUp, time.Minute, forever)
+	whole := callFrame(CallCatchUp, time.Minute, forever)
 	for n := 1; n < len(whole); n++ {
 		synctest.Test(t, func(t *testing.T) {
 			conn := servedBy(t, newCallServer(t), helloB)
-			time.Sleep(idleLimit - time.Millisecond) // virtual
+			time.Sleep(IdleLimit - time.Millisecond) // virtual
 			if _, err := conn.Write(whole[:n]); err != nil {
 				t.Fatal(err)
 			}
-			endsWithin(t, conn, messageTimeout, messageTimeout+time.Millisecond)
+			endsWithin(t, conn, MessageTimeout, MessageTimeout+time.Millisecond)
 		})
 	}
 }
 
 func TestACallOverTheLimitEndsTheConnectionAtOnce(t *testing.T) {
-	for _, size := range []uint32{maxFrame + 1, 1<<32 - 1} {
+	for _, size := range []uint32{MaxFrame + 1, 1<<32 - 1} {
 		synctest.Test(t, func(t *testing.T) {
 			conn := servedBy(t, newCallServer(t), helloB)
-			frame := callFrame(callWrite, time.Minute, "")
+			frame := callFrame(CallWrite, time.Minute, "")
 			binary.BigEndian.PutUint32(frame[5:], size)
 			if _, err := conn.Write(frame); err != nil {
 				t.Fatal(err)
@@ -226,13 +227,13 @@ func TestACallOverTheLimitEndsTheConnectionAtOnce(t *testing.T) {
 // stuckConn is a connection whose other side reads nothing.
 type stuckConn struct {
 	net.Conn
-	blockedConn
+	limit time.Time
 }
 
-func (c *stuckConn) Write(b []byte) (int, error) { return c.blockedConn.Write(b) }
-
-func (c *stuckConn) SetWriteDeadline(limit time.Time) error {
-	return c.blockedConn.SetWriteDeadline(limit)
+func (c *stuckConn) SetWriteDeadline(limit time.Time) error { c.limit = limit; return nil }
+func (c *stuckConn) Write([]byte) (int, error) {
+	time.Sleep(time.Until(c.limit)) // virtual
+	return 0, os.ErrDeadlineExceeded
 }
 
 func TestAnAnswerThatNobodyTakesEndsTheConnection(t *testing.T) {
@@ -243,8 +244,8 @@ func TestAnAnswerThatNobodyTakesEndsTheConnection(t *testing.T) {
 		}
 		began := time.Now()
 		newCallServer(t).serveCalls(&stuckConn{Conn: near}, helloB)
-		if took := time.Since(began); took < messageTimeout || took > messageTimeout+time.Millisecond {
-			t.Errorf("gave up after %v, want %v", took, messageTimeout)
+		if took := time.Since(began); took < MessageTimeout || took > MessageTimeout+time.Millisecond {
+			t.Errorf("gave up after %v, want %v", took, MessageTimeout)
 		}
 	})
 }
@@ -253,20 +254,20 @@ func TestAnAnswerThatNobodyTakesEndsTheConnection(t *testing.T) {
 // in order, and ends the connection at the first thing that is none; and the
 // node that called it takes a whole answer, or gives the connection up.
 func FuzzCall(f *testing.F) {
-	f.Add(callFrame(callWrite, time.Second, "group"), true)
-	f.Add(append(callFrame(callConfirm, 0, "12345678"), callFrame(callCatchUp, maxCall, `{"target":0}`)...), true)
-	f.Add(append(callFrame(callNodes, 0, ""), callFrame(callLastIndex, 0, "")[:5]...), true)
-	f.Add(callFrame(callJoin, time.Minute, `{"echo":"x"}`), false)
-	f.Add(callFrame(callJoin, time.Minute, `{`), true)
-	f.Add(callFrame(callAdmit, time.Minute, forever), false)
+	f.Add(callFrame(CallWrite, time.Second, "group"), true)
+	f.Add(append(callFrame(CallConfirm, 0, "12345678"), callFrame(CallCatchUp, MaxCall, `{"target":0}`)...), true)
+	f.Add(append(callFrame(CallNodes, 0, ""), callFrame(CallLastIndex, 0, "")[:5]...), true)
+	f.Add(callFrame(CallJoin, time.Minute, `{"echo":"x"}`), false)
+	f.Add(callFrame(CallJoin, time.Minute, `{`), true)
+	f.Add(callFrame(CallAdmit, time.Minute, forever), false)
 	f.Add(callFrame(99, time.Minute, "x"), false)
-	f.Add(callFrame(callWrite, time.Minute, ""), false)
+	f.Add(callFrame(CallWrite, time.Minute, ""), false)
 	f.Add([]byte{1, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff}, true)
 	f.Add(answerFrame(0, "answer"), true)
 	f.Add(answerFrame(4, "too large"), true)
 	f.Add(answerFrame(200, ""), false)
 	f.Fuzz(func(t *testing.T, data []byte, meant bool) {
-		h := hello{For: forRPC, Cluster: "c1", From: "a#1"}
+		h := Hello{For: ForRPC, Cluster: "c1", From: "a#1"}
 		if meant {
 			h.To = "b#2"
 		}
@@ -278,7 +279,7 @@ func FuzzCall(f *testing.F) {
 // answersTo counts the whole calls in data, and one over its limit, which is the last.
 func answersTo(data []byte, knock bool) (answers int) {
 	for len(data) >= 9 {
-		m, n := method(data[0]), binary.BigEndian.Uint32(data[5:])
+		m, n := Method(data[0]), binary.BigEndian.Uint32(data[5:])
 		if data = data[9:]; n > m.limit(knock) {
 			return answers + 1
 		} else if n > uint32(len(data)) {
@@ -302,9 +303,9 @@ func countAnswers(data []byte) (whole int) {
 	return whole
 }
 
-func checkServing(t *testing.T, data []byte, h hello, calls int) {
+func checkServing(t *testing.T, data []byte, h Hello, calls int) {
 	s := newCallServer(t)
-	s.cut() // so that no call waits
+	s.Cut() // so that no call waits
 	near, far := memnet.Pipe()
 	if _, err := far.Write(data); err != nil {
 		t.Fatal(err)
@@ -327,7 +328,7 @@ func checkCalling(t *testing.T, data []byte) {
 		t.Fatal(err)
 	}
 	closeWrite(far)
-	answer, alive, err := exchange(t.Context(), near, question{callGet, []byte("key"), 0})
+	answer, alive, err := exchange(t.Context(), near, question{CallGet, []byte("key"), 0})
 	whole := countAnswers(data)
 	switch {
 	case alive != (whole > 0):
@@ -342,7 +343,7 @@ func checkCalling(t *testing.T, data []byte) {
 func TestALargeCallOverASlowLinkArrives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := memnet.Pipe()
-		frame := callFrame(callWrite, time.Minute, strings.Repeat("x", 8<<20)) // one batch of the default limit
+		frame := callFrame(CallWrite, time.Minute, strings.Repeat("x", 8<<20)) // one batch of the default limit
 		go func() {
 			for len(frame) > 0 {
 				n := min(len(frame), 500<<10) // 500 KB/s
@@ -363,8 +364,8 @@ func TestALargeCallOverASlowLinkArrives(t *testing.T) {
 
 func TestAHeadDoesNotAllocateWhatItAnnounces(t *testing.T) {
 	near, far := memnet.Pipe()
-	frame := callFrame(callWrite, time.Minute, "")
-	binary.BigEndian.PutUint32(frame[5:], maxFrame)
+	frame := callFrame(CallWrite, time.Minute, "")
+	binary.BigEndian.PutUint32(frame[5:], MaxFrame)
 	if _, err := far.Write(frame); err != nil {
 		t.Fatal(err)
 	}
