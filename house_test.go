@@ -17,7 +17,7 @@ import (
 // What the root package and its types have now: these figures may only go down, to 14
 // files, 450 lines and 60 methods.
 const (
-	mostRootFiles = 65
+	mostRootFiles = 52
 	mostLines     = 511
 	mostMethods   = 277
 )
