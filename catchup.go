@@ -49,7 +49,7 @@ type catchUp struct {
 // finishChanges looks after the members for as long as this node leads: what an earlier
 // leader, or a join whose caller gave up, has left half done is finished.
 func (s *members) finishChanges(tenure *tenure) {
-	if s.fsm.awaitTerm(tenure.ctx, tenure.term) != nil {
+	if s.state.AwaitTerm(tenure.ctx, tenure.term) != nil {
 		return
 	}
 	words, forgetting := loglimit.Trouble{Log: s.log}, loglimit.Trouble{Log: s.log}
@@ -262,7 +262,7 @@ func (s *members) serveCatchUp(ctx context.Context, p catchUpRequest) (wire.Raw,
 	}
 	wait, cancel := context.WithTimeout(ctx, cmp.Or(p.Within, wire.MaxCall))
 	defer cancel()
-	err := s.fsm.awaitIndex(wait, p.Target)
+	err := s.state.AwaitIndex(wait, p.Target)
 	if wait.Err() != nil && ctx.Err() == nil {
 		err = nil
 	}

@@ -178,15 +178,38 @@ func (f *fsm) publish(a *applied) {
 	f.waiters = still
 }
 
-// awaitIndex waits until the state has reached a log index. It can wait for any
+// Index is the log index of the newest entry in the state.
+func (f *fsm) Index() uint64 { return f.now.Load().index }
+
+// Note is the text of a note; empty: there is none.
+func (f *fsm) Note(name string) string { return f.now.Load().view.Note(name) }
+
+// Notes goes through all notes.
+func (f *fsm) Notes(each func(name, text string) bool) { f.now.Load().view.Notes(each) }
+
+// NotesLen is how many notes there are.
+func (f *fsm) NotesLen() int { return f.now.Load().view.NotesLen() }
+
+// AwaitNote waits until there is a note.
+func (f *fsm) AwaitNote(ctx context.Context, name string) error {
+	return f.await(ctx, func(a *applied) bool { return a.view.Note(name) != "" })
+}
+
+// Busy reports whether raft waits for a call.
+func (f *fsm) Busy() bool { return f.busy.Load() }
+
+// Steps grows with what is done: entries, bytes of a snapshot.
+func (f *fsm) Steps() uint64 { return f.steps.Load() }
+
+// AwaitIndex waits until the state has reached a log index. It can wait for any
 // index that a leader knows as committed once an entry of that leader's term
 // was applied: no later entry of its term bypasses the state machine.
-func (f *fsm) awaitIndex(ctx context.Context, index uint64) error {
+func (f *fsm) AwaitIndex(ctx context.Context, index uint64) error {
 	return f.await(ctx, func(a *applied) bool { return a.index >= index })
 }
 
-// awaitTerm waits until the state holds an entry of a term.
-func (f *fsm) awaitTerm(ctx context.Context, term uint64) error {
+// AwaitTerm waits until the state holds an entry of a term.
+func (f *fsm) AwaitTerm(ctx context.Context, term uint64) error {
 	return f.await(ctx, func(a *applied) bool { return a.term >= term })
 }
 

@@ -118,10 +118,10 @@ func TestAWaiterIsWokenWhenItsStateIsThereAndNotBefore(t *testing.T) {
 				woken[name] = true
 			}()
 		}
-		await("index 2", func() error { return f.awaitIndex(t.Context(), 2) })
-		await("index 3", func() error { return f.awaitIndex(t.Context(), 3) })
-		await("index 4", func() error { return f.awaitIndex(t.Context(), 4) })
-		await("term 2", func() error { return f.awaitTerm(t.Context(), 2) })
+		await("index 2", func() error { return f.AwaitIndex(t.Context(), 2) })
+		await("index 3", func() error { return f.AwaitIndex(t.Context(), 3) })
+		await("index 4", func() error { return f.AwaitIndex(t.Context(), 4) })
+		await("term 2", func() error { return f.AwaitTerm(t.Context(), 2) })
 		await("version 2", func() error { return f.awaitVersion(t.Context(), 2) })
 		for _, step := range []struct {
 			entry *raft.Log
@@ -151,9 +151,9 @@ func TestWhoeverWaitsForWhatIsThereDoesNotWait(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, err := range map[string]error{
-		"the index":      f.awaitIndex(ended, 7),
-		"an index below": f.awaitIndex(ended, 0),
-		"the term":       f.awaitTerm(ended, 3),
+		"the index":      f.AwaitIndex(ended, 7),
+		"an index below": f.AwaitIndex(ended, 0),
+		"the term":       f.AwaitTerm(ended, 3),
 		"the version":    f.awaitVersion(ended, 1),
 	} {
 		if err != nil {
@@ -170,13 +170,13 @@ func TestAWaiterThatGivesUpLeavesNothing(t *testing.T) {
 		var waiting sync.WaitGroup
 		for i := range uint64(10) {
 			waiting.Go(func() {
-				if err := f.awaitIndex(ctx, 100+i); !errors.Is(err, enough) {
+				if err := f.AwaitIndex(ctx, 100+i); !errors.Is(err, enough) {
 					t.Errorf("got %v, want the context's cause", err)
 				}
 			})
 		}
 		waiting.Go(func() {
-			if err := f.awaitIndex(t.Context(), 5); err != nil {
+			if err := f.AwaitIndex(t.Context(), 5); err != nil {
 				t.Errorf("who did not give up got %v", err)
 			}
 		})
@@ -196,7 +196,7 @@ func TestTheEndOfTheStoreEndsAllWaiting(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		f := newFSM(ctx, 1<<20, 1<<20, nil, nil)
 		time.AfterFunc(time.Second, func() { cancel(ErrClosed) })
-		if err := f.awaitIndex(t.Context(), 1); !errors.Is(err, ErrClosed) {
+		if err := f.AwaitIndex(t.Context(), 1); !errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)
 		}
 		if len(f.waiters) != 0 {
@@ -212,7 +212,7 @@ func TestWaitersOnManyGoroutinesAllSeeWhatTheyWaitFor(t *testing.T) {
 	for i := range uint64(8) {
 		waiting.Go(func() {
 			for index := i; index < last; index += 1 + i {
-				if err := f.awaitIndex(t.Context(), index); err != nil {
+				if err := f.AwaitIndex(t.Context(), index); err != nil {
 					t.Error(err)
 				}
 				if now := f.now.Load(); now.index < index {
@@ -303,12 +303,12 @@ func TestRestoreWakesWhoWaitsForWhatItBrings(t *testing.T) {
 		f, _ := newTestFSM(t, 1<<20)
 		var waiting sync.WaitGroup
 		waiting.Go(func() {
-			if err := f.awaitIndex(t.Context(), 10); err != nil {
+			if err := f.AwaitIndex(t.Context(), 10); err != nil {
 				t.Error(err)
 			}
 		})
 		waiting.Go(func() {
-			if err := f.awaitTerm(t.Context(), 3); err != nil {
+			if err := f.AwaitTerm(t.Context(), 3); err != nil {
 				t.Error(err)
 			}
 		})

@@ -33,6 +33,7 @@ type Store struct {
 	*detector
 
 	opts  options
+	fsm   *fsm
 	lines *logqueue.Queue // behind log: nothing waits for where the store logs
 
 	watchdog *watchdog
@@ -102,6 +103,7 @@ func newStore(o options) *Store {
 		lines:    lines,
 		closed:   make(chan struct{}),
 	}
+	n.commit = s.replicate
 	s.raftLog = raftlog.New(s.log.Named("raft"), s.life.Stopping())
 	s.ctx = s.life.Context()
 	s.rounds = batch.NewRounds(s.confirm, s.life.Go)
@@ -173,7 +175,9 @@ func (s *Store) open() (err error) {
 		return err
 	}
 	s.findPlace()
-	s.watchdog = newWatchdog(s)
+	s.watchdog = newWatchdog(s.detector, func(ctx context.Context, leader roster.Peer) (uint64, error) {
+		return s.forwardReadIndex(ctx, leader, LeaderLocal)
+	})
 	s.logs.setHooks(logHooks{s.needsOthers, s.mayCut})
 	s.start()
 	return nil
@@ -249,6 +253,7 @@ func (s *node) raftConfig() *raft.Config {
 
 func (s *Store) newRaft() (r *raft.Raft, err error) {
 	s.fsm = newFSM(s.ctx, s.opts.snapshots.EveryBytes, s.opts.history, func() string { return s.self().Cluster }, s.stopForFault)
+	s.state = s.fsm
 	s.fsm.logBytes = firstPhase(s.opts.snapshots.EveryBytes)
 	err = s.life.Apart("start raft", func() (err error) {
 		r, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.logs, s.snapshots, s.raftTransport)

@@ -235,6 +235,13 @@ func (s *tracker) reasonOr(err error) error {
 	return err
 }
 
+// reason is what keeps this node from its place; nil: nothing, or it has not tried yet.
+func (s *tracker) reason() error {
+	s.current.mu.Lock()
+	defer s.current.mu.Unlock()
+	return s.current.reason
+}
+
 func (s *tracker) setReason(err error) {
 	c := &s.current
 	c.mu.Lock()
@@ -250,7 +257,7 @@ func (s *tracker) setReason(err error) {
 func (s *members) openTerm(r *tenure) {
 	const pause = 10 * time.Millisecond
 	for r.ctx.Err() == nil {
-		_, err := s.replicate(command.Append(nil, nil))
+		_, err := s.commit(command.Append(nil, nil))
 		if err == nil && s.logs.meta().isLegacy() {
 			err = s.assignClusterID(r.ctx)
 		}

@@ -134,8 +134,7 @@ func (s *joiner) adoptClusterID() {
 	if !s.logs.meta().lacksClusterID() {
 		return
 	}
-	named := func(a *applied) bool { return a.view.Note(clusterIDNote) != "" }
-	if err := s.fsm.await(s.ctx, named); err != nil {
+	if err := s.state.AwaitNote(s.ctx, clusterIDNote); err != nil {
 		return // the store stops
 	}
 	cluster := s.note(clusterIDNote)

@@ -2,7 +2,6 @@ package kvraft
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,62 +19,7 @@ func (s *tracker) awaitOwnTerm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.fsm.awaitTerm(ctx, term)
-}
-
-// changeThroughLeader has whoever leads make a change, again until its outcome is
-// known or ctx ends: to make it twice is to make it once.
-func (s *tracker) changeThroughLeader(ctx context.Context, attempt func(context.Context, *tenure) error) error {
-	var last error
-	maybe := false // a leader may have begun with it
-	for n := 0; ; n++ {
-		if err := s.life.Err(); err != nil {
-			return outcome(ctx, err, maybe, last)
-		}
-		tenure := s.tenure()
-		err := s.changeUnder(ctx, tenure, attempt)
-		switch {
-		case err == nil, isFinal(err) && !maybe:
-			return err
-		case isFinal(err): // of this attempt alone
-			return fmt.Errorf("%w: an earlier attempt may have had effect: %w", errs.Unknown, err)
-		}
-		maybe, last = maybe || !errors.Is(err, errs.Unsent), err
-		if err := s.pause(ctx, tenure, n); err != nil {
-			return outcome(ctx, err, maybe, s.reasonOr(last))
-		}
-	}
-}
-
-// isFinal reports whether an attempt has told the outcome.
-func isFinal(err error) bool {
-	for _, final := range []error{errs.Refused, errs.Unreachable, errs.Invalid, errs.NotFound} {
-		if errors.Is(err, final) {
-			return true
-		}
-	}
-	return false
-}
-
-// changeUnder makes one attempt, and gives it up when the leader changes.
-func (s *tracker) changeUnder(ctx context.Context, tenure *tenure, attempt func(context.Context, *tenure) error) error {
-	if tenure.leader == (roster.Peer{}) {
-		return errs.NoLeaderKnown
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(tenure.ctx, cancel)()
-	return attempt(ctx, tenure)
-}
-
-// serveChange makes one attempt at a change of the membership: the node that asks
-// has other members to ask, and asks again. What was forwarded is not passed on.
-func (s *tracker) serveChange(ctx context.Context, forwarded bool, attempt func(context.Context, *tenure) error) error {
-	tenure := s.tenure()
-	if forwarded && !tenure.leads {
-		return errs.NotLeader
-	}
-	return s.changeUnder(ctx, tenure, attempt)
+	return s.state.AwaitTerm(ctx, term)
 }
 
 // lockMembership lets one change at a time through. A channel, not a mutex: it
@@ -94,7 +38,7 @@ func (s *members) lockMembership(ctx context.Context) (unlock func(), err error)
 // ErrNoLeader, ErrClosed.
 func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
 	var nodes []Node
-	err := s.readLoop(ctx, func(ctx context.Context, tenure *tenure) (err error) {
+	err := s.readThroughLeader(ctx, func(ctx context.Context, tenure *tenure) (err error) {
 		if tenure.leads {
 			nodes, err = s.nodesAsLeader(ctx)
 			return err

@@ -21,6 +21,21 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
+// nodeState is the replicated state, as far as those need it who keep a cluster together.
+type nodeState interface {
+	Index() uint64 // of the newest entry in it
+	AwaitIndex(ctx context.Context, index uint64) error
+	AwaitTerm(ctx context.Context, term uint64) error
+
+	Note(name string) string // empty: there is none
+	Notes(each func(name, text string) bool)
+	NotesLen() int
+	AwaitNote(ctx context.Context, name string) error
+
+	Busy() bool    // while raft waits for it
+	Steps() uint64 // grows with what it gets done
+}
+
 // node is what all parts of a node stand on.
 type node struct {
 	id     string
@@ -34,13 +49,14 @@ type node struct {
 
 	logs          *logStore
 	snapshots     raft.SnapshotStore
-	fsm           *fsm
+	state         nodeState
+	ids           *command.IDs
+	commit        func(entry []byte) ([]command.Result, error) // has an entry committed, as the leader, and answers what the state does
 	port          *wire.Port
 	raftTransport raftTransport
 	raft          *raft.Raft
 	opened        time.Time
 	futures       batch.Gate // what raft has been asked and has not answered
-	ids           *command.IDs
 	raftLog       *raftlog.Logger
 
 	life *life.Life
@@ -96,6 +112,8 @@ func (s *node) configuration() raft.Configuration {
 }
 
 // roster.Lists reports whether a node is a member.
+func (s *node) isMember() bool { return s.lists(s.server) }
+
 func (s *node) lists(id raft.ServerID) bool {
 	return roster.Lists(s.configuration(), id)
 }
@@ -210,7 +228,7 @@ func (s *node) lastIndexOf(ctx context.Context, to roster.Peer) (uint64, error) 
 }
 
 // index is the newest log index in this node's state.
-func (s *node) index() uint64 { return s.fsm.now.Load().index }
+func (s *node) index() uint64 { return s.state.Index() }
 
 // change waits for a change of the configuration to be committed. It can be
 // asked for again whatever the error was.

@@ -66,7 +66,7 @@ func (s *members) isForgotten(who wire.Welcome) bool {
 	return s.note(forgottenNote) != "" && who.Cluster == s.self().Cluster && who.Joined && !s.lists(who.Node) && s.note(leftNote(who.Node)) == ""
 }
 
-func (s *members) note(name string) string { return s.fsm.now.Load().view.Note(name) }
+func (s *members) note(name string) string { return s.state.Note(name) }
 
 // dated is the text of a note that is taken now.
 func (s *members) dated(text string) string { return fmt.Sprintf("%s %d", text, s.index()) }
@@ -83,7 +83,7 @@ func (s *members) writeNote(name, text string) error {
 func (s *members) writeNotes(ops []command.Op) error {
 	request := command.Request{Ops: ops}
 	s.ids.Stamp(&request, s.index())
-	results, err := s.replicate(command.Append(nil, []command.Request{request}))
+	results, err := s.commit(command.Append(nil, []command.Request{request}))
 	if err == nil && results[0].Code != command.OK {
 		err = fmt.Errorf("%w: the request expired", errs.Unsent)
 	}
@@ -111,7 +111,7 @@ type former struct {
 
 // former are the identities of one kind of notes, the oldest first.
 func (s *members) former(note func(raft.ServerID) string) (all []former) {
-	s.fsm.now.Load().view.Notes(func(name, text string) bool {
+	s.state.Notes(func(name, text string) bool {
 		if server, ok := strings.CutPrefix(name, note("")); ok {
 			_, at, _ := strings.Cut(text, " ")
 			index, _ := strconv.ParseUint(at, 10, 64)
@@ -135,7 +135,7 @@ func (s *members) formerly(id string, note func(raft.ServerID) string) (servers 
 
 // forgetFormer strikes out the notes that are too many, as the leader.
 func (s *members) forgetFormer(tenure *tenure) error {
-	if s.fsm.now.Load().view.NotesLen() <= maxFormer {
+	if s.state.NotesLen() <= maxFormer {
 		return nil
 	}
 	for _, note := range []func(raft.ServerID) string{removedNote, leftNote} {

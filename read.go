@@ -100,7 +100,7 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 	}
 	var entry Entry
 	slow := false // the leader's answer takes too long
-	err := s.readLoop(ctx, func(ctx context.Context, tenure *tenure) (err error) {
+	err := s.readThroughLeader(ctx, func(ctx context.Context, tenure *tenure) (err error) {
 		switch {
 		case tenure.leads:
 			entry, err = s.readAsLeader(ctx, key, o.level)
@@ -142,7 +142,7 @@ func (s *Store) readAsFollower(ctx context.Context, leader roster.Peer, key stri
 	if s.Index() < index {
 		soon, cancel := context.WithTimeout(ctx, 4*s.timing.Commit)
 		defer cancel()
-		if s.fsm.awaitIndex(soon, index) != nil {
+		if s.fsm.AwaitIndex(soon, index) != nil {
 			return s.forwardGet(ctx, leader, key, l)
 		}
 	}
@@ -156,7 +156,7 @@ func (s *Store) readHere(ctx context.Context, key string, l ReadLevel) (Entry, e
 	if err != nil {
 		return Entry{}, err
 	}
-	if err := s.fsm.awaitIndex(ctx, index); err != nil {
+	if err := s.fsm.AwaitIndex(ctx, index); err != nil {
 		return Entry{}, err
 	}
 	return s.fsm.now.Load().get(key)
@@ -171,7 +171,7 @@ func (s *Store) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, err
 		if err != nil {
 			return 0, err
 		}
-		if err := s.fsm.awaitTerm(ctx, term); err != nil { // what its predecessors have acknowledged
+		if err := s.fsm.AwaitTerm(ctx, term); err != nil { // what its predecessors have acknowledged
 			return 0, err
 		}
 		return s.Index(), nil
@@ -182,7 +182,7 @@ func (s *Store) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, err
 // readIndex is readIndexAsLeader on whoever leads. Once this node's state has
 // reached the index it serves as well as the leader's.
 func (s *Store) readIndex(ctx context.Context, l ReadLevel) (index uint64, err error) {
-	err = s.readLoop(ctx, func(ctx context.Context, tenure *tenure) (err error) {
+	err = s.readThroughLeader(ctx, func(ctx context.Context, tenure *tenure) (err error) {
 		if tenure.leads {
 			index, err = s.readIndexAsLeader(ctx, l)
 		} else {
@@ -255,10 +255,10 @@ func decodeLevel(payload []byte) (ReadLevel, error) {
 // askLeader is a round of asking.
 func (s *Store) askLeader(l ReadLevel) (index uint64, err error) {
 	now := s.tenure()
-	if now.leads || now.leader == (roster.Peer{}) {
+	if now.leads {
 		return 0, errs.NoLeaderKnown // whoever takes part asks again
 	}
-	err = s.readUnder(s.ctx, now, func(ctx context.Context, now *tenure) (err error) {
+	err = s.under(s.ctx, now, func(ctx context.Context, now *tenure) (err error) {
 		index, err = s.forwardReadIndex(ctx, now.leader, l)
 		return err
 	})
@@ -302,7 +302,7 @@ func (s *Store) proveFresh(ctx context.Context, maxAge time.Duration) error {
 		return tooStale(err, "ask the leader")
 	}
 	s.proof.Store(&freshness{at, index}) // an older one in its place costs a round, no more
-	if err := s.fsm.awaitIndex(ctx, index); err != nil {
+	if err := s.fsm.AwaitIndex(ctx, index); err != nil {
 		return tooStale(err, "wait for log index %d", index)
 	}
 	if age := time.Since(at); age > maxAge {
@@ -318,59 +318,6 @@ func tooStale(err error, format string, args ...any) error {
 		return err
 	}
 	return fmt.Errorf("%w: %s: %w", ErrStale, fmt.Sprintf(format, args...), err)
-}
-
-// readLoop repeats a read, on whoever leads, until it has an answer or ctx ends.
-func (s *tracker) readLoop(ctx context.Context, read func(context.Context, *tenure) error) error {
-	last := errs.NoLeaderKnown
-	for attempt := 0; ; attempt++ {
-		if err := s.life.Err(); err != nil {
-			return err
-		}
-		tenure := s.tenure()
-		switch {
-		case tenure.leads:
-			last = read(ctx, tenure) // a round ends by itself, and soon
-		case tenure.leader != roster.Peer{}:
-			last = s.readUnder(ctx, tenure, read)
-		}
-		if last == nil || errors.Is(last, ErrNotFound) || errors.Is(last, ErrInvalid) {
-			return last
-		}
-		if err := s.pause(ctx, tenure, attempt); err != nil {
-			if errors.Is(err, ErrClosed) {
-				return err
-			}
-			return errs.NoLeaderBefore(ctx, s.reasonOr(last))
-		}
-	}
-}
-
-// readUnder gives an attempt on another node up when the leader changes. Each question
-// to it has a time of its own.
-func (s *tracker) readUnder(ctx context.Context, tenure *tenure, read func(context.Context, *tenure) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(tenure.ctx, cancel)()
-	return read(ctx, tenure)
-}
-
-// pause waits before the next attempt: until the leader changes, or a moment. An
-// error ends the attempts.
-func (s *tracker) pause(ctx context.Context, tenure *tenure, attempt int) error {
-	const shortest, longest = time.Millisecond, 100 * time.Millisecond
-	timer := time.NewTimer(min(shortest<<min(attempt, 10), longest))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-tenure.ctx.Done():
-		return s.life.Err()
-	case <-s.life.Stopping():
-		return s.life.Err()
-	case <-ctx.Done():
-		return errs.Ended(ctx)
-	}
 }
 
 // View is the whole store at one version. It never changes, holds no lock, and
@@ -404,7 +351,7 @@ func (s *Store) freshen(ctx context.Context, l ReadLevel) error {
 	if err != nil {
 		return err
 	}
-	err = s.fsm.awaitIndex(ctx, index)
+	err = s.fsm.AwaitIndex(ctx, index)
 	if err != nil && !errors.Is(err, ErrClosed) {
 		return fmt.Errorf("%w: wait for log index %d: %w", ErrNoLeader, index, err)
 	}

@@ -35,14 +35,14 @@ func (s *tracker) confirm() (index uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := s.fsm.awaitTerm(ctx, term); err != nil {
+	if err := s.state.AwaitTerm(ctx, term); err != nil {
 		return 0, fmt.Errorf("wait for the first entry of term %d: %w", term, err)
 	}
 	index = s.raft.CommitIndex()
 	if err := s.askVoters(ctx, term); err != nil {
 		return 0, err
 	}
-	if err := s.fsm.awaitIndex(ctx, index); err != nil {
+	if err := s.state.AwaitIndex(ctx, index); err != nil {
 		return 0, fmt.Errorf("wait for log index %d: %w", index, err)
 	}
 	return index, nil

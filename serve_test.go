@@ -39,6 +39,7 @@ func newTestServer(t testing.TB) *Store {
 	}
 	s.server = "b#2"
 	s.fsm = newFSM(s.ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
+	s.state = s.fsm
 	host := testLAN().Host("b")
 	if s.opts.listener, err = host.Listen("b:1"); err != nil {
 		t.Fatal(err)

@@ -91,14 +91,14 @@ type oneLine struct{ error }
 func (e oneLine) Error() string { return strings.ReplaceAll(errs.Reason(e.error).Error(), "\n", "; ") }
 func (e oneLine) Unwrap() error { return e.error }
 
-// loggedRole is what a node with trouble is doing, as the beginning of a sentence.
+// standing is what a node that has not settled is doing, as the beginning of a sentence.
 func (s *joiner) standing() string {
 	switch {
 	case s.founds() && !s.founders.isJoining():
 		return "waiting to form a cluster"
 	case s.left.Load():
 		return "no member"
-	case s.state() == Joining:
+	case !s.isAdmitted():
 		return "waiting to be admitted"
 	case !s.isPlaced():
 		return "waiting to be confirmed at this address"
@@ -107,6 +107,10 @@ func (s *joiner) standing() string {
 	}
 	return "waiting to be known at this address"
 }
+
+// isAdmitted reports whether this node is a member and means to be one. Of a removal by
+// itself its own log may not have heard.
+func (s *joiner) isAdmitted() bool { return s.isMember() && !s.left.Load() }
 
 // founds reports whether this node is to form a cluster with others, or has
 // promised to.

@@ -60,7 +60,7 @@ func (s *Store) Status() Status {
 		Node:         s.ownNode(),
 		Cluster:      s.self().Cluster,
 		Founded:      s.founded.Load(),
-		State:        s.state(),
+		State:        s.phase(),
 		Nodes:        s.members(),
 		Progress:     s.progress(),
 		Term:         s.raft.CurrentTerm(),
@@ -79,11 +79,11 @@ func (s *Store) Status() Status {
 	return st
 }
 
-func (s *joiner) state() State {
+func (s *Store) phase() State {
 	switch {
 	case s.life.Err() != nil:
 		return Stopped
-	case !s.isMember() || s.left.Load(): // of the latter its own log may not have heard
+	case !s.isAdmitted():
 		return Joining
 	}
 	switch s.raft.State() {
@@ -107,12 +107,8 @@ func (s *Store) suffrage() raft.ServerSuffrage {
 	return raft.Nonvoter
 }
 
-func (s *members) isMember() bool { return s.lists(s.server) }
-
 func (s *Store) notReady(st Status, now *applied) string {
-	s.current.mu.Lock()
-	trouble := s.current.reason
-	s.current.mu.Unlock()
+	reason := s.reason()
 	stranger, lost := s.port.LastStranger()
 	switch {
 	case st.State == Stopped:
@@ -126,8 +122,8 @@ func (s *Store) notReady(st Status, now *applied) string {
 		return errLeft.Error()
 	case s.watchdog.notReady() != "":
 		return s.watchdog.notReady()
-	case trouble != nil:
-		return s.standing() + ": " + trouble.Error()
+	case reason != nil:
+		return s.standing() + ": " + reason.Error()
 	case st.State == Joining, !s.isPlaced():
 		return s.standing()
 	case st.Leader == Node{}:

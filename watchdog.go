@@ -35,8 +35,9 @@ import (
 //   - The state, on a follower: it lacks what its leader had long ago, or the leader
 //     says nothing.
 type watchdog struct {
-	s     *Store
-	probe func() bool // asks raft's main goroutine; false: the node has stopped
+	s        *detector
+	askIndex func(ctx context.Context, leader roster.Peer) (uint64, error) // how far the state of a leader is
+	probe    func() bool                                                   // asks raft's main goroutine; false: the node has stopped
 
 	answers atomic.Uint64 // of raft's main goroutine
 	stopped sync.Once
@@ -67,8 +68,8 @@ type watchdog struct {
 	reason atomic.Pointer[string]
 }
 
-func newWatchdog(s *Store) *watchdog {
-	w := &watchdog{s: s}
+func newWatchdog(s *detector, askIndex func(context.Context, roster.Peer) (uint64, error)) *watchdog {
+	w := &watchdog{s: s, askIndex: askIndex}
 	w.probe = w.probeRaft
 	for _, watch := range []*progress.Watch{&w.main, &w.answering, &w.state, &w.accepting} {
 		watch.Step = w.step()
@@ -161,7 +162,7 @@ func emptyQuestion() *raft.AppendEntriesRequest {
 func (w *watchdog) lookAtRaft(now time.Time) string {
 	s := w.s
 	answers, incoming := w.answers.Load(), s.raftTransport.incoming
-	done := answers + s.fsm.steps.Load() + uint64(incoming.total.Load())
+	done := answers + s.state.Steps() + uint64(incoming.total.Load())
 	stalled := w.main.Look(now, s.logs.writing.Load() == 0, done)
 	limit := s.timing.Stall + time.Duration(incoming.got.Load())*wire.PerByte
 	if stalled > limit {
@@ -179,8 +180,8 @@ func (w *watchdog) lookAtRaft(now time.Time) string {
 }
 
 func (w *watchdog) lookAtState(now time.Time) string {
-	f := w.s.fsm
-	stalled := w.state.Look(now, f.busy.Load(), f.steps.Load())
+	state := w.s.state
+	stalled := w.state.Look(now, state.Busy(), state.Steps())
 	if stalled > w.s.timing.Stall {
 		w.stop(fmt.Errorf("the state machine has got nothing done for %v", stalled))
 	}
@@ -202,7 +203,7 @@ func (w *watchdog) askLeader() {
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, s.patience())
 	defer cancel()
-	index, err := s.forwardReadIndex(ctx, r.leader, LeaderLocal)
+	index, err := w.askIndex(ctx, r.leader)
 	if r.ctx.Err() != nil {
 		return
 	}
@@ -222,7 +223,7 @@ func (w *watchdog) lookAtLag(now time.Time) string {
 	w.leader.Lock()
 	index, answers, err := w.leader.index, w.leader.answers, w.leader.err
 	w.leader.Unlock()
-	at := s.Index()
+	at := s.index()
 	if at >= w.goal {
 		w.goal = index
 		w.goals++

@@ -237,47 +237,65 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 		return command.Result{}, err
 	}
 	defer release()
-	var last error
-	maybe := false   // an attempt of this call may be in the log
-	refused := false // the leader has refused it, or the group that it came in
-	encoded := command.AppendRequest(nil, &request)
-	for attempt := 0; ; attempt++ {
-		if err := s.life.Err(); err != nil {
-			return command.Result{}, outcome(ctx, err, maybe, last)
-		}
-		tenure := s.tenure()
-		result, err := s.writes.Do(ctx, encoded, refused)
-		if err == nil {
-			err = refusal(result)
-		}
-		switch {
-		case isRefusal(err) && !refused:
-			refused, last = true, err // once more, alone
-		case isRefusal(err) && maybe:
-			return result, fmt.Errorf("%w: an earlier attempt may have been applied: %w", ErrUnknown, err)
-		case isRefusal(err):
-			return result, err
-		case err == nil && result.Code != command.Expired:
-			return result, nil
-		case err == nil && repeated && request.Born >= result.Version:
-			return result, fmt.Errorf("%w: the INDEX %d of the request id lies beyond the log, which is at %d", ErrInvalid, request.Born, result.Version)
-		case err == nil && (maybe || repeated):
-			return result, fmt.Errorf("%w: an earlier attempt may have been applied, and is no longer remembered", ErrUnknown)
-		case err == nil:
-			// This node's state was so old when the id was minted that nobody
-			// can tell whether it is new. It is: no attempt went out before.
-			s.ids.Stamp(&request, result.Version)
-			encoded = command.AppendRequest(nil, &request)
-			continue
-		case !errors.Is(err, errs.Unsent):
-			maybe, last = true, err
-		case !maybe && (last == nil || ctx.Err() == nil): // else the last one tells more
-			last = err
-		}
-		if err := s.pause(ctx, tenure, attempt); err != nil {
-			return result, outcome(ctx, err, maybe, s.reasonOr(last))
-		}
+	w := submission{s: s, ctx: ctx, request: request, repeated: repeated}
+	w.encoded = command.AppendRequest(nil, &request)
+	if err := s.retry(ctx, w.try); err != nil {
+		return w.result, outcome(ctx, err, w.maybe, s.reasonOr(w.last))
 	}
+	return w.result, w.last
+}
+
+// submission is a request on its way.
+type submission struct {
+	s        *Store
+	ctx      context.Context
+	request  command.Request
+	encoded  []byte
+	repeated bool // an attempt may have gone out before this call
+
+	maybe   bool // an attempt of this call may be in the log
+	refused bool // the leader has refused it, or the group that it came in
+	result  command.Result
+	last    error // how the last attempt ended, or the one before if that tells more
+}
+
+// try makes one attempt, and reports whether the outcome is known.
+func (w *submission) try(t *tenure) (done bool) {
+	result, err := w.s.writes.Do(w.ctx, w.encoded, w.refused)
+	if err == nil {
+		err = refusal(result)
+	}
+	w.result = result
+	switch {
+	case isRefusal(err) && !w.refused:
+		w.refused, w.last = true, err // once more, alone
+	case isRefusal(err) && w.maybe:
+		return w.end(fmt.Errorf("%w: an earlier attempt may have been applied: %w", ErrUnknown, err))
+	case isRefusal(err):
+		return w.end(err)
+	case err == nil && result.Code != command.Expired:
+		return w.end(nil)
+	case err == nil && w.repeated && w.request.Born >= result.Version:
+		return w.end(fmt.Errorf("%w: the INDEX %d of the request id lies beyond the log, which is at %d", ErrInvalid, w.request.Born, result.Version))
+	case err == nil && (w.maybe || w.repeated):
+		return w.end(fmt.Errorf("%w: an earlier attempt may have been applied, and is no longer remembered", ErrUnknown))
+	case err == nil:
+		// This node's state was so old when the id was minted that nobody
+		// can tell whether it is new. It is: no attempt went out before.
+		w.s.ids.Stamp(&w.request, result.Version)
+		w.encoded = command.AppendRequest(nil, &w.request)
+		return w.try(t)
+	case !errors.Is(err, errs.Unsent):
+		w.maybe, w.last = true, err
+	case !w.maybe && (w.last == nil || w.ctx.Err() == nil): // else the last one tells more
+		w.last = err
+	}
+	return false
+}
+
+func (w *submission) end(err error) (done bool) {
+	w.last = err
+	return true
 }
 
 // refusal is the error of a request that the leader did not take into its log.
@@ -294,21 +312,6 @@ func refusal(result command.Result) error {
 // isRefusal reports whether the leader will never take what it was sent.
 func isRefusal(err error) bool {
 	return !errors.Is(err, ErrUnknown) && (errors.Is(err, ErrInvalid) || errors.Is(err, ErrTooLarge))
-}
-
-// outcome is the error of a change that was given up because of err; maybe: an
-// attempt may have been applied, or may still be; last is how the last one ended.
-func outcome(ctx context.Context, err error, maybe bool, last error) error {
-	switch {
-	case maybe && errors.Is(err, ErrClosed): // which would say that it was not applied
-		return fmt.Errorf("%w: %v (%s)", ErrUnknown, err, errs.Reason(last))
-	case maybe:
-		return fmt.Errorf("%w: %w (%s)", ErrUnknown, err, errs.Reason(last))
-	case errors.Is(err, ErrClosed):
-		return err
-	default:
-		return errs.NoLeaderBefore(ctx, last)
-	}
 }
 
 // propose brings a group to the leader, here or elsewhere.
@@ -398,7 +401,7 @@ func (s *node) patience() time.Duration { return 3 * s.timing.Election }
 // state machine has applied it. The entry is raft's from then on. The wait ends: a
 // leader that loses its majority steps down within its lease, and a store that
 // stops drains what is under way first.
-func (s *node) replicate(entry []byte) ([]command.Result, error) {
+func (s *Store) replicate(entry []byte) ([]command.Result, error) {
 	if !s.futures.Enter() {
 		return nil, fmt.Errorf("%w: %w", errs.Unsent, s.life.Err())
 	}

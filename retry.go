@@ -1,0 +1,131 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
+)
+
+// retry makes attempts, each on whoever leads then, until one is done. The error is that
+// of the node, when it has stopped, or of ctx.
+func (s *tracker) retry(ctx context.Context, attempt func(*tenure) (done bool)) error {
+	for n := 0; ; n++ {
+		if err := s.life.Err(); err != nil {
+			return err
+		}
+		tenure := s.tenure()
+		if attempt(tenure) {
+			return nil
+		}
+		if err := s.pause(ctx, tenure, n); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits before the next attempt: until the leader changes, or a moment. An
+// error ends the attempts.
+func (s *tracker) pause(ctx context.Context, tenure *tenure, attempt int) error {
+	const shortest, longest = time.Millisecond, 100 * time.Millisecond
+	timer := time.NewTimer(min(shortest<<min(attempt, 10), longest))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-tenure.ctx.Done():
+		return s.life.Err()
+	case <-s.life.Stopping():
+		return s.life.Err()
+	case <-ctx.Done():
+		return errs.Ended(ctx)
+	}
+}
+
+// under makes an attempt, and gives it up when the leader changes.
+func (s *tracker) under(ctx context.Context, tenure *tenure, attempt func(context.Context, *tenure) error) error {
+	if tenure.leader == (roster.Peer{}) {
+		return errs.NoLeaderKnown
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(tenure.ctx, cancel)()
+	return attempt(ctx, tenure)
+}
+
+// readThroughLeader repeats a read until it has an answer.
+func (s *tracker) readThroughLeader(ctx context.Context, read func(context.Context, *tenure) error) error {
+	var last error
+	err := s.retry(ctx, func(tenure *tenure) bool {
+		if tenure.leads {
+			last = read(ctx, tenure) // a round ends by itself, and soon
+		} else {
+			last = s.under(ctx, tenure, read)
+		}
+		return last == nil || errors.Is(last, errs.NotFound) || errors.Is(last, errs.Invalid)
+	})
+	switch {
+	case err == nil:
+		return last
+	case errors.Is(err, errs.Closed):
+		return err
+	}
+	return errs.NoLeaderBefore(ctx, s.reasonOr(last))
+}
+
+// changeThroughLeader repeats a change until its outcome is known: to make it twice is to
+// make it once.
+func (s *tracker) changeThroughLeader(ctx context.Context, attempt func(context.Context, *tenure) error) error {
+	var last error
+	maybe := false // a leader may have begun with it
+	err := s.retry(ctx, func(tenure *tenure) bool {
+		err := s.under(ctx, tenure, attempt)
+		done := err == nil || isFinal(err)
+		if done && err != nil && maybe { // final of this attempt alone
+			err = fmt.Errorf("%w: an earlier attempt may have had effect: %w", errs.Unknown, err)
+		}
+		maybe, last = maybe || !errors.Is(err, errs.Unsent), err
+		return done
+	})
+	if err != nil {
+		return outcome(ctx, err, maybe, s.reasonOr(last))
+	}
+	return last
+}
+
+// isFinal reports whether an attempt has told the outcome.
+func isFinal(err error) bool {
+	for _, final := range []error{errs.Refused, errs.Unreachable, errs.Invalid, errs.NotFound} {
+		if errors.Is(err, final) {
+			return true
+		}
+	}
+	return false
+}
+
+// outcome is the error of a change that was given up because of err; maybe: an
+// attempt may have been applied, or may still be; last is how the last one ended.
+func outcome(ctx context.Context, err error, maybe bool, last error) error {
+	switch {
+	case maybe && errors.Is(err, errs.Closed): // which would say that it was not applied
+		return fmt.Errorf("%w: %v (%s)", errs.Unknown, err, errs.Reason(last))
+	case maybe:
+		return fmt.Errorf("%w: %w (%s)", errs.Unknown, err, errs.Reason(last))
+	case errors.Is(err, errs.Closed):
+		return err
+	}
+	return errs.NoLeaderBefore(ctx, last)
+}
+
+// serveChange makes one attempt at a change of the membership: the node that asks
+// has other members to ask, and asks again. What was forwarded is not passed on.
+func (s *tracker) serveChange(ctx context.Context, forwarded bool, attempt func(context.Context, *tenure) error) error {
+	tenure := s.tenure()
+	if forwarded && !tenure.leads {
+		return errs.NotLeader
+	}
+	return s.under(ctx, tenure, attempt)
+}
