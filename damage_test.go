@@ -95,7 +95,7 @@ func fillTestDir(t *testing.T, dir string, tail bool) {
 		}
 	}
 	step(n.logs.updateMeta(func(m *metadata) { m.ID, m.Identity, m.Cluster = "n1", "ab", "cd" }))
-	step(n.logs.SetUint64(termKey, 3), n.logs.Set(voteKey, []byte("10.0.0.1:7000")))
+	step(n.logs.SetUint64([]byte("CurrentTerm"), 3), n.logs.Set([]byte("LastVoteCand"), []byte("10.0.0.1:7000")))
 	rng := rand.New(rand.NewPCG(5, 6))
 	store := func(upTo uint64) {
 		t.Helper()
@@ -119,7 +119,7 @@ func fillTestDir(t *testing.T, dir string, tail bool) {
 	step(takeTestSnapshot(n.snaps, 200, 3), n.logs.DeleteRange(1, 120))
 	store(420)
 	if tail {
-		step(n.logs.raiseTail())
+		step(n.logs.Flush())
 	}
 	step(n.logs.Close())
 }

@@ -46,6 +46,9 @@ func (f *failStop) stop(err error) error {
 	return f.failure()
 }
 
+// Writing reports whether a write is under way.
+func (f *failStop) Writing() bool { return f.writing.Load() > 0 }
+
 // write runs op, a write of so many bytes to the base store. A disk that hangs is a
 // disk that failed: the watchdog says so while op still hangs, and when op returns at
 // last, its caller sees that failure, whatever op says. A disk that is slow has time by

@@ -106,10 +106,7 @@ func TestRaftOverAStoreThatFailsAnywhereEndsWithoutAPanic(t *testing.T) {
 func raftFailsAt(t *testing.T, k int, again bool, fault func(func()) error) (failed bool) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := disktest.NewFaultStore()
-		snaps, err := openMemorySnapshots(openTestLog(t, disk))
-		if err != nil {
-			t.Fatal(err)
-		}
+		snaps := raft.NewInmemSnapshotStore()
 		if again {
 			node := raftOver(openTestLog(t, disk), snaps, true)
 			exercise(node, &disktest.Failures{})

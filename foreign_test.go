@@ -24,7 +24,7 @@ func raftLogAt(t *testing.T, path string, entries ...raft.Log) {
 		entries[i].Index, entries[i].Term = uint64(i+1), 1
 		disktest.Must(t, base.StoreLog(&entries[i]))
 	}
-	disktest.Must(t, errors.Join(base.SetUint64(termKey, 1), base.Close()))
+	disktest.Must(t, errors.Join(base.SetUint64([]byte("CurrentTerm"), 1), base.Close()))
 }
 
 func boltWith(t *testing.T, path string, bucket, key string) {

@@ -13,7 +13,6 @@ import (
 	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
-	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // A directory of hraftd's is taken over by the first start on it. It has a raft.db
@@ -113,14 +112,61 @@ func readLegacySnapshot(r io.Reader) (pairs map[string]string, err error) {
 	return pairs, nil
 }
 
-func sampleOf(entry *raft.Log) wire.Sample {
+// FindOwner finds out which member the node is, by the newest configuration: that of the
+// log, or config, which the newest snapshot has from entry index. For a log of hraftd's.
+func (l *logStore) FindOwner(config raft.Configuration, index uint64) (err error) {
+	if l.whose == nil {
+		return fmt.Errorf("%w: this is the data of hraftd, which a node takes over when it is started on it", errs.Invalid)
+	}
+	if config, err = l.newestConfiguration(config, index); err == nil {
+		l.owner, err = l.whose(config)
+	}
+	if err != nil {
+		return fmt.Errorf("take over from hraftd: %w", err)
+	}
+	return nil
+}
+
+func (l *logStore) newestConfiguration(config raft.Configuration, from uint64) (raft.Configuration, error) {
+	first, last := l.bounds()
+	for index := last; index >= first && index > from; index-- {
+		var entry raft.Log
+		if err := l.GetLog(index, &entry); err != nil {
+			return config, err
+		}
+		if entry.Type == raft.LogConfiguration {
+			return decodeConfiguration(entry.Data)
+		}
+	}
+	return config, nil
+}
+
+// takeOver writes the record of a node whose newest snapshot is newest. It is the
+// first operation that changes anything, and the only one that is needed.
+func (l *logStore) takeOver(newest snapshotMark) error {
+	err := l.updateMeta(func(m *metadata) { m.ID, m.Snapshot = l.owner, newest })
+	if err != nil {
+		return fmt.Errorf("take over from hraftd: %w", err)
+	}
+	l.hraftds = false
+	return nil
+}
+
+// sample tells an entry of a log from any other at its index and of its term: in one
+// cluster there is none.
+type sample struct {
+	Index, Term uint64
+	Sum         uint32
+}
+
+func sampleOf(entry *raft.Log) sample {
 	sum := appendChecksum(nil, entry)
-	return wire.Sample{Index: entry.Index, Term: entry.Term, Sum: binary.BigEndian.Uint32(sum[1:])}
+	return sample{entry.Index, entry.Term, binary.BigEndian.Uint32(sum[1:])}
 }
 
 // samples are from all over the log; on a node that was taken over, from what is left
 // of hraftd's.
-func (l *logStore) samples() (all []wire.Sample) {
+func (l *logStore) samples() (all []sample) {
 	const most = 16
 	first, last := l.bounds()
 	if end := l.record.Load().ChecksummedFrom; end > 0 {

@@ -99,7 +99,7 @@ func (s *members) vouchWithoutClusterID(o wire.Opening) error {
 		if first, _ := s.logs.bounds(); theirs.Index < first || s.logs.GetLog(theirs.Index, &entry) != nil {
 			continue
 		}
-		if entry.Term == theirs.Term && sampleOf(&entry) != theirs {
+		if entry.Term == theirs.Term && wire.Sample(sampleOf(&entry)) != theirs {
 			return fmt.Errorf("the log of node %s has another entry %d than that of node %s: they are of two clusters of hraftd's with the same ids", o.From, theirs.Index, s.server)
 		}
 	}

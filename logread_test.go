@@ -82,6 +82,12 @@ func editBolt(t *testing.T, dir string, edit func(conf, logs *bbolt.Bucket) erro
 
 func logKey(index uint64) []byte { return binary.BigEndian.AppendUint64(nil, index) }
 
+// withChecksum gives an entry its checksum.
+func withChecksum(entry *raft.Log) *raft.Log {
+	entry.Extensions = binary.BigEndian.AppendUint32([]byte{0xC5}, sampleOf(entry).Sum)
+	return entry
+}
+
 // storeRaw stores an entry past all that kvraft checks.
 func storeRaw(t *testing.T, dir string, entry *raft.Log) {
 	t.Helper()
@@ -227,9 +233,7 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 			editRecord(t, dir, func(m *metadata) { m.ChecksummedFrom = 251 })
 		}, []string{"entry 250: decode log entry of hraftd"}, 1},
 		"a term that goes back": {func(t *testing.T, dir string) {
-			entry := &raft.Log{Index: 250, Term: 2}
-			entry.Extensions = appendChecksum(nil, entry)
-			storeRaw(t, dir, entry)
+			storeRaw(t, dir, withChecksum(&raft.Log{Index: 250, Term: 2}))
 		}, []string{"entry 250 is of term 2, between ones of term 3 and the node's term 3"}, 1},
 		"a term that the node has not heard of": {func(t *testing.T, dir string) {
 			editRecord(t, dir, func(m *metadata) { m.Raft["CurrentTerm"][7] = 2 })
@@ -451,7 +455,7 @@ func TestALogOfHraftdsIsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = errors.Join(base.SetUint64(termKey, 2), base.StoreLogs([]*raft.Log{
+	err = errors.Join(base.SetUint64([]byte("CurrentTerm"), 2), base.StoreLogs([]*raft.Log{
 		{Index: 1, Term: 1, Data: []byte(`{"op":"set","key":"user1","value":"batman"}`)},
 		{Index: 2, Term: 2, Data: []byte("?what")},
 	}), base.Close())

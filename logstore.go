@@ -95,8 +95,9 @@ type logStore struct {
 	// fresh says that base was empty when it was opened, hraftds that it has what
 	// hraftd has written and no record yet.
 	fresh, hraftds bool
-	// whose tells which member a store of hraftd's is.
+	// whose tells which member a store of hraftd's is, and owner is what it has told.
 	whose func(raft.Configuration) (id string, err error)
+	owner string
 	// severed is the first of the entries in front of a gap; 0: there is none.
 	severed uint64
 	// record is what is stored; the one behind the pointer never changes.
@@ -476,8 +477,46 @@ func (l *logStore) deleteStored(low, high uint64) error {
 	return l.write("delete entries", 0, func() error { return l.base.DeleteRange(low, high) })
 }
 
-// checkFollows makes sure that the log has lost no entries behind the newest snapshot.
-func (l *logStore) checkFollows(newest snapshotMark) error {
+// Settle makes the record and the log fit the newest snapshot that was found. It is the
+// first to write, and comes before raft starts.
+func (l *logStore) Settle(newest snapshotMark) (err error) {
+	switch {
+	case l.hraftds:
+		err = l.takeOver(newest)
+	case newest != l.meta().Snapshot:
+		err = l.Remember(newest)
+	}
+	if err != nil {
+		return err
+	}
+	if err := l.alignWith(newest.Index, newest.Term); err != nil {
+		return err
+	}
+	return l.dropSevered()
+}
+
+// Remember records that a snapshot is complete, unless a newer one was installed meanwhile.
+func (l *logStore) Remember(mark snapshotMark) error {
+	return l.rewriteMeta(func(m *metadata) bool {
+		if mark.olderThan(m.Snapshot) {
+			return false
+		}
+		m.Snapshot = mark
+		return true
+	})
+}
+
+// IsNew reports whether there was nothing yet when the log was opened.
+func (l *logStore) IsNew() bool { return l.fresh }
+
+// IsHraftds reports whether the log is hraftd's, and not taken over yet.
+func (l *logStore) IsHraftds() bool { return l.hraftds }
+
+// Name is what errors call the log.
+func (l *logStore) Name() string { return l.name }
+
+// CheckFollows makes sure that the log has lost no entries behind the newest snapshot.
+func (l *logStore) CheckFollows(newest snapshotMark) error {
 	if first, _ := l.bounds(); first > newest.Index+1 {
 		return fmt.Errorf("%w: %s: the log starts at entry %d, the newest snapshot ends at %d", errs.Damaged, l.name, first, newest.Index)
 	}

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/disktest"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 var termKey, voteKey = []byte("CurrentTerm"), []byte("LastVoteCand")
@@ -143,7 +145,7 @@ func (s *scripted) verify(t *testing.T, l *logStore) {
 const scriptLength = 200
 
 // openTestLog opens base with a log store whose failures fail the test.
-func openTestLog(t testing.TB, base LogStore) *logStore {
+func openTestLog(t testing.TB, base boltlog.Store) *logStore {
 	t.Helper()
 	l, err := openLogStore(logStoreOptions{store: base, fail: disktest.FailTest(t)})
 	if err != nil {
@@ -344,7 +346,7 @@ func TestALogThatLostItsLastEntriesIsDamaged(t *testing.T) {
 func expectDamage(t *testing.T, disk *disktest.FaultStore, text string) {
 	t.Helper()
 	_, err := openLogStore(logStoreOptions{store: disk, name: "raft.db", fail: disktest.FailTest(t)})
-	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), text) {
+	if !errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), text) {
 		t.Fatalf("got %v, expected damage with %q", err, text)
 	}
 }
@@ -421,7 +423,7 @@ func TestAnEntryThatArrivesDamagedIsNotStored(t *testing.T) {
 	}
 	entry = sealedEntry(2, 1)
 	entry.Data[3] ^= 1
-	if err := l.StoreLog(entry); !errors.Is(err, ErrDamaged) || len(told.Told()) != 1 {
+	if err := l.StoreLog(entry); !errors.Is(err, errs.Damaged) || len(told.Told()) != 1 {
 		t.Fatalf("got %v, told %v", err, told.Told())
 	}
 	if _, stored := disk.Entries[2]; stored {
@@ -469,7 +471,7 @@ func TestDamageFoundByAReaderStopsTheStore(t *testing.T) {
 			}
 			damage(disk)
 			// The error comes back: this is how replication reads.
-			if err := l.GetLog(1, new(raft.Log)); !errors.Is(err, ErrDamaged) || len(told.Told()) != 1 {
+			if err := l.GetLog(1, new(raft.Log)); !errors.Is(err, errs.Damaged) || len(told.Told()) != 1 {
 				t.Fatalf("got %v, told %v", err, told.Told())
 			}
 		})
@@ -496,11 +498,11 @@ func TestALogThatDoesNotFitTheSnapshot(t *testing.T) {
 			if err := l.StoreLogs(disktest.Entries(10, 100, 1)); err != nil {
 				t.Fatal(err)
 			}
-			err := l.checkFollows(snapshotMark{Index: c.index})
+			err := l.CheckFollows(snapshotMark{Index: c.index})
 			if err == nil {
 				err = l.alignWith(c.index, c.term)
 			}
-			if errors.Is(err, ErrDamaged) != c.damaged || err != nil && !c.damaged {
+			if errors.Is(err, errs.Damaged) != c.damaged || err != nil && !c.damaged {
 				t.Fatal(err)
 			}
 			if n := uint64(len(disk.Entries)); n != c.left {
@@ -607,7 +609,7 @@ func TestTheRecordDoesNotCountOnEntriesThatAreBeingStored(t *testing.T) {
 		if err := disk.DeleteRange(12, 12); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := openLogStore(logStoreOptions{store: disk.Rebooted(), fail: disktest.FailTest(t)}); !errors.Is(err, ErrDamaged) {
+		if _, err := openLogStore(logStoreOptions{store: disk.Rebooted(), fail: disktest.FailTest(t)}); !errors.Is(err, errs.Damaged) {
 			t.Errorf("a log that has lost its last entry opens: %v", err)
 		}
 	})
@@ -717,7 +719,7 @@ func TestALogWithWhatRaftPanicsOnIsDamagedAndSaysWhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := openLogStore(logStoreOptions{store: disk, fail: disktest.FailTest(t)})
-		if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "entry 3: ") || !strings.Contains(err.Error(), want) {
+		if !errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "entry 3: ") || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
@@ -729,7 +731,7 @@ func TestATermThatNoElectionLeadsToIsDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := openLogStore(logStoreOptions{store: disk, fail: disktest.FailTest(t)})
-	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "18446744073709551615") {
+	if !errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "18446744073709551615") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -33,7 +33,7 @@ func openMemorySnapshots(logs *logStore) (*memorySnapshots, error) {
 	if mark := logs.meta().Snapshot; mark.ID != "" {
 		return nil, fmt.Errorf("%w: this node completed snapshot %s, which was in memory only", errs.Damaged, mark.ID)
 	}
-	if err := logs.checkFollows(snapshotMark{}); err != nil {
+	if err := logs.CheckFollows(snapshotMark{}); err != nil {
 		return nil, err
 	}
 	return &memorySnapshots{verifyNew: func(_ raft.SnapshotMeta, r io.Reader) error { return verifySnapshot(r) }}, nil

@@ -7,10 +7,11 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disktest"
 )
 
 func TestMemorySnapshotsListOnlyWhatIsComplete(t *testing.T) {
-	snaps, err := openMemorySnapshots(openTestLog(t, newScriptedDisk(t)))
+	snaps, err := openMemorySnapshots(openTestLog(t, disktest.NewFaultStore()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 func TestRecordIsDamagedByAnyFlippedBit(t *testing.T) {
@@ -16,12 +18,12 @@ func TestRecordIsDamagedByAnyFlippedBit(t *testing.T) {
 	for bit := range 8 * len(stored) {
 		flipped := slices.Clone(stored)
 		flipped[bit/8] ^= 1 << (bit % 8)
-		if _, err := decodeMetadata(flipped); !errors.Is(err, ErrDamaged) {
+		if _, err := decodeMetadata(flipped); !errors.Is(err, errs.Damaged) {
 			t.Fatalf("bit %d: %v", bit, err)
 		}
 	}
 	for n := range len(stored) {
-		if _, err := decodeMetadata(stored[:n]); !errors.Is(err, ErrDamaged) {
+		if _, err := decodeMetadata(stored[:n]); !errors.Is(err, errs.Damaged) {
 			t.Fatalf("cut to %d bytes: %v", n, err)
 		}
 	}
@@ -32,7 +34,7 @@ func TestARecordOfANewerVersionIsRefusedAsSuch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := decodeMetadata(stored); err == nil || errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "newer version") {
+	if _, err := decodeMetadata(stored); err == nil || errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "newer version") {
 		t.Fatalf("got %v", err)
 	}
 }

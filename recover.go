@@ -186,7 +186,7 @@ func atRest(dir string, opts []Option, settle func(*Store) error, f func(*Store,
 	if err := s.readStorage(); err != nil {
 		return r, err
 	}
-	if s.logs.fresh {
+	if s.logs.IsNew() {
 		return r, fmt.Errorf("%w: there is no node's data", ErrInvalid)
 	}
 	if err := settle(s); err != nil {

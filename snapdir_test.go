@@ -241,7 +241,7 @@ func TestASnapshotThatCannotBeReadIsNotKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inMemory, err := openMemorySnapshots(openTestLog(t, newScriptedDisk(t)))
+	inMemory, err := openMemorySnapshots(openTestLog(t, disktest.NewFaultStore()))
 	if err := errors.Join(err, takeTestSnapshot(inMemory, 100, 3)); err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +320,7 @@ func TestASnapshotThatCouldNotBeRestoredIsNotOneThatWasVerified(t *testing.T) {
 	bad := bytes.Clone(good)
 	bad[at+1] = 'a'
 	body := bad[:len(bad)-4]
-	binary.BigEndian.PutUint32(bad[len(body):], crc32.Checksum(body, castagnoli))
+	binary.BigEndian.PutUint32(bad[len(body):], crc32.Checksum(body, crc32c))
 	if _, _, err := readSnapshot(bufio.NewReader(bytes.NewReader(bad))); err == nil {
 		t.Fatal("it can be restored")
 	}
@@ -328,7 +328,7 @@ func TestASnapshotThatCouldNotBeRestoredIsNotOneThatWasVerified(t *testing.T) {
 		t.Error("it was found to be right")
 	}
 	s := newTestServer(t)
-	s.logs = openTestLog(t, newScriptedDisk(t))
+	s.logs = openTestLog(t, disktest.NewFaultStore())
 	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "another" }); err != nil {
 		t.Fatal(err)
 	}

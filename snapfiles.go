@@ -81,5 +81,5 @@ func readSnapshotMeta(dir snapshotDir, id string) (meta snapshotMeta, mark snaps
 	if err := json.Unmarshal(stored, &meta); err != nil {
 		return snapshotMeta{}, mark, fmt.Errorf("%s: %w", snapshotMetaFile, err)
 	}
-	return meta, snapshotMark{meta.ID, meta.Index, meta.Term, meta.Size, crc32.Checksum(stored, castagnoli)}, nil
+	return meta, snapshotMark{meta.ID, meta.Index, meta.Term, meta.Size, crc32.Checksum(stored, crc32c)}, nil
 }

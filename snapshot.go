@@ -31,6 +31,8 @@ import (
 //
 // Version 3 holds any state, 2 and 1 one that is Unmarked, and 1 has no notes. Numbers are uvarints; strings have their length before them.
 
+var crc32c = crc32.MakeTable(crc32.Castagnoli)
+
 var snapshotMagic = [7]byte{'k', 'v', 's', 'n', 'a', 'p', 0}
 
 // The versions of the format. A snapshot has the lowest that can hold it.
@@ -64,7 +66,7 @@ type snapshotCounts struct {
 // writeSnapshot writes view to w, which it does not close, or gives up when ctx
 // ends.
 func writeSnapshot(ctx context.Context, w io.Writer, head snapshotHeader, view state.View) error {
-	out := &snapshotWriter{ctx: ctx, w: bufio.NewWriterSize(w, pace.PieceBytes), sum: crc32.New(castagnoli)}
+	out := &snapshotWriter{ctx: ctx, w: bufio.NewWriterSize(w, pace.PieceBytes), sum: crc32.New(crc32c)}
 	version, own, callers := snapshotVersion(view), view.Own(), view.Callers()
 	out.write(append(snapshotMagic[:], version))
 	out.string(head.cluster)
@@ -308,7 +310,7 @@ func (s *snapshotReader) fill(b []byte) {
 	if _, s.err = io.ReadFull(s.r, b); s.err == io.EOF {
 		s.err = io.ErrUnexpectedEOF
 	}
-	s.sum = crc32.Update(s.sum, castagnoli, b)
+	s.sum = crc32.Update(s.sum, crc32c, b)
 }
 
 // ReadByte is for binary.ReadUvarint.

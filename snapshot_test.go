@@ -203,7 +203,7 @@ var plainSnapshot = append(snapshotMagic[:len(snapshotMagic):len(snapshotMagic)]
 // sealed gives body the checksum that belongs to it.
 func sealed(body ...[]byte) []byte {
 	all := slices.Concat(body...)
-	return binary.BigEndian.AppendUint32(all, crc32.Checksum(all, castagnoli))
+	return binary.BigEndian.AppendUint32(all, crc32.Checksum(all, crc32c))
 }
 
 func uvarints(ns ...uint64) (b []byte) {

@@ -46,7 +46,6 @@ type snapshotStore struct {
 	verifyNew func(meta raft.SnapshotMeta, r io.Reader) error
 
 	found snapshotsFound // by the start
-	owner string         // the id of the node whose they are; for a take-over
 
 	// mu is held while directories get other names: when an id is chosen, and from the
 	// completion of a snapshot until it is remembered and older ones are removed.
@@ -88,12 +87,12 @@ func (s *snapshotStore) load(verify func(io.Reader) error) (err error) {
 	if s.found, err = s.survey(verify); err != nil {
 		return err
 	}
-	if s.logs.hraftds {
-		if s.owner, err = s.whose(s.found.newest); err != nil {
+	if s.logs.IsHraftds() {
+		if err := s.findOwner(s.found.newest); err != nil {
 			return err
 		}
 	}
-	return s.logs.checkFollows(s.found.newest)
+	return s.logs.CheckFollows(s.found.newest)
 }
 
 // settle makes the directory, the node's record and its log fit what was found. It is the
@@ -111,23 +110,19 @@ func (s *snapshotStore) settle() error {
 	return nil
 }
 
-// settleLog is settle for what the log store keeps.
-func (s *snapshotStore) settleLog() (err error) {
-	newest := s.found.newest
-	switch {
-	case s.logs.hraftds:
-		err = s.adopt(newest)
-	case newest != s.logs.meta().Snapshot:
-		err = s.remember(newest)
+// findOwner finds out whose the data of hraftd's are.
+func (s *snapshotStore) findOwner(newest snapshotMark) (err error) {
+	var meta snapshotMeta
+	if newest.ID != "" {
+		if meta, _, err = readSnapshotMeta(s.dir, newest.ID); err != nil {
+			return fmt.Errorf("take over from hraftd: %w", err)
+		}
 	}
-	if err != nil {
-		return err
-	}
-	if err := s.logs.alignWith(newest.Index, newest.Term); err != nil {
-		return err
-	}
-	return s.logs.dropSevered()
+	return s.logs.FindOwner(meta.Configuration, meta.ConfigurationIndex)
 }
+
+// settleLog is settle for what the log store keeps.
+func (s *snapshotStore) settleLog() error { return s.logs.Settle(s.found.newest) }
 
 // snapshotsFound is what a survey has found.
 type snapshotsFound struct {
@@ -164,8 +159,8 @@ func (s *snapshotStore) survey(verify func(io.Reader) error) (found snapshotsFou
 			damage[id] = fmt.Errorf("%w: snapshot %s: %w", errs.Damaged, filepath.Join(s.path, id), err)
 			continue
 		}
-		if s.logs.fresh {
-			return found, fmt.Errorf("%w: there is snapshot %s, but %s is empty", errs.Damaged, filepath.Join(s.path, id), s.logs.name)
+		if s.logs.IsNew() {
+			return found, fmt.Errorf("%w: there is snapshot %s, but %s is empty", errs.Damaged, filepath.Join(s.path, id), s.logs.Name())
 		}
 		if mark.compare(found.newest, remembered) > 0 {
 			found.newest = mark
@@ -188,12 +183,8 @@ func (s *snapshotStore) judgeFound(found *snapshotsFound, damage map[string]erro
 	if found.newest.olderThan(remembered) {
 		return s.older(found.newest, remembered)
 	}
-	term, err := s.logs.GetUint64([]byte("CurrentTerm"))
-	if err != nil && err != errKeyNotFound {
-		return err
-	}
-	if found.newest.Term > term {
-		return fmt.Errorf("%w: snapshot %s is of term %d, but %s has come to term %d only: it is older than the snapshots", errs.Damaged, filepath.Join(s.path, found.newest.ID), found.newest.Term, s.logs.name, term)
+	if term := s.logs.term(); found.newest.Term > term {
+		return fmt.Errorf("%w: snapshot %s is of term %d, but %s has come to term %d only: it is older than the snapshots", errs.Damaged, filepath.Join(s.path, found.newest.ID), found.newest.Term, s.logs.Name(), term)
 	}
 	return nil
 }
@@ -223,17 +214,6 @@ func (s *snapshotStore) older(newest, remembered snapshotMark) error {
 		return fmt.Errorf("%w: there is no snapshot in %s, but this node completed %s", errs.Damaged, s.path, remembered.ID)
 	}
 	return fmt.Errorf("%w: newest snapshot in %s is %s, but this node completed %s: refusing to start from older state", errs.Damaged, s.path, newest.ID, remembered.ID)
-}
-
-// remember records mark, unless a newer snapshot was installed meanwhile.
-func (s *snapshotStore) remember(mark snapshotMark) error {
-	return s.logs.rewriteMeta(func(m *metadata) bool {
-		if mark.olderThan(m.Snapshot) {
-			return false
-		}
-		m.Snapshot = mark
-		return true
-	})
 }
 
 // Create starts a snapshot. Most errors in writing one, such as a full disk, do not
@@ -311,7 +291,7 @@ func (s *snapshotStore) complete(id string) error {
 	if err != nil {
 		return errors.Join(s.judge(err), s.retire(id))
 	}
-	if err := s.remember(mark); err != nil {
+	if err := s.logs.Remember(mark); err != nil {
 		return err // it may be remembered all the same; the node stops
 	}
 	if s.logs.meta().Snapshot != mark {

@@ -35,8 +35,8 @@ func openTestSnapshots(t *testing.T, dir string, disk LogStore) (*snapshotStore,
 // snapshotsInDir makes a directory with a snapshot at each index, of term 3.
 func snapshotsInDir(t *testing.T, indexes ...uint64) (dir string, disk *disktest.FaultStore) {
 	t.Helper()
-	dir, disk = t.TempDir(), newScriptedDisk(t)
-	if err := openTestLog(t, disk).SetUint64(termKey, 3); err != nil {
+	dir, disk = t.TempDir(), disktest.NewFaultStore()
+	if err := openTestLog(t, disk).SetUint64([]byte("CurrentTerm"), 3); err != nil {
 		t.Fatal(err)
 	}
 	snaps, err := openTestSnapshots(t, dir, disk)
@@ -77,10 +77,10 @@ func TestAnUnfinishedSnapshotIsRemoved(t *testing.T) {
 	if err := os.Rename(newestIn(t, dir, disk), left); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openTestSnapshots(t, t.TempDir(), newScriptedDisk(t)); err != nil {
+	if _, err := openTestSnapshots(t, t.TempDir(), disktest.NewFaultStore()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openTestSnapshots(t, dir, newScriptedDisk(t)); err != nil {
+	if _, err := openTestSnapshots(t, dir, disktest.NewFaultStore()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(left); !os.IsNotExist(err) {
@@ -245,7 +245,7 @@ func TestSnapshotsOfALaterTermThanTheRecordAreRefused(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
 	older := disk.Rebooted()
 	snaps, err := openTestSnapshots(t, dir, disk)
-	if err := errors.Join(err, snaps.logs.SetUint64(termKey, 4), takeTestSnapshot(snaps, 200, 4)); err != nil {
+	if err := errors.Join(err, snaps.logs.SetUint64([]byte("CurrentTerm"), 4), takeTestSnapshot(snaps, 200, 4)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openTestSnapshots(t, dir, older); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "is of term 4") {
@@ -332,7 +332,7 @@ func TestASnapshotBesideAnEmptyLogStoreIsRefused(t *testing.T) {
 func TestTheLogIsMadeToFitTheSnapshot(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
 	l := openTestLog(t, disk)
-	if err := errors.Join(l.SetUint64(termKey, 3), l.StoreLogs(disktest.Entries(1, 50, 3))); err != nil {
+	if err := errors.Join(l.SetUint64([]byte("CurrentTerm"), 3), l.StoreLogs(disktest.Entries(1, 50, 3))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openTestSnapshots(t, dir, disk); err != nil {
@@ -392,7 +392,7 @@ func TestASnapshotThatWasOvertakenByTheLeadersIsNotComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inMemory, err := openMemorySnapshots(openTestLog(t, newScriptedDisk(t)))
+	inMemory, err := openMemorySnapshots(openTestLog(t, disktest.NewFaultStore()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -414,5 +414,19 @@ func TestASnapshotThatWasOvertakenByTheLeadersIsNotComplete(t *testing.T) {
 		if list, err := snaps.List(); err != nil || len(list) != 1 || list[0].Index != 300 {
 			t.Errorf("%s: it lists %v, %v", name, list, err)
 		}
+	}
+}
+
+func TestALogOfHraftdIsLeftAloneByWhoIsNotToTakeItOver(t *testing.T) {
+	disk := disktest.NewFaultStore()
+	disktest.Must(t, errors.Join(disk.Set([]byte("CurrentTerm"), binary.BigEndian.AppendUint64(nil, 1)), disk.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Data: []byte(`{"op":"set"}`)}})))
+	l, err := openLogStore(logStoreOptions{store: disk, fail: disktest.FailTest(t)})
+	disktest.Must(t, err)
+	_, err = settleSnapshots(t.TempDir(), l, verifyTestState)
+	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "the data of hraftd") {
+		t.Errorf("got %v", err)
+	}
+	if disk.Stable["kvraft"] != nil {
+		t.Error("it was written to")
 	}
 }

@@ -2,7 +2,6 @@ package kvraft
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,20 +10,6 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/disktest"
 )
-
-func TestALogOfHraftdIsLeftAloneByWhoIsNotToTakeItOver(t *testing.T) {
-	disk := disktest.NewFaultStore()
-	disktest.Must(t, errors.Join(disk.Set(termKey, binary.BigEndian.AppendUint64(nil, 1)), disk.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Data: []byte(`{"op":"set"}`)}})))
-	l, err := openLogStore(logStoreOptions{store: disk, fail: disktest.FailTest(t)})
-	disktest.Must(t, err)
-	_, err = settleSnapshots(t.TempDir(), l, verifyTestState)
-	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "the data of hraftd") {
-		t.Errorf("got %v", err)
-	}
-	if disk.Stable["kvraft"] != nil {
-		t.Error("it was written to")
-	}
-}
 
 func TestConcurrentChangesOfTheRecordAreAllKept(t *testing.T) {
 	disk := newScriptedDisk(t)

@@ -41,7 +41,7 @@ func (s *Store) readSnapshots() error {
 		return nil
 	}
 	verify := verifySnapshot
-	if s.logs.hraftds || s.logs.meta().isLegacy() {
+	if s.logs.IsHraftds() || s.logs.meta().isLegacy() {
 		verify = verifyOldSnapshot
 	}
 	snapshots, err := openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.logs, verify, s.log.Named("snapshot"))

@@ -45,7 +45,12 @@ func (h portHooks) AddressOf(id raft.ServerID, addr string) string       { retur
 func (h portHooks) TurnAway(dialer wire.Opening) (why, elsewhere string) { return h.turnAway(dialer) }
 func (h portHooks) LosePlace(at string)                                  { h.losePlace(at) }
 func (h portHooks) Vouch(dialer wire.Opening) error                      { return h.vouchWithoutClusterID(dialer) }
-func (h portHooks) Samples() []wire.Sample                               { return h.logs.samples() }
+func (h portHooks) Samples() (all []wire.Sample) {
+	for _, s := range h.logs.samples() {
+		all = append(all, wire.Sample(s))
+	}
+	return all
+}
 
 // wire.New makes the node's port, with the calls that the node serves.
 func (s *Store) newPort() *wire.Port {

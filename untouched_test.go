@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/disktest"
 	"go.etcd.io/bbolt"
@@ -173,7 +174,7 @@ func TestLookingAtADirectoryChangesNothing(t *testing.T) {
 		"a node's whose log a snapshot has replaced": edited(func(t *testing.T, dir string) {
 			editBolt(t, dir, dropEntries)
 			editRecord(t, dir, func(m *metadata) { m.Tail = 0 })
-			storeRaw(t, dir, sealedEntry(1, 1))
+			storeRaw(t, dir, withChecksum(&raft.Log{Index: 1, Term: 1}))
 		}),
 		"hraftd's log":                   hraftds("node1"),
 		"hraftd's log behind a snapshot": hraftds("node2"),

@@ -163,7 +163,7 @@ func (w *watchdog) lookAtRaft(now time.Time) string {
 	s := w.s
 	answers, incoming := w.answers.Load(), s.raftTransport.incoming
 	done := answers + s.state.Steps() + uint64(incoming.total.Load())
-	stalled := w.main.Look(now, s.logs.writing.Load() == 0, done)
+	stalled := w.main.Look(now, !s.logs.Writing(), done)
 	limit := s.timing.Stall + time.Duration(incoming.got.Load())*wire.PerByte
 	if stalled > limit {
 		w.stop(fmt.Errorf("raft has got nothing done for %v: its main goroutine is held up", stalled))
