@@ -45,7 +45,7 @@ func TestRaftEncodesItsMessagesAsItEverDid(t *testing.T) {
 
 	head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("n1#a"), Addr: []byte("10.0.0.1:7000")}
 	entry := raft.Log{Index: 300, Term: 9, Type: raft.LogCommand, Data: []byte("data"), AppendedAt: time.Unix(1<<30, 5).UTC()}
-	entry.Extensions = appendChecksum(nil, &entry)
+	withChecksum(&entry)
 	const to, at = raft.ServerID("n2#b"), raft.ServerAddress("10.0.0.2:7000")
 	send := func(message, answer any) (err error) {
 		switch m := message.(type) {

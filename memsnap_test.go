@@ -11,7 +11,7 @@ import (
 )
 
 func TestMemorySnapshotsListOnlyWhatIsComplete(t *testing.T) {
-	snaps, err := openMemorySnapshots(openTestLog(t, disktest.NewFaultStore()))
+	snaps, err := openMemorySnapshots(logOver(t, disktest.NewFaultStore()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestMemorySnapshotsListOnlyWhatIsComplete(t *testing.T) {
 
 func TestMemorySnapshotsRefuseANodeThatHadOne(t *testing.T) {
 	_, disk := snapshotsInDir(t, 100)
-	if _, err := openMemorySnapshots(openTestLog(t, disk)); !errors.Is(err, ErrDamaged) {
+	if _, err := openMemorySnapshots(logOver(t, disk)); !errors.Is(err, ErrDamaged) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -346,7 +346,8 @@ func FuzzBytesForRaft(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
-		s, peer := openAlone(t, "")
+		base := raft.NewInmemStore()
+		s, peer := openAlone(t, t.TempDir(), WithLogStore(base))
 		conn := peer.connect()
 		_, err := conn.Write(in)
 		endWrite(conn)
@@ -361,7 +362,7 @@ func FuzzBytesForRaft(f *testing.F) {
 		if s.fsm.failed != nil {
 			t.Errorf("the state machine has stopped: %v", s.fsm.failed)
 		}
-		if _, err := openLogStore(logStoreOptions{store: s.logs.base, fail: disktest.FailTest(t)}); err != nil {
+		if _, err := openLogStore(logStoreOptions{store: base, fail: disktest.FailTest(t)}); err != nil {
 			t.Errorf("the next start: %v", err)
 		}
 	})

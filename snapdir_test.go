@@ -241,7 +241,7 @@ func TestASnapshotThatCannotBeReadIsNotKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inMemory, err := openMemorySnapshots(openTestLog(t, disktest.NewFaultStore()))
+	inMemory, err := openMemorySnapshots(logOver(t, disktest.NewFaultStore()))
 	if err := errors.Join(err, takeTestSnapshot(inMemory, 100, 3)); err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestASnapshotThatCannotBeReadIsNotKept(t *testing.T) {
 // What is written on behind it would be in vain.
 func TestASnapshotThatIsNoneEndsEarly(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
-	l := openTestLog(t, disk)
+	l := logOver(t, disk)
 	snaps, err := settleSnapshots(dir, l, func(io.Reader) error { return nil })
 	if err != nil {
 		t.Fatal(err)
@@ -328,7 +328,7 @@ func TestASnapshotThatCouldNotBeRestoredIsNotOneThatWasVerified(t *testing.T) {
 		t.Error("it was found to be right")
 	}
 	s := newTestServer(t)
-	s.logs = openTestLog(t, disktest.NewFaultStore())
+	s.logs = logOver(t, disktest.NewFaultStore())
 	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "another" }); err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +375,7 @@ func TestASnapshotHasTheFormThatRaftsFileStoreGivesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	list, err := reader.List()
-	if err != nil || len(list) != 1 || list[0].ID != openTestLog(t, disk).meta().Snapshot.ID {
+	if err != nil || len(list) != 1 || list[0].ID != logOver(t, disk).meta().Snapshot.ID {
 		t.Fatalf("%v, %v", list, err)
 	}
 	_, state, err := reader.Open(list[0].ID)

@@ -26,17 +26,27 @@ func settleSnapshots(dir string, logs *logStore, verify func(io.Reader) error) (
 	return s, err
 }
 
+// logOver is a log whose failures fail the test.
+func logOver(t testing.TB, store boltlog.Store) *logStore {
+	t.Helper()
+	l, err := openLogStore(logStoreOptions{store: store, fail: disktest.FailTest(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 // openTestSnapshots opens the snapshots in dir with the memory of disk.
 func openTestSnapshots(t *testing.T, dir string, disk LogStore) (*snapshotStore, error) {
 	t.Helper()
-	return settleSnapshots(dir, openTestLog(t, disk), verifyTestState)
+	return settleSnapshots(dir, logOver(t, disk), verifyTestState)
 }
 
 // snapshotsInDir makes a directory with a snapshot at each index, of term 3.
 func snapshotsInDir(t *testing.T, indexes ...uint64) (dir string, disk *disktest.FaultStore) {
 	t.Helper()
 	dir, disk = t.TempDir(), disktest.NewFaultStore()
-	if err := openTestLog(t, disk).SetUint64([]byte("CurrentTerm"), 3); err != nil {
+	if err := logOver(t, disk).SetUint64([]byte("CurrentTerm"), 3); err != nil {
 		t.Fatal(err)
 	}
 	snaps, err := openTestSnapshots(t, dir, disk)
@@ -52,7 +62,7 @@ func snapshotsInDir(t *testing.T, indexes ...uint64) (dir string, disk *disktest
 // newestIn returns the directory of the newest snapshot in dir.
 func newestIn(t *testing.T, dir string, disk *disktest.FaultStore) string {
 	t.Helper()
-	return filepath.Join(dir, boltlog.SnapshotsDir, openTestLog(t, disk.Rebooted()).meta().Snapshot.ID)
+	return filepath.Join(dir, boltlog.SnapshotsDir, logOver(t, disk.Rebooted()).meta().Snapshot.ID)
 }
 
 func TestTheNewestSnapshotIsTheOnlyOneListedAndRemembered(t *testing.T) {
@@ -282,7 +292,7 @@ func replaceIn(path, old, new string) error {
 func TestAStateThatItsReaderRefusesIsDamaged(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
 	refuse := func(io.Reader) error { return errors.New("written by a newer version") }
-	_, err := settleSnapshots(dir, openTestLog(t, disk), refuse)
+	_, err := settleSnapshots(dir, logOver(t, disk), refuse)
 	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "newer version") {
 		t.Fatalf("got %v", err)
 	}
@@ -331,7 +341,7 @@ func TestASnapshotBesideAnEmptyLogStoreIsRefused(t *testing.T) {
 
 func TestTheLogIsMadeToFitTheSnapshot(t *testing.T) {
 	dir, disk := snapshotsInDir(t, 100)
-	l := openTestLog(t, disk)
+	l := logOver(t, disk)
 	if err := errors.Join(l.SetUint64([]byte("CurrentTerm"), 3), l.StoreLogs(disktest.Entries(1, 50, 3))); err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +351,7 @@ func TestTheLogIsMadeToFitTheSnapshot(t *testing.T) {
 	if len(disk.Entries) != 0 {
 		t.Fatalf("%d entries are left of a log that ends below the snapshot", len(disk.Entries))
 	}
-	if err := openTestLog(t, disk).StoreLogs(disktest.Entries(102, 110, 3)); err != nil {
+	if err := logOver(t, disk).StoreLogs(disktest.Entries(102, 110, 3)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openTestSnapshots(t, dir, disk); !errors.Is(err, ErrDamaged) {
@@ -392,7 +402,7 @@ func TestASnapshotThatWasOvertakenByTheLeadersIsNotComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inMemory, err := openMemorySnapshots(openTestLog(t, disktest.NewFaultStore()))
+	inMemory, err := openMemorySnapshots(logOver(t, disktest.NewFaultStore()))
 	if err != nil {
 		t.Fatal(err)
 	}
