@@ -233,17 +233,17 @@ func (p *catchUpMonitor) note(index uint64) {
 // if the log does not reach back to the index, and of the log. size is that of all
 // that could be lacking.
 func (s *members) lacking(server raft.ServerID, index uint64) (bytes, size int64) {
-	first, last := s.logs.bounds()
-	size = s.logs.bytes()
+	first, last := s.logs.Bounds()
+	size = s.logs.Bytes()
 	if index+1 >= first {
-		return s.logs.sizeOf(index+1, last), size
+		return s.logs.SizeOf(index+1, last), size
 	}
 	list, err := s.snapshots.List()
 	if err != nil || len(list) == 0 { // then raft cannot send one either
 		return size, size
 	}
 	size += list[0].Size
-	return max(0, list[0].Size-s.raftTransport.installs.sentTo(server)) + s.logs.sizeOf(list[0].Index+1, last), size
+	return max(0, list[0].Size-s.raftTransport.installs.sentTo(server)) + s.logs.SizeOf(list[0].Index+1, last), size
 }
 
 // serveCatchUp is the member's side.

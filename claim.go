@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -223,7 +224,7 @@ func (s *places) serveClaim(ctx context.Context, c claim) (claimAnswer, error) {
 	if !c.Promise {
 		return a, nil
 	}
-	return a, s.promisePlace(c.Server, placePromise{from, c.Addr})
+	return a, s.promisePlace(c.Server, disk.PlacePromise{From: from, To: c.Addr})
 }
 
 // isAbsent reports whether the member of a claim is known not to be at an address but

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/disktest"
 	"github.com/kvraft/kvraft/internal/state"
 )
@@ -43,13 +44,13 @@ func verifyTestState(r io.Reader) error {
 
 // testNode is the storage of a node in a directory.
 type testNode struct {
-	logs  *logStore
+	logs  *disk.Log
 	snaps raft.SnapshotStore
 }
 
 func openTestNode(dir string) (n testNode, err error) {
 	var failed error
-	n.logs, err = openLogStore(logStoreOptions{dir: dir, cacheBytes: 1, name: filepath.Join(dir, "raft.db"), fail: func(err error) { failed = err }})
+	n.logs, err = disk.Open(disk.Options{Dir: dir, CacheBytes: 1, Name: filepath.Join(dir, "raft.db"), Fail: func(err error) { failed = err }})
 	if err != nil {
 		return n, err
 	}
@@ -94,12 +95,12 @@ func fillTestDir(t *testing.T, dir string, tail bool) {
 			t.Fatal(err)
 		}
 	}
-	step(n.logs.updateMeta(func(m *metadata) { m.ID, m.Identity, m.Cluster = "n1", "ab", "cd" }))
+	step(n.logs.Update(func(m *disk.Record) { m.ID, m.Identity, m.Cluster = "n1", "ab", "cd" }))
 	step(n.logs.SetUint64([]byte("CurrentTerm"), 3), n.logs.Set([]byte("LastVoteCand"), []byte("10.0.0.1:7000")))
 	rng := rand.New(rand.NewPCG(5, 6))
 	store := func(upTo uint64) {
 		t.Helper()
-		for _, last := n.logs.bounds(); last < upTo; _, last = n.logs.bounds() {
+		for _, last := n.logs.Bounds(); last < upTo; _, last = n.logs.Bounds() {
 			entries := disktest.Entries(last+1, last+1+rng.Uint64N(8), 3)
 			for _, e := range entries {
 				e.Data = bytes.Repeat(e.Data, 1+rng.IntN(10))
@@ -110,7 +111,7 @@ func fillTestDir(t *testing.T, dir string, tail bool) {
 			}
 			step(n.logs.StoreLogs(entries))
 			if rng.IntN(10) == 0 {
-				_, last = n.logs.bounds()
+				_, last = n.logs.Bounds()
 				step(n.logs.DeleteRange(last-1, last))
 			}
 		}
@@ -132,12 +133,12 @@ func contentsOf(dir string) (contents string, err error) {
 	}
 	defer func() { err = errors.Join(err, n.logs.Close()) }()
 	var all strings.Builder
-	record, err := n.logs.meta().encode()
+	record, err := n.logs.Record().Encode()
 	if err != nil {
 		return "", err
 	}
 	all.Write(record)
-	first, last := n.logs.bounds()
+	first, last := n.logs.Bounds()
 	for i := first; i <= last; i++ {
 		var e raft.Log
 		if err := n.logs.GetLog(i, &e); err != nil {

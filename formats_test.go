@@ -21,6 +21,7 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
@@ -375,11 +376,11 @@ func TestTheRecordAndTheLogAreWrittenAsTheyWereRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	record, err := decodeMetadata(stored)
+	record, err := disk.DecodeRecord(stored)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := record.encode(); err != nil || !bytes.Equal(again, stored) {
+	if again, err := record.Encode(); err != nil || !bytes.Equal(again, stored) {
 		t.Errorf("the record was\n%s\nand is now, %v,\n%s", stored, err, again)
 	}
 	first, _ := base.FirstIndex()
@@ -392,8 +393,8 @@ func TestTheRecordAndTheLogAreWrittenAsTheyWereRead(t *testing.T) {
 		if err := base.GetLog(index, &entry); err != nil {
 			t.Fatal(err)
 		}
-		if has, _ := checksumOf(&entry); sampleOf(&entry).Sum != has {
-			t.Errorf("entry %d has the checksum %x, and would get %x", index, has, sampleOf(&entry).Sum)
+		if has, _ := disk.Checksum(&entry); disk.SampleOf(&entry).Sum != has {
+			t.Errorf("entry %d has the checksum %x, and would get %x", index, has, disk.SampleOf(&entry).Sum)
 		}
 		if entry.Type != raft.LogCommand {
 			continue

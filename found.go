@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
@@ -79,8 +80,8 @@ func includes(set []roster.Peer, server raft.ServerID) bool {
 // expected is how many nodes are to form a cluster; 0: none that this node is
 // among.
 func (s *joiner) expected() int {
-	meta := s.logs.meta()
-	if n := max(s.expect, len(meta.Promise)); n > 1 && !meta.isLegacy() {
+	meta := s.logs.Record()
+	if n := max(s.expect, len(meta.Promise)); n > 1 && !meta.IsLegacy() {
 		return n
 	}
 	return 0
@@ -91,7 +92,7 @@ func (s *joiner) founding() founding {
 	s.founders.mu.Lock()
 	set, known := s.founders.intended, s.founders.known
 	s.founders.mu.Unlock()
-	meta := s.logs.meta()
+	meta := s.logs.Record()
 	if meta.Promise != nil {
 		set = meta.Promise
 	}
@@ -109,18 +110,18 @@ func configurationOf(set []roster.Peer) (c raft.Configuration) {
 // node has promised. A formation that a crash cut off is ended, or begun again:
 // nobody can have voted in it.
 func (s *joiner) foundAlone() error {
-	meta := s.logs.meta()
+	meta := s.logs.Record()
 	last, err := s.logs.LastIndex()
 	if err != nil {
 		return err
 	}
 	switch {
-	case meta.Cluster != "", meta.isLegacy(), last > 0 && meta.Promise == nil:
+	case meta.Cluster != "", meta.IsLegacy(), last > 0 && meta.Promise == nil:
 		return nil
 	case last > 0: // with others, too: the log comes before the cluster's id
 		return s.recordFounding(meta.Promise)
 	}
-	if err := s.logs.rewriteMeta(func(m *metadata) bool {
+	if err := s.logs.UpdateIf(func(m *disk.Record) bool {
 		had := len(m.Raft) > 0
 		m.Raft = nil
 		return had
@@ -156,7 +157,7 @@ func (s *joiner) foundTogether() error {
 	if err != nil {
 		return errors.Join(append([]error{err}, unheard...)...)
 	}
-	if s.logs.meta().Promise == nil {
+	if s.logs.Record().Promise == nil {
 		if err := checkAgreement(set, s.server, others, func(f founding) bool { return true }); err != nil {
 			return errors.Join(append([]error{err}, unheard...)...)
 		}
@@ -175,7 +176,7 @@ func (s *joiner) foundTogether() error {
 // looked at others.
 func (s *joiner) promise(set []roster.Peer) error {
 	admitted := ""
-	err := s.logs.rewriteMeta(func(m *metadata) bool {
+	err := s.logs.UpdateIf(func(m *disk.Record) bool {
 		if admitted = m.Cluster; admitted == "" {
 			m.Promise = set
 		}
@@ -269,7 +270,7 @@ func (s *joiner) askFounder(addr string, me founding) (founding, error) {
 // meetMember goes on when another node belongs to a cluster: that of this node's
 // promise, or one to join.
 func (s *joiner) meetMember(other founding) error {
-	promise := s.logs.meta().Promise
+	promise := s.logs.Record().Promise
 	switch {
 	case promise == nil:
 		s.founders.setJoining(true)
@@ -280,7 +281,7 @@ func (s *joiner) meetMember(other founding) error {
 		return fmt.Errorf("this node has promised to form a cluster with %s, and found a member of cluster %s at %s", nameAll(promise), other.Cluster, other.Addr)
 	}
 	s.log.Warn("a promise to form a cluster is void, as one of its nodes belongs to another cluster", "with", nameAll(promise), "node", other.Server, "cluster", other.Cluster)
-	if err := s.logs.updateMeta(func(m *metadata) { m.Promise = nil }); err != nil {
+	if err := s.logs.Update(func(m *disk.Record) { m.Promise = nil }); err != nil {
 		return fmt.Errorf("take a promise back: %w", err)
 	}
 	return s.askToJoin()
@@ -440,7 +441,7 @@ func (s *joiner) found(set []roster.Peer) error {
 // belongs to that cluster or to none.
 func (s *joiner) recordFounding(set []roster.Peer) error {
 	other := ""
-	err := s.logs.updateMeta(func(m *metadata) {
+	err := s.logs.Update(func(m *disk.Record) {
 		if m.Cluster != "" && m.Cluster != clusterOf(set) {
 			other = m.Cluster
 			return

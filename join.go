@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -387,15 +388,15 @@ func (s *members) admitSoon(ctx context.Context, a admission, addr string) error
 func (s *joiner) acceptAdmission(_ context.Context, a admission) (wire.Raw, error) {
 	var refusal error
 	var fresh bool
-	err := s.logs.updateMeta(func(m *metadata) {
+	err := s.logs.Update(func(m *disk.Record) {
 		switch {
 		case a.Cluster == "":
 			refusal = fmt.Errorf("%w: an admission to no cluster", errs.Invalid)
-		case a.Server != m.serverID():
-			refusal = fmt.Errorf("%w: this is node %s, not %s", errs.Refused, m.serverID(), a.Server)
+		case a.Server != m.ServerID():
+			refusal = fmt.Errorf("%w: this is node %s, not %s", errs.Refused, m.ServerID(), a.Server)
 		case m.Cluster != "" && m.Cluster != a.Cluster:
 			refusal = fmt.Errorf("%w: node %s belongs to cluster %s", errs.Refused, m.ID, m.Cluster)
-		case m.lacksClusterID():
+		case m.LacksClusterID():
 			refusal = fmt.Errorf("%w: node %s has the data of a cluster of hraftd's", errs.Refused, m.ID)
 		case m.Promise != nil && clusterOf(m.Promise) != a.Cluster:
 			refusal = fmt.Errorf("%w: node %s has promised to form a cluster with %s", errs.Refused, m.ID, nameAll(m.Promise))
@@ -403,7 +404,7 @@ func (s *joiner) acceptAdmission(_ context.Context, a admission) (wire.Raw, erro
 			fresh = m.Cluster == ""
 			m.Cluster, m.Promise = a.Cluster, nil
 			if fresh { // until it has heard of a configuration
-				m.Places = map[raft.ServerID]placePromise{m.serverID(): {To: s.addr}}
+				m.Places = map[raft.ServerID]disk.PlacePromise{m.ServerID(): {To: s.addr}}
 			}
 		}
 	})

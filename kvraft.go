@@ -16,6 +16,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/life"
 	"github.com/kvraft/kvraft/internal/logqueue"
@@ -165,7 +166,7 @@ func (s *Store) open() (err error) {
 	}
 	s.opened = time.Now()
 	s.port = s.newPort()
-	s.raftTransport = newRaftTransport(s.port, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.awaitStored, s.raftNode, s.logs.term, func() bool { return s.tenure().leads }, s.isPlaced, s.holdsBack, s.raftLog.Reached})
+	s.raftTransport = newRaftTransport(s.port, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.AwaitStored, s.raftNode, s.logs.Term, func() bool { return s.tenure().leads }, s.isPlaced, s.holdsBack, s.raftLog.Reached})
 	undo = append(undo, func() error { err := s.raftTransport.Close(); s.port.Close(); return err })
 
 	if err := s.foundAlone(); err != nil {
@@ -178,7 +179,7 @@ func (s *Store) open() (err error) {
 	s.watchdog = newWatchdog(s.detector, func(ctx context.Context, leader roster.Peer) (uint64, error) {
 		return s.forwardReadIndex(ctx, leader, LeaderLocal)
 	})
-	s.logs.setHooks(logHooks{s.needsOthers, s.mayCut})
+	s.logs.SetHooks(disk.Hooks{NeedsOthers: s.needsOthers, MayCut: s.mayCut})
 	s.start()
 	return nil
 }
@@ -202,37 +203,37 @@ func (s *Store) listen() error {
 // checkID makes sure that the node may have the id that it was given. One that no cluster
 // has heard of yet may get another.
 func (s *Store) checkID() error {
-	meta := s.logs.meta()
-	if s.isRenamed() && (meta.Cluster != "" || meta.Promise != nil || meta.isLegacy()) {
+	meta := s.logs.Record()
+	if s.isRenamed() && (meta.Cluster != "" || meta.Promise != nil || meta.IsLegacy()) {
 		return fmt.Errorf("%w: this is the data of node %q, not of %q", ErrInvalid, meta.ID, s.opts.id)
 	}
 	return nil
 }
 
 func (s *Store) isRenamed() bool {
-	id := s.logs.meta().ID
+	id := s.logs.Record().ID
 	return id != "" && s.opts.id != "" && s.opts.id != id
 }
 
 // identify gives an empty node its identity. One that looks for no others promises
 // to form a cluster with itself.
 func (s *Store) identify() error {
-	meta := s.logs.meta()
+	meta := s.logs.Record()
 	first := meta.ID == ""
 	if first || s.isRenamed() {
-		err := s.logs.updateMeta(func(m *metadata) {
+		err := s.logs.Update(func(m *disk.Record) {
 			m.ID, m.Identity = s.opts.id, roster.NewIdentity()
 			orDefault(&m.ID, s.opts.advertise)
 			if first && !s.opts.joins() {
-				m.Promise = []roster.Peer{{Server: m.serverID(), Addr: s.opts.advertise}}
+				m.Promise = []roster.Peer{{Server: m.ServerID(), Addr: s.opts.advertise}}
 			}
 		})
 		if err != nil {
 			return fmt.Errorf("write the node's identity: %w", err)
 		}
-		meta = s.logs.meta()
+		meta = s.logs.Record()
 	}
-	s.opts.id, s.id, s.server = meta.ID, meta.ID, meta.serverID()
+	s.opts.id, s.id, s.server = meta.ID, meta.ID, meta.ServerID()
 	return nil
 }
 
@@ -310,7 +311,7 @@ func (s *Store) takeSnapshots() {
 // many entries as fit into TrailingBytes.
 func (s *Store) takeSnapshot() error {
 	config := s.raft.ReloadableConfig()
-	config.TrailingLogs = max(s.logs.trailingWithin(s.opts.snapshots.TrailingBytes), 1) // or an entry that is just being appended could go
+	config.TrailingLogs = max(s.logs.TrailingWithin(s.opts.snapshots.TrailingBytes), 1) // or an entry that is just being appended could go
 	if err := s.raft.ReloadConfig(config); err != nil {
 		return fmt.Errorf("take a snapshot: %w", err)
 	}

@@ -258,7 +258,7 @@ func (s *members) openTerm(r *tenure) {
 	const pause = 10 * time.Millisecond
 	for r.ctx.Err() == nil {
 		_, err := s.commit(command.Append(nil, nil))
-		if err == nil && s.logs.meta().isLegacy() {
+		if err == nil && s.logs.Record().IsLegacy() {
 			err = s.assignClusterID(r.ctx)
 		}
 		if err == nil || r.ctx.Err() != nil { // another leads

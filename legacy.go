@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
@@ -55,10 +56,10 @@ func (o *options) whose(config raft.Configuration) (string, error) {
 // verifyOldSnapshot is verifySnapshot for one that may be hraftd's.
 func verifyOldSnapshot(r io.Reader) error {
 	in := bufio.NewReader(r)
-	if !isLegacySnapshot(in) {
+	if !disk.IsHraftdSnapshot(in) {
 		return verifySnapshot(in)
 	}
-	_, err := readLegacySnapshot(in)
+	_, err := disk.ReadHraftdSnapshot(in)
 	return err
 }
 
@@ -66,14 +67,14 @@ func verifyOldSnapshot(r io.Reader) error {
 // that is sent it.
 func translated(meta *raft.SnapshotMeta, content io.ReadCloser) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	in := bufio.NewReader(content)
-	if !isLegacySnapshot(in) {
+	if !disk.IsHraftdSnapshot(in) {
 		return meta, struct {
 			io.Reader
 			io.Closer
 		}{in, content}, nil
 	}
 	defer content.Close()
-	pairs, err := readLegacySnapshot(in)
+	pairs, err := disk.ReadHraftdSnapshot(in)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -96,10 +97,10 @@ func (s *members) vouchWithoutClusterID(o wire.Opening) error {
 	}
 	for _, theirs := range o.Log {
 		var entry raft.Log
-		if first, _ := s.logs.bounds(); theirs.Index < first || s.logs.GetLog(theirs.Index, &entry) != nil {
+		if first, _ := s.logs.Bounds(); theirs.Index < first || s.logs.GetLog(theirs.Index, &entry) != nil {
 			continue
 		}
-		if entry.Term == theirs.Term && wire.Sample(sampleOf(&entry)) != theirs {
+		if entry.Term == theirs.Term && wire.Sample(disk.SampleOf(&entry)) != theirs {
 			return fmt.Errorf("the log of node %s has another entry %d than that of node %s: they are of two clusters of hraftd's with the same ids", o.From, theirs.Index, s.server)
 		}
 	}
@@ -131,14 +132,14 @@ func (s *members) assignClusterID(ctx context.Context) error {
 
 // adoptClusterID gives a nameless node the id of its cluster, when its state has it.
 func (s *joiner) adoptClusterID() {
-	if !s.logs.meta().lacksClusterID() {
+	if !s.logs.Record().LacksClusterID() {
 		return
 	}
 	if err := s.state.AwaitNote(s.ctx, clusterIDNote); err != nil {
 		return // the store stops
 	}
 	cluster := s.note(clusterIDNote)
-	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = cluster }); err != nil {
+	if err := s.logs.Update(func(m *disk.Record) { m.Cluster = cluster }); err != nil {
 		return // likewise
 	}
 	s.log.Info("the cluster that was taken over from hraftd has an id", "cluster", cluster)

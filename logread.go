@@ -16,6 +16,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 )
@@ -26,7 +27,7 @@ type Log struct {
 	Snapshots []LogSnapshot // from the oldest to the newest, also one that the node remembers and that is gone
 	Err       error         // what is wrong with the file of the log, or with the record; nil: nothing
 
-	reader *logReader
+	reader *disk.Reader
 }
 
 // LogNode is what a node keeps of itself. Without an ID it is hraftd's, and not taken
@@ -101,15 +102,15 @@ type LogMember struct {
 // Errors: ErrLocked when a node has the directory open, ErrInvalid when there is no
 // node's data, ErrForeign when the data are another program's.
 func OpenLog(dir string) (*Log, error) {
-	reader, err := openLogReader(dir)
+	reader, err := disk.OpenReader(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open the log in %s: %w", dir, err)
 	}
-	l := &Log{reader: reader, Err: reader.err}
-	if m := reader.record; m.Raft != nil {
+	l := &Log{reader: reader, Err: reader.Err}
+	if m := reader.Record; m.Raft != nil {
 		l.Node = LogNode{
 			ID: m.ID, Identity: m.Identity, Cluster: m.Cluster,
-			Term: m.number("CurrentTerm"), VotedTerm: m.number("LastVoteTerm"), VotedFor: string(raftTransport{}.DecodePeer(m.Raft["LastVoteCand"])),
+			Term: m.Number("CurrentTerm"), VotedTerm: m.Number("LastVoteTerm"), VotedFor: string(raftTransport{}.DecodePeer(m.Raft["LastVoteCand"])),
 		}
 	}
 	if err := l.readSnapshots(dir); err != nil {
@@ -131,20 +132,20 @@ func (l *Log) readSnapshots(path string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("list snapshots: %w", err)
 	}
-	remembered := l.reader.record.Snapshot
-	var newest snapshotMark
+	remembered := l.reader.Record.Snapshot
+	var newest disk.SnapshotMark
 	for _, entry := range found {
 		if !entry.IsDir() || strings.HasSuffix(entry.Name(), snapshotTmp) {
 			continue
 		}
 		s, mark := l.readSnapshot(dir, filepath.Join(path, boltlog.SnapshotsDir, entry.Name()))
 		l.Snapshots = append(l.Snapshots, s)
-		if mark.compare(newest, remembered) > 0 {
+		if mark.Compare(newest, remembered) > 0 {
 			newest = mark
 		}
 	}
 	listed := slices.ContainsFunc(l.Snapshots, func(s LogSnapshot) bool { return s.ID == remembered.ID })
-	if newest.olderThan(remembered) && !listed {
+	if newest.OlderThan(remembered) && !listed {
 		err := fmt.Errorf("%w: snapshot %s is missing, but this node completed it", ErrDamaged, remembered.ID)
 		l.Snapshots = append(l.Snapshots, LogSnapshot{ID: remembered.ID, Index: remembered.Index, Term: remembered.Term, Size: remembered.Size, Err: err})
 	}
@@ -157,12 +158,12 @@ func (l *Log) readSnapshots(path string) error {
 	return nil
 }
 
-func (l *Log) readSnapshot(dir snapshotDir, path string) (LogSnapshot, snapshotMark) {
+func (l *Log) readSnapshot(dir snapshotDir, path string) (LogSnapshot, disk.SnapshotMark) {
 	s := LogSnapshot{ID: filepath.Base(path)}
 	meta, mark, err := verifySnapshotFiles(dir, s.ID, func(r io.Reader) error {
 		in := bufio.NewReader(r)
-		if isLegacySnapshot(in) {
-			pairs, err := readLegacySnapshot(in)
+		if disk.IsHraftdSnapshot(in) {
+			pairs, err := disk.ReadHraftdSnapshot(in)
 			s.Keys = uint64(len(pairs))
 			return err
 		}
@@ -170,7 +171,7 @@ func (l *Log) readSnapshot(dir snapshotDir, path string) (LogSnapshot, snapshotM
 		s.Cluster, s.Version, s.Keys, s.Requests = head.cluster, counts.revision, counts.keys, counts.requests+counts.callers
 		return err
 	})
-	if remembered := l.reader.record.Snapshot; err == nil && mark.ID == remembered.ID && mark != remembered {
+	if remembered := l.reader.Record.Snapshot; err == nil && mark.ID == remembered.ID && mark != remembered {
 		err = errNotCompleted
 	}
 	switch {
@@ -185,7 +186,7 @@ func (l *Log) readSnapshot(dir snapshotDir, path string) (LogSnapshot, snapshotM
 
 // snapshotEnd is the index at which the newest snapshot ends that there is or was.
 func (l *Log) snapshotEnd() uint64 {
-	end := l.reader.record.Snapshot.Index
+	end := l.reader.Record.Snapshot.Index
 	for _, s := range l.Snapshots {
 		end = max(end, s.Index)
 	}
@@ -199,11 +200,11 @@ func (l *Log) snapshotEnd() uint64 {
 // used for about one entry.
 func (l *Log) Entries(from, to uint64) iter.Seq2[LogEntry, error] {
 	return func(yield func(LogEntry, error) bool) {
-		l.reader.Entries(from, to, l.snapshotEnd(), func(e rawEntry, err error) bool {
-			if e.entry == nil {
-				return yield(LogEntry{Index: e.index, Size: e.size}, err)
+		l.reader.Entries(from, to, l.snapshotEnd(), func(e disk.Entry, err error) bool {
+			if e.Entry == nil {
+				return yield(LogEntry{Index: e.Index, Size: e.Size}, err)
 			}
-			return yield(logEntry(e.index, e.entry), err)
+			return yield(logEntry(e.Index, e.Entry), err)
 		})
 	}
 }
@@ -215,13 +216,13 @@ func logEntry(index uint64, entry *raft.Log) LogEntry {
 		Type:  strings.ToLower(strings.TrimPrefix(entry.Type.String(), "Log")),
 		Size:  len(entry.Data),
 	}
-	e.Checksum, e.Checksummed = checksumOf(entry)
+	e.Checksum, e.Checksummed = disk.Checksum(entry)
 	switch entry.Type {
 	case raft.LogCommand:
 		e.Requests, e.Unknown = logRequests(entry.Data)
 	case raft.LogConfiguration:
 		var config raft.Configuration
-		config, e.Unknown = decodeConfiguration(entry.Data)
+		config, e.Unknown = disk.DecodeConfiguration(entry.Data)
 		e.Members = logMembers(config)
 	}
 	return e

@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"github.com/kvraft/kvraft/internal/boltlog"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/disktest"
 	"go.etcd.io/bbolt"
 )
@@ -84,7 +85,7 @@ func logKey(index uint64) []byte { return binary.BigEndian.AppendUint64(nil, ind
 
 // withChecksum gives an entry its checksum.
 func withChecksum(entry *raft.Log) *raft.Log {
-	entry.Extensions = binary.BigEndian.AppendUint32([]byte{0xC5}, sampleOf(entry).Sum)
+	entry.Extensions = binary.BigEndian.AppendUint32([]byte{0xC5}, disk.SampleOf(entry).Sum)
 	return entry
 }
 
@@ -100,15 +101,15 @@ func storeRaw(t *testing.T, dir string, entry *raft.Log) {
 	}
 }
 
-func editRecord(t *testing.T, dir string, edit func(*metadata)) {
+func editRecord(t *testing.T, dir string, edit func(*disk.Record)) {
 	t.Helper()
 	editBolt(t, dir, func(conf, _ *bbolt.Bucket) error {
-		m, err := decodeMetadata(conf.Get(boltlog.RecordKey))
+		m, err := disk.DecodeRecord(conf.Get(boltlog.RecordKey))
 		if err != nil {
 			return err
 		}
 		edit(&m)
-		stored, err := m.encode()
+		stored, err := m.Encode()
 		if err != nil {
 			return err
 		}
@@ -226,17 +227,17 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 		}, []string{"entry 250 has no checksum"}, 1},
 		"no checksum, from before the take-over": {func(t *testing.T, dir string) {
 			storeRaw(t, dir, &raft.Log{Index: 250, Term: 3, Data: []byte(`{"op":"set","key":"k","value":"v"}`)})
-			editRecord(t, dir, func(m *metadata) { m.ChecksummedFrom = 251 })
+			editRecord(t, dir, func(m *disk.Record) { m.ChecksummedFrom = 251 })
 		}, nil, 0},
 		"no checksum, and nothing that hraftd writes": {func(t *testing.T, dir string) {
 			storeRaw(t, dir, &raft.Log{Index: 250, Term: 3, Data: []byte("x")})
-			editRecord(t, dir, func(m *metadata) { m.ChecksummedFrom = 251 })
+			editRecord(t, dir, func(m *disk.Record) { m.ChecksummedFrom = 251 })
 		}, []string{"entry 250: decode log entry of hraftd"}, 1},
 		"a term that goes back": {func(t *testing.T, dir string) {
 			storeRaw(t, dir, withChecksum(&raft.Log{Index: 250, Term: 2}))
 		}, []string{"entry 250 is of term 2, between ones of term 3 and the node's term 3"}, 1},
 		"a term that the node has not heard of": {func(t *testing.T, dir string) {
-			editRecord(t, dir, func(m *metadata) { m.Raft["CurrentTerm"][7] = 2 })
+			editRecord(t, dir, func(m *disk.Record) { m.Raft["CurrentTerm"][7] = 2 })
 		}, slices.Repeat([]string{"is of term 3, between ones of term"}, count), count},
 		"a hole":         {deleteEntries(250, 252), []string{"entries 250 to 252: missing"}, 3},
 		"an entry less":  {deleteEntries(250, 250), []string{"entry 250: missing"}, 1},

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
@@ -29,11 +30,11 @@ type memorySnapshot struct {
 
 // openMemorySnapshots returns a store without a snapshot. It refuses a node
 // that remembers having completed one.
-func openMemorySnapshots(logs *logStore) (*memorySnapshots, error) {
-	if mark := logs.meta().Snapshot; mark.ID != "" {
+func openMemorySnapshots(logs *disk.Log) (*memorySnapshots, error) {
+	if mark := logs.Record().Snapshot; mark.ID != "" {
 		return nil, fmt.Errorf("%w: this node completed snapshot %s, which was in memory only", errs.Damaged, mark.ID)
 	}
-	if err := logs.CheckFollows(snapshotMark{}); err != nil {
+	if err := logs.CheckFollows(disk.SnapshotMark{}); err != nil {
 		return nil, err
 	}
 	return &memorySnapshots{verifyNew: func(_ raft.SnapshotMeta, r io.Reader) error { return verifySnapshot(r) }}, nil

@@ -47,8 +47,8 @@ func TestMemorySnapshotsListOnlyWhatIsComplete(t *testing.T) {
 }
 
 func TestMemorySnapshotsRefuseANodeThatHadOne(t *testing.T) {
-	_, disk := snapshotsInDir(t, 100)
-	if _, err := openMemorySnapshots(logOver(t, disk)); !errors.Is(err, ErrDamaged) {
+	_, kept := snapshotsInDir(t, 100)
+	if _, err := openMemorySnapshots(logOver(t, kept)); !errors.Is(err, ErrDamaged) {
 		t.Fatalf("got %v", err)
 	}
 }

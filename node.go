@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/life"
 	"github.com/kvraft/kvraft/internal/raftlog"
@@ -47,7 +48,7 @@ type node struct {
 	placed       atomic.Bool   // see place.go
 	placeChanged chan struct{} // holds one signal for watchRaft
 
-	logs          *logStore
+	logs          *disk.Log
 	snapshots     raft.SnapshotStore
 	state         nodeState
 	ids           *command.IDs
@@ -122,7 +123,7 @@ func (s *node) isPlaced() bool { return s.placed.Load() }
 
 // lastEntry is how far this node's log reaches, or the snapshot that replaces it.
 func (s *node) lastEntry() (term, index uint64) {
-	_, last := s.logs.bounds()
+	_, last := s.logs.Bounds()
 	var entry raft.Log
 	if last > 0 && s.logs.GetLog(last, &entry) == nil {
 		return entry.Term, last
@@ -206,8 +207,8 @@ func (s *node) silent(ctx context.Context, nodes []raft.Server) (which []string)
 }
 
 func (s *node) self() wire.Self {
-	m := s.logs.meta()
-	return wire.Self{Cluster: m.Cluster, Server: m.serverID()}
+	m := s.logs.Record()
+	return wire.Self{Cluster: m.Cluster, Server: m.ServerID()}
 }
 
 // stopForFault stops the node at once: it answers nobody any more, and the
@@ -257,8 +258,8 @@ func (s *node) change(ctx context.Context, ask func() raft.Future) error {
 
 // promised returns the promise for a member, as long as it holds: until the
 // configuration has it elsewhere.
-func (s *node) promised(id raft.ServerID) (placePromise, bool) {
-	p, ok := s.logs.meta().Places[id]
+func (s *node) promised(id raft.ServerID) (disk.PlacePromise, bool) {
+	p, ok := s.logs.Record().Places[id]
 	return p, ok && roster.AddressOf(s.configuration(), id) == p.From
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -66,7 +67,7 @@ func (s *places) findPlace() {
 	if p, ok := s.promised(s.server); ok {
 		at = p.To
 	}
-	if s.logs.meta().lacksClusterID() || at == s.addr {
+	if s.logs.Record().LacksClusterID() || at == s.addr {
 		s.takePlace()
 	}
 }
@@ -75,10 +76,10 @@ func (s *places) relocated(addr string) raft.ServerAddress {
 	return roster.MovedAddr(addr, s.raft.CurrentTerm(), s.raft.LastIndex())
 }
 
-func (s *places) promisePlace(id raft.ServerID, p placePromise) error {
+func (s *places) promisePlace(id raft.ServerID, p disk.PlacePromise) error {
 	config := s.configuration()
-	err := s.logs.updateMeta(func(m *metadata) {
-		places := map[raft.ServerID]placePromise{id: p}
+	err := s.logs.Update(func(m *disk.Record) {
+		places := map[raft.ServerID]disk.PlacePromise{id: p}
 		for other, old := range m.Places { // those that still hold
 			if other != id && roster.AddressOf(config, other) == old.From {
 				places[other] = old

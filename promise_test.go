@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
@@ -24,7 +25,7 @@ func TestAPromiseIsKept(t *testing.T) {
 		{nil, others["a#1"].Set}, // what another has promised for this node comes before what it would choose
 		{promised, promised},
 	} {
-		if err := s.logs.updateMeta(func(m *metadata) { m.Cluster, m.Promise = "", c.promise }); err != nil {
+		if err := s.logs.Update(func(m *disk.Record) { m.Cluster, m.Promise = "", c.promise }); err != nil {
 			t.Fatal(err)
 		}
 		set, err := s.intend(others)
@@ -35,7 +36,7 @@ func TestAPromiseIsKept(t *testing.T) {
 	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: "another cluster", Server: "b#2"}); err == nil {
 		t.Error("it let itself be admitted elsewhere")
 	}
-	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: clusterOf(promised), Server: "b#2"}); err != nil || s.logs.meta().Promise != nil {
+	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: clusterOf(promised), Server: "b#2"}); err != nil || s.logs.Record().Promise != nil {
 		t.Errorf("an admission to the cluster that it promised: %v", err)
 	}
 }
@@ -44,14 +45,14 @@ func TestAPromiseIsKept(t *testing.T) {
 func TestAPromiseIsVoidOnceAMemberBelongsElsewhere(t *testing.T) {
 	s := newTestServer(t)
 	promised := []roster.Peer{{Server: "b#2", Addr: "b:1"}, {Server: "c#3", Addr: "c:1"}}
-	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster, m.Promise = "", promised }); err != nil {
+	if err := s.logs.Update(func(m *disk.Record) { m.Cluster, m.Promise = "", promised }); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.meetMember(founding{Peer: roster.Peer{Server: "x#9", Addr: "x:1"}, Cluster: "elsewhere"}); err == nil || s.logs.meta().Promise == nil {
-		t.Errorf("a stranger's cluster: %v, promise %v", err, s.logs.meta().Promise)
+	if err := s.meetMember(founding{Peer: roster.Peer{Server: "x#9", Addr: "x:1"}, Cluster: "elsewhere"}); err == nil || s.logs.Record().Promise == nil {
+		t.Errorf("a stranger's cluster: %v, promise %v", err, s.logs.Record().Promise)
 	}
-	if err := s.meetMember(founding{Peer: roster.Peer{Server: "c#3", Addr: "c:1"}, Cluster: "elsewhere"}); err == nil || s.logs.meta().Promise != nil {
-		t.Errorf("a member's cluster: %v, promise %v", err, s.logs.meta().Promise)
+	if err := s.meetMember(founding{Peer: roster.Peer{Server: "c#3", Addr: "c:1"}, Cluster: "elsewhere"}); err == nil || s.logs.Record().Promise != nil {
+		t.Errorf("a member's cluster: %v, promise %v", err, s.logs.Record().Promise)
 	}
 }
 
@@ -59,7 +60,7 @@ func TestAPromiseIsVoidOnceAMemberBelongsElsewhere(t *testing.T) {
 func TestASetThatIsImpossibleIsNotIntended(t *testing.T) {
 	s := newTestServer(t)
 	s.opts.expect = 3
-	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "" }); err != nil {
+	if err := s.logs.Update(func(m *disk.Record) { m.Cluster = "" }); err != nil {
 		t.Fatal(err)
 	}
 	a, b, c, d := roster.Peer{Server: "a#1", Addr: "a:1"}, roster.Peer{Server: "b#2", Addr: "b:1"}, roster.Peer{Server: "c#3", Addr: "c:1"}, roster.Peer{Server: "d#4", Addr: "d:1"}

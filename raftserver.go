@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/loglimit"
 	"github.com/kvraft/kvraft/internal/raftrpc"
 	"github.com/kvraft/kvraft/internal/roster"
@@ -165,7 +166,7 @@ func (s *Store) raftNode() raftrpc.Node {
 			err := s.logs.GetLog(index, &entry)
 			return entry.Term, err == nil
 		},
-		Checksum: checkSum,
+		Checksum: disk.VerifyReceived,
 	}
 }
 

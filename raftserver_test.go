@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/disktest"
 	"github.com/kvraft/kvraft/internal/raftrpc"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -324,7 +325,7 @@ func TestALogIsNotCutWithinTheState(t *testing.T) {
 		if err := s.logs.DeleteRange(at, last); err == nil || !strings.Contains(err.Error(), "what is committed is not deleted") {
 			t.Errorf("got %v", err)
 		}
-		if _, now := s.logs.bounds(); now != at || s.Err() == nil {
+		if _, now := s.logs.Bounds(); now != at || s.Err() == nil {
 			t.Errorf("the log ends at %d, the state at %d, and the node says %v", now, at, s.Err())
 		}
 	})
@@ -353,7 +354,7 @@ func FuzzBytesForRaft(f *testing.F) {
 		endWrite(conn)
 		_, _ = io.Copy(io.Discard, conn)
 		conn.Close()
-		if fault := errors.Join(s.Err(), s.logs.failure()); fault != nil {
+		if fault := errors.Join(s.Err(), s.logs.Err()); fault != nil {
 			t.Errorf("the node has stopped: %v", fault)
 		}
 		if err = errors.Join(err, s.Close()); err != nil {
@@ -362,7 +363,7 @@ func FuzzBytesForRaft(f *testing.F) {
 		if s.fsm.failed != nil {
 			t.Errorf("the state machine has stopped: %v", s.fsm.failed)
 		}
-		if _, err := openLogStore(logStoreOptions{store: base, fail: disktest.FailTest(t)}); err != nil {
+		if _, err := disk.Open(disk.Options{Store: base, Fail: disktest.FailTest(t)}); err != nil {
 			t.Errorf("the next start: %v", err)
 		}
 	})

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/raftrpc"
 	"github.com/kvraft/kvraft/internal/wire"
 	"github.com/kvraft/kvraft/kvrafttest/memnet"
@@ -29,7 +30,7 @@ var openSieve = sieve{
 	asVoter:   func(candidate []byte) []byte { return candidate },
 	stored:    func(uint64) error { return nil },
 	node: func() raftrpc.Node {
-		return raftrpc.Node{Voter: true, TermAt: func(uint64) (uint64, bool) { return 0, false }, Checksum: checkSum}
+		return raftrpc.Node{Voter: true, TermAt: func(uint64) (uint64, bool) { return 0, false }, Checksum: disk.VerifyReceived}
 	},
 	term:    func() uint64 { return 9 },
 	leads:   func() bool { return false },

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
 )
@@ -85,7 +86,7 @@ func Recover(dir string, opts ...Option) (Recovery, error) {
 		r.Cluster = roster.NewIdentity()
 		r.NewVersion = r.Version + leastSkip + rand.Uint64N(leastSkip)
 		// First of all it is no member of the old cluster any more.
-		if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = r.Cluster }); err != nil {
+		if err := s.logs.Update(func(m *disk.Record) { m.Cluster = r.Cluster }); err != nil {
 			return r, err
 		}
 		config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: s.server, Address: raft.ServerAddress(r.Addr)}}}
@@ -200,11 +201,11 @@ func atRest(dir string, opts []Option, settle func(*Store) error, f func(*Store,
 
 // takeStock reads all that the node has.
 func (s *Store) takeStock() (r Recovery, err error) {
-	meta := s.logs.meta()
-	if meta.Cluster == "" && !meta.isLegacy() {
+	meta := s.logs.Record()
+	if meta.Cluster == "" && !meta.IsLegacy() {
 		return r, fmt.Errorf("%w: node %s belongs to no cluster", ErrInvalid, meta.ID)
 	}
-	s.server = meta.serverID()
+	s.server = meta.ServerID()
 	state := s.newFSM(func() string { return "" })
 	config, err := s.replay(state)
 	if err != nil {
@@ -234,7 +235,7 @@ func (s *Store) takeStock() (r Recovery, err error) {
 // replay brings a state to the end of the log, whether committed or not, and
 // returns the newest configuration.
 func (s *Store) replay(state *fsm) (config raft.Configuration, err error) {
-	first, last := s.logs.bounds()
+	first, last := s.logs.Bounds()
 	list, err := s.snapshots.List()
 	if err != nil {
 		return config, err

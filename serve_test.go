@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -31,10 +32,10 @@ func newTestServer(t testing.TB) *Store {
 	s.raft = new(raft.Raft)
 	s.placed.Store(true)
 	var err error
-	if s.logs, err = openLogStore(logStoreOptions{store: raft.NewInmemStore(), fail: func(err error) { t.Error(err) }}); err != nil {
+	if s.logs, err = disk.Open(disk.Options{Store: raft.NewInmemStore(), Fail: func(err error) { t.Error(err) }}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.logs.updateMeta(func(m *metadata) { m.ID, m.Identity, m.Cluster = "b", "2", "c1" }); err != nil {
+	if err := s.logs.Update(func(m *disk.Record) { m.ID, m.Identity, m.Cluster = "b", "2", "c1" }); err != nil {
 		t.Fatal(err)
 	}
 	s.server = "b#2"
@@ -139,7 +140,7 @@ func TestANodeConfirmsATermUnlessItHasSeenALaterOne(t *testing.T) {
 
 func TestAnAdmissionNamesACluster(t *testing.T) {
 	s := newTestServer(t)
-	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "" }); err != nil {
+	if err := s.logs.Update(func(m *disk.Record) { m.Cluster = "" }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.acceptAdmission(t.Context(), admission{Server: "b#2"}); err == nil {

@@ -125,7 +125,7 @@ func (s *joiner) seekPlace() error {
 		return s.stayAway()
 	case s.founds():
 		return s.foundTogether()
-	case s.logs.meta().lacksClusterID():
+	case s.logs.Record().LacksClusterID():
 		return s.seekLeaderWithoutID()
 	case !s.isPlaced() && s.self().Cluster != "":
 		return s.seekConfirmation()
@@ -262,7 +262,7 @@ func (s *joiner) memberAddrs() ([]string, error) {
 	addrs, err := s.givenAddrs()
 	if s.self().Cluster == "" {
 		addrs = append(addrs, s.founding().Known...)
-		for _, f := range s.logs.meta().Promise {
+		for _, f := range s.logs.Record().Promise {
 			addrs = append(addrs, f.Addr)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"runtime"
 
 	"github.com/kvraft/kvraft/internal/boltlog"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/durable"
 )
 
@@ -112,6 +113,6 @@ func parseSnapshotName(id string) (n snapshotName, ok bool) {
 }
 
 // mark is what the name alone tells of its snapshot.
-func (n snapshotName) mark() snapshotMark {
-	return snapshotMark{ID: n.String(), Index: n.index, Term: n.term}
+func (n snapshotName) mark() disk.SnapshotMark {
+	return disk.SnapshotMark{ID: n.String(), Index: n.index, Term: n.term}
 }

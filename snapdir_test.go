@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/boltlog"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/disktest"
 )
 
@@ -112,9 +113,9 @@ func (f *faultFile) Close() error {
 }
 
 // openFaultySnapshots has faults in the directory and in the record.
-func openFaultySnapshots(t *testing.T, dir string, disk LogStore, ops *operations, told func(error)) *snapshotStore {
+func openFaultySnapshots(t *testing.T, dir string, kept LogStore, ops *operations, told func(error)) *snapshotStore {
 	t.Helper()
-	l, err := openLogStore(logStoreOptions{store: disk, fail: told})
+	l, err := disk.Open(disk.Options{Store: kept, Fail: told})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,9 +150,9 @@ var killScript = []uint64{100, 200, 300, 300}
 func TestAProcessThatIsKilledAtAnyOperationOnItsSnapshotsStartsAgain(t *testing.T) {
 	for _, worked := range []bool{false, true} {
 		for k, more := 1, true; more; k++ {
-			dir, disk := snapshotsInDir(t)
+			dir, kept := snapshotsInDir(t)
 			ops := &operations{at: k, err: errKilled, worked: worked, kill: true}
-			snaps := openFaultySnapshots(t, dir, disk, ops, disktest.FailTest(t))
+			snaps := openFaultySnapshots(t, dir, kept, ops, disktest.FailTest(t))
 			acknowledged := uint64(0)
 			for _, index := range killScript {
 				if takeTestSnapshot(snaps, index, 3) != nil {
@@ -161,7 +162,7 @@ func TestAProcessThatIsKilledAtAnyOperationOnItsSnapshotsStartsAgain(t *testing.
 			}
 			more = ops.killed
 			what := fmt.Sprintf("killed at operation %d (%v)", k, worked)
-			again, err := openTestSnapshots(t, dir, disk.Rebooted())
+			again, err := openTestSnapshots(t, dir, kept.Rebooted())
 			if err != nil {
 				t.Fatalf("%s: %v", what, err)
 			}
@@ -187,13 +188,13 @@ func TestAProcessThatIsKilledAtAnyOperationOnItsSnapshotsStartsAgain(t *testing.
 func TestASnapshotThatFailsAtAnyOperationLeavesTheNodeRunningAndNothingOnDisk(t *testing.T) {
 	for _, worked := range []bool{false, true} {
 		for k, more := 1, true; more; k++ {
-			dir, disk := snapshotsInDir(t, 100, 200)
+			dir, kept := snapshotsInDir(t, 100, 200)
 			ops := &operations{at: k, err: syscall.ENOSPC, worked: worked}
-			snaps := openFaultySnapshots(t, dir, disk, ops, disktest.FailTest(t))
+			snaps := openFaultySnapshots(t, dir, kept, ops, disktest.FailTest(t))
 			err := takeTestSnapshot(snaps, 300, 3)
 			more = ops.count >= k
 			what := fmt.Sprintf("operation %d fails (%v)", k, worked)
-			remembered := snaps.logs.meta().Snapshot
+			remembered := snaps.logs.Record().Snapshot
 			if want := uint64(200); err == nil {
 				want = 300
 				if remembered.Index != want {
@@ -219,9 +220,9 @@ func TestASnapshotThatFailsAtAnyOperationLeavesTheNodeRunningAndNothingOnDisk(t 
 
 func TestADiskThatFailsUnderASnapshotStopsTheNode(t *testing.T) {
 	for k, more := 1, true; more; k++ {
-		dir, disk := snapshotsInDir(t, 100, 200)
+		dir, kept := snapshotsInDir(t, 100, 200)
 		ops, told := &operations{at: k, err: syscall.EIO}, &disktest.Failures{}
-		snaps := openFaultySnapshots(t, dir, disk, ops, told.Tell)
+		snaps := openFaultySnapshots(t, dir, kept, ops, told.Tell)
 		err := takeTestSnapshot(snaps, 300, 3)
 		if more = ops.count >= k; !more {
 			break
@@ -229,15 +230,15 @@ func TestADiskThatFailsUnderASnapshotStopsTheNode(t *testing.T) {
 		if len(told.Told()) != 1 || !errors.Is(told.Told()[0], syscall.EIO) {
 			t.Errorf("operation %d: %v, and the node was told %v", k, err, told.Told())
 		}
-		if _, err := openTestSnapshots(t, dir, disk.Rebooted()); err != nil {
+		if _, err := openTestSnapshots(t, dir, kept.Rebooted()); err != nil {
 			t.Errorf("operation %d: the next start: %v", k, err)
 		}
 	}
 }
 
 func TestASnapshotThatCannotBeReadIsNotKept(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100)
-	onDisk, err := openTestSnapshots(t, dir, disk)
+	dir, kept := snapshotsInDir(t, 100)
+	onDisk, err := openTestSnapshots(t, dir, kept)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,15 +273,15 @@ func TestASnapshotThatCannotBeReadIsNotKept(t *testing.T) {
 	if ids, others := snapshotsIn(t, dir); len(ids) != 1 || len(others) > 0 {
 		t.Errorf("%q and %q are there", ids, others)
 	}
-	if _, err := openTestSnapshots(t, dir, disk); err != nil {
+	if _, err := openTestSnapshots(t, dir, kept); err != nil {
 		t.Errorf("the next start: %v", err)
 	}
 }
 
 // What is written on behind it would be in vain.
 func TestASnapshotThatIsNoneEndsEarly(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100)
-	l := logOver(t, disk)
+	dir, kept := snapshotsInDir(t, 100)
+	l := logOver(t, kept)
 	snaps, err := settleSnapshots(dir, l, func(io.Reader) error { return nil })
 	if err != nil {
 		t.Fatal(err)
@@ -329,14 +330,14 @@ func TestASnapshotThatCouldNotBeRestoredIsNotOneThatWasVerified(t *testing.T) {
 	}
 	s := newTestServer(t)
 	s.logs = logOver(t, disktest.NewFaultStore())
-	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "another" }); err != nil {
+	if err := s.logs.Update(func(m *disk.Record) { m.Cluster = "another" }); err != nil {
 		t.Fatal(err)
 	}
 	meta := raft.SnapshotMeta{Index: 200, Term: 3}
 	if err := s.verifyNewSnapshot(meta, bytes.NewReader(good)); err == nil || !strings.Contains(err.Error(), "snapshot of cluster cd") {
 		t.Errorf("that of another cluster: %v", err)
 	}
-	if err := s.logs.updateMeta(func(m *metadata) { m.Cluster = "cd" }); err != nil {
+	if err := s.logs.Update(func(m *disk.Record) { m.Cluster = "cd" }); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.verifyNewSnapshot(meta, bytes.NewReader(good)); err != nil {
@@ -350,7 +351,7 @@ func TestASnapshotThatCouldNotBeRestoredIsNotOneThatWasVerified(t *testing.T) {
 
 // Older versions, hraftd and raft's file snapshot store read these files.
 func TestASnapshotHasTheFormThatRaftsFileStoreGivesIt(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100)
+	dir, kept := snapshotsInDir(t, 100)
 	theirDir := t.TempDir()
 	theirs, err := raft.NewFileSnapshotStoreWithLogger(theirDir, 2, hclog.NewNullLogger())
 	if err := errors.Join(err, takeTestSnapshot(theirs, 100, 3)); err != nil {
@@ -375,7 +376,7 @@ func TestASnapshotHasTheFormThatRaftsFileStoreGivesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	list, err := reader.List()
-	if err != nil || len(list) != 1 || list[0].ID != logOver(t, disk).meta().Snapshot.ID {
+	if err != nil || len(list) != 1 || list[0].ID != logOver(t, kept).Record().Snapshot.ID {
 		t.Fatalf("%v, %v", list, err)
 	}
 	_, state, err := reader.Open(list[0].ID)

@@ -12,13 +12,14 @@ import (
 	"strings"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
 // verifySnapshotFiles reads the snapshot id to its end and changes nothing:
 // check reads what is inside, and raft's CRC-64 is compared. With an error it
 // returns what could be read.
-func verifySnapshotFiles(dir snapshotDir, id string, check func(io.Reader) error) (meta snapshotMeta, mark snapshotMark, err error) {
+func verifySnapshotFiles(dir snapshotDir, id string, check func(io.Reader) error) (meta snapshotMeta, mark disk.SnapshotMark, err error) {
 	meta, mark, err = readSnapshotMeta(dir, id)
 	if err != nil {
 		return meta, mark, err
@@ -68,7 +69,7 @@ type snapshotMeta struct {
 }
 
 // readSnapshotMeta reads the meta.json of the snapshot id.
-func readSnapshotMeta(dir snapshotDir, id string) (meta snapshotMeta, mark snapshotMark, err error) {
+func readSnapshotMeta(dir snapshotDir, id string) (meta snapshotMeta, mark disk.SnapshotMark, err error) {
 	file, err := dir.Open(id + "/" + snapshotMetaFile)
 	if err != nil {
 		return meta, mark, err
@@ -81,5 +82,5 @@ func readSnapshotMeta(dir snapshotDir, id string) (meta snapshotMeta, mark snaps
 	if err := json.Unmarshal(stored, &meta); err != nil {
 		return snapshotMeta{}, mark, fmt.Errorf("%s: %w", snapshotMetaFile, err)
 	}
-	return meta, snapshotMark{meta.ID, meta.Index, meta.Term, meta.Size, crc32.Checksum(stored, crc32c)}, nil
+	return meta, disk.SnapshotMark{ID: meta.ID, Index: meta.Index, Term: meta.Term, Size: meta.Size, CRC: crc32.Checksum(stored, crc32c)}, nil
 }

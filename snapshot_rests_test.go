@@ -111,8 +111,8 @@ func TestTheRestsOfASnapshotEndWithTheStore(t *testing.T) {
 }
 
 func TestWhatIsSyncedOfASnapshotIsInItsFile(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100)
-	snaps, err := openTestSnapshots(t, dir, disk)
+	dir, kept := snapshotsInDir(t, 100)
+	snaps, err := openTestSnapshots(t, dir, kept)
 	if err != nil {
 		t.Fatal(err)
 	}

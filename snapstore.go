@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/boltlog"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
@@ -39,7 +40,7 @@ type snapshotStore struct {
 	dir    snapshotDir
 	path   string
 	retain int
-	logs   *logStore
+	logs   *disk.Log
 	log    hclog.Logger
 
 	// verifyNew reads a snapshot that is being written, to its end.
@@ -61,7 +62,7 @@ type snapshotStore struct {
 //
 // It keeps retain snapshots, two at least: the newest must not vanish while it is sent to
 // a follower.
-func openSnapshots(dir string, retain int, logs *logStore, verify func(io.Reader) error, logger hclog.Logger) (*snapshotStore, error) {
+func openSnapshots(dir string, retain int, logs *disk.Log, verify func(io.Reader) error, logger hclog.Logger) (*snapshotStore, error) {
 	files, err := openSnapshotDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open the snapshots in %s: %w", dir, err)
@@ -111,7 +112,7 @@ func (s *snapshotStore) settle() error {
 }
 
 // findOwner finds out whose the data of hraftd's are.
-func (s *snapshotStore) findOwner(newest snapshotMark) (err error) {
+func (s *snapshotStore) findOwner(newest disk.SnapshotMark) (err error) {
 	var meta snapshotMeta
 	if newest.ID != "" {
 		if meta, _, err = readSnapshotMeta(s.dir, newest.ID); err != nil {
@@ -126,7 +127,7 @@ func (s *snapshotStore) settleLog() error { return s.logs.Settle(s.found.newest)
 
 // snapshotsFound is what a survey has found.
 type snapshotsFound struct {
-	newest     snapshotMark
+	newest     disk.SnapshotMark
 	unfinished []string
 	unreadable []string // but no newer than newest
 }
@@ -137,7 +138,7 @@ func (s *snapshotStore) survey(verify func(io.Reader) error) (found snapshotsFou
 	if err != nil {
 		return found, fmt.Errorf("list snapshots: %w", err)
 	}
-	remembered := s.logs.meta().Snapshot
+	remembered := s.logs.Record().Snapshot
 	damage := map[string]error{}
 	for _, entry := range entries {
 		id := entry.Name()
@@ -162,7 +163,7 @@ func (s *snapshotStore) survey(verify func(io.Reader) error) (found snapshotsFou
 		if s.logs.IsNew() {
 			return found, fmt.Errorf("%w: there is snapshot %s, but %s is empty", errs.Damaged, filepath.Join(s.path, id), s.logs.Name())
 		}
-		if mark.compare(found.newest, remembered) > 0 {
+		if mark.Compare(found.newest, remembered) > 0 {
 			found.newest = mark
 		}
 	}
@@ -171,19 +172,19 @@ func (s *snapshotStore) survey(verify func(io.Reader) error) (found snapshotsFou
 
 // judgeFound decides whether the node can start from what was found.
 func (s *snapshotStore) judgeFound(found *snapshotsFound, damage map[string]error) error {
-	remembered := s.logs.meta().Snapshot
+	remembered := s.logs.Record().Snapshot
 	for _, id := range slices.Sorted(maps.Keys(damage)) {
 		name, ok := parseSnapshotName(id)
-		if !ok || id == remembered.ID || found.newest.ID == "" || found.newest.olderThan(name.mark()) {
+		if !ok || id == remembered.ID || found.newest.ID == "" || found.newest.OlderThan(name.mark()) {
 			return damage[id]
 		}
 		s.log.Warn("an old snapshot cannot be read, and is set aside; the newest one is whole", "error", damage[id])
 		found.unreadable = append(found.unreadable, id)
 	}
-	if found.newest.olderThan(remembered) {
+	if found.newest.OlderThan(remembered) {
 		return s.older(found.newest, remembered)
 	}
-	if term := s.logs.term(); found.newest.Term > term {
+	if term := s.logs.Term(); found.newest.Term > term {
 		return fmt.Errorf("%w: snapshot %s is of term %d, but %s has come to term %d only: it is older than the snapshots", errs.Damaged, filepath.Join(s.path, found.newest.ID), found.newest.Term, s.logs.Name(), term)
 	}
 	return nil
@@ -209,7 +210,7 @@ func (s *snapshotStore) tidy() (err error) {
 
 var errNotCompleted = errors.New("not what was completed here under that name")
 
-func (s *snapshotStore) older(newest, remembered snapshotMark) error {
+func (s *snapshotStore) older(newest, remembered disk.SnapshotMark) error {
 	if newest.ID == "" {
 		return fmt.Errorf("%w: there is no snapshot in %s, but this node completed %s", errs.Damaged, s.path, remembered.ID)
 	}
@@ -219,7 +220,7 @@ func (s *snapshotStore) older(newest, remembered snapshotMark) error {
 // Create starts a snapshot. Most errors in writing one, such as a full disk, do not
 // stop the node: raft logs them and tries again later.
 func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
-	if err := s.logs.failure(); err != nil {
+	if err := s.logs.Err(); err != nil {
 		return nil, err
 	}
 	if version != 1 {
@@ -270,7 +271,7 @@ func (s *snapshotStore) newID(term, index uint64) (string, error) {
 // judge stops the node when err says that its disk is failing, and returns err.
 func (s *snapshotStore) judge(err error) error {
 	if errors.Is(err, syscall.EIO) {
-		return s.logs.stop(fmt.Errorf("write a snapshot in %s: %w", s.path, err))
+		return s.logs.Fail(fmt.Errorf("write a snapshot in %s: %w", s.path, err))
 	}
 	return err
 }
@@ -284,7 +285,7 @@ func (s *snapshotStore) complete(id string) error {
 		return errors.Join(s.judge(err), s.discard(id+snapshotTmp), s.retire(id))
 	}
 	err := s.dir.Sync(".")
-	var mark snapshotMark
+	var mark disk.SnapshotMark
 	if err == nil {
 		_, mark, err = readSnapshotMeta(s.dir, id)
 	}
@@ -294,7 +295,7 @@ func (s *snapshotStore) complete(id string) error {
 	if err := s.logs.Remember(mark); err != nil {
 		return err // it may be remembered all the same; the node stops
 	}
-	if s.logs.meta().Snapshot != mark {
+	if s.logs.Record().Snapshot != mark {
 		return errors.Join(errSnapshotOvertaken, s.retire(id))
 	}
 	s.reap(mark)
@@ -304,7 +305,7 @@ func (s *snapshotStore) complete(id string) error {
 // discard removes what was left unfinished, for the disk to have its room back; once the
 // node has stopped, the next start does.
 func (s *snapshotStore) discard(name string) error {
-	if s.logs.failure() != nil {
+	if s.logs.Err() != nil {
 		return nil
 	}
 	return s.dir.RemoveAll(name)
@@ -313,7 +314,7 @@ func (s *snapshotStore) discard(name string) error {
 // retire removes a snapshot. It loses its name first, so that a crash leaves none of
 // which a part is missing.
 func (s *snapshotStore) retire(id string) error {
-	if s.logs.failure() != nil {
+	if s.logs.Err() != nil {
 		return nil
 	}
 	err := s.dir.Rename(id, id+snapshotReaped)
@@ -329,9 +330,9 @@ func (s *snapshotStore) retire(id string) error {
 // reap removes the snapshots that newest, which is remembered, has replaced, but for the
 // newest of them, and what is left of such. An error has nothing to do with newest: the
 // next snapshot brings another try.
-func (s *snapshotStore) reap(newest snapshotMark) {
+func (s *snapshotStore) reap(newest disk.SnapshotMark) {
 	entries, err := s.dir.ReadDir()
-	var older []snapshotMark
+	var older []disk.SnapshotMark
 	for _, entry := range entries {
 		id := entry.Name()
 		if strings.HasSuffix(id, snapshotReaped) || strings.HasSuffix(id, snapshotDamaged) {
@@ -341,7 +342,7 @@ func (s *snapshotStore) reap(newest snapshotMark) {
 			older = append(older, name.mark())
 		}
 	}
-	slices.SortFunc(older, func(a, b snapshotMark) int { return b.compare(a, newest) })
+	slices.SortFunc(older, func(a, b disk.SnapshotMark) int { return b.Compare(a, newest) })
 	for _, mark := range older[min(s.retain-1, len(older)):] {
 		err = errors.Join(err, s.retire(mark.ID))
 	}
@@ -354,10 +355,10 @@ func (s *snapshotStore) reap(newest snapshotMark) {
 // an older one, whose successors are no longer in the log.
 func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
 	for {
-		if err := s.logs.failure(); err != nil {
+		if err := s.logs.Err(); err != nil {
 			return nil, err
 		}
-		remembered := s.logs.meta().Snapshot
+		remembered := s.logs.Record().Snapshot
 		if remembered.ID == "" {
 			return nil, nil
 		}
@@ -368,7 +369,7 @@ func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
 		switch {
 		case err == nil:
 			return []*raft.SnapshotMeta{&meta.SnapshotMeta}, nil
-		case s.logs.meta().Snapshot == remembered: // else newer ones may have replaced it meanwhile
+		case s.logs.Record().Snapshot == remembered: // else newer ones may have replaced it meanwhile
 			return nil, s.unreadable(remembered.ID, err)
 		}
 	}
@@ -380,11 +381,11 @@ func (s *snapshotStore) unreadable(id string, err error) error {
 	err = fmt.Errorf("snapshot %s: %w", filepath.Join(s.path, id), err)
 	switch {
 	case errors.Is(err, syscall.EIO):
-		return s.logs.stop(err)
+		return s.logs.Fail(err)
 	case isNoDamage(err):
 		return err
 	}
-	return s.logs.stop(fmt.Errorf("%w: %w", errs.Damaged, err))
+	return s.logs.Fail(fmt.Errorf("%w: %w", errs.Damaged, err))
 }
 
 // isNoDamage reports whether err is the system's, such as a lack of file descriptors,
@@ -395,14 +396,14 @@ func isNoDamage(err error) bool {
 
 // Open returns the state of a snapshot, once its checksum was found right.
 func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
-	if err := s.logs.failure(); err != nil {
+	if err := s.logs.Err(); err != nil {
 		return nil, nil, err
 	}
 	meta, content, err := s.open(id)
-	if err != nil && s.logs.meta().Snapshot.ID == id {
+	if err != nil && s.logs.Record().Snapshot.ID == id {
 		err = s.unreadable(id, err)
 	}
-	if err != nil || !s.logs.meta().isLegacy() {
+	if err != nil || !s.logs.Record().IsLegacy() {
 		return meta, content, err
 	}
 	return translated(meta, content)
@@ -410,7 +411,7 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 
 func (s *snapshotStore) open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	meta, mark, err := verifySnapshotFiles(s.dir, id, func(io.Reader) error { return nil })
-	if remembered := s.logs.meta().Snapshot; err == nil && id == remembered.ID && mark != remembered {
+	if remembered := s.logs.Record().Snapshot; err == nil && id == remembered.ID && mark != remembered {
 		err = errNotCompleted
 	}
 	if err != nil {

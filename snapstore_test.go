@@ -14,11 +14,12 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/boltlog"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/disktest"
 )
 
 // settleSnapshots opens the snapshots in dir for writing.
-func settleSnapshots(dir string, logs *logStore, verify func(io.Reader) error) (*snapshotStore, error) {
+func settleSnapshots(dir string, logs *disk.Log, verify func(io.Reader) error) (*snapshotStore, error) {
 	s, err := openSnapshots(dir, 2, logs, verify, hclog.NewNullLogger())
 	if err == nil {
 		err = s.settle()
@@ -27,9 +28,9 @@ func settleSnapshots(dir string, logs *logStore, verify func(io.Reader) error) (
 }
 
 // logOver is a log whose failures fail the test.
-func logOver(t testing.TB, store boltlog.Store) *logStore {
+func logOver(t testing.TB, store boltlog.Store) *disk.Log {
 	t.Helper()
-	l, err := openLogStore(logStoreOptions{store: store, fail: disktest.FailTest(t)})
+	l, err := disk.Open(disk.Options{Store: store, Fail: disktest.FailTest(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,37 +38,37 @@ func logOver(t testing.TB, store boltlog.Store) *logStore {
 }
 
 // openTestSnapshots opens the snapshots in dir with the memory of disk.
-func openTestSnapshots(t *testing.T, dir string, disk LogStore) (*snapshotStore, error) {
+func openTestSnapshots(t *testing.T, dir string, kept LogStore) (*snapshotStore, error) {
 	t.Helper()
-	return settleSnapshots(dir, logOver(t, disk), verifyTestState)
+	return settleSnapshots(dir, logOver(t, kept), verifyTestState)
 }
 
 // snapshotsInDir makes a directory with a snapshot at each index, of term 3.
-func snapshotsInDir(t *testing.T, indexes ...uint64) (dir string, disk *disktest.FaultStore) {
+func snapshotsInDir(t *testing.T, indexes ...uint64) (dir string, kept *disktest.FaultStore) {
 	t.Helper()
-	dir, disk = t.TempDir(), disktest.NewFaultStore()
-	if err := logOver(t, disk).SetUint64([]byte("CurrentTerm"), 3); err != nil {
+	dir, kept = t.TempDir(), disktest.NewFaultStore()
+	if err := logOver(t, kept).SetUint64([]byte("CurrentTerm"), 3); err != nil {
 		t.Fatal(err)
 	}
-	snaps, err := openTestSnapshots(t, dir, disk)
+	snaps, err := openTestSnapshots(t, dir, kept)
 	for _, index := range indexes {
 		err = errors.Join(err, takeTestSnapshot(snaps, index, 3))
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return dir, disk
+	return dir, kept
 }
 
 // newestIn returns the directory of the newest snapshot in dir.
-func newestIn(t *testing.T, dir string, disk *disktest.FaultStore) string {
+func newestIn(t *testing.T, dir string, kept *disktest.FaultStore) string {
 	t.Helper()
-	return filepath.Join(dir, boltlog.SnapshotsDir, logOver(t, disk.Rebooted()).meta().Snapshot.ID)
+	return filepath.Join(dir, boltlog.SnapshotsDir, logOver(t, kept.Rebooted()).Record().Snapshot.ID)
 }
 
 func TestTheNewestSnapshotIsTheOnlyOneListedAndRemembered(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100, 200)
-	snaps, err := openTestSnapshots(t, dir, disk)
+	dir, kept := snapshotsInDir(t, 100, 200)
+	snaps, err := openTestSnapshots(t, dir, kept)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,16 +76,16 @@ func TestTheNewestSnapshotIsTheOnlyOneListedAndRemembered(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Index != 200 {
 		t.Fatalf("%v, %v", list, err)
 	}
-	mark := snaps.logs.meta().Snapshot
+	mark := snaps.logs.Record().Snapshot
 	if mark.ID != list[0].ID || mark.Index != 200 || mark.Term != 3 || mark.Size != int64(len(testState)) {
 		t.Fatalf("%+v", mark)
 	}
 }
 
 func TestAnUnfinishedSnapshotIsRemoved(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100)
+	dir, kept := snapshotsInDir(t, 100)
 	left := filepath.Join(dir, boltlog.SnapshotsDir, "3-200-17"+snapshotTmp)
-	if err := os.Rename(newestIn(t, dir, disk), left); err != nil {
+	if err := os.Rename(newestIn(t, dir, kept), left); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openTestSnapshots(t, t.TempDir(), disktest.NewFaultStore()); err != nil {
@@ -99,20 +100,20 @@ func TestAnUnfinishedSnapshotIsRemoved(t *testing.T) {
 }
 
 func TestOlderStateThanRememberedIsRefused(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100, 200)
-	if err := os.RemoveAll(newestIn(t, dir, disk)); err != nil {
+	dir, kept := snapshotsInDir(t, 100, 200)
+	if err := os.RemoveAll(newestIn(t, dir, kept)); err != nil {
 		t.Fatal(err)
 	}
-	_, err := openTestSnapshots(t, dir, disk)
+	_, err := openTestSnapshots(t, dir, kept)
 	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "is 3-100-") || !strings.Contains(err.Error(), "completed 3-200-") {
 		t.Fatalf("got %v", err)
 	}
 }
 
 func TestANewerSnapshotThanRememberedIsTaken(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100)
-	before := disk.Rebooted() // a crash right before the second one is remembered
-	snaps, err := openTestSnapshots(t, dir, disk)
+	dir, kept := snapshotsInDir(t, 100)
+	before := kept.Rebooted() // a crash right before the second one is remembered
+	snaps, err := openTestSnapshots(t, dir, kept)
 	if err := errors.Join(err, takeTestSnapshot(snaps, 200, 3)); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +121,7 @@ func TestANewerSnapshotThanRememberedIsTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if mark := snaps.logs.meta().Snapshot; mark.Index != 200 {
+	if mark := snaps.logs.Record().Snapshot; mark.Index != 200 {
 		t.Fatalf("%+v", mark)
 	}
 }
@@ -135,12 +136,12 @@ func TestADamagedSnapshotIsNamed(t *testing.T) {
 		"other index":   func(dir string) error { return replaceIn(filepath.Join(dir, snapshotMetaFile), "00", "01") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir, disk := snapshotsInDir(t, 100)
-			path := newestIn(t, dir, disk)
+			dir, kept := snapshotsInDir(t, 100)
+			path := newestIn(t, dir, kept)
 			if err := damage(path); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := openTestSnapshots(t, dir, disk); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path) {
+			if _, err := openTestSnapshots(t, dir, kept); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path) {
 				t.Fatalf("got %v", err)
 			}
 		})
@@ -160,14 +161,14 @@ func TestAnOldSnapshotThatCannotBeReadIsSetAside(t *testing.T) {
 		"untouched": func(dir string) error { return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir, disk := snapshotsInDir(t, 100)
-			old := newestIn(t, dir, disk)
-			snaps, err := openTestSnapshots(t, dir, disk)
+			dir, kept := snapshotsInDir(t, 100)
+			old := newestIn(t, dir, kept)
+			snaps, err := openTestSnapshots(t, dir, kept)
 			if err := errors.Join(err, takeTestSnapshot(snaps, 200, 3), damage(old)); err != nil {
 				t.Fatal(err)
 			}
 			for range 2 {
-				if snaps, err = openTestSnapshots(t, dir, disk); err != nil {
+				if snaps, err = openTestSnapshots(t, dir, kept); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -207,13 +208,13 @@ func TestASnapshotThatCannotBeReadAndMayBeTheNewestIsDamage(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir, disk := snapshotsInDir(t, 100)
-			old := newestIn(t, dir, disk)
-			snaps, err := openTestSnapshots(t, dir, disk)
-			if err := errors.Join(err, takeTestSnapshot(snaps, 200, 3), damage(dir, old, newestIn(t, dir, disk))); err != nil {
+			dir, kept := snapshotsInDir(t, 100)
+			old := newestIn(t, dir, kept)
+			snaps, err := openTestSnapshots(t, dir, kept)
+			if err := errors.Join(err, takeTestSnapshot(snaps, 200, 3), damage(dir, old, newestIn(t, dir, kept))); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := openTestSnapshots(t, dir, disk); !errors.Is(err, ErrDamaged) {
+			if _, err := openTestSnapshots(t, dir, kept); !errors.Is(err, ErrDamaged) {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -222,28 +223,28 @@ func TestASnapshotThatCannotBeReadAndMayBeTheNewestIsDamage(t *testing.T) {
 
 // The clock was ahead when the older of the two was taken.
 func TestOfTwoSnapshotsThatEndAtOneEntryTheRememberedOneCounts(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100)
-	remembered := newestIn(t, dir, disk)
+	dir, kept := snapshotsInDir(t, 100)
+	remembered := newestIn(t, dir, kept)
 	later := filepath.Join(filepath.Dir(remembered), "3-100-9000000000000")
 	files := disktest.FilesIn(t, remembered)
 	files[snapshotMetaFile] = []byte(strings.ReplaceAll(string(files[snapshotMetaFile]), filepath.Base(remembered), filepath.Base(later)))
 	disktest.WriteFiles(t, later, files)
 	for range 2 {
-		snaps, err := openTestSnapshots(t, dir, disk)
+		snaps, err := openTestSnapshots(t, dir, kept)
 		if err != nil {
 			t.Fatal(err)
 		}
 		list, err := snaps.List()
-		if err != nil || list[0].ID != filepath.Base(remembered) || newestIn(t, dir, disk) != remembered {
-			t.Errorf("it lists %v, %v, and remembers %s", list, err, newestIn(t, dir, disk))
+		if err != nil || list[0].ID != filepath.Base(remembered) || newestIn(t, dir, kept) != remembered {
+			t.Errorf("it lists %v, %v, and remembers %s", list, err, newestIn(t, dir, kept))
 		}
 	}
 	// The next one that ends there is the last one in raft's order too, which older versions go by.
-	snaps, err := openTestSnapshots(t, dir, disk)
+	snaps, err := openTestSnapshots(t, dir, kept)
 	if err := errors.Join(err, takeTestSnapshot(snaps, 100, 3)); err != nil {
 		t.Fatal(err)
 	}
-	if now := newestIn(t, dir, disk); now <= later {
+	if now := newestIn(t, dir, kept); now <= later {
 		t.Errorf("%s has come after %s", now, later)
 	}
 	if ids, _ := snapshotsIn(t, dir); len(ids) != 2 {
@@ -252,16 +253,16 @@ func TestOfTwoSnapshotsThatEndAtOneEntryTheRememberedOneCounts(t *testing.T) {
 }
 
 func TestSnapshotsOfALaterTermThanTheRecordAreRefused(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100)
-	older := disk.Rebooted()
-	snaps, err := openTestSnapshots(t, dir, disk)
+	dir, kept := snapshotsInDir(t, 100)
+	older := kept.Rebooted()
+	snaps, err := openTestSnapshots(t, dir, kept)
 	if err := errors.Join(err, snaps.logs.SetUint64([]byte("CurrentTerm"), 4), takeTestSnapshot(snaps, 200, 4)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openTestSnapshots(t, dir, older); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "is of term 4") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := openTestSnapshots(t, dir, disk); err != nil {
+	if _, err := openTestSnapshots(t, dir, kept); err != nil {
 		t.Error(err)
 	}
 }
@@ -269,13 +270,13 @@ func TestSnapshotsOfALaterTermThanTheRecordAreRefused(t *testing.T) {
 // raft asks for it when it is to be sent, or restored.
 func TestASnapshotThatIsFoundToBeDamagedStopsARunningNode(t *testing.T) {
 	for _, file := range []string{snapshotMetaFile, snapshotStateFile} {
-		dir, disk := snapshotsInDir(t, 100)
+		dir, kept := snapshotsInDir(t, 100)
 		told := &disktest.Failures{}
-		snaps := openFaultySnapshots(t, dir, disk, &operations{}, told.Tell)
-		if err := replaceIn(filepath.Join(newestIn(t, dir, disk), file), "e", "f"); err != nil {
+		snaps := openFaultySnapshots(t, dir, kept, &operations{}, told.Tell)
+		if err := replaceIn(filepath.Join(newestIn(t, dir, kept), file), "e", "f"); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := snaps.Open(snaps.logs.meta().Snapshot.ID); !errors.Is(err, ErrDamaged) || len(told.Told()) != 1 {
+		if _, _, err := snaps.Open(snaps.logs.Record().Snapshot.ID); !errors.Is(err, ErrDamaged) || len(told.Told()) != 1 {
 			t.Errorf("%s: %v, told %v", file, err, told.Told())
 		}
 	}
@@ -290,9 +291,9 @@ func replaceIn(path, old, new string) error {
 }
 
 func TestAStateThatItsReaderRefusesIsDamaged(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100)
+	dir, kept := snapshotsInDir(t, 100)
 	refuse := func(io.Reader) error { return errors.New("written by a newer version") }
-	_, err := settleSnapshots(dir, logOver(t, disk), refuse)
+	_, err := settleSnapshots(dir, logOver(t, kept), refuse)
 	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "newer version") {
 		t.Fatalf("got %v", err)
 	}
@@ -317,7 +318,7 @@ func TestASnapshotOfANewerVersionIsNotDamaged(t *testing.T) {
 			disktest.Must(t, replaceIn(filepath.Join(dir, fixtureSnapshot, snapshotMetaFile), was, is))
 			_, mark, err := readSnapshotMeta(files, id)
 			disktest.Must(t, errors.Join(err, files.Close()))
-			editRecord(t, dir, func(m *metadata) { m.Snapshot = mark })
+			editRecord(t, dir, func(m *disk.Record) { m.Snapshot = mark })
 		}
 		before := disktest.Tree(t, dir)
 		l, err := OpenLog(dir)
@@ -340,29 +341,29 @@ func TestASnapshotBesideAnEmptyLogStoreIsRefused(t *testing.T) {
 }
 
 func TestTheLogIsMadeToFitTheSnapshot(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100)
-	l := logOver(t, disk)
+	dir, kept := snapshotsInDir(t, 100)
+	l := logOver(t, kept)
 	if err := errors.Join(l.SetUint64([]byte("CurrentTerm"), 3), l.StoreLogs(disktest.Entries(1, 50, 3))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openTestSnapshots(t, dir, disk); err != nil {
+	if _, err := openTestSnapshots(t, dir, kept); err != nil {
 		t.Fatal(err)
 	}
-	if len(disk.Entries) != 0 {
-		t.Fatalf("%d entries are left of a log that ends below the snapshot", len(disk.Entries))
+	if len(kept.Entries) != 0 {
+		t.Fatalf("%d entries are left of a log that ends below the snapshot", len(kept.Entries))
 	}
-	if err := logOver(t, disk).StoreLogs(disktest.Entries(102, 110, 3)); err != nil {
+	if err := logOver(t, kept).StoreLogs(disktest.Entries(102, 110, 3)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openTestSnapshots(t, dir, disk); !errors.Is(err, ErrDamaged) {
+	if _, err := openTestSnapshots(t, dir, kept); !errors.Is(err, ErrDamaged) {
 		t.Fatalf("a hole between snapshot and log: %v", err)
 	}
 }
 
 func TestASnapshotThatCannotBeRememberedIsNotComplete(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100)
+	dir, kept := snapshotsInDir(t, 100)
 	told := &disktest.Failures{}
-	l, err := openLogStore(logStoreOptions{store: disk, fail: told.Tell})
+	l, err := disk.Open(disk.Options{Store: kept, Fail: told.Tell})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,7 +371,7 @@ func TestASnapshotThatCannotBeRememberedIsNotComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk.FailAt(1, disktest.Faults["fails"])
+	kept.FailAt(1, disktest.Faults["fails"])
 	if err := takeTestSnapshot(snaps, 200, 3); !errors.Is(err, disktest.ErrDisk) || len(told.Told()) != 1 {
 		t.Fatalf("got %v, told %v", err, told.Told())
 	}
@@ -380,14 +381,14 @@ func TestASnapshotThatCannotBeRememberedIsNotComplete(t *testing.T) {
 }
 
 func TestASnapshotThatVanishesFromARunningNodeStopsIt(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100, 200)
+	dir, kept := snapshotsInDir(t, 100, 200)
 	told := &disktest.Failures{}
-	l, err := openLogStore(logStoreOptions{store: disk, fail: told.Tell})
+	l, err := disk.Open(disk.Options{Store: kept, Fail: told.Tell})
 	if err != nil {
 		t.Fatal(err)
 	}
 	snaps, err := settleSnapshots(dir, l, verifyTestState)
-	if err := errors.Join(err, os.RemoveAll(newestIn(t, dir, disk))); err != nil {
+	if err := errors.Join(err, os.RemoveAll(newestIn(t, dir, kept))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := snaps.List(); !errors.Is(err, ErrDamaged) || len(told.Told()) != 1 {
@@ -397,8 +398,8 @@ func TestASnapshotThatVanishesFromARunningNodeStopsIt(t *testing.T) {
 
 // raft takes whatever it has completed itself for the newest that it has.
 func TestASnapshotThatWasOvertakenByTheLeadersIsNotComplete(t *testing.T) {
-	dir, disk := snapshotsInDir(t, 100)
-	onDisk, err := openTestSnapshots(t, dir, disk)
+	dir, kept := snapshotsInDir(t, 100)
+	onDisk, err := openTestSnapshots(t, dir, kept)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -428,15 +429,15 @@ func TestASnapshotThatWasOvertakenByTheLeadersIsNotComplete(t *testing.T) {
 }
 
 func TestALogOfHraftdIsLeftAloneByWhoIsNotToTakeItOver(t *testing.T) {
-	disk := disktest.NewFaultStore()
-	disktest.Must(t, errors.Join(disk.Set([]byte("CurrentTerm"), binary.BigEndian.AppendUint64(nil, 1)), disk.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Data: []byte(`{"op":"set"}`)}})))
-	l, err := openLogStore(logStoreOptions{store: disk, fail: disktest.FailTest(t)})
+	kept := disktest.NewFaultStore()
+	disktest.Must(t, errors.Join(kept.Set([]byte("CurrentTerm"), binary.BigEndian.AppendUint64(nil, 1)), kept.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Data: []byte(`{"op":"set"}`)}})))
+	l, err := disk.Open(disk.Options{Store: kept, Fail: disktest.FailTest(t)})
 	disktest.Must(t, err)
 	_, err = settleSnapshots(t.TempDir(), l, verifyTestState)
 	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "the data of hraftd") {
 		t.Errorf("got %v", err)
 	}
-	if disk.Stable["kvraft"] != nil {
+	if kept.Stable["kvraft"] != nil {
 		t.Error("it was written to")
 	}
 }

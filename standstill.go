@@ -51,7 +51,7 @@ func (w *watchdog) lookAtCommits(now time.Time) string {
 		w.stalledHandOverAt = 0
 		return ""
 	}
-	size := max(s.logs.sizeOf(commit+1, commit+1), maxEntriesBytes)
+	size := max(s.logs.SizeOf(commit+1, commit+1), maxEntriesBytes)
 	byDesign := s.patience() + time.Duration(size)*wire.PerByte // for one attempt to send it
 	w.stalledHandOverAt = max(w.stalledHandOverAt, (byDesign+s.patience())<<min(w.handOvers.Load(), mostHandOverDoublings))
 	if stalled > w.stalledHandOverAt && s.hasOtherVoter() {

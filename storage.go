@@ -4,27 +4,28 @@ import (
 	"errors"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disk"
 )
 
 // readStorage reads all that the node has, and writes nothing. What it opens is for
 // closeStorage to close.
 func (s *Store) readStorage() (err error) {
-	opt := logStoreOptions{
-		dir:    s.opts.dir,
-		store:  s.opts.logStore,
-		name:   s.name(),
-		stall:  s.opts.timing.Stall,
-		whose:  s.opts.whose,
-		fail:   s.stopForFault,
-		logger: s.log.Named("log"),
+	opt := disk.Options{
+		Dir:    s.opts.dir,
+		Store:  s.opts.logStore,
+		Name:   s.name(),
+		Stall:  s.opts.timing.Stall,
+		Whose:  s.opts.whose,
+		Fail:   s.stopForFault,
+		Logger: s.log.Named("log"),
 	}
 	if s.opts.inMemory {
-		opt.store = raft.NewInmemStore()
+		opt.Store = raft.NewInmemStore()
 	}
 	if s.opts.atRest {
-		opt.whose = nil
+		opt.Whose = nil
 	}
-	if s.logs, err = openLogStore(opt); err != nil {
+	if s.logs, err = disk.Open(opt); err != nil {
 		return err
 	}
 	return s.logs.NameForeign(s.readSnapshots())
@@ -41,7 +42,7 @@ func (s *Store) readSnapshots() error {
 		return nil
 	}
 	verify := verifySnapshot
-	if s.logs.IsHraftds() || s.logs.meta().isLegacy() {
+	if s.logs.IsHraftds() || s.logs.Record().IsLegacy() {
 		verify = verifyOldSnapshot
 	}
 	snapshots, err := openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.logs, verify, s.log.Named("snapshot"))

@@ -46,7 +46,7 @@ func (h portHooks) TurnAway(dialer wire.Opening) (why, elsewhere string) { retur
 func (h portHooks) LosePlace(at string)                                  { h.losePlace(at) }
 func (h portHooks) Vouch(dialer wire.Opening) error                      { return h.vouchWithoutClusterID(dialer) }
 func (h portHooks) Samples() (all []wire.Sample) {
-	for _, s := range h.logs.samples() {
+	for _, s := range h.logs.Samples() {
 		all = append(all, wire.Sample(s))
 	}
 	return all

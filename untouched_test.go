@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/boltlog"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/disktest"
 	"go.etcd.io/bbolt"
 )
@@ -63,7 +64,7 @@ func TestAStartThatIsRefusedChangesNothing(t *testing.T) {
 	}{
 		"the id of another node":    {edited(func(*testing.T, string) {}), []Option{WithID("other")}, "this is the data of node"},
 		"an address that is taken":  {edited(func(*testing.T, string) {}), []Option{WithAddr(taken.Addr().String())}, "listen for peers"},
-		"a newer version's":         {edited(func(t *testing.T, dir string) { editRecord(t, dir, func(m *metadata) { m.Format = 99 }) }), nil, "newer version"},
+		"a newer version's":         {edited(func(t *testing.T, dir string) { editRecord(t, dir, func(m *disk.Record) { m.Format = 99 }) }), nil, "newer version"},
 		"a record that was changed": {edited(func(t *testing.T, dir string) { editBolt(t, dir, spoilRecord) }), nil, "does not match its checksum"},
 		"entries that are missing":  {edited(func(t *testing.T, dir string) { editBolt(t, dir, dropEntries) }), nil, "entries up to"},
 		"no raft.db":                {edited(func(t *testing.T, dir string) { disktest.Must(t, os.Remove(filepath.Join(dir, "raft.db"))) }), nil, "it is missing"},
@@ -79,7 +80,7 @@ func TestAStartThatIsRefusedChangesNothing(t *testing.T) {
 			disktest.Flip(t, filepath.Join(dir, fixtureSnapshot, "state.bin"), 0.5)
 		}), nil, fixtureSnapshot},
 		"a snapshot of a newer term": {edited(func(t *testing.T, dir string) {
-			editRecord(t, dir, func(m *metadata) { delete(m.Raft, "CurrentTerm") })
+			editRecord(t, dir, func(m *disk.Record) { delete(m.Raft, "CurrentTerm") })
 		}), nil, "term"},
 		"hraftd's, and it is not told who": {hraftds("node1"), nil, "which of the members it is"},
 		"hraftd's, with another id":        {hraftds("node3"), []Option{WithID("node4")}, "no member has the id"},
@@ -173,7 +174,7 @@ func TestLookingAtADirectoryChangesNothing(t *testing.T) {
 		"a node's without a mark":  edited(func(t *testing.T, dir string) { disktest.Must(t, os.Remove(filepath.Join(dir, "raft.db.mark"))) }),
 		"a node's whose log a snapshot has replaced": edited(func(t *testing.T, dir string) {
 			editBolt(t, dir, dropEntries)
-			editRecord(t, dir, func(m *metadata) { m.Tail = 0 })
+			editRecord(t, dir, func(m *disk.Record) { m.Tail = 0 })
 			storeRaw(t, dir, withChecksum(&raft.Log{Index: 1, Term: 1}))
 		}),
 		"hraftd's log":                   hraftds("node1"),

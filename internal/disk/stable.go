@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"bytes"
@@ -16,13 +16,13 @@ var errKeyNotFound = errors.New("not found")
 
 // loadMeta reads the record. An empty store has none, and reads as one without an
 // id. So does, for the time being, a store of hraftd's; see adopt.
-func (l *logStore) loadMeta() error {
+func (l *Log) loadMeta() error {
 	stored, err := getStable(l.base, boltlog.RecordKey)
 	if err != nil {
 		return fmt.Errorf("%w: read the node's record: %w", errs.Damaged, err)
 	}
 	if len(stored) > 0 {
-		m, err := decodeMetadata(stored)
+		m, err := DecodeRecord(stored)
 		l.record.Store(&m)
 		return err
 	}
@@ -30,7 +30,7 @@ func (l *logStore) loadMeta() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errs.Damaged, err)
 	}
-	m := metadata{Format: metadataFormat}.clone()
+	m := Record{Format: metadataFormat}.clone()
 	l.record.Store(&m)
 	l.fresh, l.hraftds = !written, written
 	if written {
@@ -62,42 +62,42 @@ func writtenByOthers(base boltlog.Store) (bool, error) {
 	return false, nil
 }
 
-// meta returns a copy of the record.
-func (l *logStore) meta() metadata { return l.record.Load().clone() }
+// Record returns a copy of the record.
+func (l *Log) Record() Record { return l.record.Load().clone() }
 
-// updateMeta changes the record; the change is on disk when it returns nil.
+// Update changes the record; the change is on disk when it returns nil.
 // It may be called from any goroutine; change runs alone.
-func (l *logStore) updateMeta(change func(*metadata)) error {
-	return l.rewriteMeta(func(m *metadata) bool {
+func (l *Log) Update(change func(*Record)) error {
+	return l.UpdateIf(func(m *Record) bool {
 		change(m)
 		return true
 	})
 }
 
 // hold takes a channel that is held while the disk writes, unless the store fails first.
-func (l *logStore) hold(turn chan struct{}) error {
+func (l *Log) hold(turn chan struct{}) error {
 	select {
 	case turn <- struct{}{}:
 		return nil
 	case <-l.failed:
-		return l.failure()
+		return l.Err()
 	}
 }
 
-// rewriteMeta is updateMeta for a change that may turn out to be none.
-func (l *logStore) rewriteMeta(change func(*metadata) bool) error {
+// UpdateIf is updateMeta for a change that may turn out to be none.
+func (l *Log) UpdateIf(change func(*Record) bool) error {
 	if err := l.hold(l.turn); err != nil {
 		return err
 	}
 	defer func() { <-l.turn }()
 
-	next := l.meta()
+	next := l.Record()
 	if !change(&next) {
-		return l.failure()
+		return l.Err()
 	}
 	next.Format = metadataFormat
 	next.Tail = l.stored()
-	stored, err := next.encode()
+	stored, err := next.Encode()
 	if err != nil {
 		return err
 	}
@@ -110,24 +110,24 @@ func (l *logStore) rewriteMeta(change func(*metadata) bool) error {
 }
 
 // lowerTail makes sure that the record does not count on entries above index.
-func (l *logStore) lowerTail(index uint64) error {
-	return l.rewriteMeta(func(m *metadata) bool { return m.Tail > index })
+func (l *Log) lowerTail(index uint64) error {
+	return l.UpdateIf(func(m *Record) bool { return m.Tail > index })
 }
 
 // raiseTail makes the record count on all that is stored.
-func (l *logStore) raiseTail() error {
-	return l.rewriteMeta(func(m *metadata) bool { return m.Tail < l.stored() })
+func (l *Log) raiseTail() error {
+	return l.UpdateIf(func(m *Record) bool { return m.Tail < l.stored() })
 }
 
 // Set stores one of raft's values. It does not return if that fails: raft
 // panics when it cannot save its term, so its goroutine ends here instead.
 // Shutdown then still returns, and the node's owner has been told.
-func (l *logStore) Set(key, value []byte) error {
+func (l *Log) Set(key, value []byte) error {
 	if err := l.checkTerm(key, value); err != nil {
-		_ = l.stop(err)
+		_ = l.Fail(err)
 		endGoroutine()
 	}
-	err := l.rewriteMeta(func(m *metadata) bool {
+	err := l.UpdateIf(func(m *Record) bool {
 		old, known := m.Raft[string(key)]
 		if known && bytes.Equal(old, value) {
 			return false // raft saves its term again whenever it starts
@@ -148,17 +148,17 @@ func (l *logStore) Set(key, value []byte) error {
 	return nil
 }
 
-// term is the term that raft has saved, which is the one that it is in.
-func (l *logStore) term() uint64 { return l.record.Load().number("CurrentTerm") }
+// Term is the term that raft has saved, which is the one that it is in.
+func (l *Log) Term() uint64 { return l.record.Load().Number("CurrentTerm") }
 
 // checkTerm makes sure that no term follows a higher one: in a term that comes for the
 // second time a node can vote twice. raft wraps around from 2^64-1 to 0.
-func (l *logStore) checkTerm(key, value []byte) error {
+func (l *Log) checkTerm(key, value []byte) error {
 	name := string(key)
 	if name != "CurrentTerm" && name != "LastVoteTerm" || len(value) != 8 {
 		return nil
 	}
-	was, now := l.record.Load().number(name), binary.BigEndian.Uint64(value)
+	was, now := l.record.Load().Number(name), binary.BigEndian.Uint64(value)
 	if now >= was {
 		return nil
 	}
@@ -171,8 +171,8 @@ func endGoroutine() { runtime.Goexit() }
 
 // Get returns one of raft's values, which must not be changed, or an error
 // with the text "not found".
-func (l *logStore) Get(key []byte) ([]byte, error) {
-	if err := l.failure(); err != nil {
+func (l *Log) Get(key []byte) ([]byte, error) {
+	if err := l.Err(); err != nil {
 		return nil, err
 	}
 	value, known := l.record.Load().Raft[string(key)]
@@ -183,12 +183,12 @@ func (l *logStore) Get(key []byte) ([]byte, error) {
 }
 
 // SetUint64 is Set for a number.
-func (l *logStore) SetUint64(key []byte, value uint64) error {
+func (l *Log) SetUint64(key []byte, value uint64) error {
 	return l.Set(key, binary.BigEndian.AppendUint64(nil, value))
 }
 
 // GetUint64 is Get for a number.
-func (l *logStore) GetUint64(key []byte) (uint64, error) {
+func (l *Log) GetUint64(key []byte) (uint64, error) {
 	value, err := l.Get(key)
 	if err != nil {
 		return 0, err

@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"encoding/binary"
@@ -10,7 +10,7 @@ import (
 )
 
 // verifyEntry checks that entry is the one that was stored at index.
-func (m *metadata) verifyEntry(entry *raft.Log, index uint64) error {
+func (m *Record) verifyEntry(entry *raft.Log, index uint64) error {
 	if entry.Index != index {
 		return fmt.Errorf("%w: entry %d is stored where entry %d belongs", errs.Damaged, entry.Index, index)
 	}
@@ -29,7 +29,7 @@ func verifyType(entry *raft.Log) (err error) {
 	switch entry.Type {
 	case raft.LogCommand, raft.LogNoop, raft.LogBarrier:
 	case raft.LogConfiguration:
-		_, err = decodeConfiguration(entry.Data)
+		_, err = DecodeConfiguration(entry.Data)
 	default:
 		err = fmt.Errorf("it is of type %v, which this version does not know", entry.Type)
 	}
@@ -39,9 +39,9 @@ func verifyType(entry *raft.Log) (err error) {
 	return nil
 }
 
-// checkSum is verifyChecksum for an entry that may come without: one of hraftd's that
+// VerifyReceived is verifyChecksum for an entry that may come without: one of hraftd's that
 // a leader passes on.
-func checkSum(entry *raft.Log) error {
+func VerifyReceived(entry *raft.Log) error {
 	if len(entry.Extensions) == 0 {
 		return nil
 	}
@@ -78,9 +78,9 @@ func verifyChecksum(entry *raft.Log) error {
 	return nil
 }
 
-// checksumOf is the checksum that an entry has; false: it has none, as what was written
+// Checksum is the checksum that an entry has; false: it has none, as what was written
 // before a take-over.
-func checksumOf(entry *raft.Log) (sum uint32, has bool) {
+func Checksum(entry *raft.Log) (sum uint32, has bool) {
 	if len(entry.Extensions) != checksumSize || entry.Extensions[0] != checksumTag {
 		return 0, false
 	}

@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"bytes"
@@ -21,8 +21,8 @@ func TestTheNewestEntriesAreCachedUpToALimitInBytes(t *testing.T) {
 			t.Fatalf("entry %d: cached %t, got entry %d", i, got, e.Index)
 		}
 	}
-	if w.cachedBytes != 10*size || w.bytes() != 25*size {
-		t.Fatalf("%d bytes cached of %d", w.cachedBytes, w.bytes())
+	if w.cachedBytes != 10*size || w.Bytes() != 25*size {
+		t.Fatalf("%d bytes cached of %d", w.cachedBytes, w.Bytes())
 	}
 }
 
@@ -40,18 +40,18 @@ func TestSizesOfEntriesAreKnown(t *testing.T) {
 	for i := range uint64(10) {
 		w.append(&raft.Log{Index: i + 11, Data: make([]byte, i)})
 	}
-	if got := w.sizeOf(12, 13); got != 2*entryOverhead+1+2 {
+	if got := w.SizeOf(12, 13); got != 2*entryOverhead+1+2 {
 		t.Errorf("entries 12 and 13 take %d bytes", got)
 	}
-	if got := w.sizeOf(0, 1000); got != w.bytes() {
-		t.Errorf("all entries take %d bytes, not %d", got, w.bytes())
+	if got := w.SizeOf(0, 1000); got != w.Bytes() {
+		t.Errorf("all entries take %d bytes, not %d", got, w.Bytes())
 	}
-	if got := w.sizeOf(21, 30); got != 0 {
+	if got := w.SizeOf(21, 30); got != 0 {
 		t.Errorf("entries that are not there take %d bytes", got)
 	}
 	newest := int64(2*entryOverhead + 9 + 8)
 	for bytes, want := range map[int64]uint64{0: 0, newest - 1: 1, newest: 2, 1 << 40: 10} {
-		if got := w.trailingWithin(bytes); got != want {
+		if got := w.TrailingWithin(bytes); got != want {
 			t.Errorf("%d entries fit into %d bytes", got, bytes)
 		}
 	}
@@ -65,7 +65,7 @@ func TestTheWindowAgreesWithASimpleModel(t *testing.T) {
 	model := map[uint64]raft.Log{}
 	next := uint64(1)
 	for range 5000 {
-		first, last := w.bounds()
+		first, last := w.Bounds()
 		switch kind := rng.IntN(6); {
 		case kind < 4:
 			e := raft.Log{Index: next, Data: bytes.Repeat([]byte{byte(next)}, rng.IntN(500))}
@@ -87,7 +87,7 @@ func TestTheWindowAgreesWithASimpleModel(t *testing.T) {
 func compareWindow(t *testing.T, w *logWindow, model map[uint64]raft.Log) {
 	t.Helper()
 	var total, cached int64
-	first, last := w.bounds()
+	first, last := w.Bounds()
 	for i, e := range model {
 		if first == 0 || i < first || i > last {
 			delete(model, i)
@@ -105,8 +105,8 @@ func compareWindow(t *testing.T, w *logWindow, model map[uint64]raft.Log) {
 	if first != 0 && uint64(len(model)) != last-first+1 {
 		t.Fatalf("%d entries in %d to %d", len(model), first, last)
 	}
-	if w.bytes() != total || w.cachedBytes != cached || cached > w.limit {
-		t.Fatalf("bytes %d, expected %d; cached %d, expected %d", w.bytes(), total, w.cachedBytes, cached)
+	if w.Bytes() != total || w.cachedBytes != cached || cached > w.limit {
+		t.Fatalf("bytes %d, expected %d; cached %d, expected %d", w.Bytes(), total, w.cachedBytes, cached)
 	}
 }
 
@@ -123,7 +123,7 @@ func TestTheCacheIsReadWhileItIsWritten(t *testing.T) {
 				default:
 				}
 				var e raft.Log
-				if _, last := w.bounds(); w.get(last, &e) && (e.Index != last || len(e.Data) != int(last%100)) {
+				if _, last := w.Bounds(); w.get(last, &e) && (e.Index != last || len(e.Data) != int(last%100)) {
 					t.Errorf("entry %d is entry %d with %d bytes", last, e.Index, len(e.Data))
 				}
 			}

@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"cmp"
@@ -18,23 +18,23 @@ import (
 // and the one it writes.
 const metadataFormat = 1
 
-// metadata is what a node must not forget, beside its log and its snapshots.
+// Record is what a node must not forget, beside its log and its snapshots.
 //
 // It is one record, rewritten whole on each change and with one checksum over
 // all of it: a flipped bit anywhere, in the term and the vote as well, is
 // damage, and is never read as "absent" or as another value.
-type metadata struct {
+type Record struct {
 	Format          int           `json:"Format"`
 	ID              string        `json:"ID"`              // the id that its user gave the node
 	Identity        string        `json:"Identity"`        // minted with the directory; "" in one taken over from hraftd
 	Cluster         string        `json:"Cluster"`         // "" until the node is admitted to a cluster or forms one, or its legacy cluster gets an id
 	Promise         []roster.Peer `json:"Promise"`         // the set with which the node has promised to form a cluster; nil: none
 	ChecksummedFrom uint64        `json:"ChecksummedFrom"` // entries below this index may lack a checksum; 0: none may
-	Snapshot        snapshotMark  `json:"Snapshot"`        // the newest snapshot that was completed here
+	Snapshot        SnapshotMark  `json:"Snapshot"`        // the newest snapshot that was completed here
 
 	// Places are the promises of this node to find members at other addresses than the
 	// configuration says; see place.go.
-	Places map[raft.ServerID]placePromise `json:"Places,omitempty"`
+	Places map[raft.ServerID]PlacePromise `json:"Places,omitempty"`
 
 	// Tail is an index up to which the log is known to reach. It is raised
 	// for nothing whenever the record is written anyway, and lowered before
@@ -46,15 +46,15 @@ type metadata struct {
 	Raft map[string][]byte `json:"Raft"`
 }
 
-// placePromise is where a node has promised to find a member that the configuration has
+// PlacePromise is where a node has promised to find a member that the configuration has
 // elsewhere.
-type placePromise struct {
+type PlacePromise struct {
 	From string `json:"From"` // as the configuration has it
 	To   string `json:"To"`
 }
 
-// snapshotMark identifies one completed snapshot.
-type snapshotMark struct {
+// SnapshotMark identifies one completed snapshot.
+type SnapshotMark struct {
 	ID    string `json:"ID"`
 	Index uint64 `json:"Index"`
 	Term  uint64 `json:"Term"`
@@ -62,10 +62,10 @@ type snapshotMark struct {
 	CRC   uint32 `json:"CRC"`  // CRC-32C of its meta.json, which holds raft's CRC-64 of the state
 }
 
-// compare orders snapshots by their ends. Of two that end at one entry, remembered is the
+// Compare orders snapshots by their ends. Of two that end at one entry, remembered is the
 // newer one: what the clock said when they were taken decides nothing.
-func (m snapshotMark) compare(other, remembered snapshotMark) int {
-	isRemembered := func(mark snapshotMark) int {
+func (m SnapshotMark) Compare(other, remembered SnapshotMark) int {
+	isRemembered := func(mark SnapshotMark) int {
 		if mark.ID == remembered.ID {
 			return 1
 		}
@@ -78,29 +78,29 @@ func (m snapshotMark) compare(other, remembered snapshotMark) int {
 	)
 }
 
-func (m snapshotMark) olderThan(other snapshotMark) bool {
+func (m SnapshotMark) OlderThan(other SnapshotMark) bool {
 	return m.Term < other.Term || m.Index < other.Index
 }
 
-// serverID is the name by which raft knows the node. A wiped directory comes
+// ServerID is the name by which raft knows the node. A wiped directory comes
 // back with a new identity and so as a stranger, who inherits no vote.
-func (m metadata) serverID() raft.ServerID {
+func (m Record) ServerID() raft.ServerID {
 	if m.Identity == "" {
 		return raft.ServerID(m.ID)
 	}
 	return raft.ServerID(m.ID + "#" + m.Identity)
 }
 
-// isLegacy reports whether the node was taken over from hraftd, which minted no
+// IsLegacy reports whether the node was taken over from hraftd, which minted no
 // identities.
-func (m metadata) isLegacy() bool { return m.ID != "" && m.Identity == "" }
+func (m Record) IsLegacy() bool { return m.ID != "" && m.Identity == "" }
 
-// lacksClusterID reports whether the node is a member of a cluster whose id it does not
+// LacksClusterID reports whether the node is a member of a cluster whose id it does not
 // know; see legacy.go.
-func (m metadata) lacksClusterID() bool { return m.isLegacy() && m.Cluster == "" }
+func (m Record) LacksClusterID() bool { return m.IsLegacy() && m.Cluster == "" }
 
-// number is one of raft's values; 0: it is not there.
-func (m metadata) number(key string) uint64 {
+// Number is one of raft's values; 0: it is not there.
+func (m Record) Number(key string) uint64 {
 	if value := m.Raft[key]; len(value) == 8 {
 		return binary.BigEndian.Uint64(value)
 	}
@@ -109,7 +109,7 @@ func (m metadata) number(key string) uint64 {
 
 // clone returns a copy that shares no map with m. The values in Raft are
 // replaced and never changed, so they are shared.
-func (m metadata) clone() metadata {
+func (m Record) clone() Record {
 	m.Raft = maps.Clone(m.Raft)
 	if m.Raft == nil {
 		m.Raft = map[string][]byte{}
@@ -117,9 +117,9 @@ func (m metadata) clone() metadata {
 	return m
 }
 
-// encode gives the record's stored form: the CRC-32C of the JSON in eight hex
+// Encode gives the record's stored form: the CRC-32C of the JSON in eight hex
 // digits, a space, the JSON.
-func (m metadata) encode() ([]byte, error) {
+func (m Record) Encode() ([]byte, error) {
 	body, err := json.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("encode the node's record: %w", err)
@@ -127,20 +127,20 @@ func (m metadata) encode() ([]byte, error) {
 	return fmt.Appendf(nil, "%08x %s", crc32.Checksum(body, castagnoli), body), nil
 }
 
-func decodeMetadata(stored []byte) (metadata, error) {
+func DecodeRecord(stored []byte) (Record, error) {
 	sum, body, _ := strings.Cut(string(stored), " ")
 	if want := fmt.Sprintf("%08x", crc32.Checksum([]byte(body), castagnoli)); sum != want {
-		return metadata{}, fmt.Errorf("%w: the node's record does not match its checksum", errs.Damaged)
+		return Record{}, fmt.Errorf("%w: the node's record does not match its checksum", errs.Damaged)
 	}
-	var m metadata
+	var m Record
 	if err := json.Unmarshal([]byte(body), &m); err != nil {
-		return metadata{}, fmt.Errorf("%w: the node's record: %w", errs.Damaged, err)
+		return Record{}, fmt.Errorf("%w: the node's record: %w", errs.Damaged, err)
 	}
 	if m.Format > metadataFormat {
-		return metadata{}, fmt.Errorf("%w (format %d, this version reads up to %d)", errs.Newer, m.Format, metadataFormat)
+		return Record{}, fmt.Errorf("%w (format %d, this version reads up to %d)", errs.Newer, m.Format, metadataFormat)
 	}
 	if m.Format < 1 {
-		return metadata{}, fmt.Errorf("%w: the node's record has format %d", errs.Damaged, m.Format)
+		return Record{}, fmt.Errorf("%w: the node's record has format %d", errs.Damaged, m.Format)
 	}
 	return m.clone(), nil
 }

@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ func TestConcurrentChangesOfTheRecordAreAllKept(t *testing.T) {
 	done := make(chan error)
 	for i := range 50 {
 		go func() {
-			done <- l.updateMeta(func(m *metadata) { m.Raft[fmt.Sprint(i)] = []byte{1} })
+			done <- l.Update(func(m *Record) { m.Raft[fmt.Sprint(i)] = []byte{1} })
 		}()
 	}
 	for range 50 {
@@ -25,14 +25,14 @@ func TestConcurrentChangesOfTheRecordAreAllKept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := len(openTestLog(t, disk.Rebooted()).meta().Raft); n != 51 {
+	if n := len(openTestLog(t, disk.Rebooted()).Record().Raft); n != 51 {
 		t.Fatalf("%d keys", n)
 	}
 }
 
 func TestACopyOfTheRecordIsTheCallersOwn(t *testing.T) {
 	l := openTestLog(t, newScriptedDisk(t))
-	l.meta().Raft["x"] = []byte("y")
+	l.Record().Raft["x"] = []byte("y")
 	if _, err := l.Get([]byte("x")); err != errKeyNotFound {
 		t.Fatalf("got %v", err)
 	}
@@ -58,7 +58,7 @@ func TestSavingTheSameTermAgainIsNotAWrite(t *testing.T) {
 func TestTermsOnlyRise(t *testing.T) {
 	for _, key := range []string{"CurrentTerm", "LastVoteTerm"} {
 		disk, told := disktest.NewFaultStore(), &disktest.Failures{}
-		l, err := openLogStore(logStoreOptions{store: disk, fail: told.Tell})
+		l, err := Open(Options{Store: disk, Fail: told.Tell})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +69,7 @@ func TestTermsOnlyRise(t *testing.T) {
 		if returned || len(told.Told()) != 1 || !strings.Contains(told.Told()[0].Error(), "terms only rise") {
 			t.Errorf("%s went from 2^62 to 0: returned %t, told %v", key, returned, told.Told())
 		}
-		if now := openTestLog(t, disk).meta().number(key); now != 1<<62 {
+		if now := openTestLog(t, disk).Record().Number(key); now != 1<<62 {
 			t.Errorf("%s is %d", key, now)
 		}
 	}
@@ -80,7 +80,7 @@ func TestTermsOnlyRise(t *testing.T) {
 // a later one: raft repeats a vote that it finds without looking at the log of
 // the candidate.
 func TestAHalfWrittenVoteIsForNobody(t *testing.T) {
-	logs, err := openLogStore(logStoreOptions{store: raft.NewInmemStore(), fail: func(err error) { t.Error(err) }})
+	logs, err := Open(Options{Store: raft.NewInmemStore(), Fail: func(err error) { t.Error(err) }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"errors"
@@ -12,33 +12,33 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
-// logReader is what a stopped node has of a log, damaged or not, and of its record.
-type logReader struct {
+// Reader is what a stopped node has of a log, damaged or not, and of its record.
+type Reader struct {
 	// record allows everything if there is none that can be read. Without a Format it is
 	// none, and has at most what raft keeps.
-	record metadata
-	err    error // what is wrong with the raft.db, or with the record; nil: nothing
+	Record Record
+	Err    error // what is wrong with the raft.db, or with the record; nil: nothing
 
 	file *boltlog.Reader
 }
 
-// openLogReader opens the log of the stopped node in dir, to look at it. Nothing in dir is
+// OpenReader opens the log of the stopped node in dir, to look at it. Nothing in dir is
 // changed, and until Close no node can open it. Its error wraps [errs.Locked],
 // [errs.Invalid] when there is no node's data, or [errs.Foreign].
-func openLogReader(dir string) (*logReader, error) {
+func OpenReader(dir string) (*Reader, error) {
 	path := filepath.Join(dir, boltlog.Name)
 	file, err := boltlog.OpenReader(path, lockPatience)
 	if err != nil && !errors.Is(err, errs.Damaged) {
 		return nil, nameForeign(dir, nil, false, err)
 	}
-	r := &logReader{file: file, err: err, record: metadata{ChecksummedFrom: math.MaxUint64}}
+	r := &Reader{file: file, Err: err, Record: Record{ChecksummedFrom: math.MaxUint64}}
 	if file.CanRead() {
-		r.err = errors.Join(err, r.readRecord())
+		r.Err = errors.Join(err, r.readRecord())
 	}
-	if r.err != nil {
-		r.err = fmt.Errorf("%s: %w", path, r.err)
+	if r.Err != nil {
+		r.Err = fmt.Errorf("%s: %w", path, r.Err)
 	}
-	if r.record.Format == 0 {
+	if r.Record.Format == 0 {
 		if err := checkForeign(dir); err != nil {
 			return nil, errors.Join(err, r.Close())
 		}
@@ -48,53 +48,53 @@ func openLogReader(dir string) (*logReader, error) {
 
 // checkForeign returns an [errs.Foreign] for a directory without a record if a start would.
 func checkForeign(dir string) error {
-	l, err := openLogStore(logStoreOptions{dir: dir, cacheBytes: 1, fail: func(error) {}})
+	l, err := Open(Options{Dir: dir, CacheBytes: 1, Fail: func(error) {}})
 	switch {
 	case errors.Is(err, errs.Foreign):
 		return err
 	case err == nil:
 		return l.Close()
 	}
-	return nil // all else has its place in the logReader
+	return nil // all else has its place in the Reader
 }
 
 // Close lets go of the directory.
-func (r *logReader) Close() error { return r.file.Close() }
+func (r *Reader) Close() error { return r.file.Close() }
 
-func (r *logReader) readRecord() error {
+func (r *Reader) readRecord() error {
 	values, damage := r.file.Values()
 	if damage != nil {
 		damage = fmt.Errorf("%w: read the node's record: %w", errs.Damaged, damage)
 	}
 	stored, found := values[string(boltlog.RecordKey)]
 	if !found {
-		r.record.Raft = values // hraftd's
+		r.Record.Raft = values // hraftd's
 		return damage
 	}
-	m, err := decodeMetadata(stored)
+	m, err := DecodeRecord(stored)
 	if err != nil {
 		return err
 	}
-	r.record = m
+	r.Record = m
 	return damage
 }
 
-// rawEntry is an entry, or, without one, something that is wrong from an index on.
-type rawEntry struct {
-	index uint64
-	size  int       // bytes that are stored
-	entry *raft.Log // nil: there is none that can be read
+// Entry is an entry, or, without one, something that is wrong from an index on.
+type Entry struct {
+	Index uint64
+	Size  int       // bytes that are stored
+	Entry *raft.Log // nil: there is none that can be read
 }
 
 // Entries reads the log from index from to index to, both included, and verifies what it
 // reads. The newest snapshot ends at snapshot. An error, which wraps [errs.Damaged], says
 // what is wrong: with the entry beside it, or with a place where entries should be. The
 // log goes on behind it, until yield returns false.
-func (r *logReader) Entries(from, to, snapshot uint64, yield func(rawEntry, error) bool) {
+func (r *Reader) Entries(from, to, snapshot uint64, yield func(Entry, error) bool) {
 	if !r.file.CanRead() {
 		return // err says why
 	}
-	reading := &logReading{record: &r.record, whole: r.err == nil, from: from, to: to, snapshot: snapshot, yield: yield}
+	reading := &logReading{record: &r.Record, whole: r.Err == nil, from: from, to: to, snapshot: snapshot, yield: yield}
 	if r.file.Entries(reading.visit, reading.skip) == nil {
 		reading.end()
 	}
@@ -102,11 +102,11 @@ func (r *logReader) Entries(from, to, snapshot uint64, yield func(rawEntry, erro
 
 // logReading reads the log once.
 type logReading struct {
-	record   *metadata
+	record   *Record
 	whole    bool // nothing is wrong with the file
 	from, to uint64
 	snapshot uint64 // the index at which the newest one ends
-	yield    func(rawEntry, error) bool
+	yield    func(Entry, error) bool
 
 	next   uint64 // the index at which the log should go on; 0: not known yet
 	term   uint64 // of the last entry
@@ -123,9 +123,9 @@ func (r *logReading) visit(index uint64, entry *raft.Log, size int, err error) e
 	if index < r.from {
 		return nil
 	}
-	e := rawEntry{index: index, size: size}
+	e := Entry{Index: index, Size: size}
 	if err == nil {
-		e.entry, err = entry, r.verify(index, entry)
+		e.Entry, err = entry, r.verify(index, entry)
 	} else {
 		err = fmt.Errorf("%w: read entry %d: %w", errs.Damaged, index, err)
 	}
@@ -184,7 +184,7 @@ func (r *logReading) report(low, high uint64, err error) bool {
 	if high < r.from || low > r.to {
 		return true
 	}
-	return r.yield(rawEntry{index: max(low, r.from)}, fmt.Errorf("%w: %w", errs.Damaged, err))
+	return r.yield(Entry{Index: max(low, r.from)}, fmt.Errorf("%w: %w", errs.Damaged, err))
 }
 
 // verify returns what is wrong with an entry.
@@ -198,7 +198,7 @@ func (r *logReading) verify(index uint64, entry *raft.Log) error {
 	if r.whole && !kvrafts && len(entry.Extensions) > 0 { // hraftd's have none
 		return fmt.Errorf("%w: entry %d is kvraft's, and the node's record is missing", errs.Damaged, index)
 	}
-	if current := r.record.number("CurrentTerm"); kvrafts && (entry.Term < before || entry.Term > current) {
+	if current := r.record.Number("CurrentTerm"); kvrafts && (entry.Term < before || entry.Term > current) {
 		return fmt.Errorf("%w: entry %d is of term %d, between ones of term %d and the node's term %d", errs.Damaged, index, entry.Term, before, current)
 	}
 	return nil

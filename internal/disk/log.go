@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"errors"
@@ -21,34 +21,34 @@ const deleteChunk = 1024
 // defaultLogCache is how many bytes of the newest entries stay in memory.
 const defaultLogCache = 64 << 20
 
-// logStoreOptions is what openLogStore can be told.
-type logStoreOptions struct {
-	dir        string        // the data directory
-	store      boltlog.Store // the user's own, in place of a raft.db in dir; nil: none
-	name       string        // what errors call the store, such as the path of its file
-	cacheBytes int64         // of the newest entries kept in memory; 0: 64 MiB
-	stall      time.Duration // a small write that lasts longer stops the node; 0: no limit
-	logger     hclog.Logger  // nil: none
+// Options is what Open can be told.
+type Options struct {
+	Dir        string        // the data directory
+	Store      boltlog.Store // the user's own, in place of a raft.db in dir; nil: none
+	Name       string        // what errors call the store, such as the path of its file
+	CacheBytes int64         // of the newest entries kept in memory; 0: 64 MiB
+	Stall      time.Duration // a small write that lasts longer stops the node; 0: no limit
+	Logger     hclog.Logger  // nil: none
 
 	// whose tells which of the members a directory of hraftd's is; nil: it is not
 	// to be taken over.
-	whose func(raft.Configuration) (id string, err error)
+	Whose func(raft.Configuration) (id string, err error)
 
 	// fail is told the error that stopped the store, exactly once, on the
 	// goroutine that met it, which may be raft's: it must not wait for raft.
-	fail func(error)
+	Fail func(error)
 }
 
-// logHooks is what a log asks of the raft above it.
-type logHooks struct {
+// Hooks is what a log asks of the raft above it.
+type Hooks struct {
 	// needsOthers reports, on raft's main goroutine, whether this node leads and needs
 	// others to commit an entry.
-	needsOthers func() bool
+	NeedsOthers func() bool
 	// mayCut tells why the log must not end before an entry, or nil.
-	mayCut func(from uint64) error
+	MayCut func(from uint64) error
 }
 
-// engine is what a logStore stands on. It is opened in two steps. First all of it is read,
+// engine is what a Log stands on. It is opened in two steps. First all of it is read,
 // and it is decided whether the node can start from it: nothing is written for that, as
 // what is refused may be another program's, which is to find it as it left it, or a node's
 // whose damage is to be looked at. Only then it is opened for writing. A store that fails
@@ -81,10 +81,10 @@ func (readOnly) SetUint64([]byte, uint64) error   { return nil }
 // lockPatience is how long a start waits for another process to let go of the raft.db.
 const lockPatience = time.Second
 
-// logStore is the log store and the stable store that raft sees: a base store
+// Log is the log store and the stable store that raft sees: a base store
 // behind checksums, fail-stop and a watchdog, with the newest entries in
 // memory.
-type logStore struct {
+type Log struct {
 	*failStop
 	*logWindow
 	base engine
@@ -101,8 +101,8 @@ type logStore struct {
 	// severed is the first of the entries in front of a gap; 0: there is none.
 	severed uint64
 	// record is what is stored; the one behind the pointer never changes.
-	record atomic.Pointer[metadata]
-	hooks  atomic.Pointer[logHooks] // nil: raft has yet to start
+	record atomic.Pointer[Record]
+	hooks  atomic.Pointer[Hooks] // nil: raft has yet to start
 	// behind is the latest write for which raft did not wait; nil: there was none.
 	behind atomic.Pointer[writeBehind]
 	// turn is held by the one that rewrites the record. It is a channel, as
@@ -115,30 +115,30 @@ type logStore struct {
 	end chan struct{}
 }
 
-// openLogStore reads the whole of a log and returns it as raft may use it, or an error that
+// Open reads the whole of a log and returns it as raft may use it, or an error that
 // wraps [errs.Damaged] and says what is wrong with which entry. It writes nothing: see
 // OpenForWriting.
-func openLogStore(opt logStoreOptions) (*logStore, error) {
-	if opt.cacheBytes == 0 {
-		opt.cacheBytes = defaultLogCache
+func Open(opt Options) (*Log, error) {
+	if opt.CacheBytes == 0 {
+		opt.CacheBytes = defaultLogCache
 	}
-	if opt.logger == nil {
-		opt.logger = hclog.NewNullLogger()
+	if opt.Logger == nil {
+		opt.Logger = hclog.NewNullLogger()
 	}
-	if opt.name == "" {
-		opt.name = "log store"
+	if opt.Name == "" {
+		opt.Name = "log store"
 	}
-	l := &logStore{
-		failStop:  newFailStop(opt.stall, opt.fail),
-		logWindow: &logWindow{limit: opt.cacheBytes},
-		dir:       opt.dir,
-		name:      opt.name,
-		log:       opt.logger,
-		whose:     opt.whose,
+	l := &Log{
+		failStop:  newFailStop(opt.Stall, opt.Fail),
+		logWindow: &logWindow{limit: opt.CacheBytes},
+		dir:       opt.Dir,
+		name:      opt.Name,
+		log:       opt.Logger,
+		whose:     opt.Whose,
 		turn:      make(chan struct{}, 1),
 		end:       make(chan struct{}, 1),
 	}
-	err := l.openBase(opt.store)
+	err := l.openBase(opt.Store)
 	if err == nil {
 		if err = boltlog.Contain(l.load); err != nil {
 			err = fmt.Errorf("open %s: %w", l.name, err)
@@ -150,7 +150,7 @@ func openLogStore(opt logStoreOptions) (*logStore, error) {
 	return l, nil
 }
 
-func (l *logStore) openBase(own boltlog.Store) error {
+func (l *Log) openBase(own boltlog.Store) error {
 	if own != nil {
 		l.base = borrowed{own}
 		return nil
@@ -164,40 +164,40 @@ func (l *logStore) openBase(own boltlog.Store) error {
 
 // OpenForWriting is the second step. What is hraftd's is not compacted before the record
 // has made it kvraft's.
-func (l *logStore) OpenForWriting() error { return l.base.OpenForWriting(!l.hraftds, l.log) }
+func (l *Log) OpenForWriting() error { return l.base.OpenForWriting(!l.hraftds, l.log) }
 
 // PretendWriting takes the place of OpenForWriting where nothing may be written. What the
 // log store is told to write it knows from then on all the same.
-func (l *logStore) PretendWriting() { l.base = readOnly{l.base} }
+func (l *Log) PretendWriting() { l.base = readOnly{l.base} }
 
-// setHooks is for when raft has started.
-func (l *logStore) setHooks(h logHooks) { l.hooks.Store(&h) }
+// SetHooks is for when raft has started.
+func (l *Log) SetHooks(h Hooks) { l.hooks.Store(&h) }
 
 // Tidy removes what crashes have left beside the log.
-func (l *logStore) Tidy() error { return l.base.Tidy() }
+func (l *Log) Tidy() error { return l.base.Tidy() }
 
 // Flush is for a stop in order, when raft has ended. It waits until nothing is being
 // written, however long that takes, and records how far the log reaches, for a start that
 // can then tell whether all of it is still there.
-func (l *logStore) Flush() error {
+func (l *Log) Flush() error {
 	if w := l.behind.Load(); w != nil {
 		<-w.ended
 	}
-	if l.failure() != nil {
+	if l.Err() != nil {
 		return nil
 	}
 	return l.raiseTail()
 }
 
 // Close closes the raft.db.
-func (l *logStore) Close() error {
+func (l *Log) Close() error {
 	if l.base == nil {
 		return nil
 	}
 	return l.base.Close()
 }
 
-func (l *logStore) load() error {
+func (l *Log) load() error {
 	if err := l.loadMeta(); err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (l *logStore) load() error {
 }
 
 // loadEntries reads and checks every entry that base has.
-func (l *logStore) loadEntries() error {
+func (l *Log) loadEntries() error {
 	current, err := l.GetUint64([]byte("CurrentTerm"))
 	if err != nil && err != errKeyNotFound {
 		return err
@@ -248,14 +248,14 @@ func (l *logStore) loadEntries() error {
 		term = entry.Term
 		l.append(&entry)
 	}
-	if _, reached := l.bounds(); reached != last {
+	if _, reached := l.Bounds(); reached != last {
 		return fmt.Errorf("entry %d, the last one, is missing", last)
 	}
 	return nil
 }
 
 // read reads one entry from base and checks that it is the right one.
-func (l *logStore) read(index uint64, entry *raft.Log) error {
+func (l *Log) read(index uint64, entry *raft.Log) error {
 	*entry = raft.Log{} // a decoder may keep what it does not find, or write into old slices
 	err := boltlog.Contain(func() error { return l.base.GetLog(index, entry) })
 	if err != nil {
@@ -265,25 +265,25 @@ func (l *logStore) read(index uint64, entry *raft.Log) error {
 }
 
 // FirstIndex returns the index of the first entry, 0 when there is none.
-func (l *logStore) FirstIndex() (uint64, error) {
-	first, _ := l.bounds()
-	return first, l.failure()
+func (l *Log) FirstIndex() (uint64, error) {
+	first, _ := l.Bounds()
+	return first, l.Err()
 }
 
 // LastIndex returns the index of the last entry, 0 when there is none.
-func (l *logStore) LastIndex() (uint64, error) {
-	_, last := l.bounds()
-	return last, l.failure()
+func (l *Log) LastIndex() (uint64, error) {
+	_, last := l.Bounds()
+	return last, l.Err()
 }
 
 // IsMonotonic tells raft that the log has no gaps: after installing a snapshot
 // it clears the log instead of leaving one.
-func (l *logStore) IsMonotonic() bool { return true }
+func (l *Log) IsMonotonic() bool { return true }
 
 // GetLog reads an entry, from memory if it is one of the newest. The entry's
 // data must not be changed.
-func (l *logStore) GetLog(index uint64, entry *raft.Log) error {
-	err := l.failure()
+func (l *Log) GetLog(index uint64, entry *raft.Log) error {
+	err := l.Err()
 	if err == nil && l.get(index, entry) {
 		return nil
 	}
@@ -299,34 +299,34 @@ func (l *logStore) GetLog(index uint64, entry *raft.Log) error {
 	return err
 }
 
-func (l *logStore) getStored(index uint64, entry *raft.Log) error {
+func (l *Log) getStored(index uint64, entry *raft.Log) error {
 	err := l.read(index, entry)
 	if err == nil {
 		return nil
 	}
 	if !errors.Is(err, raft.ErrLogNotFound) {
-		return l.stop(fmt.Errorf("%s: %w", l.name, err))
+		return l.Fail(fmt.Errorf("%s: %w", l.name, err))
 	}
 	if l.holds(index) {
-		return l.stop(fmt.Errorf("%w: %s: entry %d has vanished", errs.Damaged, l.name, index))
+		return l.Fail(fmt.Errorf("%w: %s: entry %d has vanished", errs.Damaged, l.name, index))
 	}
 	if raftPanicsOnReadErrors() {
-		return l.stop(fmt.Errorf("%w: %s: entry %d is to be applied and is not there", errs.Damaged, l.name, index))
+		return l.Fail(fmt.Errorf("%w: %s: entry %d is to be applied and is not there", errs.Damaged, l.name, index))
 	}
 	return raft.ErrLogNotFound
 }
 
 // StoreLog stores one entry; see StoreLogs.
-func (l *logStore) StoreLog(entry *raft.Log) error {
+func (l *Log) StoreLog(entry *raft.Log) error {
 	return l.StoreLogs([]*raft.Log{entry})
 }
 
 // StoreLogs stores entries that follow the last one, each with its checksum.
 // One that brings a checksum, from a leader, must match it. A leader goes on while
 // they are being stored; see writeBehind.
-func (l *logStore) StoreLogs(entries []*raft.Log) error {
+func (l *Log) StoreLogs(entries []*raft.Log) error {
 	if len(entries) == 0 {
-		return l.failure()
+		return l.Err()
 	}
 	if err := l.hold(l.end); err != nil {
 		return err
@@ -337,7 +337,7 @@ func (l *logStore) StoreLogs(entries []*raft.Log) error {
 	}
 	sealed, err := l.seal(entries)
 	if err != nil {
-		return l.stop(fmt.Errorf("%s: store entries: %w", l.name, err))
+		return l.Fail(fmt.Errorf("%s: store entries: %w", l.name, err))
 	}
 	if l.maySend(sealed) {
 		l.storeBehind(sealed)
@@ -350,7 +350,7 @@ func (l *logStore) StoreLogs(entries []*raft.Log) error {
 	return nil
 }
 
-func (l *logStore) store(sealed []*raft.Log) error {
+func (l *Log) store(sealed []*raft.Log) error {
 	return l.write("store entries", dataSize(sealed), func() error { return l.base.StoreLogs(sealed) })
 }
 
@@ -364,11 +364,11 @@ func dataSize(entries []*raft.Log) (bytes int) {
 
 // seal returns copies of the entries with checksums: raft's own are shared
 // with its replication, which reads them meanwhile.
-func (l *logStore) seal(entries []*raft.Log) ([]*raft.Log, error) {
+func (l *Log) seal(entries []*raft.Log) ([]*raft.Log, error) {
 	copies := make([]raft.Log, len(entries))
 	sealed := make([]*raft.Log, len(entries))
 	sums := make([]byte, 0, checksumSize*len(entries))
-	_, last := l.bounds()
+	_, last := l.Bounds()
 	for i, entry := range entries {
 		// A gap, or an entry over another one, would make the log one that
 		// the next start must refuse.
@@ -403,12 +403,12 @@ func (l *logStore) seal(entries []*raft.Log) ([]*raft.Log, error) {
 //     is left starts where it did and ends below the snapshot, or disagrees
 //     with it, or is continued by it: alignWith tells these apart. Ascending,
 //     it could start above the snapshot, as damage would.
-func (l *logStore) DeleteRange(from, to uint64) error {
+func (l *Log) DeleteRange(from, to uint64) error {
 	done, err := l.deleteEnd(from, to)
 	if done || err != nil {
 		return err
 	}
-	first, last := l.bounds()
+	first, last := l.Bounds()
 	from = max(from, first)
 	switch {
 	case first == 0 || from > to:
@@ -416,19 +416,19 @@ func (l *logStore) DeleteRange(from, to uint64) error {
 	case from == first:
 		return l.deletePrefix(from, to)
 	}
-	return l.stop(fmt.Errorf("%s: deleting the entries %d to %d would tear the log %d to %d apart", l.name, from, to, first, last))
+	return l.Fail(fmt.Errorf("%s: deleting the entries %d to %d would tear the log %d to %d apart", l.name, from, to, first, last))
 }
 
 // deleteEnd deletes the entries if the log ends with them.
-func (l *logStore) deleteEnd(from, to uint64) (done bool, err error) {
+func (l *Log) deleteEnd(from, to uint64) (done bool, err error) {
 	if err := l.hold(l.end); err != nil {
 		return false, err
 	}
 	defer func() { <-l.end }()
-	if err := l.awaitStored(to); err != nil {
+	if err := l.AwaitStored(to); err != nil {
 		return false, err
 	}
-	first, last := l.bounds()
+	first, last := l.Bounds()
 	from = max(from, first)
 	if first == 0 || from > last || to < last {
 		return false, nil
@@ -439,7 +439,7 @@ func (l *logStore) deleteEnd(from, to uint64) (done bool, err error) {
 // Both forget the entries first and delete them then, so that a reader who
 // finds one missing can tell that from a loss.
 
-func (l *logStore) deletePrefix(from, to uint64) error {
+func (l *Log) deletePrefix(from, to uint64) error {
 	for low := from; low <= to; low += deleteChunk {
 		high := min(to, low+deleteChunk-1)
 		l.dropBelow(high + 1)
@@ -450,10 +450,10 @@ func (l *logStore) deletePrefix(from, to uint64) error {
 	return nil
 }
 
-func (l *logStore) deleteSuffix(from, to uint64) error {
-	if hooks := l.hooks.Load(); hooks != nil && hooks.mayCut != nil {
-		if err := hooks.mayCut(from); err != nil {
-			return l.stop(fmt.Errorf("%s: delete the entries %d to %d: %w", l.name, from, to, err))
+func (l *Log) deleteSuffix(from, to uint64) error {
+	if hooks := l.hooks.Load(); hooks != nil && hooks.MayCut != nil {
+		if err := hooks.MayCut(from); err != nil {
+			return l.Fail(fmt.Errorf("%s: delete the entries %d to %d: %w", l.name, from, to, err))
 		}
 	}
 	l.dropFrom(from)
@@ -473,17 +473,17 @@ func (l *logStore) deleteSuffix(from, to uint64) error {
 	return nil
 }
 
-func (l *logStore) deleteStored(low, high uint64) error {
+func (l *Log) deleteStored(low, high uint64) error {
 	return l.write("delete entries", 0, func() error { return l.base.DeleteRange(low, high) })
 }
 
 // Settle makes the record and the log fit the newest snapshot that was found. It is the
 // first to write, and comes before raft starts.
-func (l *logStore) Settle(newest snapshotMark) (err error) {
+func (l *Log) Settle(newest SnapshotMark) (err error) {
 	switch {
 	case l.hraftds:
 		err = l.takeOver(newest)
-	case newest != l.meta().Snapshot:
+	case newest != l.Record().Snapshot:
 		err = l.Remember(newest)
 	}
 	if err != nil {
@@ -496,9 +496,9 @@ func (l *logStore) Settle(newest snapshotMark) (err error) {
 }
 
 // Remember records that a snapshot is complete, unless a newer one was installed meanwhile.
-func (l *logStore) Remember(mark snapshotMark) error {
-	return l.rewriteMeta(func(m *metadata) bool {
-		if mark.olderThan(m.Snapshot) {
+func (l *Log) Remember(mark SnapshotMark) error {
+	return l.UpdateIf(func(m *Record) bool {
+		if mark.OlderThan(m.Snapshot) {
 			return false
 		}
 		m.Snapshot = mark
@@ -507,17 +507,17 @@ func (l *logStore) Remember(mark snapshotMark) error {
 }
 
 // IsNew reports whether there was nothing yet when the log was opened.
-func (l *logStore) IsNew() bool { return l.fresh }
+func (l *Log) IsNew() bool { return l.fresh }
 
 // IsHraftds reports whether the log is hraftd's, and not taken over yet.
-func (l *logStore) IsHraftds() bool { return l.hraftds }
+func (l *Log) IsHraftds() bool { return l.hraftds }
 
 // Name is what errors call the log.
-func (l *logStore) Name() string { return l.name }
+func (l *Log) Name() string { return l.name }
 
 // CheckFollows makes sure that the log has lost no entries behind the newest snapshot.
-func (l *logStore) CheckFollows(newest snapshotMark) error {
-	if first, _ := l.bounds(); first > newest.Index+1 {
+func (l *Log) CheckFollows(newest SnapshotMark) error {
+	if first, _ := l.Bounds(); first > newest.Index+1 {
 		return fmt.Errorf("%w: %s: the log starts at entry %d, the newest snapshot ends at %d", errs.Damaged, l.name, first, newest.Index)
 	}
 	return nil
@@ -527,8 +527,8 @@ func (l *logStore) CheckFollows(newest snapshotMark) error {
 // term (0, 0: there is none). A crash between the completion of an installed
 // snapshot and the clearing of the log leaves a log that ends below it or that
 // disagrees with it: such a log is deleted, as raft would have. For Open, before raft.
-func (l *logStore) alignWith(index, term uint64) error {
-	first, last := l.bounds()
+func (l *Log) alignWith(index, term uint64) error {
+	first, last := l.Bounds()
 	switch {
 	case first == 0:
 		return nil

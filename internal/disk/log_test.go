@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"errors"
@@ -21,7 +21,7 @@ var termKey, voteKey = []byte("CurrentTerm"), []byte("LastVoteCand")
 // scripted runs a log store through the same random operations each time, and
 // knows what was acknowledged.
 type scripted struct {
-	l           *logStore
+	l           *Log
 	rng         *rand.Rand
 	first, last uint64 // of the acknowledged log
 	term        uint64
@@ -33,7 +33,7 @@ type scripted struct {
 	storing  uint64
 }
 
-func newScript(l *logStore) *scripted {
+func newScript(l *Log) *scripted {
 	return &scripted{l: l, rng: rand.New(rand.NewPCG(1, 2)), first: 1, term: 1, data: map[uint64]string{}}
 }
 
@@ -118,7 +118,7 @@ func (s *scripted) check(index uint64) error {
 }
 
 // verify checks that a log store holds all that was acknowledged.
-func (s *scripted) verify(t *testing.T, l *logStore) {
+func (s *scripted) verify(t *testing.T, l *Log) {
 	t.Helper()
 	s.l = l
 	for index := s.first; index <= s.last; index++ {
@@ -129,7 +129,7 @@ func (s *scripted) verify(t *testing.T, l *logStore) {
 			t.Fatal(err)
 		}
 	}
-	if first, last := l.bounds(); first != 0 && (first > s.deleting[1]+1 && first > s.first || last > s.last+s.storing) {
+	if first, last := l.Bounds(); first != 0 && (first > s.deleting[1]+1 && first > s.first || last > s.last+s.storing) {
 		t.Fatalf("log is %d to %d, acknowledged %d to %d", first, last, s.first, s.last)
 	}
 	term, err := l.GetUint64(termKey)
@@ -145,9 +145,9 @@ func (s *scripted) verify(t *testing.T, l *logStore) {
 const scriptLength = 200
 
 // openTestLog opens base with a log store whose failures fail the test.
-func openTestLog(t testing.TB, base boltlog.Store) *logStore {
+func openTestLog(t testing.TB, base boltlog.Store) *Log {
 	t.Helper()
-	l, err := openLogStore(logStoreOptions{store: base, fail: disktest.FailTest(t)})
+	l, err := Open(Options{Store: base, Fail: disktest.FailTest(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestAStorageErrorAtAnyOperationStopsTheStoreOnceAndLosesNothing(t *testing.
 func failScriptAt(t *testing.T, k int, fault func(func()) error) {
 	t.Helper()
 	disk, told := newScriptedDisk(t), &disktest.Failures{}
-	l, err := openLogStore(logStoreOptions{store: disk, cacheBytes: 500, fail: told.Tell})
+	l, err := Open(Options{Store: disk, CacheBytes: 500, Fail: told.Tell})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,16 +216,16 @@ func failScriptAt(t *testing.T, k int, fault func(func()) error) {
 }
 
 func TestAWriteThatHangsStopsTheStore(t *testing.T) {
-	writes := map[string]func(l *logStore) error{
-		"entries":  func(l *logStore) error { return l.StoreLogs(disktest.Entries(11, 12, 1)) },
-		"deletion": func(l *logStore) error { return l.DeleteRange(1, 5) },
-		"record":   func(l *logStore) error { return l.updateMeta(func(m *metadata) { m.Cluster = "c" }) },
+	writes := map[string]func(l *Log) error{
+		"entries":  func(l *Log) error { return l.StoreLogs(disktest.Entries(11, 12, 1)) },
+		"deletion": func(l *Log) error { return l.DeleteRange(1, 5) },
+		"record":   func(l *Log) error { return l.Update(func(m *Record) { m.Cluster = "c" }) },
 	}
 	for name, write := range writes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				disk, told := newScriptedDisk(t), &disktest.Failures{}
-				l, err := openLogStore(logStoreOptions{store: disk, stall: 5 * time.Second, fail: told.Tell})
+				l, err := Open(Options{Store: disk, Stall: 5 * time.Second, Fail: told.Tell})
 				if err := errors.Join(err, l.StoreLogs(disktest.Entries(1, 10, 1))); err != nil {
 					t.Fatal(err)
 				}
@@ -244,7 +244,7 @@ func TestAWriteThatHangsStopsTheStore(t *testing.T) {
 				if len(errs) != 1 || !strings.Contains(errs[0].Error(), "within 5s") {
 					t.Fatalf("told %v", errs)
 				}
-				if err := l.updateMeta(func(*metadata) {}); err != errs[0] {
+				if err := l.Update(func(*Record) {}); err != errs[0] {
 					t.Fatalf("the next write waited for the hanging one and returned %v", err)
 				}
 				if err := <-returned; err != errs[0] {
@@ -260,7 +260,7 @@ func TestALargeWriteMayTakeLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, took := range []time.Duration{24 * time.Second, 26 * time.Second} {
 			disk, told := newScriptedDisk(t), &disktest.Failures{}
-			l, err := openLogStore(logStoreOptions{store: disk, stall: 5 * time.Second, fail: told.Tell})
+			l, err := Open(Options{Store: disk, Stall: 5 * time.Second, Fail: told.Tell})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -276,7 +276,7 @@ func TestALargeWriteMayTakeLonger(t *testing.T) {
 func TestAQuickWriteLeavesNoWatchdogBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		told := &disktest.Failures{}
-		l, err := openLogStore(logStoreOptions{store: newScriptedDisk(t), stall: time.Second, fail: told.Tell})
+		l, err := Open(Options{Store: newScriptedDisk(t), Stall: time.Second, Fail: told.Tell})
 		if err := errors.Join(err, l.StoreLogs(disktest.Entries(1, 10, 1))); err != nil {
 			t.Fatal(err)
 		}
@@ -298,7 +298,7 @@ func TestADeletionThatIsCutOffAnywhereLeavesALogToStartFrom(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for k := 1; ; k++ {
 				disk, told := newScriptedDisk(t), &disktest.Failures{}
-				l, err := openLogStore(logStoreOptions{store: disk, fail: told.Tell})
+				l, err := Open(Options{Store: disk, Fail: told.Tell})
 				if err := errors.Join(err, l.StoreLogs(disktest.Entries(1, entries, 1))); err != nil {
 					t.Fatal(err)
 				}
@@ -308,7 +308,7 @@ func TestADeletionThatIsCutOffAnywhereLeavesALogToStartFrom(t *testing.T) {
 				if err := again.alignWith(c.snapshot, 1); err != nil {
 					t.Fatalf("cut off at operation %d: %v", k, err)
 				}
-				if first, last := again.bounds(); first != 0 && (first > c.snapshot+1 || last < c.snapshot) {
+				if first, last := again.Bounds(); first != 0 && (first > c.snapshot+1 || last < c.snapshot) {
 					t.Fatalf("cut off at operation %d: log is %d to %d", k, first, last)
 				}
 				if complete {
@@ -328,7 +328,7 @@ func TestDeletingASuffixLowersWhatTheRecordCountsOn(t *testing.T) {
 	if err := errors.Join(l.StoreLogs(disktest.Entries(1, 100, 1)), l.raiseTail(), l.DeleteRange(50, 100)); err != nil {
 		t.Fatal(err)
 	}
-	if _, last := openTestLog(t, disk.Rebooted()).bounds(); last != 49 {
+	if _, last := openTestLog(t, disk.Rebooted()).Bounds(); last != 49 {
 		t.Fatalf("last entry is %d", last)
 	}
 }
@@ -342,10 +342,10 @@ func TestALogThatLostItsLastEntriesIsDamaged(t *testing.T) {
 	expectDamage(t, disk, "ends at entry 99")
 }
 
-// expectDamage expects openLogStore to refuse disk with a text.
+// expectDamage expects Open to refuse disk with a text.
 func expectDamage(t *testing.T, disk *disktest.FaultStore, text string) {
 	t.Helper()
-	_, err := openLogStore(logStoreOptions{store: disk, name: "raft.db", fail: disktest.FailTest(t)})
+	_, err := Open(Options{Store: disk, Name: "raft.db", Fail: disktest.FailTest(t)})
 	if !errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), text) {
 		t.Fatalf("got %v, expected damage with %q", err, text)
 	}
@@ -388,7 +388,7 @@ func TestOldEntriesMayLackAChecksumWhereTheRecordSaysSo(t *testing.T) {
 	for _, e := range old {
 		e.Data = []byte(`{"op":"set","key":"k"}`)
 	}
-	err := errors.Join(disk.StoreLogs(old), l.updateMeta(func(m *metadata) { m.ChecksummedFrom = 10 }))
+	err := errors.Join(disk.StoreLogs(old), l.Update(func(m *Record) { m.ChecksummedFrom = 10 }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -413,7 +413,7 @@ func TestStoringLeavesRaftsEntryAlone(t *testing.T) {
 
 func TestAnEntryThatArrivesDamagedIsNotStored(t *testing.T) {
 	disk, told := newScriptedDisk(t), &disktest.Failures{}
-	l, err := openLogStore(logStoreOptions{store: disk, fail: told.Tell})
+	l, err := Open(Options{Store: disk, Fail: told.Tell})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -432,13 +432,13 @@ func TestAnEntryThatArrivesDamagedIsNotStored(t *testing.T) {
 }
 
 func TestEntriesThatWouldTearTheLogAreRefused(t *testing.T) {
-	for _, tear := range []func(*logStore) error{
-		func(l *logStore) error { return l.StoreLogs(disktest.Entries(12, 12, 1)) },
-		func(l *logStore) error { return l.StoreLogs(disktest.Entries(10, 11, 1)) },
-		func(l *logStore) error { return l.DeleteRange(3, 5) },
+	for _, tear := range []func(*Log) error{
+		func(l *Log) error { return l.StoreLogs(disktest.Entries(12, 12, 1)) },
+		func(l *Log) error { return l.StoreLogs(disktest.Entries(10, 11, 1)) },
+		func(l *Log) error { return l.DeleteRange(3, 5) },
 	} {
 		told := &disktest.Failures{}
-		l, err := openLogStore(logStoreOptions{store: newScriptedDisk(t), fail: told.Tell})
+		l, err := Open(Options{Store: newScriptedDisk(t), Fail: told.Tell})
 		if err := errors.Join(err, l.StoreLogs(disktest.Entries(1, 10, 1))); err != nil {
 			t.Fatal(err)
 		}
@@ -465,7 +465,7 @@ func TestDamageFoundByAReaderStopsTheStore(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			disk, told := newScriptedDisk(t), &disktest.Failures{}
-			l, err := openLogStore(logStoreOptions{store: disk, cacheBytes: 1, fail: told.Tell})
+			l, err := Open(Options{Store: disk, CacheBytes: 1, Fail: told.Tell})
 			if err := errors.Join(err, l.StoreLogs(disktest.Entries(1, 10, 1))); err != nil {
 				t.Fatal(err)
 			}
@@ -498,7 +498,7 @@ func TestALogThatDoesNotFitTheSnapshot(t *testing.T) {
 			if err := l.StoreLogs(disktest.Entries(10, 100, 1)); err != nil {
 				t.Fatal(err)
 			}
-			err := l.CheckFollows(snapshotMark{Index: c.index})
+			err := l.CheckFollows(SnapshotMark{Index: c.index})
 			if err == nil {
 				err = l.alignWith(c.index, c.term)
 			}
@@ -513,14 +513,14 @@ func TestALogThatDoesNotFitTheSnapshot(t *testing.T) {
 }
 
 // openLeadersLog opens a log with entries 1 to 10 as a leader of several voters has it.
-func openLeadersLog(t *testing.T, disk *disktest.FaultStore, opt logStoreOptions) *logStore {
+func openLeadersLog(t *testing.T, disk *disktest.FaultStore, opt Options) *Log {
 	t.Helper()
-	opt.store = disk
-	l, err := openLogStore(opt)
+	opt.Store = disk
+	l, err := Open(opt)
 	if err := errors.Join(err, l.StoreLogs(disktest.Entries(1, 10, 1))); err != nil {
 		t.Fatal(err)
 	}
-	l.setHooks(logHooks{needsOthers: func() bool { return true }})
+	l.SetHooks(Hooks{NeedsOthers: func() bool { return true }})
 	return l
 }
 
@@ -541,7 +541,7 @@ func slowDisk(do func()) error { time.Sleep(slowly); do(); return nil }
 func TestALeadersEntriesCanBeReadWhileTheyAreStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newScriptedDisk(t)
-		l := openLeadersLog(t, disk, logStoreOptions{fail: disktest.FailTest(t)})
+		l := openLeadersLog(t, disk, Options{Fail: disktest.FailTest(t)})
 		disk.FailAt(1, slowDisk)
 		if took := takes(t, func() error { return l.StoreLogs(disktest.Entries(11, 12, 1)) }); took != 0 {
 			t.Errorf("the leader waits %v for its disk", took)
@@ -550,27 +550,27 @@ func TestALeadersEntriesCanBeReadWhileTheyAreStored(t *testing.T) {
 		if err := l.GetLog(12, &entry); err != nil || entry.Index != 12 {
 			t.Errorf("entry 12: %+v, %v", entry, err)
 		}
-		if took := takes(t, func() error { return l.awaitStored(10) }); took != 0 {
+		if took := takes(t, func() error { return l.AwaitStored(10) }); took != 0 {
 			t.Errorf("a wait of %v for an entry that is stored", took)
 		}
-		if took := takes(t, func() error { return l.awaitStored(11) }); took != slowly {
+		if took := takes(t, func() error { return l.AwaitStored(11) }); took != slowly {
 			t.Errorf("entries are stored after %v, and were awaited for %v", slowly, took)
 		}
-		if _, err := openLogStore(logStoreOptions{store: disk.Rebooted(), fail: disktest.FailTest(t)}); err != nil {
+		if _, err := Open(Options{Store: disk.Rebooted(), Fail: disktest.FailTest(t)}); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
 func TestWhatChangesTheLogWaitsForEntriesThatAreBeingStored(t *testing.T) {
-	for name, change := range map[string]func(*logStore) error{
-		"more entries": func(l *logStore) error { return l.StoreLogs(disktest.Entries(13, 14, 1)) },
-		"deletion":     func(l *logStore) error { return l.DeleteRange(12, 12) },
+	for name, change := range map[string]func(*Log) error{
+		"more entries": func(l *Log) error { return l.StoreLogs(disktest.Entries(13, 14, 1)) },
+		"deletion":     func(l *Log) error { return l.DeleteRange(12, 12) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				disk := newScriptedDisk(t)
-				l := openLeadersLog(t, disk, logStoreOptions{fail: disktest.FailTest(t)})
+				l := openLeadersLog(t, disk, Options{Fail: disktest.FailTest(t)})
 				disk.FailAt(1, slowDisk)
 				if err := l.StoreLogs(disktest.Entries(11, 12, 1)); err != nil {
 					t.Fatal(err)
@@ -589,18 +589,18 @@ func TestWhatChangesTheLogWaitsForEntriesThatAreBeingStored(t *testing.T) {
 func TestTheRecordDoesNotCountOnEntriesThatAreBeingStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newScriptedDisk(t)
-		l := openLeadersLog(t, disk, logStoreOptions{fail: disktest.FailTest(t)})
+		l := openLeadersLog(t, disk, Options{Fail: disktest.FailTest(t)})
 		disk.FailAt(1, slowDisk)
 		err := l.StoreLogs(disktest.Entries(11, 12, 1))
 		synctest.Wait() // the disk has the entries before it
-		if err := errors.Join(err, l.updateMeta(func(m *metadata) { m.Cluster = "c" })); err != nil {
+		if err := errors.Join(err, l.Update(func(m *Record) { m.Cluster = "c" })); err != nil {
 			t.Fatal(err)
 		}
-		crashed, err := openLogStore(logStoreOptions{store: disk.Rebooted(), fail: disktest.FailTest(t)})
+		crashed, err := Open(Options{Store: disk.Rebooted(), Fail: disktest.FailTest(t)})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, last := crashed.bounds(); last != 10 {
+		if _, last := crashed.Bounds(); last != 10 {
 			t.Errorf("the log ends at %d", last)
 		}
 		if err := errors.Join(l.awaitAll(), l.raiseTail()); err != nil {
@@ -609,7 +609,7 @@ func TestTheRecordDoesNotCountOnEntriesThatAreBeingStored(t *testing.T) {
 		if err := disk.DeleteRange(12, 12); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := openLogStore(logStoreOptions{store: disk.Rebooted(), fail: disktest.FailTest(t)}); !errors.Is(err, errs.Damaged) {
+		if _, err := Open(Options{Store: disk.Rebooted(), Fail: disktest.FailTest(t)}); !errors.Is(err, errs.Damaged) {
 			t.Errorf("a log that has lost its last entry opens: %v", err)
 		}
 	})
@@ -628,7 +628,7 @@ func TestALeaderWaitsForItsDiskWhereItMust(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				disk := newScriptedDisk(t)
-				l := openLeadersLog(t, disk, logStoreOptions{cacheBytes: c.cache, fail: disktest.FailTest(t)})
+				l := openLeadersLog(t, disk, Options{CacheBytes: c.cache, Fail: disktest.FailTest(t)})
 				disk.FailAt(1, slowDisk)
 				if took := takes(t, func() error { return l.StoreLogs(c.entries) }); took != slowly {
 					t.Errorf("it waited %v of %v", took, slowly)
@@ -643,12 +643,12 @@ func TestEntriesThatCannotBeStoredBehindStopTheStore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				disk, told := newScriptedDisk(t), &disktest.Failures{}
-				l := openLeadersLog(t, disk, logStoreOptions{fail: told.Tell})
+				l := openLeadersLog(t, disk, Options{Fail: told.Tell})
 				disk.FailAt(1, fault)
 				if err := l.StoreLogs(disktest.Entries(11, 12, 1)); err != nil {
 					t.Fatal(err)
 				}
-				err := l.awaitStored(12)
+				err := l.AwaitStored(12)
 				synctest.Wait() // who waits may hear of it before the node does
 				if errs := told.Told(); len(errs) != 1 || err != errs[0] {
 					t.Errorf("awaited: %v, told %v", err, errs)
@@ -680,16 +680,16 @@ func TestWhatFollowsALogThatIsDeletedIsNotStoredBesideTheDeletion(t *testing.T) 
 		}
 		go func() { stored <- l.StoreLogs(disktest.Entries(n+1, n+3, 1)) }()
 		synctest.Wait()
-		if again, err := openLogStore(logStoreOptions{store: disk.Rebooted(), fail: disktest.FailTest(t)}); err != nil {
+		if again, err := Open(Options{Store: disk.Rebooted(), Fail: disktest.FailTest(t)}); err != nil {
 			t.Errorf("after a power loss: %v", err)
-		} else if first, last := again.bounds(); first != 1 || last >= n {
+		} else if first, last := again.Bounds(); first != 1 || last >= n {
 			t.Errorf("after a power loss the log reaches from %d to %d", first, last)
 		}
 		close(goOn)
 		if err := errors.Join(<-deleted, <-stored); err != nil {
 			t.Fatal(err)
 		}
-		if first, last := l.bounds(); first != n+1 || last != n+3 {
+		if first, last := l.Bounds(); first != n+1 || last != n+3 {
 			t.Errorf("the log reaches from %d to %d", first, last)
 		}
 	})
@@ -698,7 +698,7 @@ func TestWhatFollowsALogThatIsDeletedIsNotStoredBesideTheDeletion(t *testing.T) 
 func TestStoringNothingIsNoWrite(t *testing.T) {
 	disk := newScriptedDisk(t)
 	l := openTestLog(t, disk)
-	l.setHooks(logHooks{needsOthers: func() bool { return true }})
+	l.SetHooks(Hooks{NeedsOthers: func() bool { return true }})
 	disk.FailAt(0, nil)
 	if err := l.StoreLogs(nil); err != nil || disk.Count() != 0 {
 		t.Errorf("%v, %d operations", err, disk.Count())
@@ -718,7 +718,7 @@ func TestALogWithWhatRaftPanicsOnIsDamagedAndSaysWhere(t *testing.T) {
 		if err := errors.Join(l.SetUint64(termKey, 1), l.StoreLogs(disktest.Entries(1, 2, 1)), l.StoreLogs([]*raft.Log{&entry})); err != nil {
 			t.Fatal(err)
 		}
-		_, err := openLogStore(logStoreOptions{store: disk, fail: disktest.FailTest(t)})
+		_, err := Open(Options{Store: disk, Fail: disktest.FailTest(t)})
 		if !errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "entry 3: ") || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
@@ -730,7 +730,7 @@ func TestATermThatNoElectionLeadsToIsDamage(t *testing.T) {
 	if err := openTestLog(t, disk).SetUint64(termKey, math.MaxUint64); err != nil {
 		t.Fatal(err)
 	}
-	_, err := openLogStore(logStoreOptions{store: disk, fail: disktest.FailTest(t)})
+	_, err := Open(Options{Store: disk, Fail: disktest.FailTest(t)})
 	if !errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "18446744073709551615") {
 		t.Errorf("got %v", err)
 	}

@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"errors"
@@ -43,7 +43,7 @@ var foreignFiles = []struct {
 // NameForeign is what came of the first look at the data, err, or an [errs.Foreign] in
 // place of it if the data are another program's. Only the user knows what else is in the
 // directory when the log store is theirs.
-func (l *logStore) NameForeign(err error) error {
+func (l *Log) NameForeign(err error) error {
 	_, own := l.base.(borrowed)
 	return nameForeign(l.dir, l.base, own, err)
 }

@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"bufio"
@@ -24,7 +24,7 @@ import (
 
 // readHraftds reads into m, which is no record yet, what raft has kept in the base
 // store.
-func (l *logStore) readHraftds(m *metadata) error {
+func (l *Log) readHraftds(m *Record) error {
 	last, err := l.base.LastIndex()
 	if err != nil {
 		return fmt.Errorf("%w: find the last entry: %w", errs.Damaged, err)
@@ -46,7 +46,7 @@ func (l *logStore) readHraftds(m *metadata) error {
 }
 
 // isOld reports whether the entry at index may be one of hraftd's.
-func (m *metadata) isOld(index uint64) bool { return index < m.ChecksummedFrom }
+func (m *Record) isOld(index uint64) bool { return index < m.ChecksummedFrom }
 
 // verifyLegacy stands in for the checksum that an entry of hraftd's lacks: it must
 // be one that can be applied.
@@ -56,7 +56,7 @@ func verifyLegacy(entry *raft.Log) (err error) {
 	case raft.LogCommand:
 		_, err = command.DecodeLegacy(entry.Data)
 	case raft.LogConfiguration:
-		_, err = decodeConfiguration(entry.Data)
+		_, err = DecodeConfiguration(entry.Data)
 	case raft.LogAddPeerDeprecated, raft.LogRemovePeerDeprecated:
 		odd := fmt.Sprintf("entry %d is of type %v, from before raft's protocol version 3, as hraftd of 2016 wrote it: such a log cannot be taken over", entry.Index, entry.Type)
 		return fmt.Errorf("%w: %w", errs.Damaged, errs.Unfamiliar(odd))
@@ -69,8 +69,8 @@ func verifyLegacy(entry *raft.Log) (err error) {
 	return nil
 }
 
-// decodeConfiguration is raft's, which panics.
-func decodeConfiguration(data []byte) (config raft.Configuration, err error) {
+// DecodeConfiguration is raft's, which panics.
+func DecodeConfiguration(data []byte) (config raft.Configuration, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%v", p)
@@ -82,11 +82,11 @@ func decodeConfiguration(data []byte) (config raft.Configuration, err error) {
 // dropSevered deletes the entries in front of a gap. A follower of hraftd's that was
 // sent a snapshot kept what it had in its log before, and went on behind the
 // snapshot. The rest of the log has been found to fit the snapshot.
-func (l *logStore) dropSevered() error {
+func (l *Log) dropSevered() error {
 	if l.severed == 0 {
 		return nil
 	}
-	first, _ := l.bounds()
+	first, _ := l.Bounds()
 	for low := l.severed; low < first; low += deleteChunk {
 		if err := l.deleteStored(low, min(low+deleteChunk, first)-1); err != nil {
 			return err
@@ -96,12 +96,12 @@ func (l *logStore) dropSevered() error {
 	return nil
 }
 
-func isLegacySnapshot(r *bufio.Reader) bool {
+func IsHraftdSnapshot(r *bufio.Reader) bool {
 	first, err := r.Peek(1)
 	return err == nil && first[0] == '{'
 }
 
-func readLegacySnapshot(r io.Reader) (pairs map[string]string, err error) {
+func ReadHraftdSnapshot(r io.Reader) (pairs map[string]string, err error) {
 	in := json.NewDecoder(r)
 	if err := in.Decode(&pairs); err != nil {
 		return nil, fmt.Errorf("read snapshot of hraftd: %w", err)
@@ -114,7 +114,7 @@ func readLegacySnapshot(r io.Reader) (pairs map[string]string, err error) {
 
 // FindOwner finds out which member the node is, by the newest configuration: that of the
 // log, or config, which the newest snapshot has from entry index. For a log of hraftd's.
-func (l *logStore) FindOwner(config raft.Configuration, index uint64) (err error) {
+func (l *Log) FindOwner(config raft.Configuration, index uint64) (err error) {
 	if l.whose == nil {
 		return fmt.Errorf("%w: this is the data of hraftd, which a node takes over when it is started on it", errs.Invalid)
 	}
@@ -127,15 +127,15 @@ func (l *logStore) FindOwner(config raft.Configuration, index uint64) (err error
 	return nil
 }
 
-func (l *logStore) newestConfiguration(config raft.Configuration, from uint64) (raft.Configuration, error) {
-	first, last := l.bounds()
+func (l *Log) newestConfiguration(config raft.Configuration, from uint64) (raft.Configuration, error) {
+	first, last := l.Bounds()
 	for index := last; index >= first && index > from; index-- {
 		var entry raft.Log
 		if err := l.GetLog(index, &entry); err != nil {
 			return config, err
 		}
 		if entry.Type == raft.LogConfiguration {
-			return decodeConfiguration(entry.Data)
+			return DecodeConfiguration(entry.Data)
 		}
 	}
 	return config, nil
@@ -143,8 +143,8 @@ func (l *logStore) newestConfiguration(config raft.Configuration, from uint64) (
 
 // takeOver writes the record of a node whose newest snapshot is newest. It is the
 // first operation that changes anything, and the only one that is needed.
-func (l *logStore) takeOver(newest snapshotMark) error {
-	err := l.updateMeta(func(m *metadata) { m.ID, m.Snapshot = l.owner, newest })
+func (l *Log) takeOver(newest SnapshotMark) error {
+	err := l.Update(func(m *Record) { m.ID, m.Snapshot = l.owner, newest })
 	if err != nil {
 		return fmt.Errorf("take over from hraftd: %w", err)
 	}
@@ -159,16 +159,16 @@ type sample struct {
 	Sum         uint32
 }
 
-func sampleOf(entry *raft.Log) sample {
+func SampleOf(entry *raft.Log) sample {
 	sum := appendChecksum(nil, entry)
 	return sample{entry.Index, entry.Term, binary.BigEndian.Uint32(sum[1:])}
 }
 
-// samples are from all over the log; on a node that was taken over, from what is left
+// Samples are from all over the log; on a node that was taken over, from what is left
 // of hraftd's.
-func (l *logStore) samples() (all []sample) {
+func (l *Log) Samples() (all []sample) {
 	const most = 16
-	first, last := l.bounds()
+	first, last := l.Bounds()
 	if end := l.record.Load().ChecksummedFrom; end > 0 {
 		last = min(last, end-1)
 	}
@@ -176,7 +176,7 @@ func (l *logStore) samples() (all []sample) {
 	for index := last; index >= first && index > 0; index -= min(step, index) {
 		var entry raft.Log
 		if l.GetLog(index, &entry) == nil { // else it was compacted meanwhile, or the node stops
-			all = append(all, sampleOf(&entry))
+			all = append(all, SampleOf(&entry))
 		}
 	}
 	return all

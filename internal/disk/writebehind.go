@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"math"
@@ -22,8 +22,8 @@ type writeBehind struct {
 // maySend tells whether the entries may be sent before they are stored. A change of the
 // configuration may not: it can be what makes a leader a majority by itself. What does
 // not fit into memory may not either, as it is sent from there.
-func (l *logStore) maySend(entries []*raft.Log) bool {
-	if hooks := l.hooks.Load(); hooks == nil || !hooks.needsOthers() {
+func (l *Log) maySend(entries []*raft.Log) bool {
+	if hooks := l.hooks.Load(); hooks == nil || !hooks.NeedsOthers() {
 		return false
 	}
 	var bytes int64
@@ -39,7 +39,7 @@ func (l *logStore) maySend(entries []*raft.Log) bool {
 // storeBehind stores the entries while its caller goes on. One such write is under way
 // at a time, and whatever else changes the end of the log waits for it. The record does
 // not, and does not count on these entries.
-func (l *logStore) storeBehind(sealed []*raft.Log) {
+func (l *Log) storeBehind(sealed []*raft.Log) {
 	w := &writeBehind{from: sealed[0].Index, ended: make(chan struct{})}
 	l.behind.Store(w) // before anyone sees the entries
 	l.append(sealed...)
@@ -49,24 +49,24 @@ func (l *logStore) storeBehind(sealed []*raft.Log) {
 	}()
 }
 
-// awaitStored waits until the entry at index is stored, and all before it. Its error is
+// AwaitStored waits until the entry at index is stored, and all before it. Its error is
 // what stopped the store.
-func (l *logStore) awaitStored(index uint64) error {
+func (l *Log) AwaitStored(index uint64) error {
 	if w := l.behind.Load(); w != nil && w.from <= index {
 		select {
 		case <-w.ended:
 		case <-l.failed:
 		}
 	}
-	return l.failure()
+	return l.Err()
 }
 
 // awaitAll is awaitStored for all entries.
-func (l *logStore) awaitAll() error { return l.awaitStored(math.MaxUint64) }
+func (l *Log) awaitAll() error { return l.AwaitStored(math.MaxUint64) }
 
 // stored is how far the log reaches on the disk.
-func (l *logStore) stored() uint64 {
-	_, last := l.bounds()
+func (l *Log) stored() uint64 {
+	_, last := l.Bounds()
 	w := l.behind.Load()
 	if w == nil {
 		return last

@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"math"
@@ -11,7 +11,7 @@ import (
 // disk: raft.Log and its key, field names and time stamp in the file.
 const entryOverhead = 128
 
-// logWindow is what a logStore knows about its log without asking the disk:
+// logWindow is what a Log knows about its log without asking the disk:
 // which entries there are, how big they are, and the newest of them in full.
 type logWindow struct {
 	limit int64 // bytes of entries in cached
@@ -29,14 +29,14 @@ func entrySize(entry *raft.Log) uint32 {
 	return uint32(min(size, math.MaxUint32))
 }
 
-func (w *logWindow) bounds() (first, last uint64) {
+func (w *logWindow) Bounds() (first, last uint64) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	return w.first, w.last
 }
 
 func (w *logWindow) holds(index uint64) bool {
-	first, last := w.bounds()
+	first, last := w.Bounds()
 	return first != 0 && first <= index && index <= last
 }
 
@@ -125,16 +125,16 @@ func (w *logWindow) emptyIfPassed() {
 	}
 }
 
-// bytes is the size of the whole log.
-func (w *logWindow) bytes() int64 {
+// Bytes is the size of the whole log.
+func (w *logWindow) Bytes() int64 {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	return w.total
 }
 
-// sizeOf is the size of those entries from index from to index to, both
+// SizeOf is the size of those entries from index from to index to, both
 // included, that the log has.
-func (w *logWindow) sizeOf(from, to uint64) (bytes int64) {
+func (w *logWindow) SizeOf(from, to uint64) (bytes int64) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	from, to = max(from, w.first), min(to, w.last)
@@ -147,8 +147,8 @@ func (w *logWindow) sizeOf(from, to uint64) (bytes int64) {
 	return bytes
 }
 
-// trailingWithin is how many of the newest entries fit into bytes.
-func (w *logWindow) trailingWithin(bytes int64) (entries uint64) {
+// TrailingWithin is how many of the newest entries fit into bytes.
+func (w *logWindow) TrailingWithin(bytes int64) (entries uint64) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	for i := len(w.sizes) - 1; i >= 0; i-- {

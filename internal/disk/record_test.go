@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"errors"
@@ -10,31 +10,31 @@ import (
 )
 
 func TestRecordIsDamagedByAnyFlippedBit(t *testing.T) {
-	m := metadata{Format: 1, ID: "n1", Identity: "ab", Cluster: "c", Raft: map[string][]byte{"CurrentTerm": {0, 0, 0, 0, 0, 0, 0, 7}}}
-	stored, err := m.encode()
+	m := Record{Format: 1, ID: "n1", Identity: "ab", Cluster: "c", Raft: map[string][]byte{"CurrentTerm": {0, 0, 0, 0, 0, 0, 0, 7}}}
+	stored, err := m.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for bit := range 8 * len(stored) {
 		flipped := slices.Clone(stored)
 		flipped[bit/8] ^= 1 << (bit % 8)
-		if _, err := decodeMetadata(flipped); !errors.Is(err, errs.Damaged) {
+		if _, err := DecodeRecord(flipped); !errors.Is(err, errs.Damaged) {
 			t.Fatalf("bit %d: %v", bit, err)
 		}
 	}
 	for n := range len(stored) {
-		if _, err := decodeMetadata(stored[:n]); !errors.Is(err, errs.Damaged) {
+		if _, err := DecodeRecord(stored[:n]); !errors.Is(err, errs.Damaged) {
 			t.Fatalf("cut to %d bytes: %v", n, err)
 		}
 	}
 }
 
 func TestARecordOfANewerVersionIsRefusedAsSuch(t *testing.T) {
-	stored, err := metadata{Format: 2}.encode()
+	stored, err := Record{Format: 2}.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := decodeMetadata(stored); err == nil || errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "newer version") {
+	if _, err := DecodeRecord(stored); err == nil || errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "newer version") {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"fmt"
@@ -29,21 +29,21 @@ func newFailStop(stall time.Duration, tell func(error)) *failStop {
 	return &failStop{stall: stall, tell: tell, failed: make(chan struct{})}
 }
 
-// failure returns the error that stopped the node, or nil.
-func (f *failStop) failure() error {
+// Err returns the error that stopped the node, or nil.
+func (f *failStop) Err() error {
 	if cause := f.cause.Load(); cause != nil {
 		return *cause
 	}
 	return nil
 }
 
-// stop records err, unless another came first, and returns the recorded one.
-func (f *failStop) stop(err error) error {
+// Fail records err, unless another came first, and returns the recorded one.
+func (f *failStop) Fail(err error) error {
 	if f.cause.CompareAndSwap(nil, &err) {
 		close(f.failed)
 		f.tell(err)
 	}
-	return f.failure()
+	return f.Err()
 }
 
 // Writing reports whether a write is under way.
@@ -54,22 +54,22 @@ func (f *failStop) Writing() bool { return f.writing.Load() > 0 }
 // last, its caller sees that failure, whatever op says. A disk that is slow has time by
 // what is written, and one that was stopped together with this process has not failed.
 func (f *failStop) write(what string, bytes int, op func() error) error {
-	if err := f.failure(); err != nil {
+	if err := f.Err(); err != nil {
 		return err
 	}
 	if f.stall > 0 {
 		limit := f.stall + time.Duration(bytes>>20)*time.Second
 		stop := progress.After(limit, func() {
-			f.stop(fmt.Errorf("%s: no answer from the disk within %v", what, limit))
+			f.Fail(fmt.Errorf("%s: no answer from the disk within %v", what, limit))
 		})
 		defer stop()
 	}
 	f.writing.Add(1)
 	defer f.writing.Add(-1)
 	if err := boltlog.Contain(op); err != nil {
-		return f.stop(fmt.Errorf("%s: %w", what, err))
+		return f.Fail(fmt.Errorf("%s: %w", what, err))
 	}
-	return f.failure()
+	return f.Err()
 }
 
 // raftPanicsOnReadErrors reports whether the caller of GetLog is one that

@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"fmt"
@@ -30,7 +30,7 @@ func (nothingSnapshot) Release() {}
 
 // raftOver starts a raft of one node over l, on a goroutine of its own. It
 // returns nil if that goroutine ended or raft did not start.
-func raftOver(l *logStore, snaps raft.SnapshotStore, bootstrap bool) (node *raft.Raft) {
+func raftOver(l *Log, snaps raft.SnapshotStore, bootstrap bool) (node *raft.Raft) {
 	conf := raft.DefaultConfig()
 	conf.LocalID = "n1"
 	conf.Logger = hclog.NewNullLogger()
@@ -115,7 +115,7 @@ func raftFailsAt(t *testing.T, k int, again bool, fault func(func()) error) (fai
 			}
 		}
 		told := &disktest.Failures{}
-		l, err := openLogStore(logStoreOptions{store: disk, cacheBytes: 1, stall: time.Minute, fail: told.Tell})
+		l, err := Open(Options{Store: disk, CacheBytes: 1, Stall: time.Minute, Fail: told.Tell})
 		if err != nil {
 			t.Fatal(err)
 		}

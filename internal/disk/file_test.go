@@ -1,4 +1,4 @@
-package kvraft
+package disk
 
 import (
 	"errors"
@@ -14,9 +14,9 @@ import (
 )
 
 // openTestFile opens the log in dir as a start does.
-func openTestFile(t testing.TB, dir string, cacheBytes int64, fail func(error)) *logStore {
+func openTestFile(t testing.TB, dir string, cacheBytes int64, fail func(error)) *Log {
 	t.Helper()
-	l, err := openLogStore(logStoreOptions{dir: dir, cacheBytes: cacheBytes, stall: time.Minute, fail: fail})
+	l, err := Open(Options{Dir: dir, CacheBytes: cacheBytes, Stall: time.Minute, Fail: fail})
 	if err == nil {
 		err = l.OpenForWriting()
 	}
@@ -50,9 +50,9 @@ func TestAFileCutShortUnderARunningNodeIsAnError(t *testing.T) {
 }
 
 func BenchmarkStoreLogs(b *testing.B) {
-	for name, of := range map[string]func(*logStore) raft.LogStore{
-		"base":     func(l *logStore) raft.LogStore { return l.base },
-		"logStore": func(l *logStore) raft.LogStore { return l },
+	for name, of := range map[string]func(*Log) raft.LogStore{
+		"base":     func(l *Log) raft.LogStore { return l.base },
+		"logStore": func(l *Log) raft.LogStore { return l },
 	} {
 		for size, data := range map[string][]byte{"100B": make([]byte, 100), "128KiB": make([]byte, 128<<10)} {
 			b.Run(size+"/"+name, func(b *testing.B) {
@@ -70,7 +70,7 @@ func BenchmarkStoreLogs(b *testing.B) {
 	}
 }
 
-// BenchmarkSeal measures what logStore adds to a write, without a disk.
+// BenchmarkSeal measures what Log adds to a write, without a disk.
 func BenchmarkSeal(b *testing.B) {
 	l := openTestLog(b, disktest.NewFaultStore())
 	for size, data := range map[string][]byte{"100B": make([]byte, 100), "128KiB": make([]byte, 128<<10)} {
