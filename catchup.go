@@ -16,18 +16,6 @@ import (
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
-// Progress is how far a member is that its leader brings up to date.
-type Progress struct {
-	Index  uint64 `json:"index"`            // the newest log index in its state
-	Behind uint64 `json:"behind"`           // log entries that it lacks
-	Bytes  int64  `json:"bytes"`            // that it lacks: of a snapshot, and of the log
-	Rate   int64  `json:"bytes_per_second"` // that it was sent lately
-}
-
-func (p Progress) String() string {
-	return fmt.Sprintf("%d log entries and %d bytes behind, at %d bytes per second", p.Behind, p.Bytes, p.Rate)
-}
-
 // learners are the members that a leader brings up to date, and what it has told
 // this node if it is one of them.
 type learners struct {

@@ -13,32 +13,6 @@ import (
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
-// JoinOption qualifies Join: it is a [JoinFlag].
-type JoinOption interface{ qualify(*joinOptions) }
-
-type joinOptions struct{ flags JoinFlag }
-
-// JoinFlag is a JoinOption without a value.
-type JoinFlag byte
-
-const (
-	// Replica makes Join admit a node that stays without a vote: it has the whole
-	// state and takes every call, but does not count for the quorum, so that it makes
-	// no write slower and no majority harder. It is for reads near their readers. To
-	// make it a voter, join it again without Replica; a voter becomes a replica only by
-	// being removed, emptied and joined again.
-	Replica JoinFlag = 1 << iota
-)
-
-func (f JoinFlag) qualify(o *joinOptions) { o.flags |= f }
-
-func (o joinOptions) role() string {
-	if o.flags&Replica != 0 {
-		return roleReplica
-	}
-	return roleVoter
-}
-
 // What a member is meant to be. The cluster takes a note of each replica, which
 // outlives the leader that was asked.
 const (
@@ -67,24 +41,6 @@ type admission struct {
 	Addr    string        `json:"addr,omitempty"` // and where it has its place, for a member that is confirmed there
 }
 
-// Join admits the node id, which must be reachable under the peer address addr,
-// to the cluster, and returns when it votes; with [Replica], when it has caught
-// up. It may be called on any member, and again: joining a member is nothing. The
-// node must be empty and opened with WithJoin, or be a member already that has
-// moved to addr.
-//
-// Errors: ErrUnreachable when nobody answers there, ErrRefused when another node
-// answers, the id belongs to a live member, or the node belongs to another cluster,
-// ErrRemoved when it was removed from this one, ErrCopied when it runs on a copy of a
-// member's data; ErrInvalid, ErrNoLeader, ErrClosed;
-// ErrUnknown when ctx ended while the node was being admitted, which goes on.
-func (s *Store) Join(ctx context.Context, id, addr string, opts ...JoinOption) error {
-	if err := errors.Join(checkID(id), checkReachable("address", addr)); err != nil {
-		return err
-	}
-	return s.join(ctx, joinRequest{ID: id, Addr: addr, Role: gather[joinOptions](opts).role()})
-}
-
 // errRemovedNode is what a removed node is told that wants to be a member again.
 var errRemovedNode = fmt.Errorf("%w; empty its data directory to let it join as a new node", errs.Removed)
 
@@ -103,7 +59,7 @@ func (s *members) joinThrough(ctx context.Context, tenure *tenure, req joinReque
 	return err
 }
 
-func (s *Store) serveJoin(ctx context.Context, req joinRequest) (wire.Raw, error) {
+func (s *members) serveJoin(ctx context.Context, req joinRequest) (wire.Raw, error) {
 	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.joinThrough(ctx, r, req) })
 }
 

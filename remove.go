@@ -13,34 +13,6 @@ import (
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
-// RemoveOption qualifies Remove: it is a [RemoveFlag].
-type RemoveOption interface{ qualify(*removeOptions) }
-
-type removeOptions struct{ flags RemoveFlag }
-
-// RemoveFlag is a RemoveOption without a value.
-type RemoveFlag byte
-
-const (
-	// Force makes Remove go on although it takes the majority away from the voters
-	// that answer, and with it every write and linearizable read until others answer.
-	Force RemoveFlag = 1 << iota
-
-	// MayReturn makes Remove a leave: the node is a member no more, but may be admitted
-	// again with the data that it has. It asks for that when it is opened with the
-	// addresses of members, and as long as it runs unless it has removed itself. Of more
-	// than 1,024 that have left, the first ones count as removed.
-	MayReturn
-
-	// IfSilent makes Remove refuse a node that answers the leader. It is for programs
-	// that remove what they take for dead.
-	IfSilent
-)
-
-func (f RemoveFlag) qualify(o *removeOptions) { o.flags |= f }
-
-func (o removeOptions) has(f RemoveFlag) bool { return o.flags&f != 0 }
-
 // removeRequest asks for a node to be made no member any more.
 type removeRequest struct {
 	ID        string `json:"id"`
@@ -50,29 +22,6 @@ type removeRequest struct {
 	Forwarded bool   `json:"forwarded"` // by a member to its leader, which must not pass it on
 
 	Term uint64 `json:"term,omitempty"` // of the leader that is asked: it does nothing about it in another. 0: of one that does not know this
-}
-
-// Remove takes the node id out of the cluster, whether it runs or not, and returns
-// when that is committed. It may be called on any member, for any member: a leader
-// hands leadership over first. Unless [MayReturn] is given, the node can not join
-// again with the data that it has, and stops when it finds out: see ErrRemoved. To
-// remove again what was removed is nothing, for the latest 1,024.
-//
-// Errors: ErrRefused for the only voter, for one that answers if [IfSilent] is
-// given, and when those that answer would be no majority of the voters that remain,
-// unless [Force] is given; ErrNotFound when no member has the id; ErrInvalid,
-// ErrNoLeader, ErrClosed; ErrUnknown when ctx ended while the node was being
-// removed.
-func (s *Store) Remove(ctx context.Context, id string, opts ...RemoveOption) error {
-	if err := checkID(id); err != nil {
-		return err
-	}
-	o := gather[removeOptions](opts)
-	req := removeRequest{ID: id, Force: o.has(Force), MayReturn: o.has(MayReturn), IfSilent: o.has(IfSilent)}
-	if id == s.id && req.MayReturn {
-		return s.leave(ctx, req)
-	}
-	return s.removeFor(ctx, req)
 }
 
 // leave removes this node, which does not ask to be admitted meanwhile or afterwards.
@@ -129,7 +78,7 @@ func (s *members) removeThrough(ctx context.Context, tenure *tenure, req removeR
 	return err
 }
 
-func (s *Store) serveRemove(ctx context.Context, req removeRequest) (wire.Raw, error) {
+func (s *members) serveRemove(ctx context.Context, req removeRequest) (wire.Raw, error) {
 	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.removeThrough(ctx, r, req) })
 }
 

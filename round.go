@@ -113,7 +113,7 @@ func (s *tracker) askVoter(ctx context.Context, server raft.Server, term uint64)
 // serveConfirm answers for the round of another node. CurrentTerm is in
 // memory, and raft advances it before it answers any vote: the answer waits for
 // no disk.
-func (s *Store) serveConfirm(_ context.Context, payload []byte) ([]byte, error) {
+func (s *tracker) serveConfirm(_ context.Context, payload []byte) ([]byte, error) {
 	term, err := wire.DecodeUint64(payload)
 	if err != nil {
 		return nil, err

@@ -22,20 +22,8 @@ type transferRequest struct {
 	Forwarded bool   `json:"forwarded"` // by a member to its leader, which must not pass it on
 }
 
-// TransferLeadership makes the voter id the leader, or with an empty id any other
-// voter than the present leader, and returns when it leads. It may be called on
-// any member. Writes wait meanwhile, some milliseconds, and none fails for it. If
-// id leads already it does nothing.
-//
-// Errors: ErrNotFound when no member has the id, ErrRefused when it does not vote
-// or there is no other voter, ErrUnreachable when it does not answer; ErrNoLeader,
-// ErrInvalid, ErrClosed; ErrUnknown when ctx ended before it was known to lead.
-func (s *Store) TransferLeadership(ctx context.Context, id string) error {
-	if id != "" {
-		if err := checkID(id); err != nil {
-			return err
-		}
-	}
+// transfer makes a voter the leader, or with an empty id any other than the present one.
+func (s *members) transfer(ctx context.Context, id string) error {
 	var old roster.Peer // the leader that was asked, and may have handed over
 	return s.changeThroughLeader(ctx, func(_ context.Context, tenure *tenure) error {
 		if leader := tenure.leader; roster.UserID(leader.Server) == id || id == "" && old != (roster.Peer{}) && leader != old {
@@ -64,7 +52,7 @@ func (s *members) transferThrough(ctx context.Context, tenure *tenure, req trans
 	return err
 }
 
-func (s *Store) serveTransfer(ctx context.Context, req transferRequest) (wire.Raw, error) {
+func (s *members) serveTransfer(ctx context.Context, req transferRequest) (wire.Raw, error) {
 	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.transferThrough(ctx, r, req) })
 }
 

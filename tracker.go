@@ -2,8 +2,6 @@ package kvraft
 
 import (
 	"context"
-	"errors"
-	"iter"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,10 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/kvraft/kvraft/internal/command"
-	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
-	"github.com/kvraft/kvraft/internal/sleep"
 )
 
 // tenure is the time during which a node sees one leader, or none.
@@ -44,91 +39,6 @@ func (s *tracker) tenure() *tenure {
 	return s.current.tenure
 }
 
-// Leader returns the leader that this node knows, and false if there is none at
-// the moment.
-func (s *Store) Leader() (Node, bool) {
-	r := s.tenure()
-	return s.leaderOf(r), r.leader != roster.Peer{}
-}
-
-// leaderOf is the leader as users see it.
-func (s *Store) leaderOf(r *tenure) Node {
-	if r.leader == (roster.Peer{}) {
-		return Node{}
-	}
-	config := s.configuration()
-	suffrage := raft.Nonvoter                                                 // as a leader is while its own removal is under way
-	if roster.IsVoter(config, r.leader.Server) || !s.lists(r.leader.Server) { // roster.Voters have elected it, of whom this node may not know yet
-		suffrage = raft.Voter
-	}
-	return s.member(raft.Server{ID: r.leader.Server, Address: raft.ServerAddress(r.leader.Addr), Suffrage: suffrage})
-}
-
-// WaitLeader waits until this node knows a leader. (Calls wait for whatever is
-// still missing by themselves; Status tells when the node is ready.) It fails with
-// ErrRefused on a node that the members have refused, to admit it or to have it
-// back, and none has agreed; the node goes on asking. Other errors: ErrClosed, and
-// ErrNoLeader with the context's error.
-func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
-	for {
-		s.current.mu.Lock()
-		r, trouble, changed := s.current.tenure, s.current.reason, s.current.changed
-		s.current.mu.Unlock()
-		switch {
-		case s.life.Err() != nil:
-			return Node{}, s.life.Err()
-		case r.leader != roster.Peer{}:
-			return s.leaderOf(r), nil
-		case errors.Is(trouble, errs.Refused):
-			return Node{}, trouble
-		}
-		select {
-		case <-changed:
-		case <-s.life.Stopping():
-		case <-ctx.Done():
-			return Node{}, errs.NoLeaderBefore(ctx, trouble)
-		}
-	}
-}
-
-// Leadership is who leads, as one node knows it.
-type Leadership struct {
-	Leader Node   // zero: nobody, as far as the node knows
-	Term   uint64 // in which it leads; it rises from one to the next. 0: nobody does
-	Number uint64 // of the change, as this node has counted: where it rises by more than one, some were missed
-}
-
-// LeaderChanges returns who leads, as it changes for this node: first what is so now,
-// then each change after it, also to nobody, and to the same leader in another term. It
-// ends when ctx or the store does. Each caller has its own. One that is slow does not
-// hold anybody up: it misses what has passed by meanwhile, which the Number tells, but
-// never the last change.
-func (s *Store) LeaderChanges(ctx context.Context) iter.Seq[Leadership] {
-	return func(yield func(Leadership) bool) {
-		var last *tenure
-		for {
-			s.current.mu.Lock()
-			now, changed := s.current.tenure, s.current.changed
-			s.current.mu.Unlock()
-			if s.life.Err() != nil || ctx.Err() != nil {
-				return
-			}
-			if last != now {
-				last = now
-				if !yield(Leadership{s.leaderOf(now), now.term, now.number}) {
-					return
-				}
-				continue // what has changed meanwhile
-			}
-			select {
-			case <-changed:
-			case <-s.life.Stopping():
-			case <-ctx.Done():
-			}
-		}
-	}
-}
-
 // watchRaft follows raft's leadership until the store stops. The observer's
 // channel holds one signal, and what it signals is read afresh each time, so
 // that none is missed and raft never waits.
@@ -148,7 +58,7 @@ func (s *tracker) watchRaft() {
 		s.update()
 		if now := (loggedRole{s.raft.State(), s.tenure().leader}); now != told {
 			told = now
-			s.log.Info("leadership", "state", strings.ToLower(now.state.String()), "leader", nodeOf(now.leader).ID)
+			s.log.Info("leadership", "state", strings.ToLower(now.state.String()), "leader", roster.UserID(now.leader.Server))
 		}
 		select {
 		case <-signals:
@@ -251,20 +161,12 @@ func (s *tracker) setReason(err error) {
 	c.changed = make(chan struct{})
 }
 
-// openTerm puts an empty command into the log. When the state machine sees it,
-// everything that earlier leaders committed is in the state: reads of this term
-// may begin. raft's own first entry never reaches the state machine.
-func (s *members) openTerm(r *tenure) {
-	const pause = 10 * time.Millisecond
-	for r.ctx.Err() == nil {
-		_, err := s.commit(command.Append(nil, nil))
-		if err == nil && s.logs.Record().IsLegacy() {
-			err = s.assignClusterID(r.ctx)
-		}
-		if err == nil || r.ctx.Err() != nil { // another leads
-			return
-		}
-		s.log.Warn("open the term", "term", r.term, "error", err)
-		sleep.For(r.ctx, pause)
+// awaitOwnTerm waits until this node, as the leader, has in its state what its
+// predecessors committed: its notes can then be relied on.
+func (s *tracker) awaitOwnTerm(ctx context.Context) error {
+	term, err := s.leaderTerm()
+	if err != nil {
+		return err
 	}
+	return s.state.AwaitTerm(ctx, term)
 }
