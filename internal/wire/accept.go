@@ -3,6 +3,8 @@ package wire
 import (
 	"net"
 	"time"
+
+	"github.com/kvraft/kvraft/internal/sleep"
 )
 
 // acceptFailure is an Accept that has failed.
@@ -14,12 +16,13 @@ type acceptFailure struct {
 const longestAcceptWait = time.Second
 
 func (p *Port) accept() {
-	wait := 5 * time.Millisecond
+	const shortest = 5 * time.Millisecond
+	pause := sleep.Backoff{Next: shortest, Most: longestAcceptWait}
 	for {
 		conn, err := p.config.Listener.Accept()
 		switch {
 		case err == nil:
-			wait = 5 * time.Millisecond
+			pause.Next = shortest
 			p.accepted.Add(1)
 			p.shortage.Store(nil)
 			p.running.Go(func() { p.serve(conn) })
@@ -31,10 +34,7 @@ func (p *Port) accept() {
 		if missed, ok := p.lines.Allow("accept"); ok { // out of file descriptors, say: it passes
 			p.config.Log.Error("accept", "error", err, "others", missed)
 		}
-		select {
-		case <-time.After(wait):
-			wait = min(2*wait, longestAcceptWait)
-		case <-p.ctx.Done():
+		if !pause.Wait(p.ctx) {
 			return
 		}
 	}
