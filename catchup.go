@@ -68,7 +68,7 @@ func (s *members) finishRemoval(ctx context.Context, m raft.Server) error {
 		return err
 	}
 	if m.ID == s.server {
-		return s.transferTo(ctx, "")
+		return s.lead.transferTo(ctx, "")
 	}
 	return s.removeForGood(ctx, m, req)
 }

@@ -42,26 +42,26 @@ type claimAnswer struct {
 
 // seekConfirmation goes one step towards this node's place.
 func (s *joiner) seekConfirmation() error {
-	if done, err := s.lookAtOldPlace(); done || err != nil {
+	if done, err := s.places.lookAtOldPlace(); done || err != nil {
 		return err
 	}
 	if s.configuredAt() == "" {
 		return s.askToJoin()
 	}
 	addrs, _ := s.memberAddrs() // an address that is not known cannot be asked
-	answers, err := s.askForPlace(addrs, false)
+	answers, err := s.places.askForPlace(addrs, false)
 	if err != nil {
 		return err
 	}
-	t := s.count(answers)
+	t := s.places.count(answers)
 	if t.leader {
 		return s.askToJoin()
 	}
 	if t.enough() {
-		if answers, err = s.askForPlace(addrs, true); err != nil {
+		if answers, err = s.places.askForPlace(addrs, true); err != nil {
 			return err
 		}
-		if t = s.count(answers); t.enough() && !t.leader {
+		if t = s.places.count(answers); t.enough() && !t.leader {
 			s.log.Info("confirmed by the other voters", "addr", s.addr, "old", roster.DialAddr(s.configuredAt()))
 			s.takePlace()
 			return nil
@@ -187,7 +187,7 @@ func oneIf(is bool) int {
 func (s *places) claimAnswer() claimAnswer {
 	term, index := s.lastEntry()
 	return claimAnswer{
-		Server: s.server, Process: s.port.Process(), Placed: s.isPlaced(), Led: s.tenure().leader != roster.Peer{},
+		Server: s.server, Process: s.port.Process(), Placed: s.isPlaced(), Led: s.lead.tenure().leader != roster.Peer{},
 		Voters: roster.IDs(roster.Voters(s.configuration())), Term: term, Index: index,
 	}
 }

@@ -17,23 +17,23 @@ import (
 const Raced = raced
 
 // HandOver gives leadership to another voter, whatever is under way.
-func (s *Store) HandOver() error { return s.handOver(context.Background(), "") }
+func (s *Store) HandOver() error { return s.lead.handOver(context.Background(), "") }
 
 // HandOverTo makes other stand for election, which deposes s.
 func (s *Store) HandOverTo(other *Store) error {
-	return s.timeoutNow(roster.Peer{Server: other.server, Addr: other.opts.advertise})
+	return s.lead.timeoutNow(roster.Peer{Server: other.node.server, Addr: other.opts.advertise})
 }
 
 // StandAfter has s stand for election in place of leader, which it does not hear any more.
 func (s *Store) StandAfter(leader *Store) {
-	s.campaignAfter(&tenure{leader: roster.Peer{Server: leader.server, Addr: leader.opts.advertise}, term: s.raft.CurrentTerm()}, "a test")
+	s.failures.campaignAfter(&tenure{leader: roster.Peer{Server: leader.node.server, Addr: leader.opts.advertise}, term: s.node.raft.CurrentTerm()}, "a test")
 }
 
 // ServerID is the node's id with its identity.
-func (s *Store) ServerID() raft.ServerID { return s.server }
+func (s *Store) ServerID() raft.ServerID { return s.node.server }
 
 // Raft is the raft instance, for tests that compare with what it would do.
-func (s *Store) Raft() *raft.Raft { return s.raft }
+func (s *Store) Raft() *raft.Raft { return s.node.raft }
 
 // TakeSnapshot compacts the log now.
 func (s *Store) TakeSnapshot() error { return s.takeSnapshot() }
@@ -44,22 +44,24 @@ func (s *Store) HoldStateMachine() (release func()) {
 	s.fsm.cluster = func() string {
 		close(held)
 		<-gate
-		return s.self().Cluster
+		return s.node.self().Cluster
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = s.raft.Snapshot().Error() // it asks the state machine, which is what holds it
+		_ = s.node.raft.Snapshot().Error() // it asks the state machine, which is what holds it
 	}()
 	<-held
 	return func() { close(gate); <-done }
 }
 
 // Transport is what raft sends through.
-func (s *Store) Transport() raft.Transport { return s.raftTransport }
+func (s *Store) Transport() raft.Transport { return s.node.raftTransport }
 
 // NoteRetired takes note that other is to be removed, and does not remove it.
-func (s *Store) NoteRetired(other *Store) error { return s.writeNote(removedNote(other.server), "1") }
+func (s *Store) NoteRetired(other *Store) error {
+	return s.members.writeNote(removedNote(other.node.server), "1")
+}
 
 // NoteFormer takes note of so many identities that were removed, and of as many that have
 // left, which there never were.
@@ -67,9 +69,9 @@ func (s *Store) NoteFormer(identities int) error {
 	var ops []command.Op
 	for n := range identities {
 		server := raft.ServerID(fmt.Sprintf("x%d#%d", n%10, n))
-		ops = append(ops, noteOp(removedNote(server), s.dated(tombstone)), noteOp(leftNote(server+"-left"), s.dated("1")))
+		ops = append(ops, noteOp(removedNote(server), s.members.dated(tombstone)), noteOp(leftNote(server+"-left"), s.members.dated("1")))
 	}
-	return s.writeNotes(ops)
+	return s.members.writeNotes(ops)
 }
 
 // Notes counts those that this node has.
@@ -77,7 +79,7 @@ func (s *Store) Notes() int { return s.fsm.now.Load().view.NotesLen() }
 
 // NotesOfFormer counts those of an id that was removed or has left.
 func (s *Store) NotesOfFormer(id string) int {
-	return len(s.formerly(id, removedNote)) + len(s.formerly(id, leftNote))
+	return len(s.members.formerly(id, removedNote)) + len(s.members.formerly(id, leftNote))
 }
 
 // SendRemove asks leader, as that of a term, to remove a node, whether it leads then or not.
@@ -86,21 +88,21 @@ func (s *Store) SendRemove(ctx context.Context, leader *Store, id string, term u
 	if err != nil {
 		return err
 	}
-	_, err = s.port.Call(ctx, roster.Peer{Server: leader.server, Addr: leader.opts.advertise}, wire.CallRemove, payload)
+	_, err = s.node.port.Call(ctx, roster.Peer{Server: leader.node.server, Addr: leader.opts.advertise}, wire.CallRemove, payload)
 	return err
 }
 
 // HoldMembership lets no change of the membership through until release.
 func (s *Store) HoldMembership() (release func()) {
-	unlock, _ := s.lockMembership(context.Background())
+	unlock, _ := s.members.lockMembership(context.Background())
 	return unlock
 }
 
 // NobodyToAsk is what keeps a node from its place that knows no other.
-func (s *Store) NobodyToAsk() error { return s.nobodyToAsk() }
+func (s *Store) NobodyToAsk() error { return s.joiner.nobodyToAsk() }
 
 // Promised reports whether the node has promised to form a cluster.
-func (s *Store) Promised() bool { return s.logs.Record().Promise != nil }
+func (s *Store) Promised() bool { return s.node.logs.Record().Promise != nil }
 
 // CompactAll leaves nothing of the log: whoever lacks anything needs a snapshot.
 func (s *Store) CompactAll() error {
@@ -110,17 +112,17 @@ func (s *Store) CompactAll() error {
 
 // Connections counts those that the store has open.
 func (s *Store) Connections() int {
-	return s.port.Connections()
+	return s.node.port.Connections()
 }
 
 // AskVoters asks whether this node leads in a term, as a round of reads does.
-func (s *Store) AskVoters(term uint64) error { return s.askVoters(s.ctx, term) }
+func (s *Store) AskVoters(term uint64) error { return s.lead.askVoters(s.node.ctx, term) }
 
 // HoldRaft holds raft's main goroutine up until release.
 func (s *Store) HoldRaft() (release func()) {
 	reading, gate := make(chan struct{}), make(chan struct{})
 	answer := make(chan raft.RPCResponse, 1)
-	s.raftTransport.rpcs <- raft.RPC{ // of an old term: it is read to its end, and refused
+	s.node.raftTransport.rpcs <- raft.RPC{ // of an old term: it is read to its end, and refused
 		Command:  &raft.InstallSnapshotRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}, SnapshotVersion: 1},
 		Reader:   gatedReader{reading, gate},
 		RespChan: answer,

@@ -85,7 +85,7 @@ func (s *detector) monitorOnce(r *tenure) (took time.Duration, kept bool, err er
 // serveMonitor is the leader's side: its end, a byte, comes when this node leads no
 // more, and at once to who is no member: it is not reassured either.
 func (s *detector) serveMonitor(conn net.Conn, h wire.Hello) {
-	r := s.tenure()
+	r := s.lead.tenure()
 	broken := make(chan struct{})
 	var listening sync.WaitGroup
 	listening.Go(func() {
@@ -163,7 +163,7 @@ func (s *detector) suspect(r *tenure, since time.Time, dial time.Duration) {
 func (s *detector) awaitSilence(r *tenure) {
 	heartbeat := s.timing.Heartbeat
 	candidacy := s.newCandidacy(r)
-	for s.stillFollows(r) {
+	for s.lead.stillFollows(r) {
 		silence := s.silence()
 		wait := heartbeat - silence
 		switch {
@@ -199,7 +199,7 @@ func (s *tracker) stillFollows(r *tenure) bool {
 // this node has.
 func (s *detector) campaignAfter(r *tenure, reason string) bool {
 	heard := s.raft.LastContact()
-	if !s.stillFollows(r) {
+	if !s.lead.stillFollows(r) {
 		return false // raft has heard of another, or voted
 	}
 	if !r.campaigned.CompareAndSwap(false, true) {
@@ -210,7 +210,7 @@ func (s *detector) campaignAfter(r *tenure, reason string) bool {
 	var err error
 	if s.raft.State() == raft.Candidate { // it waits for pre-votes, and would not hear of it
 		term++
-		err = s.stepDown(s.ctx, r.term, roster.Peer{Server: s.server, Addr: s.addr})
+		err = s.lead.stepDown(s.ctx, r.term, roster.Peer{Server: s.server, Addr: s.addr})
 	}
 	if err == nil {
 		err = s.betweenMessages(func(ctx context.Context) error { return s.campaignIfLost(ctx, r, term, heard) })
@@ -232,7 +232,7 @@ func (s *detector) campaignIfLost(ctx context.Context, r *tenure, term uint64, h
 	if s.raft.CurrentTerm() != term || leader != "" && term != r.term || !s.raft.LastContact().Equal(heard) {
 		return errors.New("this node has heard of a leader, or voted, meanwhile")
 	}
-	return s.campaign(ctx)
+	return s.lead.campaign(ctx)
 }
 
 // betweenMessages does something while raft gets no messages of others: once it has
@@ -298,7 +298,7 @@ type suspicion struct {
 
 // voteOnSuspicion is what this node answers.
 func (s *detector) voteOnSuspicion(_ context.Context, a suspicion) (suspicionVote, error) {
-	r := s.tenure()
+	r := s.lead.tenure()
 	term, index := s.lastEntry()
 	lost := r.leader.Server == a.Leader && r.dead.Load() || s.silence() >= s.timing.Heartbeat
 	return suspicionVote{

@@ -314,7 +314,7 @@ func writeNode(t *testing.T, dir string) {
 	must(s.Set(ctx, "color", []byte("green")))
 	must(s.Set(ctx, "shape", []byte("round")))
 	must(s.Set(ctx, "gone", nil))
-	if err := s.writeNote(removedNote("n9#z"), tombstone); err != nil {
+	if err := s.members.writeNote(removedNote("n9#z"), tombstone); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.takeSnapshot(); err != nil {
@@ -322,7 +322,7 @@ func writeNode(t *testing.T, dir string) {
 	}
 	must(s.Batch(ctx, CheckOp("color", 1), SetOp("color", []byte{0, 0xff}), DeleteOp("shape")))
 	must(s.Delete(ctx, "gone"))
-	if err := s.writeNote(replicaNote("n8"), "1"); err != nil {
+	if err := s.members.writeNote(replicaNote("n8"), "1"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
@@ -361,7 +361,7 @@ func TestADirectoryIsReadAsItWasWritten(t *testing.T) {
 	if err != nil || view.Len() != 1 || view.Version() != 5 {
 		t.Errorf("%d keys at version %d, %v", view.Len(), view.Version(), err)
 	}
-	if !s.isRemoved("n9#z") || !s.isReplica("n8") {
+	if !s.members.isRemoved("n9#z") || !s.members.isReplica("n8") {
 		t.Error("the notes of the members are not there")
 	}
 }

@@ -433,7 +433,7 @@ func (s *joiner) found(set []roster.Peer) error {
 	if err := s.recordFounding(set); err != nil {
 		return err
 	}
-	s.findPlace()
+	s.places.findPlace()
 	return nil
 }
 

@@ -23,20 +23,20 @@ func TestADeposedLeaderStampsNothingWithATermItDidNotWin(t *testing.T) {
 	if _, err := s.Set(t.Context(), "key", nil); err != nil {
 		t.Fatal(err)
 	}
-	peer := raftPeer(t, wire.Self{Cluster: s.self().Cluster, Server: "other#1"})
-	term, last := s.raft.CurrentTerm(), s.raft.LastIndex()
-	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.server), Addr: []byte("127.0.0.1:1")}
+	peer := raftPeer(t, wire.Self{Cluster: s.node.self().Cluster, Server: "other#1"})
+	term, last := s.node.raft.CurrentTerm(), s.node.raft.LastIndex()
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.node.server), Addr: []byte("127.0.0.1:1")}
 	heartbeat := &raft.AppendEntriesRequest{RPCHeader: header, Term: term + 1}
-	if err := peer.AppendEntries(s.server, raft.ServerAddress(s.opts.advertise), heartbeat, new(raft.AppendEntriesResponse)); err != nil {
+	if err := peer.AppendEntries(s.node.server, raft.ServerAddress(s.opts.advertise), heartbeat, new(raft.AppendEntriesResponse)); err != nil {
 		t.Fatal(err)
 	}
-	future := s.raft.Apply([]byte{1, 0}, 0)
+	future := s.node.raft.Apply([]byte{1, 0}, 0)
 	if err := future.Error(); err != raft.ErrNotLeader {
 		t.Errorf("a write after the heartbeat: %v, want ErrNotLeader", err)
 	}
-	for index := last + 1; index <= s.raft.LastIndex(); index++ {
+	for index := last + 1; index <= s.node.raft.LastIndex(); index++ {
 		var entry raft.Log
-		if err := s.logs.GetLog(index, &entry); err != nil {
+		if err := s.node.logs.GetLog(index, &entry); err != nil {
 			t.Fatal(err)
 		}
 		if entry.Term == term+1 {

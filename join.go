@@ -45,7 +45,7 @@ type admission struct {
 var errRemovedNode = fmt.Errorf("%w; empty its data directory to let it join as a new node", errs.Removed)
 
 func (s *members) join(ctx context.Context, req joinRequest) error {
-	return s.changeThroughLeader(ctx, func(ctx context.Context, tenure *tenure) error {
+	return s.lead.changeThroughLeader(ctx, func(ctx context.Context, tenure *tenure) error {
 		return s.joinThrough(ctx, tenure, req)
 	})
 }
@@ -60,7 +60,7 @@ func (s *members) joinThrough(ctx context.Context, tenure *tenure, req joinReque
 }
 
 func (s *members) serveJoin(ctx context.Context, req joinRequest) (wire.Raw, error) {
-	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.joinThrough(ctx, r, req) })
+	return nil, s.lead.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.joinThrough(ctx, r, req) })
 }
 
 // addMember makes a node a member, as the leader. The order is what matters: a
@@ -73,7 +73,7 @@ func (s *members) addMember(ctx context.Context, tenure *tenure, req joinRequest
 	}
 	switch {
 	case req.Away: // it hears so from a leader that a majority confirms
-		_, err := s.rounds.Join(ctx)
+		_, err := s.lead.rounds.Join(ctx)
 		return err
 	case roster.IsVoter(s.configuration(), server.ID):
 		return nil
@@ -117,7 +117,7 @@ func (s *members) addNonvoter(ctx context.Context, req joinRequest) (raft.Server
 			entered, err = s.addArrival(ctx, a)
 		}
 		if entered && err == nil && a.unconfirmed {
-			err = s.confirmPlace(ctx, a.server.ID, req.Addr)
+			err = s.places.confirmPlace(ctx, a.server.ID, req.Addr)
 		}
 		switch {
 		case err != nil && entered && !errors.Is(err, errs.Unknown):
@@ -136,7 +136,7 @@ func (s *members) lookAt(ctx context.Context, req joinRequest) (*arrival, error)
 		return nil, fmt.Errorf("%w: other nodes are being looked at: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	defer s.arriving.Release(1)
-	if err := s.awaitOwnTerm(ctx); err != nil {
+	if err := s.lead.awaitOwnTerm(ctx); err != nil {
 		return nil, err
 	}
 	term, err := s.leaderTerm()
@@ -230,9 +230,9 @@ func (s *members) addArrival(ctx context.Context, a *arrival) (entered bool, err
 			return false, fmt.Errorf("admit: %w", err)
 		}
 	case !a.stands:
-		server.Address = s.relocated(string(server.Address))
+		server.Address = s.places.relocated(string(server.Address))
 	case a.unconfirmed: // what has been promised of it ends with an entry, see place.go
-		server.Address = s.relocated(roster.DialAddr(roster.AddressOf(a.config, server.ID)))
+		server.Address = s.places.relocated(roster.DialAddr(roster.AddressOf(a.config, server.ID)))
 	}
 	return true, s.writeIn(ctx, server, a)
 }
@@ -267,7 +267,7 @@ func (s *members) writeIn(ctx context.Context, server raft.Server, a *arrival) e
 		return err
 	}
 	s.log.Info("a node joins", "id", roster.UserID(server.ID), "addr", roster.DialAddr(string(server.Address)), "identity", server.ID)
-	return s.relocate(ctx, server.ID, server.Address)
+	return s.places.relocate(ctx, server.ID, server.Address)
 }
 
 // assignRole takes a note of what a node is to be, if that is new.
@@ -300,7 +300,7 @@ func (s *members) inTheWay(ctx context.Context, config raft.Configuration, serve
 		switch {
 		case !sameID && !sameAddr:
 		case sameID && sameAddr:
-			if at, ok := s.whereabouts(ctx, m); ok {
+			if at, ok := s.places.whereabouts(ctx, m); ok {
 				return nil, s.liveElsewhere(m, at)
 			}
 			replaced = append(replaced, m)
@@ -336,7 +336,7 @@ func (s *places) admit(ctx context.Context, a admission, addr string) error {
 func (s *members) admitSoon(ctx context.Context, a admission, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timing.Heartbeat)
 	defer cancel()
-	return s.admit(ctx, a, addr)
+	return s.places.admit(ctx, a, addr)
 }
 
 // acceptAdmission is the other side of admit: the cluster is on disk before the

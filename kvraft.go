@@ -15,14 +15,11 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/kvraft/kvraft/internal/batch"
-	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
-	"github.com/kvraft/kvraft/internal/life"
 	"github.com/kvraft/kvraft/internal/logqueue"
 	"github.com/kvraft/kvraft/internal/ownaddr"
 	"github.com/kvraft/kvraft/internal/pace"
-	"github.com/kvraft/kvraft/internal/raftlog"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
 )
@@ -30,8 +27,12 @@ import (
 // Store is one node of a replicated key-value store. Its methods may be called
 // from any goroutine.
 type Store struct {
-	*joiner
-	*detector
+	node     *node
+	lead     *tracker
+	failures *detector
+	places   *places
+	members  *members
+	joiner   *joiner
 
 	opts  options
 	fsm   *fsm
@@ -84,44 +85,25 @@ func Open(dir string, opts ...Option) (*Store, error) {
 func newStore(o options) *Store {
 	lines := logqueue.New(o.logger)
 	o.logger = lines.Logger()
-	n := &node{
-		timing:       o.timing,
-		log:          o.logger,
-		ids:          command.NewIDs(),
-		placeChanged: make(chan struct{}, 1),
-		life:         life.New(),
+	n := newNode(o.timing, o.logger)
+	s := &Store{opts: o, lines: lines, node: n, lead: newTracker(n), closed: make(chan struct{})}
+	s.failures = &detector{node: n, lead: s.lead}
+	s.places = &places{node: n, lead: s.lead}
+	s.members = newMembers(n, s.lead, s.places)
+	s.joiner = &joiner{
+		node: n, lead: s.lead, places: s.places, members: s.members,
+		given: o.join, find: o.joinFunc, lookupHost: o.lookupHost, expect: o.expect, replica: o.replica,
 	}
-	l := &tracker{node: n}
-	m := &members{
-		places:   &places{tracker: l},
-		changing: make(chan struct{}, 1),
-		arriving: semaphore.NewWeighted(maxArrivals),
-	}
-	s := &Store{
-		joiner:   &joiner{members: m, given: o.join, find: o.joinFunc, lookupHost: o.lookupHost, expect: o.expect, replica: o.replica},
-		detector: &detector{tracker: l},
-		opts:     o,
-		lines:    lines,
-		closed:   make(chan struct{}),
-	}
-	n.commit = s.replicate
-	s.raftLog = raftlog.New(s.log.Named("raft"), s.life.Stopping())
-	s.ctx = s.life.Context()
-	s.rounds = batch.NewRounds(s.confirm, s.life.Go)
 	for l := range s.asking {
-		s.asking[l] = batch.NewRounds(func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, s.life.Go)
+		s.asking[l] = batch.NewRounds(func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, n.life.Go)
 	}
 	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
-	s.writes = batch.NewGroups(s.propose, s.life.Go)
-	s.life.OnStop = func(why error) { s.writes.Refuse(why) }
-	l.whenLeading = []func(*tenure){s.openTerm, s.finishChanges}
-	l.whenFollowing = []func(*tenure){s.monitor, s.awaitSilence}
-	context.AfterFunc(s.ctx, func() { s.writes.Abandon(s.life.Err()) })
-	s.questions.Most = 2
-	s.learners.failures.Log = s.log
-	s.current.tenure = &tenure{began: time.Now()}
-	s.current.tenure.ctx, s.current.tenure.cancel = context.WithCancel(s.ctx)
-	s.current.changed = make(chan struct{})
+	s.writes = batch.NewGroups(s.propose, n.life.Go)
+	n.commit = s.replicate
+	n.life.OnStop = func(why error) { s.writes.Refuse(why) }
+	context.AfterFunc(n.ctx, func() { s.writes.Abandon(n.life.Err()) })
+	s.lead.whenLeading = []func(*tenure){s.members.openTerm, s.members.finishChanges}
+	s.lead.whenFollowing = []func(*tenure){s.failures.monitor, s.failures.awaitSilence}
 	return s
 }
 
@@ -140,7 +122,7 @@ func (s *Store) open() (err error) {
 		if err == nil {
 			return
 		}
-		s.life.End()
+		s.node.life.End()
 		for i := len(undo) - 1; i >= 0; i-- {
 			err = errors.Join(err, undo[i]())
 		}
@@ -164,22 +146,22 @@ func (s *Store) open() (err error) {
 	if err := s.identify(); err != nil {
 		return err
 	}
-	s.opened = time.Now()
-	s.port = s.newPort()
-	s.raftTransport = newRaftTransport(s.port, s.patience(), s.log.Named("raft-net"), sieve{s.hasSnapshot, s.asVoter, s.logs.AwaitStored, s.raftNode, s.logs.Term, func() bool { return s.tenure().leads }, s.isPlaced, s.holdsBack, s.raftLog.Reached})
-	undo = append(undo, func() error { err := s.raftTransport.Close(); s.port.Close(); return err })
+	s.node.opened = time.Now()
+	s.node.port = s.newPort()
+	s.node.raftTransport = newRaftTransport(s.node.port, s.node.patience(), s.node.log.Named("raft-net"), sieve{s.hasSnapshot, s.members.asVoter, s.node.logs.AwaitStored, s.raftNode, s.node.logs.Term, func() bool { return s.lead.tenure().leads }, s.node.isPlaced, s.places.holdsBack, s.node.raftLog.Reached})
+	undo = append(undo, func() error { err := s.node.raftTransport.Close(); s.node.port.Close(); return err })
 
-	if err := s.foundAlone(); err != nil {
+	if err := s.joiner.foundAlone(); err != nil {
 		return err
 	}
-	if s.raft, err = s.newRaft(); err != nil {
+	if s.node.raft, err = s.newRaft(); err != nil {
 		return err
 	}
-	s.findPlace()
-	s.watchdog = newWatchdog(s.detector, func(ctx context.Context, leader roster.Peer) (uint64, error) {
+	s.places.findPlace()
+	s.watchdog = newWatchdog(s.failures, func(ctx context.Context, leader roster.Peer) (uint64, error) {
 		return s.forwardReadIndex(ctx, leader, LeaderLocal)
 	})
-	s.logs.SetHooks(disk.Hooks{NeedsOthers: s.needsOthers, MayCut: s.mayCut})
+	s.node.logs.SetHooks(disk.Hooks{NeedsOthers: s.needsOthers, MayCut: s.mayCut})
 	s.start()
 	return nil
 }
@@ -192,18 +174,18 @@ func (s *Store) listen() error {
 		}
 		s.opts.listener = listener
 	}
-	if s.addr = s.opts.advertise; s.addr != "" {
+	if s.node.addr = s.opts.advertise; s.node.addr != "" {
 		return nil
 	}
 	addr, err := s.opts.advertised(ownaddr.Local())
-	s.opts.advertise, s.addr = addr, addr
+	s.opts.advertise, s.node.addr = addr, addr
 	return err
 }
 
 // checkID makes sure that the node may have the id that it was given. One that no cluster
 // has heard of yet may get another.
 func (s *Store) checkID() error {
-	meta := s.logs.Record()
+	meta := s.node.logs.Record()
 	if s.isRenamed() && (meta.Cluster != "" || meta.Promise != nil || meta.IsLegacy()) {
 		return fmt.Errorf("%w: this is the data of node %q, not of %q", ErrInvalid, meta.ID, s.opts.id)
 	}
@@ -211,17 +193,17 @@ func (s *Store) checkID() error {
 }
 
 func (s *Store) isRenamed() bool {
-	id := s.logs.Record().ID
+	id := s.node.logs.Record().ID
 	return id != "" && s.opts.id != "" && s.opts.id != id
 }
 
 // identify gives an empty node its identity. One that looks for no others promises
 // to form a cluster with itself.
 func (s *Store) identify() error {
-	meta := s.logs.Record()
+	meta := s.node.logs.Record()
 	first := meta.ID == ""
 	if first || s.isRenamed() {
-		err := s.logs.Update(func(m *disk.Record) {
+		err := s.node.logs.Update(func(m *disk.Record) {
 			m.ID, m.Identity = s.opts.id, roster.NewIdentity()
 			orDefault(&m.ID, s.opts.advertise)
 			if first && !s.opts.joins() {
@@ -231,9 +213,9 @@ func (s *Store) identify() error {
 		if err != nil {
 			return fmt.Errorf("write the node's identity: %w", err)
 		}
-		meta = s.logs.Record()
+		meta = s.node.logs.Record()
 	}
-	s.opts.id, s.id, s.server = meta.ID, meta.ID, meta.ServerID()
+	s.opts.id, s.node.id, s.node.server = meta.ID, meta.ID, meta.ServerID()
 	return nil
 }
 
@@ -253,11 +235,11 @@ func (s *node) raftConfig() *raft.Config {
 }
 
 func (s *Store) newRaft() (r *raft.Raft, err error) {
-	s.fsm = newFSM(s.ctx, s.opts.snapshots.EveryBytes, s.opts.history, func() string { return s.self().Cluster }, s.stopForFault)
-	s.state = s.fsm
+	s.fsm = newFSM(s.node.ctx, s.opts.snapshots.EveryBytes, s.opts.history, func() string { return s.node.self().Cluster }, s.node.stopForFault)
+	s.node.state = s.fsm
 	s.fsm.logBytes = firstPhase(s.opts.snapshots.EveryBytes)
-	err = s.life.Apart("start raft", func() (err error) {
-		r, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.logs, s.snapshots, s.raftTransport)
+	err = s.node.life.Apart("start raft", func() (err error) {
+		r, err = raft.NewRaft(s.node.raftConfig(), s.fsm, s.node.logs, s.node.logs, s.node.snapshots, s.node.raftTransport)
 		return err
 	})
 	if err != nil && r != nil { // it had started when its storage failed
@@ -273,16 +255,16 @@ func firstPhase(every int64) int64 { return mathrand.Int64N(every - every/8) }
 
 // needsOthers reports whether this node leads and needs others to commit an entry.
 func (s *Store) needsOthers() bool {
-	return s.raft.State() == raft.Leader && len(roster.Voters(s.configuration())) > 1
+	return s.node.raft.State() == raft.Leader && len(roster.Voters(s.node.configuration())) > 1
 }
 
 func (s *Store) start() {
-	s.port.Start()
-	s.life.Go(s.watchRaft)
-	s.life.Go(s.takeSnapshots)
-	s.life.Go(s.settle)
-	s.life.Go(s.adoptClusterID)
-	s.life.Go(s.electSelf)
+	s.node.port.Start()
+	s.node.life.Go(s.lead.watchRaft)
+	s.node.life.Go(s.takeSnapshots)
+	s.node.life.Go(s.joiner.settle)
+	s.node.life.Go(s.joiner.adoptClusterID)
+	s.node.life.Go(s.lead.electSelf)
 	s.watchdog.start()
 }
 
@@ -291,7 +273,7 @@ func (s *Store) takeSnapshots() {
 	for {
 		select {
 		case <-s.fsm.due:
-		case <-s.ctx.Done():
+		case <-s.node.ctx.Done():
 			return
 		}
 		pause := sleep.Backoff{Next: s.opts.timing.Heartbeat, Most: time.Minute}
@@ -300,7 +282,7 @@ func (s *Store) takeSnapshots() {
 			if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) { // the leader has sent one
 				break
 			}
-			if !pause.Wait(s.ctx) { // a change of the configuration is under way, or the disk is full
+			if !pause.Wait(s.node.ctx) { // a change of the configuration is under way, or the disk is full
 				return
 			}
 		}
@@ -310,13 +292,13 @@ func (s *Store) takeSnapshots() {
 // takeSnapshot lets raft write a snapshot and drop the log before it, but for as
 // many entries as fit into TrailingBytes.
 func (s *Store) takeSnapshot() error {
-	config := s.raft.ReloadableConfig()
-	config.TrailingLogs = max(s.logs.TrailingWithin(s.opts.snapshots.TrailingBytes), 1) // or an entry that is just being appended could go
-	if err := s.raft.ReloadConfig(config); err != nil {
+	config := s.node.raft.ReloadableConfig()
+	config.TrailingLogs = max(s.node.logs.TrailingWithin(s.opts.snapshots.TrailingBytes), 1) // or an entry that is just being appended could go
+	if err := s.node.raft.ReloadConfig(config); err != nil {
 		return fmt.Errorf("take a snapshot: %w", err)
 	}
-	if err := s.raft.Snapshot().Error(); err != nil {
-		s.log.Warn("take a snapshot", "error", err)
+	if err := s.node.raft.Snapshot().Error(); err != nil {
+		s.node.log.Warn("take a snapshot", "error", err)
 		return fmt.Errorf("take a snapshot: %w", err)
 	}
 	return nil
@@ -324,14 +306,14 @@ func (s *Store) takeSnapshot() error {
 
 // Index returns the newest log index that is in this node's state. The committed
 // log of the cluster reaches at least that far.
-func (s *Store) Index() uint64 { return s.index() }
+func (s *Store) Index() uint64 { return s.node.index() }
 
 // Hash returns a SHA-256 over the whole state, and the log index it belongs to:
 // at the same index it is the same on every node. It reads every key, and rests for
 // half of the time, as it would otherwise take a processor from the writes.
 func (s *Store) Hash() (index uint64, sum [32]byte) {
 	now := s.fsm.now.Load()
-	h := pace.NewHash(sha256.New(), s.life.Stopping())
+	h := pace.NewHash(sha256.New(), s.node.life.Stopping())
 	now.view.HashTo(h)
 	return now.index, [32]byte(h.Sum(nil))
 }
@@ -339,11 +321,11 @@ func (s *Store) Hash() (index uint64, sum [32]byte) {
 // Done returns a channel that is closed when the store stops taking calls: by
 // Close, or by itself when its storage fails or it was removed from the cluster.
 // [Store.Err] tells why.
-func (s *Store) Done() <-chan struct{} { return s.life.Stopping() }
+func (s *Store) Done() <-chan struct{} { return s.node.life.Stopping() }
 
 // Err returns nil while the store runs. After that it returns ErrClosed, which
 // wraps the fault that stopped the store if there was one.
-func (s *Store) Err() error { return s.life.Err() }
+func (s *Store) Err() error { return s.node.life.Err() }
 
 // logPatience is how long Close waits for the last lines to be logged.
 const logPatience = time.Second
@@ -356,7 +338,7 @@ func (s *Store) Close() error {
 		<-s.closed
 		return nil
 	}
-	s.life.Stop(ErrClosed)
+	s.node.life.Stop(ErrClosed)
 	err := s.shutdown()
 	s.lines.Close(logPatience)
 	close(s.closed)
@@ -369,20 +351,20 @@ func (s *Store) Close() error {
 // nothing more to come, leadership is handed over. Only then is raft stopped, and
 // last the storage that it stands on closed.
 func (s *Store) shutdown() error {
-	t := s.timing
-	if s.ctx.Err() == nil {
+	t := s.node.timing
+	if s.node.ctx.Err() == nil {
 		s.writes.Drain(t.Election)
 	}
-	s.futures.Drain(2*t.Lease + t.Election)
-	if s.ctx.Err() == nil {
-		if err := s.handOver(s.ctx, ""); err != nil { // the others wait for their election timeout, then
-			s.log.Info("leadership was not handed over", "reason", errs.Reason(err))
+	s.node.futures.Drain(2*t.Lease + t.Election)
+	if s.node.ctx.Err() == nil {
+		if err := s.lead.handOver(s.node.ctx, ""); err != nil { // the others wait for their election timeout, then
+			s.node.log.Info("leadership was not handed over", "reason", errs.Reason(err))
 		}
 	}
-	s.life.End()
-	stopped := s.raft.Shutdown()
-	err := s.raftTransport.Close()
-	s.port.Cut()
+	s.node.life.End()
+	stopped := s.node.raft.Shutdown()
+	err := s.node.raftTransport.Close()
+	s.node.port.Cut()
 
 	cleared := make(chan error, 1)
 	go func() { cleared <- s.clearAway(stopped) }()
@@ -400,9 +382,9 @@ func (s *Store) shutdown() error {
 // hangs makes it wait for as long.
 func (s *Store) clearAway(stopped raft.Future) error {
 	err := stopped.Error()
-	s.life.Wait()
-	s.port.Close()
-	return errors.Join(err, s.logs.Flush(), s.closeStorage())
+	s.node.life.Wait()
+	s.node.port.Close()
+	return errors.Join(err, s.node.logs.Flush(), s.closeStorage())
 }
 
 func closeListener(l net.Listener) error {

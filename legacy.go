@@ -121,7 +121,7 @@ func (s *members) assignClusterID(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	if err := s.awaitOwnTerm(ctx); err != nil {
+	if err := s.lead.awaitOwnTerm(ctx); err != nil {
 		return err
 	}
 	if s.note(clusterIDNote) != "" {
@@ -138,7 +138,7 @@ func (s *joiner) adoptClusterID() {
 	if err := s.state.AwaitNote(s.ctx, clusterIDNote); err != nil {
 		return // the store stops
 	}
-	cluster := s.note(clusterIDNote)
+	cluster := s.members.note(clusterIDNote)
 	if err := s.logs.Update(func(m *disk.Record) { m.Cluster = cluster }); err != nil {
 		return // likewise
 	}
@@ -148,7 +148,7 @@ func (s *joiner) adoptClusterID() {
 // seekLeaderWithoutID is for a nameless node, which is a member already. It asks to join all
 // the same when it hears of no leader: it may have been removed.
 func (s *joiner) seekLeaderWithoutID() error {
-	if !s.isLeaderless() {
+	if !s.lead.isLeaderless() {
 		return nil
 	}
 	if err := s.askToJoin(); errors.Is(err, errs.Refused) {

@@ -10,6 +10,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
+	"golang.org/x/sync/semaphore"
 )
 
 // lockMembership lets one change at a time through. A channel, not a mutex: it
@@ -51,4 +52,10 @@ func (s *members) openTerm(r *tenure) {
 		s.log.Warn("open the term", "term", r.term, "error", err)
 		sleep.For(r.ctx, pause)
 	}
+}
+
+func newMembers(n *node, lead *tracker, p *places) *members {
+	m := &members{node: n, lead: lead, places: p, changing: make(chan struct{}, 1), arriving: semaphore.NewWeighted(maxArrivals)}
+	m.learners.failures.Log = n.log
+	return m
 }

@@ -55,7 +55,7 @@ func (s *Store) Join(ctx context.Context, id, addr string, opts ...JoinOption) e
 	if err := errors.Join(checkID(id), checkReachable("address", addr)); err != nil {
 		return err
 	}
-	return s.join(ctx, joinRequest{ID: id, Addr: addr, Role: gather[joinOptions](opts).role()})
+	return s.members.join(ctx, joinRequest{ID: id, Addr: addr, Role: gather[joinOptions](opts).role()})
 }
 
 // RemoveOption qualifies Remove: it is a [RemoveFlag].
@@ -103,10 +103,10 @@ func (s *Store) Remove(ctx context.Context, id string, opts ...RemoveOption) err
 	}
 	o := gather[removeOptions](opts)
 	req := removeRequest{ID: id, Force: o.has(Force), MayReturn: o.has(MayReturn), IfSilent: o.has(IfSilent)}
-	if id == s.id && req.MayReturn {
-		return s.leave(ctx, req)
+	if id == s.node.id && req.MayReturn {
+		return s.joiner.leave(ctx, req)
 	}
-	return s.removeFor(ctx, req)
+	return s.members.removeFor(ctx, req)
 }
 
 // TransferLeadership makes the voter id the leader, or with an empty id any other
@@ -123,19 +123,19 @@ func (s *Store) TransferLeadership(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	return s.transfer(ctx, id)
+	return s.members.transfer(ctx, id)
 }
 
 // Nodes returns the members as the leader knows them, sorted by id. Errors:
 // ErrNoLeader, ErrClosed.
 func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
 	var nodes []Node
-	err := s.readThroughLeader(ctx, func(ctx context.Context, tenure *tenure) (err error) {
+	err := s.lead.readThroughLeader(ctx, func(ctx context.Context, tenure *tenure) (err error) {
 		if tenure.leads {
 			nodes, err = s.nodesAsLeader(ctx)
 			return err
 		}
-		nodes, err = wire.CallJSON[[]Node](ctx, s.port, tenure.leader, wire.CallNodes, wire.Raw(nil))
+		nodes, err = wire.CallJSON[[]Node](ctx, s.node.port, tenure.leader, wire.CallNodes, wire.Raw(nil))
 		return err
 	})
 	return nodes, err
@@ -146,32 +146,32 @@ func (s *Store) serveNodes(ctx context.Context, _ wire.Raw) ([]Node, error) {
 }
 
 func (s *Store) nodesAsLeader(ctx context.Context) ([]Node, error) {
-	if _, err := s.rounds.Join(ctx); err != nil {
+	if _, err := s.lead.rounds.Join(ctx); err != nil {
 		return nil, err
 	}
-	return s.members(), nil
+	return s.listNodes(), nil
 }
 
-// members are those of the newest configuration that this node has.
-func (s *Store) members() []Node {
+// listNodes are those of the newest configuration that this node has.
+func (s *Store) listNodes() []Node {
 	var nodes []Node
-	for _, m := range s.configuration().Servers {
-		nodes = append(nodes, s.member(m))
+	for _, m := range s.node.configuration().Servers {
+		nodes = append(nodes, s.nodeOf(m))
 	}
 	slices.SortFunc(nodes, func(a, b Node) int { return strings.Compare(a.ID, b.ID) })
 	return nodes
 }
 
-// member is a server as users see it.
-func (s *Store) member(m raft.Server) Node {
+// nodeOf is a server as users see it.
+func (s *Store) nodeOf(m raft.Server) Node {
 	id := roster.UserID(m.ID)
-	return Node{ID: id, Addr: roster.DialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter, Replica: s.isReplica(id)}
+	return Node{ID: id, Addr: roster.DialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter, Replica: s.members.isReplica(id)}
 }
 
 // Leader returns the leader that this node knows, and false if there is none at
 // the moment.
 func (s *Store) Leader() (Node, bool) {
-	r := s.tenure()
+	r := s.lead.tenure()
 	return s.leaderOf(r), r.leader != roster.Peer{}
 }
 
@@ -180,12 +180,12 @@ func (s *Store) leaderOf(r *tenure) Node {
 	if r.leader == (roster.Peer{}) {
 		return Node{}
 	}
-	config := s.configuration()
-	suffrage := raft.Nonvoter                                                 // as a leader is while its own removal is under way
-	if roster.IsVoter(config, r.leader.Server) || !s.lists(r.leader.Server) { // roster.Voters have elected it, of whom this node may not know yet
+	config := s.node.configuration()
+	suffrage := raft.Nonvoter                                                      // as a leader is while its own removal is under way
+	if roster.IsVoter(config, r.leader.Server) || !s.node.lists(r.leader.Server) { // roster.Voters have elected it, of whom this node may not know yet
 		suffrage = raft.Voter
 	}
-	return s.member(raft.Server{ID: r.leader.Server, Address: raft.ServerAddress(r.leader.Addr), Suffrage: suffrage})
+	return s.nodeOf(raft.Server{ID: r.leader.Server, Address: raft.ServerAddress(r.leader.Addr), Suffrage: suffrage})
 }
 
 // WaitLeader waits until this node knows a leader. (Calls wait for whatever is
@@ -195,12 +195,12 @@ func (s *Store) leaderOf(r *tenure) Node {
 // ErrNoLeader with the context's error.
 func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
 	for {
-		s.current.mu.Lock()
-		r, trouble, changed := s.current.tenure, s.current.reason, s.current.changed
-		s.current.mu.Unlock()
+		s.lead.current.mu.Lock()
+		r, trouble, changed := s.lead.current.tenure, s.lead.current.reason, s.lead.current.changed
+		s.lead.current.mu.Unlock()
 		switch {
-		case s.life.Err() != nil:
-			return Node{}, s.life.Err()
+		case s.node.life.Err() != nil:
+			return Node{}, s.node.life.Err()
 		case r.leader != roster.Peer{}:
 			return s.leaderOf(r), nil
 		case errors.Is(trouble, errs.Refused):
@@ -208,7 +208,7 @@ func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
 		}
 		select {
 		case <-changed:
-		case <-s.life.Stopping():
+		case <-s.node.life.Stopping():
 		case <-ctx.Done():
 			return Node{}, errs.NoLeaderBefore(ctx, trouble)
 		}
@@ -231,10 +231,10 @@ func (s *Store) LeaderChanges(ctx context.Context) iter.Seq[Leadership] {
 	return func(yield func(Leadership) bool) {
 		var last *tenure
 		for {
-			s.current.mu.Lock()
-			now, changed := s.current.tenure, s.current.changed
-			s.current.mu.Unlock()
-			if s.life.Err() != nil || ctx.Err() != nil {
+			s.lead.current.mu.Lock()
+			now, changed := s.lead.current.tenure, s.lead.current.changed
+			s.lead.current.mu.Unlock()
+			if s.node.life.Err() != nil || ctx.Err() != nil {
 				return
 			}
 			if last != now {
@@ -246,7 +246,7 @@ func (s *Store) LeaderChanges(ctx context.Context) iter.Seq[Leadership] {
 			}
 			select {
 			case <-changed:
-			case <-s.life.Stopping():
+			case <-s.node.life.Stopping():
 			case <-ctx.Done():
 			}
 		}

@@ -64,6 +64,19 @@ type node struct {
 	ctx  context.Context // of life
 }
 
+func newNode(t Timing, log hclog.Logger) *node {
+	l := life.New()
+	return &node{
+		timing:       t,
+		log:          log,
+		ids:          command.NewIDs(),
+		placeChanged: make(chan struct{}, 1),
+		raftLog:      raftlog.New(log.Named("raft"), l.Stopping()),
+		life:         l,
+		ctx:          l.Context(),
+	}
+}
+
 // tracker is who leads.
 type tracker struct {
 	*node
@@ -76,25 +89,36 @@ type tracker struct {
 
 // detector is the failure detector.
 type detector struct {
-	*tracker
+	*node
+	lead *tracker
+
 	refutations batch.Spacing[raft.ServerID]
 }
 
 type places struct {
-	*tracker
+	*node
+	lead *tracker
+
 	claims     claims
 	relocating sync.Map // of server ids to their next addresses, by this node as the leader; see relocate
 }
 
 type members struct {
-	*places
+	*node
+	lead   *tracker
+	places *places
+
 	learners learners
 	changing chan struct{}       // holds one token while the configuration is changed
 	arriving *semaphore.Weighted // a place for each of maxArrivals
 }
 
 type joiner struct {
-	*members
+	*node
+	lead    *tracker
+	places  *places
+	members *members
+
 	given      []string                                // addresses of members, or names in DNS
 	find       func(context.Context) ([]string, error) // looks for more; nil: there are none
 	lookupHost func(context.Context, string) ([]string, error)

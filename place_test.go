@@ -198,17 +198,17 @@ func newPlacesRun(t *testing.T, random *rand.Rand, counts map[string]int) *place
 }
 
 func (p *placesRun) run(history *kvrafttest.History, changes int) {
-	ctx, stop := context.WithCancel(p.t.Context())
+	ctx, stop := context.WithCancel(p.members.t.Context())
 	var running sync.WaitGroup
 	for i := range 9 {
-		random := rand.New(rand.NewPCG(p.random.Uint64(), 0))
-		running.Go(func() { p.client(ctx, random, history, i) })
+		random := rand.New(rand.NewPCG(p.members.random.Uint64(), 0))
+		running.Go(func() { p.members.client(ctx, random, history, i) })
 	}
 	for range changes {
 		p.copyOne()
 		p.cut()
 		p.change()
-		time.Sleep(time.Duration(p.random.IntN(20_000)) * time.Millisecond)
+		time.Sleep(time.Duration(p.members.random.IntN(20_000)) * time.Millisecond)
 		p.mend()
 	}
 	stop()
@@ -218,42 +218,42 @@ func (p *placesRun) run(history *kvrafttest.History, changes int) {
 // copyOne starts a copy of a node, half of the time. It is on the side of the partition
 // that chance decides.
 func (p *placesRun) copyOne() {
-	if p.random.IntN(2) == 0 {
+	if p.members.random.IntN(2) == 0 {
 		return
 	}
-	original := p.random.IntN(p.size())
-	if p.random.IntN(2) == 0 { // it shall not be seen at once
-		p.Isolate(original)
+	original := p.members.random.IntN(p.size())
+	if p.members.random.IntN(2) == 0 { // it shall not be seen at once
+		p.members.Isolate(original)
 	}
-	p.did("copy", original)
-	duplicate := p.Copy(original)
+	p.members.did("copy", original)
+	duplicate := p.members.Copy(original)
 	p.copies[duplicate] = original
-	p.refresh()
+	p.members.refresh()
 }
 
 // size is the number of nodes without the copies.
-func (p *placesRun) size() int { return len(p.list(func(int) bool { return true })) }
+func (p *placesRun) size() int { return len(p.members.list(func(int) bool { return true })) }
 
 // cut divides the nodes and the copies at random.
 func (p *placesRun) cut() {
-	if p.random.IntN(3) == 0 {
+	if p.members.random.IntN(3) == 0 {
 		return
 	}
 	var sides [2][]int
-	for i := range p.Len() {
-		if p.Up(i) {
-			side := p.random.IntN(2)
+	for i := range p.members.Len() {
+		if p.members.Up(i) {
+			side := p.members.random.IntN(2)
 			sides[side] = append(sides[side], i)
 		}
 	}
-	p.did("cut", sides[0]...)
-	p.Partition(sides[0], sides[1])
+	p.members.did("cut", sides[0]...)
+	p.members.Partition(sides[0], sides[1])
 }
 
 // change kills nodes and starts some of them elsewhere. The original of a copy that runs
 // goes on running: to the others a copy of a node that has died is that node.
 func (p *placesRun) change() {
-	free := p.list(func(i int) bool {
+	free := p.members.list(func(i int) bool {
 		for _, original := range p.copies {
 			if original == i {
 				return false
@@ -261,65 +261,65 @@ func (p *placesRun) change() {
 		}
 		return true
 	})
-	victim := free[p.random.IntN(len(free))]
-	switch p.random.IntN(4) {
+	victim := free[p.members.random.IntN(len(free))]
+	switch p.members.random.IntN(4) {
 	case 0:
-		p.down(victim)
+		p.members.down(victim)
 	case 1:
-		p.down(victim)
-		p.did("move", victim)
-		p.Move(victim)
-		p.Restart(victim)
+		p.members.down(victim)
+		p.members.did("move", victim)
+		p.members.Move(victim)
+		p.members.Restart(victim)
 	case 2:
-		p.random.Shuffle(len(free), func(i, j int) { free[i], free[j] = free[j], free[i] })
-		exchange := free[:1+p.random.IntN(len(free))]
-		p.did("exchange", exchange...)
+		p.members.random.Shuffle(len(free), func(i, j int) { free[i], free[j] = free[j], free[i] })
+		exchange := free[:1+p.members.random.IntN(len(free))]
+		p.members.did("exchange", exchange...)
 		for _, i := range exchange {
 			p.kill(i)
 		}
-		p.Exchange(exchange...)
+		p.members.Exchange(exchange...)
 		for _, i := range exchange {
-			p.Restart(i)
+			p.members.Restart(i)
 		}
 	}
-	p.refresh()
+	p.members.refresh()
 }
 
 // kill crashes a node, however few are left.
 func (p *placesRun) kill(i int) {
-	p.mu.Lock()
-	if len(p.stores) > 1 {
-		delete(p.stores, i)
+	p.members.mu.Lock()
+	if len(p.members.stores) > 1 {
+		delete(p.members.stores, i)
 	}
-	p.mu.Unlock()
-	p.Crash(i)
+	p.members.mu.Unlock()
+	p.members.Crash(i)
 }
 
 // mend ends the faults. Of a node and its copy one is told then that it is the copy: the
 // original, if the cluster has found the other in its place while it was cut off.
 func (p *placesRun) mend() {
-	p.Heal()
-	for _, i := range p.list(func(i int) bool { return !p.Up(i) }) {
-		p.Restart(i)
+	p.members.Heal()
+	for _, i := range p.members.list(func(i int) bool { return !p.members.Up(i) }) {
+		p.members.Restart(i)
 	}
 	for duplicate, original := range p.copies {
 		stopped := duplicate
-		eventually(p.t, "one of the two is told", func() bool {
-			if p.Store(original).Err() != nil {
+		eventually(p.members.t, "one of the two is told", func() bool {
+			if p.members.Store(original).Err() != nil {
 				stopped = original
 			}
-			return p.Store(stopped).Err() != nil
+			return p.members.Store(stopped).Err() != nil
 		})
-		if err := p.Store(stopped).Err(); !errors.Is(err, kvraft.ErrCopied) {
-			p.t.Errorf("%s stopped with %v", p.Host(stopped), err)
+		if err := p.members.Store(stopped).Err(); !errors.Is(err, kvraft.ErrCopied) {
+			p.members.t.Errorf("%s stopped with %v", p.members.Host(stopped), err)
 		}
-		p.mu.Lock()
-		delete(p.stores, stopped)
-		p.mu.Unlock()
-		p.Stop(stopped)
+		p.members.mu.Lock()
+		delete(p.members.stores, stopped)
+		p.members.mu.Unlock()
+		p.members.Stop(stopped)
 		if stopped == original {
-			p.did("the copy stays", original)
-			p.Succeed(original, duplicate)
+			p.members.did("the copy stays", original)
+			p.members.Succeed(original, duplicate)
 		}
 		delete(p.copies, duplicate)
 	}

@@ -155,15 +155,15 @@ func (s *raftServer) note(kind, from string, reason error) {
 func (s *Store) raftNode() raftrpc.Node {
 	now := s.fsm.now.Load()
 	return raftrpc.Node{
-		Term:      s.raft.CurrentTerm(),
-		Committed: max(s.raft.CommitIndex(), s.raft.AppliedIndex(), now.index),
+		Term:      s.node.raft.CurrentTerm(),
+		Committed: max(s.node.raft.CommitIndex(), s.node.raft.AppliedIndex(), now.index),
 		StateTerm: now.term,
-		Voter:     roster.IsVoter(s.configuration(), s.server),
-		Led:       s.raft.State() == raft.Leader || time.Since(s.raft.LastContact()) < s.opts.timing.Heartbeat,
-		Member:    s.lists,
+		Voter:     roster.IsVoter(s.node.configuration(), s.node.server),
+		Led:       s.node.raft.State() == raft.Leader || time.Since(s.node.raft.LastContact()) < s.opts.timing.Heartbeat,
+		Member:    s.node.lists,
 		TermAt: func(index uint64) (uint64, bool) {
 			var entry raft.Log
-			err := s.logs.GetLog(index, &entry)
+			err := s.node.logs.GetLog(index, &entry)
 			return entry.Term, err == nil
 		},
 		Checksum: disk.VerifyReceived,
@@ -179,7 +179,7 @@ func (s *Store) mayCut(from uint64) error {
 	if from > at {
 		return nil
 	}
-	list, err := s.snapshots.List()
+	list, err := s.node.snapshots.List()
 	if err != nil {
 		return err
 	}

@@ -100,7 +100,7 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 	}
 	var entry Entry
 	slow := false // the leader's answer takes too long
-	err := s.readThroughLeader(ctx, func(ctx context.Context, tenure *tenure) (err error) {
+	err := s.lead.readThroughLeader(ctx, func(ctx context.Context, tenure *tenure) (err error) {
 		switch {
 		case tenure.leads:
 			entry, err = s.readAsLeader(ctx, key, o.level)
@@ -140,7 +140,7 @@ func (s *Store) readAsFollower(ctx context.Context, leader roster.Peer, key stri
 		return Entry{}, err
 	}
 	if s.Index() < index {
-		soon, cancel := context.WithTimeout(ctx, 4*s.timing.Commit)
+		soon, cancel := context.WithTimeout(ctx, 4*s.node.timing.Commit)
 		defer cancel()
 		if s.fsm.AwaitIndex(soon, index) != nil {
 			return s.forwardGet(ctx, leader, key, l)
@@ -167,7 +167,7 @@ func (s *Store) readHere(ctx context.Context, key string, l ReadLevel) (Entry, e
 // anything before the call, and the state holds everything committed by then.
 func (s *Store) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, error) {
 	if l == LeaderLocal {
-		term, err := s.leaderTerm()
+		term, err := s.node.leaderTerm()
 		if err != nil {
 			return 0, err
 		}
@@ -176,13 +176,13 @@ func (s *Store) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, err
 		}
 		return s.Index(), nil
 	}
-	return s.rounds.Join(ctx)
+	return s.lead.rounds.Join(ctx)
 }
 
 // readIndex is readIndexAsLeader on whoever leads. Once this node's state has
 // reached the index it serves as well as the leader's.
 func (s *Store) readIndex(ctx context.Context, l ReadLevel) (index uint64, err error) {
-	err = s.readThroughLeader(ctx, func(ctx context.Context, tenure *tenure) (err error) {
+	err = s.lead.readThroughLeader(ctx, func(ctx context.Context, tenure *tenure) (err error) {
 		if tenure.leads {
 			index, err = s.readIndexAsLeader(ctx, l)
 		} else {
@@ -202,7 +202,7 @@ func (s *Store) forwardGet(ctx context.Context, leader roster.Peer, key string, 
 		return Entry{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	defer s.forwarded.Release(1)
-	answer, err := s.port.CallWithin(ctx, s.patience(), leader, wire.CallGet, append([]byte{byte(l)}, key...))
+	answer, err := s.node.port.CallWithin(ctx, s.node.patience(), leader, wire.CallGet, append([]byte{byte(l)}, key...))
 	if err != nil {
 		return Entry{}, err
 	}
@@ -226,7 +226,7 @@ func (s *Store) serveGet(ctx context.Context, payload []byte) ([]byte, error) {
 
 // forwardReadIndex asks the leader for a log index to read at.
 func (s *Store) forwardReadIndex(ctx context.Context, leader roster.Peer, l ReadLevel) (uint64, error) {
-	answer, err := s.port.CallWithin(ctx, s.patience(), leader, wire.CallReadIndex, []byte{byte(l)})
+	answer, err := s.node.port.CallWithin(ctx, s.node.patience(), leader, wire.CallReadIndex, []byte{byte(l)})
 	if err != nil {
 		return 0, err
 	}
@@ -254,11 +254,11 @@ func decodeLevel(payload []byte) (ReadLevel, error) {
 
 // askLeader is a round of asking.
 func (s *Store) askLeader(l ReadLevel) (index uint64, err error) {
-	now := s.tenure()
+	now := s.lead.tenure()
 	if now.leads {
 		return 0, errs.NoLeaderKnown // whoever takes part asks again
 	}
-	err = s.under(s.ctx, now, func(ctx context.Context, now *tenure) (err error) {
+	err = s.lead.under(s.node.ctx, now, func(ctx context.Context, now *tenure) (err error) {
 		index, err = s.forwardReadIndex(ctx, now.leader, l)
 		return err
 	})
@@ -267,7 +267,7 @@ func (s *Store) askLeader(l ReadLevel) (index uint64, err error) {
 
 // localState returns this node's state when it is as fresh as asked for.
 func (s *Store) localState(ctx context.Context, o readOptions) (*applied, error) {
-	if err := s.life.Err(); err != nil {
+	if err := s.node.life.Err(); err != nil {
 		return nil, err
 	}
 	if err := s.fsm.awaitVersion(ctx, o.version); err != nil {

@@ -28,7 +28,7 @@ type removeRequest struct {
 func (s *joiner) leave(ctx context.Context, req removeRequest) error {
 	s.leaving.Add(1)
 	defer s.leaving.Add(-1)
-	err := s.removeFor(ctx, req)
+	err := s.members.removeFor(ctx, req)
 	if err == nil {
 		s.left.Store(true)
 	}
@@ -42,7 +42,7 @@ func (s *joiner) leave(ctx context.Context, req removeRequest) error {
 func (s *members) removeFor(ctx context.Context, req removeRequest) error {
 	var refusal error
 	doubt := uint64(0) // the last term in which an attempt may have begun
-	err := s.changeThroughLeader(ctx, func(ctx context.Context, tenure *tenure) error {
+	err := s.lead.changeThroughLeader(ctx, func(ctx context.Context, tenure *tenure) error {
 		req.Term = tenure.term
 		err := s.removeThrough(ctx, tenure, req)
 		switch {
@@ -79,7 +79,7 @@ func (s *members) removeThrough(ctx context.Context, tenure *tenure, req removeR
 }
 
 func (s *members) serveRemove(ctx context.Context, req removeRequest) (wire.Raw, error) {
-	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.removeThrough(ctx, r, req) })
+	return nil, s.lead.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.removeThrough(ctx, r, req) })
 }
 
 // removeMember removes a member, as the leader.
@@ -89,10 +89,10 @@ func (s *members) removeMember(ctx context.Context, req removeRequest) error {
 		return err
 	}
 	defer unlock()
-	if err := s.awaitOwnTerm(ctx); err != nil {
+	if err := s.lead.awaitOwnTerm(ctx); err != nil {
 		return err
 	}
-	if err := s.leadsIn(req.Term); err != nil {
+	if err := s.lead.leadsIn(req.Term); err != nil {
 		return err
 	}
 	config := s.configuration()
@@ -108,11 +108,11 @@ func (s *members) removeMember(ctx context.Context, req removeRequest) error {
 	case err != nil:
 		return err
 	}
-	if err := s.leadsIn(req.Term); err != nil {
+	if err := s.lead.leadsIn(req.Term); err != nil {
 		return err
 	}
 	if m.ID == s.server { // the next leader does it
-		if err := s.transferTo(ctx, ""); err != nil {
+		if err := s.lead.transferTo(ctx, ""); err != nil {
 			return fmt.Errorf("%w: %v", errs.Unsent, errs.Reason(err)) // of the removal
 		}
 		return errs.NotLeader

@@ -26,29 +26,29 @@ func newTestServer(t testing.TB) *Store {
 		logger: hclog.NewNullLogger(),
 	})
 	t.Cleanup(func() {
-		s.life.End()
+		s.node.life.End()
 		s.lines.Close(logPatience)
 	})
-	s.raft = new(raft.Raft)
-	s.placed.Store(true)
+	s.node.raft = new(raft.Raft)
+	s.node.placed.Store(true)
 	var err error
-	if s.logs, err = disk.Open(disk.Options{Store: raft.NewInmemStore(), Fail: func(err error) { t.Error(err) }}); err != nil {
+	if s.node.logs, err = disk.Open(disk.Options{Store: raft.NewInmemStore(), Fail: func(err error) { t.Error(err) }}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.logs.Update(func(m *disk.Record) { m.ID, m.Identity, m.Cluster = "b", "2", "c1" }); err != nil {
+	if err := s.node.logs.Update(func(m *disk.Record) { m.ID, m.Identity, m.Cluster = "b", "2", "c1" }); err != nil {
 		t.Fatal(err)
 	}
-	s.server = "b#2"
-	s.fsm = newFSM(s.ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
-	s.state = s.fsm
+	s.node.server = "b#2"
+	s.fsm = newFSM(s.node.ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
+	s.node.state = s.fsm
 	host := testLAN().Host("b")
 	if s.opts.listener, err = host.Listen("b:1"); err != nil {
 		t.Fatal(err)
 	}
 	s.opts.network, s.opts.advertise = host, "b:1"
-	s.port = s.newPort()
-	t.Cleanup(s.port.Close)
-	s.current.tenure = newTestTenure(s, roster.Peer{}, false)
+	s.node.port = s.newPort()
+	t.Cleanup(s.node.port.Close)
+	s.lead.current.tenure = newTestTenure(s, roster.Peer{}, false)
 	return s
 }
 
@@ -60,8 +60,8 @@ var (
 
 // callOf makes calls on s, as another node does.
 func callOf(t *testing.T, s *Store) func(m wire.Method, payload string) ([]byte, error) {
-	s.port.Start()
-	a := wire.New(t.Context(), wire.Config{Network: s.opts.network, Listener: s.opts.listener, Log: s.log}, otherNode{testA})
+	s.node.port.Start()
+	a := wire.New(t.Context(), wire.Config{Network: s.opts.network, Listener: s.opts.listener, Log: s.node.log}, otherNode{testA})
 	t.Cleanup(a.Close)
 	return func(m wire.Method, payload string) ([]byte, error) {
 		return a.Call(t.Context(), testPeerB, m, []byte(payload))
@@ -70,7 +70,7 @@ func callOf(t *testing.T, s *Store) func(m wire.Method, payload string) ([]byte,
 
 func newTestTenure(s *Store, leader roster.Peer, leads bool) *tenure {
 	r := &tenure{leader: leader, leads: leads}
-	r.ctx, r.cancel = context.WithCancel(s.ctx)
+	r.ctx, r.cancel = context.WithCancel(s.node.ctx)
 	return r
 }
 
@@ -102,8 +102,8 @@ func TestAPayloadThatMakesNoSenseIsInvalid(t *testing.T) {
 func TestAWriteOnANodeThatTakesNoMoreWasNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
-		s.life.Stop(ErrClosed)
-		s.futures.Drain(time.Second)
+		s.node.life.Stop(ErrClosed)
+		s.node.futures.Drain(time.Second)
 		call := callOf(t, s)
 		group := command.Append(nil, []command.Request{{Origin: command.Own, Ops: []command.Op{{Kind: command.Set, Key: "k"}}}})
 		if _, err := call(wire.CallWrite, string(group)); !errors.Is(err, errs.Unsent) {
@@ -131,7 +131,7 @@ func TestANodeThatDoesNotLeadAnswersNoRead(t *testing.T) {
 func TestANodeConfirmsATermUnlessItHasSeenALaterOne(t *testing.T) {
 	s := newTestServer(t) // its raft is in term 0
 	for term, want := range map[uint64]byte{0: 1, 1: 1, 1 << 63: 1} {
-		answer, err := s.serveConfirm(t.Context(), binary.BigEndian.AppendUint64(nil, term))
+		answer, err := s.lead.serveConfirm(t.Context(), binary.BigEndian.AppendUint64(nil, term))
 		if err != nil || len(answer) != 1 || answer[0] != want {
 			t.Errorf("term %d: %v, %v, want %d", term, answer, err, want)
 		}
@@ -140,27 +140,27 @@ func TestANodeConfirmsATermUnlessItHasSeenALaterOne(t *testing.T) {
 
 func TestAnAdmissionNamesACluster(t *testing.T) {
 	s := newTestServer(t)
-	if err := s.logs.Update(func(m *disk.Record) { m.Cluster = "" }); err != nil {
+	if err := s.node.logs.Update(func(m *disk.Record) { m.Cluster = "" }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.acceptAdmission(t.Context(), admission{Server: "b#2"}); err == nil {
+	if _, err := s.joiner.acceptAdmission(t.Context(), admission{Server: "b#2"}); err == nil {
 		t.Error("admitted to nothing")
 	}
 }
 
 func TestAMemberIsNotAdmittedToASecondCluster(t *testing.T) {
 	s := newTestServer(t)
-	mine := s.self()
-	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: "another", Server: mine.Server}); !errors.Is(err, ErrRefused) {
+	mine := s.node.self()
+	if _, err := s.joiner.acceptAdmission(t.Context(), admission{Cluster: "another", Server: mine.Server}); !errors.Is(err, ErrRefused) {
 		t.Errorf("got %v, want ErrRefused", err)
 	}
-	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: mine.Cluster, Server: "another#1"}); !errors.Is(err, ErrRefused) {
+	if _, err := s.joiner.acceptAdmission(t.Context(), admission{Cluster: mine.Cluster, Server: "another#1"}); !errors.Is(err, ErrRefused) {
 		t.Errorf("an admission of another node: %v, want ErrRefused", err)
 	}
-	if _, err := s.acceptAdmission(t.Context(), admission{Cluster: mine.Cluster, Server: mine.Server}); err != nil {
+	if _, err := s.joiner.acceptAdmission(t.Context(), admission{Cluster: mine.Cluster, Server: mine.Server}); err != nil {
 		t.Errorf("the same once more: %v", err)
 	}
-	if s.self() != mine {
-		t.Errorf("it became %+v", s.self())
+	if s.node.self() != mine {
+		t.Errorf("it became %+v", s.node.self())
 	}
 }

@@ -37,11 +37,11 @@ func (s *joiner) settle() {
 		if trouble != nil {
 			trouble = oneLine{trouble}
 		}
-		s.setReason(trouble)
+		s.lead.setReason(trouble)
 		s.forgetStrangers()
 		words.About(s.standing(), trouble)
 		wasSettled := settled
-		settled = trouble == nil && s.self().Cluster != "" && s.isSettled() && s.tenure().leader != roster.Peer{}
+		settled = trouble == nil && s.self().Cluster != "" && s.isSettled() && s.lead.tenure().leader != roster.Peer{}
 		switch {
 		case settled && !wasSettled:
 			s.log.Info("member of the cluster", "cluster", s.self().Cluster, "id", s.id, "addr", s.addr)
@@ -65,7 +65,7 @@ func (s *joiner) settle() {
 // forgetStrangers lets go of what is kept for nodes that are no members any more, and of
 // connections that nobody uses.
 func (s *joiner) forgetStrangers() {
-	members := map[raft.ServerID]bool{s.tenure().leader.Server: true} // of which this node may not have heard
+	members := map[raft.ServerID]bool{s.lead.tenure().leader.Server: true} // of which this node may not have heard
 	for _, m := range s.configuration().Servers {
 		members[m.ID] = true
 	}
@@ -102,7 +102,7 @@ func (s *joiner) standing() string {
 		return "waiting to be admitted"
 	case !s.isPlaced():
 		return "waiting to be confirmed at this address"
-	case s.tenure().leader == roster.Peer{}:
+	case s.lead.tenure().leader == roster.Peer{}:
 		return "no leader"
 	}
 	return "waiting to be known at this address"
@@ -139,7 +139,7 @@ func (s *joiner) seekPlace() error {
 			return nil
 		}
 		return err
-	case s.isLeaderless():
+	case s.lead.isLeaderless():
 		return s.findTrouble()
 	}
 	return nil
@@ -168,12 +168,12 @@ func (s *joiner) isSettled() bool {
 	if at == "" || at != s.addr && (agreed == nil || at != *agreed) {
 		return false
 	}
-	return roster.IsVoter(s.configuration(), s.server) || s.isReplica(s.id)
+	return roster.IsVoter(s.configuration(), s.server) || s.members.isReplica(s.id)
 }
 
 // isCatchingUp reports whether this node's leader brings it up to date.
 func (s *joiner) isCatchingUp() bool {
-	_, is := s.progress()[s.id]
+	_, is := s.members.progress()[s.id]
 	return is
 }
 
@@ -189,7 +189,7 @@ func (s *joiner) findTrouble() error {
 	all := roster.Voters(s.configuration())
 	silent := s.silent(s.ctx, all)
 	switch {
-	case s.tenure().leader != roster.Peer{}:
+	case s.lead.tenure().leader != roster.Peer{}:
 		return nil
 	case len(silent) > (len(all)-1)/2:
 		trouble := fmt.Errorf("%d of %d voters do not answer: %s", len(silent), len(all), strings.Join(silent, ", "))
@@ -218,8 +218,8 @@ func (s *joiner) ownJoinRequest() joinRequest {
 // askToJoin goes through the members until one has seen to it. A leader that has
 // moved is its own member.
 func (s *joiner) askToJoin() error {
-	if s.tenure().leads {
-		return s.join(s.ctx, s.ownJoinRequest())
+	if s.lead.tenure().leads {
+		return s.members.join(s.ctx, s.ownJoinRequest())
 	}
 	addrs, err := s.memberAddrs()
 	var failures []error

@@ -46,7 +46,7 @@ func (w *watchdog) handOver(r *tenure, lasts time.Duration, reason error) {
 		return
 	}
 	s.log.Warn("this leader can accept no connection; handing leadership over", "for", lasts.String(), "reason", reason, "to", roster.UserID(target.Server))
-	s.handOverTo(r, target, 4*s.timing.Election)
+	s.lead.handOverTo(r, target, 4*s.timing.Election)
 }
 
 // successorOf returns the voter whose log is known to reach furthest, of those that have

@@ -329,15 +329,15 @@ func TestASnapshotThatCouldNotBeRestoredIsNotOneThatWasVerified(t *testing.T) {
 		t.Error("it was found to be right")
 	}
 	s := newTestServer(t)
-	s.logs = logOver(t, disktest.NewFaultStore())
-	if err := s.logs.Update(func(m *disk.Record) { m.Cluster = "another" }); err != nil {
+	s.node.logs = logOver(t, disktest.NewFaultStore())
+	if err := s.node.logs.Update(func(m *disk.Record) { m.Cluster = "another" }); err != nil {
 		t.Fatal(err)
 	}
 	meta := raft.SnapshotMeta{Index: 200, Term: 3}
 	if err := s.verifyNewSnapshot(meta, bytes.NewReader(good)); err == nil || !strings.Contains(err.Error(), "snapshot of cluster cd") {
 		t.Errorf("that of another cluster: %v", err)
 	}
-	if err := s.logs.Update(func(m *disk.Record) { m.Cluster = "cd" }); err != nil {
+	if err := s.node.logs.Update(func(m *disk.Record) { m.Cluster = "cd" }); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.verifyNewSnapshot(meta, bytes.NewReader(good)); err != nil {

@@ -83,7 +83,7 @@ func (w *watchdog) handOverStalled(r *tenure, stalled time.Duration) {
 	}
 	s.log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", roster.UserID(target.Server))
 	w.handOvers.Add(1)
-	s.handOverTo(r, target, 10*s.timing.Election)
+	s.lead.handOverTo(r, target, 10*s.timing.Election)
 }
 
 // handOverTo makes target stand for election, steps down if that is of no use, and abstains

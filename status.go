@@ -55,16 +55,16 @@ type Status struct {
 
 // Status says what this node knows, without asking anybody.
 func (s *Store) Status() Status {
-	r, now := s.tenure(), s.fsm.now.Load()
+	r, now := s.lead.tenure(), s.fsm.now.Load()
 	st := Status{
 		Node:         s.ownNode(),
-		Cluster:      s.self().Cluster,
-		Founded:      s.founded.Load(),
+		Cluster:      s.node.self().Cluster,
+		Founded:      s.joiner.founded.Load(),
 		State:        s.phase(),
-		Nodes:        s.members(),
-		Progress:     s.progress(),
-		Term:         s.raft.CurrentTerm(),
-		CommitIndex:  s.raft.CommitIndex(),
+		Nodes:        s.listNodes(),
+		Progress:     s.members.progress(),
+		Term:         s.node.raft.CurrentTerm(),
+		CommitIndex:  s.node.raft.CommitIndex(),
 		AppliedIndex: now.index,
 		Version:      now.view.Revision(),
 		Keys:         now.view.Len(),
@@ -81,12 +81,12 @@ func (s *Store) Status() Status {
 
 func (s *Store) phase() State {
 	switch {
-	case s.life.Err() != nil:
+	case s.node.life.Err() != nil:
 		return Stopped
-	case !s.isAdmitted():
+	case !s.joiner.isAdmitted():
 		return Joining
 	}
-	switch s.raft.State() {
+	switch s.node.raft.State() {
 	case raft.Leader:
 		return Leading
 	case raft.Candidate:
@@ -97,42 +97,42 @@ func (s *Store) phase() State {
 
 // ownNode is this node, also where it is no member.
 func (s *Store) ownNode() Node {
-	return s.member(raft.Server{ID: s.server, Address: raft.ServerAddress(s.addr), Suffrage: s.suffrage()})
+	return s.nodeOf(raft.Server{ID: s.node.server, Address: raft.ServerAddress(s.node.addr), Suffrage: s.suffrage()})
 }
 
 func (s *Store) suffrage() raft.ServerSuffrage {
-	if roster.IsVoter(s.configuration(), s.server) {
+	if roster.IsVoter(s.node.configuration(), s.node.server) {
 		return raft.Voter
 	}
 	return raft.Nonvoter
 }
 
 func (s *Store) notReady(st Status, now *applied) string {
-	reason := s.reason()
-	stranger, lost := s.port.LastStranger()
+	reason := s.lead.reason()
+	stranger, lost := s.node.port.LastStranger()
 	switch {
 	case st.State == Stopped:
-		return s.life.Err().Error()
+		return s.node.life.Err().Error()
 	case lost && len(st.Nodes) == 1:
 		return fmt.Sprintf("this node formed cluster %s and is alone in it, but members of cluster %s take it for one of theirs (%s); if it has lost its data, empty its directory and start it with the addresses of the others to join",
 			st.Cluster, stranger.Cluster, stranger.To)
 	case !st.Voter && st.Progress[st.ID].Behind > 0:
 		return "catching up with the leader" + behind(st.Progress[st.ID])
-	case s.left.Load():
+	case s.joiner.left.Load():
 		return errLeft.Error()
 	case s.watchdog.notReady() != "":
 		return s.watchdog.notReady()
 	case reason != nil:
-		return s.standing() + ": " + reason.Error()
-	case st.State == Joining, !s.isPlaced():
-		return s.standing()
+		return s.joiner.standing() + ": " + reason.Error()
+	case st.State == Joining, !s.node.isPlaced():
+		return s.joiner.standing()
 	case st.Leader == Node{}:
-		return fmt.Sprintf("no leader is known; a majority of the %d voters must be up and connected", len(roster.Voters(s.configuration())))
+		return fmt.Sprintf("no leader is known; a majority of the %d voters must be up and connected", len(roster.Voters(s.node.configuration())))
 	case !st.Voter && !st.Replica:
 		return "catching up with the leader" + behind(st.Progress[st.ID])
-	case !s.isSettled():
-		return s.standing()
-	case s.logs.Record().LacksClusterID():
+	case !s.joiner.isSettled():
+		return s.joiner.standing()
+	case s.node.logs.Record().LacksClusterID():
 		return "the cluster, taken over from hraftd, has yet to get its id"
 	case now.term < st.Term:
 		return fmt.Sprintf("catching up with the leader: nothing of its term, %d, is in the state yet", st.Term)

@@ -16,8 +16,8 @@ func (s *Store) readStorage() (err error) {
 		Name:   s.name(),
 		Stall:  s.opts.timing.Stall,
 		Whose:  s.opts.whose,
-		Fail:   s.stopForFault,
-		Logger: s.log.Named("log"),
+		Fail:   s.node.stopForFault,
+		Logger: s.node.log.Named("log"),
 	}
 	if s.opts.inMemory {
 		opt.Store = raft.NewInmemStore()
@@ -25,32 +25,32 @@ func (s *Store) readStorage() (err error) {
 	if s.opts.atRest {
 		opt.Whose = nil
 	}
-	if s.logs, err = disk.Open(opt); err != nil {
+	if s.node.logs, err = disk.Open(opt); err != nil {
 		return err
 	}
-	return s.logs.NameForeign(s.readSnapshots())
+	return s.node.logs.NameForeign(s.readSnapshots())
 }
 
 func (s *Store) readSnapshots() error {
 	if s.opts.inMemory {
-		snapshots, err := openMemorySnapshots(s.logs)
+		snapshots, err := openMemorySnapshots(s.node.logs)
 		if err != nil {
 			return err
 		}
 		snapshots.verifyNew = s.verifyNewSnapshot
-		s.snapshots = snapshots
+		s.node.snapshots = snapshots
 		return nil
 	}
 	verify := verifySnapshot
-	if s.logs.IsHraftds() || s.logs.Record().IsLegacy() {
+	if s.node.logs.IsHraftds() || s.node.logs.Record().IsLegacy() {
 		verify = verifyOldSnapshot
 	}
-	snapshots, err := openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.logs, verify, s.log.Named("snapshot"))
+	snapshots, err := openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.node.logs, verify, s.node.log.Named("snapshot"))
 	if err != nil {
 		return err
 	}
 	snapshots.verifyNew = s.verifyNewSnapshot
-	s.snapshots = snapshots
+	s.node.snapshots = snapshots
 	return nil
 }
 
@@ -59,28 +59,28 @@ func (s *Store) openForWriting() error {
 	if s.opts.inMemory {
 		return nil
 	}
-	if err := s.logs.OpenForWriting(); err != nil {
+	if err := s.node.logs.OpenForWriting(); err != nil {
 		return err
 	}
-	if err := s.snapshots.(*snapshotStore).settle(); err != nil {
+	if err := s.node.snapshots.(*snapshotStore).settle(); err != nil {
 		return err
 	}
-	return s.logs.Tidy()
+	return s.node.logs.Tidy()
 }
 
 // pretendWriting takes the place of openForWriting where nothing may be written.
 func (s *Store) pretendWriting() error {
-	s.logs.PretendWriting()
-	return s.snapshots.(*snapshotStore).settleLog()
+	s.node.logs.PretendWriting()
+	return s.node.snapshots.(*snapshotStore).settleLog()
 }
 
 // closeStorage closes what logs and snapshots stand on, if this store opened it.
 func (s *Store) closeStorage() (err error) {
-	if files, ok := s.snapshots.(*snapshotStore); ok {
+	if files, ok := s.node.snapshots.(*snapshotStore); ok {
 		err = files.Close()
 	}
-	if s.logs != nil {
-		err = errors.Join(err, s.logs.Close())
+	if s.node.logs != nil {
+		err = errors.Join(err, s.node.logs.Close())
 	}
 	return err
 }

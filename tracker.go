@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
@@ -31,6 +32,16 @@ type trackedLeader struct {
 	tenure  *tenure       // guarded by mu
 	reason  error         // guarded by mu: what keeps this node from its place; nil: nothing, or it has not tried yet
 	changed chan struct{} // guarded by mu: closed and replaced when one of them changes
+}
+
+func newTracker(n *node) *tracker {
+	t := &tracker{node: n}
+	t.rounds = batch.NewRounds(t.confirm, n.life.Go)
+	t.questions.Most = 2
+	t.current.tenure = &tenure{began: time.Now()}
+	t.current.tenure.ctx, t.current.tenure.cancel = context.WithCancel(n.ctx)
+	t.current.changed = make(chan struct{})
+	return t
 }
 
 func (s *tracker) tenure() *tenure {

@@ -25,7 +25,7 @@ type transferRequest struct {
 // transfer makes a voter the leader, or with an empty id any other than the present one.
 func (s *members) transfer(ctx context.Context, id string) error {
 	var old roster.Peer // the leader that was asked, and may have handed over
-	return s.changeThroughLeader(ctx, func(_ context.Context, tenure *tenure) error {
+	return s.lead.changeThroughLeader(ctx, func(_ context.Context, tenure *tenure) error {
 		if leader := tenure.leader; roster.UserID(leader.Server) == id || id == "" && old != (roster.Peer{}) && leader != old {
 			return nil
 		}
@@ -53,7 +53,7 @@ func (s *members) transferThrough(ctx context.Context, tenure *tenure, req trans
 }
 
 func (s *members) serveTransfer(ctx context.Context, req transferRequest) (wire.Raw, error) {
-	return nil, s.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.transferThrough(ctx, r, req) })
+	return nil, s.lead.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.transferThrough(ctx, r, req) })
 }
 
 func (s *members) transferAsLeader(ctx context.Context, req transferRequest) error {
@@ -85,7 +85,7 @@ func (s *members) transferAsLeader(ctx context.Context, req transferRequest) err
 	if !s.hasOtherVoter() {
 		return fmt.Errorf("hand leadership over: %w: there is no other voter", errs.Refused)
 	}
-	return s.transferTo(ctx, to)
+	return s.lead.transferTo(ctx, to)
 }
 
 // transferTo hands leadership over while the store runs: to one voter, or to any. What

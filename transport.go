@@ -31,22 +31,24 @@ func (tcp) Dial(ctx context.Context, addr string) (net.Conn, error) {
 // net.ErrClosed after Close, which has these connections refused from then on and is
 // nothing to the store, and when the store stops. Without WithSharedPort it returns
 // ErrInvalid.
-func (s *Store) OtherConns() net.Listener { return s.port.Others() }
+func (s *Store) OtherConns() net.Listener { return s.node.port.Others() }
 
 // portHooks is what a node answers its port.
 type portHooks struct{ *Store }
 
-func (h portHooks) Self() wire.Self                                      { return h.self() }
-func (h portHooks) Leads() bool                                          { return h.tenure().leads }
-func (h portHooks) IsPlaced() bool                                       { return h.isPlaced() }
-func (h portHooks) HasJoined() bool                                      { return h.raft.LastIndex() > 0 }
-func (h portHooks) ConfiguredAt() string                                 { return h.configuredAt() }
-func (h portHooks) AddressOf(id raft.ServerID, addr string) string       { return h.addressOf(id, addr) }
-func (h portHooks) TurnAway(dialer wire.Opening) (why, elsewhere string) { return h.turnAway(dialer) }
-func (h portHooks) LosePlace(at string)                                  { h.losePlace(at) }
-func (h portHooks) Vouch(dialer wire.Opening) error                      { return h.vouchWithoutClusterID(dialer) }
+func (h portHooks) Self() wire.Self                                { return h.node.self() }
+func (h portHooks) Leads() bool                                    { return h.lead.tenure().leads }
+func (h portHooks) IsPlaced() bool                                 { return h.node.isPlaced() }
+func (h portHooks) HasJoined() bool                                { return h.node.raft.LastIndex() > 0 }
+func (h portHooks) ConfiguredAt() string                           { return h.node.configuredAt() }
+func (h portHooks) AddressOf(id raft.ServerID, addr string) string { return h.node.addressOf(id, addr) }
+func (h portHooks) TurnAway(dialer wire.Opening) (why, elsewhere string) {
+	return h.places.turnAway(dialer)
+}
+func (h portHooks) LosePlace(at string)             { h.node.losePlace(at) }
+func (h portHooks) Vouch(dialer wire.Opening) error { return h.members.vouchWithoutClusterID(dialer) }
 func (h portHooks) Samples() (all []wire.Sample) {
-	for _, s := range h.logs.Samples() {
+	for _, s := range h.node.logs.Samples() {
 		all = append(all, wire.Sample(s))
 	}
 	return all
@@ -54,24 +56,24 @@ func (h portHooks) Samples() (all []wire.Sample) {
 
 // wire.New makes the node's port, with the calls that the node serves.
 func (s *Store) newPort() *wire.Port {
-	p := wire.New(s.ctx, wire.Config{
-		Network: s.opts.network, Listener: s.opts.listener, Advertise: s.opts.advertise, Shared: s.opts.sharePort, Log: s.log.Named("peer"),
+	p := wire.New(s.node.ctx, wire.Config{
+		Network: s.opts.network, Listener: s.opts.listener, Advertise: s.opts.advertise, Shared: s.opts.sharePort, Log: s.node.log.Named("peer"),
 	}, portHooks{s})
-	p.HandleConn(wire.ForMonitor, s.serveMonitor)
+	p.HandleConn(wire.ForMonitor, s.failures.serveMonitor)
 	p.Handle(wire.CallWrite, s.serveWrite)
 	p.Handle(wire.CallGet, s.serveGet)
 	p.Handle(wire.CallReadIndex, s.serveReadIndex)
-	p.Handle(wire.CallConfirm, s.serveConfirm)
-	wire.HandleJSON(p, wire.CallCatchUp, s.serveCatchUp)
-	p.Handle(wire.CallLastIndex, s.serveLastIndex)
-	wire.HandleJSON(p, wire.CallJoin, s.serveJoin)
+	p.Handle(wire.CallConfirm, s.lead.serveConfirm)
+	wire.HandleJSON(p, wire.CallCatchUp, s.members.serveCatchUp)
+	p.Handle(wire.CallLastIndex, s.node.serveLastIndex)
+	wire.HandleJSON(p, wire.CallJoin, s.members.serveJoin)
 	wire.HandleJSON(p, wire.CallNodes, s.serveNodes)
-	wire.HandleJSON(p, wire.CallAdmit, s.acceptAdmission)
-	wire.HandleJSON(p, wire.CallRemove, s.serveRemove)
-	wire.HandleJSON(p, wire.CallTransfer, s.serveTransfer)
-	wire.HandleJSON(p, wire.CallFound, s.serveFound)
-	wire.HandleJSON(p, wire.CallSuspicion, s.voteOnSuspicion)
-	wire.HandleJSON(p, wire.CallClaim, s.serveClaim)
+	wire.HandleJSON(p, wire.CallAdmit, s.joiner.acceptAdmission)
+	wire.HandleJSON(p, wire.CallRemove, s.members.serveRemove)
+	wire.HandleJSON(p, wire.CallTransfer, s.members.serveTransfer)
+	wire.HandleJSON(p, wire.CallFound, s.joiner.serveFound)
+	wire.HandleJSON(p, wire.CallSuspicion, s.failures.voteOnSuspicion)
+	wire.HandleJSON(p, wire.CallClaim, s.places.serveClaim)
 	return p
 }
 

@@ -117,7 +117,7 @@ func (w *watchdog) every(pause time.Duration, do func()) {
 
 func (w *watchdog) look() {
 	now := time.Now()
-	if r := w.s.tenure(); r != w.tenure {
+	if r := w.s.lead.tenure(); r != w.tenure {
 		w.begin(r)
 	}
 	reason := ""
@@ -197,7 +197,7 @@ func (w *watchdog) stop(err error) { w.stopped.Do(func() { w.s.stopForFault(err)
 // question, with a small answer.
 func (w *watchdog) askLeader() {
 	s := w.s
-	r := s.tenure()
+	r := s.lead.tenure()
 	if r.leads || r.leader == (roster.Peer{}) {
 		return
 	}

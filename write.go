@@ -213,7 +213,7 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 			return 0, err
 		}
 	} else {
-		s.ids.Stamp(&request, s.Index())
+		s.node.ids.Stamp(&request, s.Index())
 	}
 	result, err := s.submit(ctx, request, id != nil)
 	if err != nil {
@@ -239,8 +239,8 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 	defer release()
 	w := submission{s: s, ctx: ctx, request: request, repeated: repeated}
 	w.encoded = command.AppendRequest(nil, &request)
-	if err := s.retry(ctx, w.try); err != nil {
-		return w.result, outcome(ctx, err, w.maybe, s.reasonOr(w.last))
+	if err := s.lead.retry(ctx, w.try); err != nil {
+		return w.result, outcome(ctx, err, w.maybe, s.lead.reasonOr(w.last))
 	}
 	return w.result, w.last
 }
@@ -282,7 +282,7 @@ func (w *submission) try(t *tenure) (done bool) {
 	case err == nil:
 		// This node's state was so old when the id was minted that nobody
 		// can tell whether it is new. It is: no attempt went out before.
-		w.s.ids.Stamp(&w.request, result.Version)
+		w.s.node.ids.Stamp(&w.request, result.Version)
 		w.encoded = command.AppendRequest(nil, &w.request)
 		return w.try(t)
 	case !errors.Is(err, errs.Unsent):
@@ -316,7 +316,7 @@ func isRefusal(err error) bool {
 
 // propose brings a group to the leader, here or elsewhere.
 func (s *Store) propose(seal func() []byte) ([]command.Result, error) {
-	tenure := s.tenure()
+	tenure := s.lead.tenure()
 	switch {
 	case tenure.leads:
 		return s.applySealed(seal)
@@ -337,7 +337,7 @@ func (s *Store) applySealed(seal func() []byte) ([]command.Result, error) {
 // forwardWrite sends a group over a connection. A leader to which none can be made has
 // been sent nothing, however long that takes.
 func (s *Store) forwardWrite(r *tenure, seal func() []byte) ([]command.Result, error) {
-	leader, err := s.port.ConnectWithin(r.ctx, s.patience(), r.leader)
+	leader, err := s.node.port.ConnectWithin(r.ctx, s.node.patience(), r.leader)
 	if err != nil {
 		return nil, err
 	}
@@ -346,7 +346,7 @@ func (s *Store) forwardWrite(r *tenure, seal func() []byte) ([]command.Result, e
 		leader.Release()
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, s.patience()+time.Duration(len(entry))*wire.PerByte)
+	ctx, cancel := context.WithTimeout(r.ctx, s.node.patience()+time.Duration(len(entry))*wire.PerByte)
 	defer cancel()
 	answer, err := leader.Call(ctx, wire.CallWrite, entry)
 	if err != nil {
@@ -402,14 +402,14 @@ func (s *node) patience() time.Duration { return 3 * s.timing.Election }
 // leader that loses its majority steps down within its lease, and a store that
 // stops drains what is under way first.
 func (s *Store) replicate(entry []byte) ([]command.Result, error) {
-	if !s.futures.Enter() {
-		return nil, fmt.Errorf("%w: %w", errs.Unsent, s.life.Err())
+	if !s.node.futures.Enter() {
+		return nil, fmt.Errorf("%w: %w", errs.Unsent, s.node.life.Err())
 	}
-	defer s.futures.Leave()
-	if !s.isPlaced() {
+	defer s.node.futures.Leave()
+	if !s.node.isPlaced() {
 		return nil, wire.ErrUnplaced
 	}
-	future := s.raft.Apply(entry, s.timing.Election)
+	future := s.node.raft.Apply(entry, s.node.timing.Election)
 	if err := future.Error(); err != nil {
 		return nil, applyError(err, future.Index())
 	}
