@@ -231,7 +231,7 @@ func (s *members) lacking(server raft.ServerID, index uint64) (bytes, size int64
 		return size, size
 	}
 	size += list[0].Size
-	return max(0, list[0].Size-s.raftTransport.installs.sentTo(server)) + s.logs.SizeOf(list[0].Index+1, last), size
+	return max(0, list[0].Size-s.raftNet.SentTo(server)) + s.logs.SizeOf(list[0].Index+1, last), size
 }
 
 // serveCatchUp is the member's side.

@@ -56,7 +56,7 @@ func (s *Store) HoldStateMachine() (release func()) {
 }
 
 // Transport is what raft sends through.
-func (s *Store) Transport() raft.Transport { return s.node.raftTransport }
+func (s *Store) Transport() raft.Transport { return s.node.raftNet }
 
 // NoteRetired takes note that other is to be removed, and does not remove it.
 func (s *Store) NoteRetired(other *Store) error {
@@ -121,12 +121,12 @@ func (s *Store) AskVoters(term uint64) error { return s.lead.askVoters(s.node.ct
 // HoldRaft holds raft's main goroutine up until release.
 func (s *Store) HoldRaft() (release func()) {
 	reading, gate := make(chan struct{}), make(chan struct{})
-	answer := make(chan raft.RPCResponse, 1)
-	s.node.raftTransport.rpcs <- raft.RPC{ // of an old term: it is read to its end, and refused
-		Command:  &raft.InstallSnapshotRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}, SnapshotVersion: 1},
-		Reader:   gatedReader{reading, gate},
-		RespChan: answer,
-	}
+	go func() {
+		_ = s.node.raftNet.Ask(s.node.ctx, raft.RPC{ // of an old term: it is read to its end, and refused
+			Command: &raft.InstallSnapshotRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}, SnapshotVersion: 1},
+			Reader:  gatedReader{reading, gate},
+		})
+	}()
 	<-reading
 	return func() { close(gate) }
 }

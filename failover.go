@@ -146,7 +146,7 @@ func (s *detector) suspect(r *tenure, since time.Time, dial time.Duration) {
 		if !sleep.For(r.ctx, wait) {
 			return
 		}
-		if !s.seemsDead(r, since) || s.raftTransport.abstention.err() != nil {
+		if !s.seemsDead(r, since) || s.raftNet.Abstains() {
 			return
 		}
 		r.dead.Store(true)
@@ -169,7 +169,7 @@ func (s *detector) awaitSilence(r *tenure) {
 		switch {
 		case wait > 0:
 			candidacy = s.newCandidacy(r)
-		case s.raftTransport.abstention.err() == nil && candidacy.isDue(s.ctx) && s.campaignAfter(r, "the leader is silent"):
+		case !s.raftNet.Abstains() && candidacy.isDue(s.ctx) && s.campaignAfter(r, "the leader is silent"):
 			return
 		case silence < 3*heartbeat:
 			wait = heartbeat / 50
@@ -213,7 +213,7 @@ func (s *detector) campaignAfter(r *tenure, reason string) bool {
 		err = s.lead.stepDown(s.ctx, r.term, roster.Peer{Server: s.server, Addr: s.addr})
 	}
 	if err == nil {
-		err = s.betweenMessages(func(ctx context.Context) error { return s.campaignIfLost(ctx, r, term, heard) })
+		err = s.raftNet.Between(s.ctx, func(ctx context.Context) error { return s.campaignIfLost(ctx, r, term, heard) })
 	}
 	if err != nil {
 		s.log.Warn("stand for election", "error", err)
@@ -233,25 +233,6 @@ func (s *detector) campaignIfLost(ctx context.Context, r *tenure, term uint64, h
 		return errors.New("this node has heard of a leader, or voted, meanwhile")
 	}
 	return s.lead.campaign(ctx)
-}
-
-// betweenMessages does something while raft gets no messages of others: once it has
-// answered a question, what it knows stays so. A write to the disk can have held it up,
-// and messages with it.
-func (s *detector) betweenMessages(do func(context.Context) error) error {
-	done := make(chan error, 1)
-	run := func(ctx context.Context) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(s.ctx, cancel)()
-		done <- do(ctx)
-	}
-	select {
-	case s.raftTransport.between <- run:
-		return <-done
-	case <-s.ctx.Done():
-		return errs.Ended(s.ctx)
-	}
 }
 
 // candidacy is one node's, among those that find the leader of a tenure lost.
@@ -307,7 +288,7 @@ func (s *detector) voteOnSuspicion(_ context.Context, a suspicion) (suspicionVot
 		Index:  index,
 		Server: s.server,
 
-		Abstains: s.raftTransport.abstention.err() != nil,
+		Abstains: s.raftNet.Abstains(),
 	}, nil
 }
 

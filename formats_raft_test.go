@@ -24,7 +24,7 @@ type tapeStream struct {
 }
 
 func (s *tapeStream) Dial(raft.ServerAddress, time.Duration) (net.Conn, error) { return s.tape, nil }
-func (s *tapeStream) Addr() net.Addr                                           { return peerAddr("10.0.0.1:7000") }
+func (s *tapeStream) Addr() net.Addr                                           { return addrOf("10.0.0.1:7000") }
 func (s *tapeStream) Close() error                                             { close(s.closed); return nil }
 
 func (s *tapeStream) Accept() (net.Conn, error) {

@@ -26,6 +26,7 @@ import (
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
 	"github.com/kvraft/kvraft/internal/wire"
+	"github.com/kvraft/kvraft/internal/wire/wiretest"
 )
 
 // testdata/formats holds what this project has written to disks and sent to peers.
@@ -209,7 +210,7 @@ func recordCall(t *testing.T, m wire.Method, payload []byte) (hello, call []byte
 	t.Helper()
 	conn := &wireTape{}
 	conn.answer.Reset(append(golden(t, "welcome", nil), 0, 0, 0, 0, 2, 'o', 'k'))
-	p := wire.New(t.Context(), wire.Config{Network: tapeNetwork{conn}, Listener: noListener{}}, otherNode{wire.Self{Cluster: "c1", Server: "n1#a"}})
+	p := wire.New(t.Context(), wire.Config{Network: tapeNetwork{conn}, Listener: noListener{}}, wiretest.Node{Me: wire.Self{Cluster: "c1", Server: "n1#a"}})
 	answer, err := p.Call(context.Background(), roster.Peer{Server: "n2#b", Addr: "10.0.0.2:7000"}, m, payload)
 	if string(answer) != "ok" || err != nil {
 		t.Fatalf("call %d: %q, %v", m, answer, err)
@@ -222,8 +223,8 @@ func recordCall(t *testing.T, m wire.Method, payload []byte) (hello, call []byte
 // playCall has a node read what recordCall has written, and wants the call.
 func playCall(t *testing.T, stream []byte, m wire.Method, payload []byte) {
 	t.Helper()
-	lan := testLAN()
-	p := testPort(t, lan, "b:1", wire.Self{Cluster: "c1", Server: "n2#b"})
+	lan := wiretest.LAN()
+	p := wiretest.Port(t, lan, "b:1", wire.Self{Cluster: "c1", Server: "n2#b"})
 	p.Handle(m, func(ctx context.Context, back []byte) ([]byte, error) {
 		limit, _ := ctx.Deadline()
 		if left := time.Until(limit); !bytes.Equal(back, payload) || left < wire.MaxCall-time.Second || left > wire.MaxCall {
@@ -240,7 +241,7 @@ func playCall(t *testing.T, stream []byte, m wire.Method, payload []byte) {
 	if _, err := conn.Write(stream); err != nil {
 		t.Fatal(err)
 	}
-	endWrite(conn)
+	wiretest.CloseWrite(conn)
 	if answer, err := io.ReadAll(conn); err != nil || !bytes.HasSuffix(answer, []byte{0, 0, 0, 0, 2, 'o', 'k'}) {
 		t.Errorf("call %d is answered by %q, %v", m, answer, err)
 	}

@@ -132,7 +132,7 @@ func (s *joiner) foundAlone() error {
 		return nil
 	}
 	err = s.life.Apart("bootstrap", func() error {
-		return raft.BootstrapCluster(s.raftConfig(), s.logs, s.logs, s.snapshots, s.raftTransport, configurationOf(meta.Promise))
+		return raft.BootstrapCluster(s.raftConfig(), s.logs, s.logs, s.snapshots, s.raftNet, configurationOf(meta.Promise))
 	})
 	if err != nil {
 		return err

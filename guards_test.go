@@ -80,7 +80,7 @@ func TestACloseUnderLoadLeavesNoCallWaiting(t *testing.T) {
 }
 
 // A transport that pipelines entries can leave a follower without any for good:
-// see raftTransport.
+// see raftnet.Transport.
 func TestEntriesAreNotPipelined(t *testing.T) {
 	s := open(t, "", kvraft.WithInMemory())
 	_, err := s.Transport().AppendEntriesPipeline("other#1", "127.0.0.1:1")

@@ -20,6 +20,7 @@ import (
 	"github.com/kvraft/kvraft/internal/logqueue"
 	"github.com/kvraft/kvraft/internal/ownaddr"
 	"github.com/kvraft/kvraft/internal/pace"
+	"github.com/kvraft/kvraft/internal/raftnet"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
 )
@@ -148,8 +149,8 @@ func (s *Store) open() (err error) {
 	}
 	s.node.opened = time.Now()
 	s.node.port = s.newPort()
-	s.node.raftTransport = newRaftTransport(s.node.port, s.node.patience(), s.node.log.Named("raft-net"), sieve{s.hasSnapshot, s.members.asVoter, s.node.logs.AwaitStored, s.raftNode, s.node.logs.Term, func() bool { return s.lead.tenure().leads }, s.node.isPlaced, s.places.holdsBack, s.node.raftLog.Reached})
-	undo = append(undo, func() error { err := s.node.raftTransport.Close(); s.node.port.Close(); return err })
+	s.node.raftNet = raftnet.New(s.node.port, s.node.patience(), s.node.log.Named("raft-net"), raftFilter{s})
+	undo = append(undo, func() error { err := s.node.raftNet.Close(); s.node.port.Close(); return err })
 
 	if err := s.joiner.foundAlone(); err != nil {
 		return err
@@ -239,7 +240,7 @@ func (s *Store) newRaft() (r *raft.Raft, err error) {
 	s.node.state = s.fsm
 	s.fsm.logBytes = firstPhase(s.opts.snapshots.EveryBytes)
 	err = s.node.life.Apart("start raft", func() (err error) {
-		r, err = raft.NewRaft(s.node.raftConfig(), s.fsm, s.node.logs, s.node.logs, s.node.snapshots, s.node.raftTransport)
+		r, err = raft.NewRaft(s.node.raftConfig(), s.fsm, s.node.logs, s.node.logs, s.node.snapshots, s.node.raftNet)
 		return err
 	})
 	if err != nil && r != nil { // it had started when its storage failed
@@ -363,7 +364,7 @@ func (s *Store) shutdown() error {
 	}
 	s.node.life.End()
 	stopped := s.node.raft.Shutdown()
-	err := s.node.raftTransport.Close()
+	err := s.node.raftNet.Close()
 	s.node.port.Cut()
 
 	cleared := make(chan error, 1)

@@ -18,6 +18,7 @@ import (
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/raftnet"
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
@@ -110,7 +111,7 @@ func OpenLog(dir string) (*Log, error) {
 	if m := reader.Record; m.Raft != nil {
 		l.Node = LogNode{
 			ID: m.ID, Identity: m.Identity, Cluster: m.Cluster,
-			Term: m.Number("CurrentTerm"), VotedTerm: m.Number("LastVoteTerm"), VotedFor: string(raftTransport{}.DecodePeer(m.Raft["LastVoteCand"])),
+			Term: m.Number("CurrentTerm"), VotedTerm: m.Number("LastVoteTerm"), VotedFor: string(raftnet.Transport{}.DecodePeer(m.Raft["LastVoteCand"])),
 		}
 	}
 	if err := l.readSnapshots(dir); err != nil {

@@ -25,7 +25,7 @@ func (s *members) lockMembership(ctx context.Context) (unlock func(), err error)
 	}
 }
 
-// asVoter is for sieve: a candidate that this node knows without a vote goes by
+// asVoter is for raftFilter: a candidate that this node knows without a vote goes by
 // this node's own id.
 func (s *members) asVoter(candidate []byte) []byte {
 	id := raft.ServerID(candidate)

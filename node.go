@@ -17,6 +17,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/life"
 	"github.com/kvraft/kvraft/internal/raftlog"
+	"github.com/kvraft/kvraft/internal/raftnet"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 	"golang.org/x/sync/semaphore"
@@ -48,17 +49,17 @@ type node struct {
 	placed       atomic.Bool   // see place.go
 	placeChanged chan struct{} // holds one signal for watchRaft
 
-	logs          *disk.Log
-	snapshots     raft.SnapshotStore
-	state         nodeState
-	ids           *command.IDs
-	commit        func(entry []byte) ([]command.Result, error) // has an entry committed, as the leader, and answers what the state does
-	port          *wire.Port
-	raftTransport raftTransport
-	raft          *raft.Raft
-	opened        time.Time
-	futures       batch.Gate // what raft has been asked and has not answered
-	raftLog       *raftlog.Logger
+	logs      *disk.Log
+	snapshots raft.SnapshotStore
+	state     nodeState
+	ids       *command.IDs
+	commit    func(entry []byte) ([]command.Result, error) // has an entry committed, as the leader, and answers what the state does
+	port      *wire.Port
+	raftNet   raftnet.Transport
+	raft      *raft.Raft
+	opened    time.Time
+	futures   batch.Gate // what raft has been asked and has not answered
+	raftLog   *raftlog.Logger
 
 	life *life.Life
 	ctx  context.Context // of life
@@ -175,18 +176,7 @@ func (s *node) leaderTerm() (uint64, error) {
 
 // askRaft has this node's raft answer a message, without the network.
 func (s *node) askRaft(ctx context.Context, message any) error {
-	answer := make(chan raft.RPCResponse, 1)
-	select {
-	case s.raftTransport.rpcs <- raft.RPC{Command: message, RespChan: answer}:
-	case <-ctx.Done():
-		return errs.Ended(ctx)
-	}
-	select {
-	case response := <-answer:
-		return response.Error
-	case <-ctx.Done():
-		return errs.Ended(ctx)
-	}
+	return s.raftNet.Ask(ctx, raft.RPC{Command: message})
 }
 
 // probe asks who is at an address.

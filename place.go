@@ -2,7 +2,6 @@ package kvraft
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/hashicorp/raft"
@@ -101,8 +100,6 @@ func (s *places) confirmPlace(ctx context.Context, id raft.ServerID, addr string
 	}
 	return nil
 }
-
-var errRelocated = errors.New("the member is getting another address")
 
 // relocate gives a member another address, as the leader.
 func (s *places) relocate(ctx context.Context, id raft.ServerID, to raft.ServerAddress) error {

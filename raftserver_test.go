@@ -23,6 +23,7 @@ import (
 	"github.com/kvraft/kvraft/internal/disktest"
 	"github.com/kvraft/kvraft/internal/raftrpc"
 	"github.com/kvraft/kvraft/internal/wire"
+	"github.com/kvraft/kvraft/internal/wire/wiretest"
 )
 
 // peerOf sends a node what no node sends. It has shaken hands as one of the cluster's.
@@ -38,7 +39,7 @@ func openAlone(t testing.TB, dir string, opts ...Option) (*Store, *peerOf) {
 	if dir == "" {
 		opts = append(opts, WithInMemory())
 	}
-	lan := testLAN()
+	lan := wiretest.LAN()
 	s, err := Open(dir, append(opts, WithNetwork(lan.Host("a")), WithAddr("a:1"))...)
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +49,7 @@ func openAlone(t testing.TB, dir string, opts ...Option) (*Store, *peerOf) {
 			t.Fatal(err)
 		}
 	}
-	peer := wire.New(context.Background(), wire.Config{Network: lan.Host("peer"), Listener: noListener{}}, otherNode{wire.Self{Cluster: s.node.self().Cluster, Server: "peer#0"}})
+	peer := wire.New(context.Background(), wire.Config{Network: lan.Host("peer"), Listener: noListener{}}, wiretest.Node{Me: wire.Self{Cluster: s.node.self().Cluster, Server: "peer#0"}})
 	return s, &peerOf{t, peer, s}
 }
 
@@ -92,7 +93,7 @@ func (p *peerOf) send(kind raftrpc.Kind, req any, behind ...byte) error {
 	if _, err := conn.Write(append(encodeRaft(p.t, kind, req), behind...)); err != nil {
 		return err
 	}
-	endWrite(conn)
+	wiretest.CloseWrite(conn)
 	var text string
 	if err := codec.NewDecoder(conn, &codec.MsgpackHandle{}).Decode(&text); err != nil {
 		return err
@@ -351,7 +352,7 @@ func FuzzBytesForRaft(f *testing.F) {
 		s, peer := openAlone(t, t.TempDir(), WithLogStore(base))
 		conn := peer.connect()
 		_, err := conn.Write(in)
-		endWrite(conn)
+		wiretest.CloseWrite(conn)
 		_, _ = io.Copy(io.Discard, conn)
 		conn.Close()
 		if fault := errors.Join(s.Err(), s.node.logs.Err()); fault != nil {

@@ -17,20 +17,21 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
+	"github.com/kvraft/kvraft/internal/wire/wiretest"
 	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
 // newTestFollower is a store whose leader is at b:1, with a port that serve makes answer.
 func newTestFollower(t *testing.T, serve func(*wire.Port)) *Store {
-	return newTestFollowerOn(t, testLAN(), serve)
+	return newTestFollowerOn(t, wiretest.LAN(), serve)
 }
 
 func newTestFollowerOn(t *testing.T, lan *memnet.Network, serve func(*wire.Port)) *Store {
-	leader := testPort(t, lan, testPeerB.Addr, testB)
+	leader := wiretest.Port(t, lan, testPeerB.Addr, testB)
 	serve(leader)
 	leader.Start()
 	s := newTestServer(t)
-	s.node.port = testPort(t, lan, "a:1", testA)
+	s.node.port = wiretest.Port(t, lan, "a:1", testA)
 	s.lead.current.tenure = newTestTenure(s, testPeerB, false)
 	return s
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
+	"github.com/kvraft/kvraft/internal/wire/wiretest"
 )
 
 // newTestServer is a store as far as calls on it need one: it has a state, no
@@ -41,7 +42,7 @@ func newTestServer(t testing.TB) *Store {
 	s.node.server = "b#2"
 	s.fsm = newFSM(s.node.ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
 	s.node.state = s.fsm
-	host := testLAN().Host("b")
+	host := wiretest.LAN().Host("b")
 	if s.opts.listener, err = host.Listen("b:1"); err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +62,7 @@ var (
 // callOf makes calls on s, as another node does.
 func callOf(t *testing.T, s *Store) func(m wire.Method, payload string) ([]byte, error) {
 	s.node.port.Start()
-	a := wire.New(t.Context(), wire.Config{Network: s.opts.network, Listener: s.opts.listener, Log: s.node.log}, otherNode{testA})
+	a := wire.New(t.Context(), wire.Config{Network: s.opts.network, Listener: s.opts.listener, Log: s.node.log}, wiretest.Node{Me: testA})
 	t.Cleanup(a.Close)
 	return func(m wire.Method, payload string) ([]byte, error) {
 		return a.Call(t.Context(), testPeerB, m, []byte(payload))

@@ -70,7 +70,7 @@ func (s *joiner) forgetStrangers() {
 		members[m.ID] = true
 	}
 	s.port.KeepOnly(members)
-	s.raftTransport.installs.keepOnly(members)
+	s.raftNet.KeepOnly(members)
 }
 
 // checkIn asks the members for its place whatever this node's own configuration

@@ -53,7 +53,7 @@ func (w *watchdog) handOver(r *tenure, lasts time.Duration, reason error) {
 // answered this leader a moment ago.
 func (s *detector) successorOf(r *tenure) (target roster.Peer, err error) {
 	moment := time.Now().Add(-s.timing.Heartbeat)
-	acked := s.raftTransport.acked
+	net := s.raftNet
 	all := roster.Voters(s.configuration())
 	there := 0
 	var missing []string
@@ -61,9 +61,9 @@ func (s *detector) successorOf(r *tenure) (target roster.Peer, err error) {
 		voter := roster.Peer{Server: m.ID, Addr: string(m.Address)}
 		switch {
 		case m.ID == s.server:
-		case acked.since(r.term, m.ID, moment):
+		case net.AnsweredSince(r.term, m.ID, moment):
 			there++
-			if target == (roster.Peer{}) || acked.by(m.ID) > acked.by(target.Server) {
+			if target == (roster.Peer{}) || net.Acked(m.ID) > net.Acked(target.Server) {
 				target = voter
 			}
 		default:

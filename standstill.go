@@ -2,12 +2,11 @@ package kvraft
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/raftnet"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 )
@@ -43,7 +42,7 @@ func (w *watchdog) lookAtCommits(now time.Time) string {
 		w.handOvers.Store(0)
 	}
 	w.commit = commit
-	if sent := s.raftTransport.installs.sentToAll(); sent > w.sent { // one that is sent again is not
+	if sent := s.raftNet.SentToAll(); sent > w.sent { // one that is sent again is not
 		w.sent = sent
 	}
 	stalled := w.commits.Look(now, last > commit, commit+s.nearness(commit+1)+uint64(w.sent))
@@ -51,7 +50,7 @@ func (w *watchdog) lookAtCommits(now time.Time) string {
 		w.stalledHandOverAt = 0
 		return ""
 	}
-	size := max(s.logs.SizeOf(commit+1, commit+1), maxEntriesBytes)
+	size := max(s.logs.SizeOf(commit+1, commit+1), raftnet.MaxEntriesBytes)
 	byDesign := s.patience() + time.Duration(size)*wire.PerByte // for one attempt to send it
 	w.stalledHandOverAt = max(w.stalledHandOverAt, (byDesign+s.patience())<<min(w.handOvers.Load(), mostHandOverDoublings))
 	if stalled > w.stalledHandOverAt && s.hasOtherVoter() {
@@ -68,7 +67,7 @@ func (w *watchdog) lookAtCommits(now time.Time) string {
 // one more of those that lack it has come nearer.
 func (s *detector) nearness(index uint64) (sum uint64) {
 	for _, m := range roster.Voters(s.configuration()) {
-		sum += min(s.raftTransport.acked.by(m.ID), index)
+		sum += min(s.raftNet.Acked(m.ID), index)
 	}
 	return sum
 }
@@ -89,7 +88,7 @@ func (w *watchdog) handOverStalled(r *tenure, stalled time.Duration) {
 // handOverTo makes target stand for election, steps down if that is of no use, and abstains
 // for a while.
 func (s *tracker) handOverTo(r *tenure, target roster.Peer, abstain time.Duration) {
-	s.raftTransport.abstention.begin(abstain)
+	s.raftNet.Abstain(abstain)
 	asked := make(chan error, 1)
 	s.life.Go(func() { asked <- s.timeoutNow(target) })
 	select {
@@ -138,72 +137,7 @@ func (s *detector) electableWithout(r *tenure) (roster.Peer, error) {
 // had asked for its vote.
 func (s *tracker) stepDown(ctx context.Context, term uint64, candidate roster.Peer) error {
 	return s.askRaft(ctx, &raft.RequestVoteRequest{
-		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(candidate.Server), Addr: s.raftTransport.EncodePeer(candidate.Server, raft.ServerAddress(candidate.Addr))},
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(candidate.Server), Addr: s.raftNet.EncodePeer(candidate.Server, raft.ServerAddress(candidate.Addr))},
 		Term:      term + 1, LeadershipTransfer: true,
 	})
-}
-
-// acked is how far the log of each follower is known to agree with the leader's, and when
-// the follower has last answered.
-type acked struct {
-	mu       sync.Mutex
-	term     uint64                      // guarded by mu: of the leader
-	index    map[raft.ServerID]uint64    // guarded by mu
-	answered map[raft.ServerID]time.Time // guarded by mu
-}
-
-// note takes note of an answer; index 0: it tells nothing of the log.
-func (a *acked) note(term uint64, id raft.ServerID, index uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if term < a.term { // the answer is late: this node has been elected anew
-		return
-	}
-	if a.index == nil || a.term != term {
-		a.term, a.index, a.answered = term, make(map[raft.ServerID]uint64), make(map[raft.ServerID]time.Time)
-	}
-	a.index[id], a.answered[id] = max(a.index[id], index), time.Now()
-}
-
-// since returns whether a follower has answered the leader of a term since then.
-func (a *acked) since(term uint64, id raft.ServerID, then time.Time) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.term == term && a.answered[id].After(then)
-}
-
-func (a *acked) by(id raft.ServerID) uint64 {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.index[id]
-}
-
-var errAbstains = errors.New("this node abstains: as the leader it was of no use")
-
-// abstention is the time in which a node does not ask for votes.
-type abstention struct {
-	mu    sync.Mutex
-	until time.Time // guarded by mu
-}
-
-func (a *abstention) begin(d time.Duration) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.until = time.Now().Add(d)
-}
-
-func (a *abstention) end() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.until = time.Time{}
-}
-
-// err is what asking for a vote ends with, or nil.
-func (a *abstention) err() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if time.Now().Before(a.until) {
-		return errAbstains
-	}
-	return nil
 }

@@ -2,6 +2,7 @@ package kvraft
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/disk"
@@ -83,4 +84,23 @@ func (s *Store) closeStorage() (err error) {
 		err = errors.Join(err, s.node.logs.Close())
 	}
 	return err
+}
+
+// mayCut tells why the log must not end before the entry from, or nil: what is in the
+// state is committed. Messages that would cut it are refused; this is for what they
+// bring about together. Where a snapshot takes the place of the whole log it has been
+// completed before.
+func (s *Store) mayCut(from uint64) error {
+	at := s.Index()
+	if from > at {
+		return nil
+	}
+	list, err := s.node.snapshots.List()
+	if err != nil {
+		return err
+	}
+	if len(list) > 0 && list[0].Index >= at {
+		return nil
+	}
+	return fmt.Errorf("the state has the entries up to %d: what is committed is not deleted", at)
 }

@@ -156,7 +156,7 @@ func (s *tracker) electSelf() {
 // timeoutNow makes a voter stand for election at once (section 3.10 of Ongaro's
 // thesis).
 func (s *tracker) timeoutNow(to roster.Peer) error {
-	return s.raftTransport.TimeoutNow(to.Server, raft.ServerAddress(to.Addr), s.timeoutNowRequest(), new(raft.TimeoutNowResponse))
+	return s.raftNet.TimeoutNow(to.Server, raft.ServerAddress(to.Addr), s.timeoutNowRequest(), new(raft.TimeoutNowResponse))
 }
 
 // campaign is timeoutNow for this node, without the network.

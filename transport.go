@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/ownaddr"
+	"github.com/kvraft/kvraft/internal/raftrpc"
+	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
@@ -34,21 +38,23 @@ func (tcp) Dial(ctx context.Context, addr string) (net.Conn, error) {
 func (s *Store) OtherConns() net.Listener { return s.node.port.Others() }
 
 // portHooks is what a node answers its port.
-type portHooks struct{ *Store }
+type portHooks struct{ s *Store }
 
-func (h portHooks) Self() wire.Self                                { return h.node.self() }
-func (h portHooks) Leads() bool                                    { return h.lead.tenure().leads }
-func (h portHooks) IsPlaced() bool                                 { return h.node.isPlaced() }
-func (h portHooks) HasJoined() bool                                { return h.node.raft.LastIndex() > 0 }
-func (h portHooks) ConfiguredAt() string                           { return h.node.configuredAt() }
-func (h portHooks) AddressOf(id raft.ServerID, addr string) string { return h.node.addressOf(id, addr) }
-func (h portHooks) TurnAway(dialer wire.Opening) (why, elsewhere string) {
-	return h.places.turnAway(dialer)
+func (h portHooks) Self() wire.Self      { return h.s.node.self() }
+func (h portHooks) Leads() bool          { return h.s.lead.tenure().leads }
+func (h portHooks) IsPlaced() bool       { return h.s.node.isPlaced() }
+func (h portHooks) HasJoined() bool      { return h.s.node.raft.LastIndex() > 0 }
+func (h portHooks) ConfiguredAt() string { return h.s.node.configuredAt() }
+func (h portHooks) AddressOf(id raft.ServerID, addr string) string {
+	return h.s.node.addressOf(id, addr)
 }
-func (h portHooks) LosePlace(at string)             { h.node.losePlace(at) }
-func (h portHooks) Vouch(dialer wire.Opening) error { return h.members.vouchWithoutClusterID(dialer) }
+func (h portHooks) TurnAway(dialer wire.Opening) (why, elsewhere string) {
+	return h.s.places.turnAway(dialer)
+}
+func (h portHooks) LosePlace(at string)             { h.s.node.losePlace(at) }
+func (h portHooks) Vouch(dialer wire.Opening) error { return h.s.members.vouchWithoutClusterID(dialer) }
 func (h portHooks) Samples() (all []wire.Sample) {
-	for _, s := range h.node.logs.Samples() {
+	for _, s := range h.s.node.logs.Samples() {
 		all = append(all, wire.Sample(s))
 	}
 	return all
@@ -99,4 +105,42 @@ func (o *options) advertised(this ownaddr.Host) (string, error) {
 		return "", fmt.Errorf("%w: WithAddr %q: %w; name one, or use WithAdvertise", ErrInvalid, o.addr, err)
 	}
 	return net.JoinHostPort(ip.String(), port), nil
+}
+
+// raftFilter is what a node answers raft's transport.
+type raftFilter struct{ s *Store }
+
+func (f raftFilter) Node() raftrpc.Node              { return f.s.raftNode() }
+func (f raftFilter) Term() uint64                    { return f.s.node.logs.Term() }
+func (f raftFilter) Leads() bool                     { return f.s.lead.tenure().leads }
+func (f raftFilter) IsPlaced() bool                  { return f.s.node.isPlaced() }
+func (f raftFilter) AsVoter(candidate []byte) []byte { return f.s.members.asVoter(candidate) }
+func (f raftFilter) AwaitStored(index uint64) error  { return f.s.node.logs.AwaitStored(index) }
+func (f raftFilter) HoldsBack(id raft.ServerID, at raft.ServerAddress) bool {
+	return f.s.places.holdsBack(id, at)
+}
+func (f raftFilter) Reached(id raft.ServerID, at raft.ServerAddress) {
+	f.s.node.raftLog.Reached(id, at)
+}
+func (f raftFilter) AlreadyHave(req *raft.InstallSnapshotRequest) (bool, error) {
+	return f.s.hasSnapshot(req)
+}
+
+// raftNode is what a message is held against.
+func (s *Store) raftNode() raftrpc.Node {
+	now := s.fsm.now.Load()
+	return raftrpc.Node{
+		Term:      s.node.raft.CurrentTerm(),
+		Committed: max(s.node.raft.CommitIndex(), s.node.raft.AppliedIndex(), now.index),
+		StateTerm: now.term,
+		Voter:     roster.IsVoter(s.node.configuration(), s.node.server),
+		Led:       s.node.raft.State() == raft.Leader || time.Since(s.node.raft.LastContact()) < s.opts.timing.Heartbeat,
+		Member:    s.node.lists,
+		TermAt: func(index uint64) (uint64, bool) {
+			var entry raft.Log
+			err := s.node.logs.GetLog(index, &entry)
+			return entry.Term, err == nil
+		},
+		Checksum: disk.VerifyReceived,
+	}
 }

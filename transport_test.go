@@ -38,10 +38,13 @@ func TestTheDefaultNetworkIsTCP(t *testing.T) {
 	}
 }
 
+// addrOf is a network's address.
+func addrOf(addr string) net.Addr { return &net.UnixAddr{Name: addr} }
+
 // listensAt is a listener that says so.
 type listensAt struct {
 	net.Listener
-	addr peerAddr
+	addr net.Addr
 }
 
 func (l listensAt) Addr() net.Addr { return l.addr }
@@ -71,7 +74,7 @@ func TestANodeAdvertisesTheNameItWasToldButNoWildcard(t *testing.T) {
 		{"[::]:7000", "[::]:7000", []string{"[fd00::1]:7000"}, ""},
 		{":7000", "[::]:7000", nil, ""},
 	} {
-		o := options{addr: c.told, listener: listensAt{addr: peerAddr(c.listens)}, join: c.join, network: named{}}
+		o := options{addr: c.told, listener: listensAt{addr: addrOf(c.listens)}, join: c.join, network: named{}}
 		switch got, err := o.advertised(this); {
 		case got != c.want:
 			t.Errorf("told %s, listening on %s, a node advertises %s, %v, want %s", c.told, c.listens, got, err, c.want)

@@ -149,7 +149,7 @@ func (w *watchdog) probeRaft() bool {
 	}
 	err := s.askRaft(s.ctx, emptyQuestion())
 	if err == nil {
-		s.raftTransport.incoming.end()
+		s.raftNet.EndIncoming()
 	}
 	return err == nil
 }
@@ -161,20 +161,20 @@ func emptyQuestion() *raft.AppendEntriesRequest {
 
 func (w *watchdog) lookAtRaft(now time.Time) string {
 	s := w.s
-	answers, incoming := w.answers.Load(), s.raftTransport.incoming
-	done := answers + s.state.Steps() + uint64(incoming.total.Load())
+	answers := w.answers.Load()
+	size, got, total := s.raftNet.Incoming()
+	done := answers + s.state.Steps() + uint64(total)
 	stalled := w.main.Look(now, !s.logs.Writing(), done)
-	limit := s.timing.Stall + time.Duration(incoming.got.Load())*wire.PerByte
+	limit := s.timing.Stall + time.Duration(got)*wire.PerByte
 	if stalled > limit {
 		w.stop(fmt.Errorf("raft has got nothing done for %v: its main goroutine is held up", stalled))
 	}
 	unanswered := w.answering.Look(now, true, answers)
-	size := incoming.size.Load()
 	switch {
 	case unanswered <= s.patience():
 		return ""
 	case size > 0:
-		return fmt.Sprintf("installing a snapshot: %d of %d bytes have arrived", incoming.got.Load(), size)
+		return fmt.Sprintf("installing a snapshot: %d of %d bytes have arrived", got, size)
 	}
 	return fmt.Sprintf("raft has not answered for %v: its main goroutine, or the disk, is held up", unanswered.Round(time.Second))
 }

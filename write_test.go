@@ -19,6 +19,7 @@ import (
 	"github.com/kvraft/kvraft/internal/limits"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
+	"github.com/kvraft/kvraft/internal/wire/wiretest"
 )
 
 func TestAWriteOverALimitIsNotEvenQueued(t *testing.T) {
@@ -379,7 +380,7 @@ func TestAGivenUpWriteSendsNoBytesOfItsCallersNextUse(t *testing.T) {
 func TestAWriteForWhichNoConnectionIsMadeWasNotApplied(t *testing.T) {
 	for _, limit := range []time.Duration{time.Second, 10 * time.Second} { // less than an attempt takes, and more
 		synctest.Test(t, func(t *testing.T) {
-			lan := testLAN()
+			lan := wiretest.LAN()
 			s := newTestFollowerOn(t, lan, saysNothing)
 			lan.Isolate("b")
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -398,7 +399,7 @@ func TestAWriteForWhichNoConnectionIsMadeWasNotApplied(t *testing.T) {
 
 func TestAWriteThatHasNoConnectionWhenTheStoreEndsWasNotApplied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := testLAN()
+		lan := wiretest.LAN()
 		s := newTestFollowerOn(t, lan, saysNothing)
 		lan.Isolate("b")
 		time.AfterFunc(time.Second, func() { s.node.life.Fail(errEnough) })

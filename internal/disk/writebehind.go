@@ -12,7 +12,7 @@ import (
 //
 // raft then counts the leader among those that have the entry. That is not true yet,
 // but nothing comes of it: raft hears no follower's acknowledgement of an entry before
-// the leader has it on disk too (raftTransport.AppendEntries), and without one nothing
+// the leader has it on disk too (raftnet.Transport.AppendEntries), and without one nothing
 // is committed, but where the leader is a majority by itself. There it waits.
 type writeBehind struct {
 	from  uint64        // index of the first entry that is being written

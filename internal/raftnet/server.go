@@ -1,4 +1,4 @@
-package kvraft
+package raftnet
 
 import (
 	"bufio"
@@ -7,16 +7,13 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
 
-	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/loglimit"
 	"github.com/kvraft/kvraft/internal/raftrpc"
-	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
@@ -31,14 +28,14 @@ const (
 	maxRaftReading = maxRaftMessage + 24<<20
 )
 
-// raftServer is the serving side of raft's transport. raft's own decodes whatever
+// server is the serving side of raft's transport. raft's own decodes whatever
 // length a message claims and hands on whatever it says; this one reads messages by
 // raftrpc, which bounds and judges them. The protocol is raft's: a byte that tells the
 // kind, the request, behind a snapshot's request the snapshot; and back an error text
 // and the answer.
 //
 // Each connection has a goroutine of its own, which is the port's.
-type raftServer struct {
+type server struct {
 	port    *wire.Port
 	log     hclog.Logger
 	lines   *loglimit.Limiter // of log
@@ -47,7 +44,7 @@ type raftServer struct {
 }
 
 // serve answers one message after the other, until the connection ends.
-func (s *raftServer) serve(conn net.Conn) {
+func (s *server) serve(conn net.Conn) {
 	in, out := bufio.NewReaderSize(conn, 64<<10), bufio.NewWriter(conn)
 	answers := codec.NewEncoder(out, &codec.MsgpackHandle{})
 	for {
@@ -69,7 +66,7 @@ var errUnread = errors.New("a snapshot was not read to its end")
 
 // serveOne reads a message, has it answered, and writes the answer. An error means that
 // what follows on the connection is no message.
-func (s *raftServer) serveOne(in *bufio.Reader, answers *codec.Encoder) error {
+func (s *server) serveOne(in *bufio.Reader, answers *codec.Encoder) error {
 	kind, err := in.ReadByte()
 	if err != nil {
 		return err
@@ -110,7 +107,7 @@ func (s *raftServer) serveOne(in *bufio.Reader, answers *codec.Encoder) error {
 }
 
 // ask has a message judged, and answered by raft.
-func (s *raftServer) ask(rpc raft.RPC) (raft.RPCResponse, error) {
+func (s *server) ask(rpc raft.RPC) (raft.RPCResponse, error) {
 	answer := make(chan raft.RPCResponse, 1)
 	rpc.RespChan = answer
 	select {
@@ -127,7 +124,7 @@ func (s *raftServer) ask(rpc raft.RPC) (raft.RPCResponse, error) {
 }
 
 // refuse answers a message that raft must not see.
-func (s *raftServer) refuse(rpc raft.RPC, reason error) {
+func (s *server) refuse(rpc raft.RPC, reason error) {
 	s.note(fmt.Sprintf("%T", rpc.Command), string(sender(rpc)), reason)
 	rpc.Respond(nil, fmt.Errorf("refused: %w", reason))
 }
@@ -142,49 +139,11 @@ func sender(rpc raft.RPC) []byte {
 
 // note logs that a message of a kind was refused. A new leader may have sent it, of which
 // this node has yet to hear that it is a member.
-func (s *raftServer) note(kind, from string, reason error) {
+func (s *server) note(kind, from string, reason error) {
 	missed, ok := s.lines.Allow(kind)
 	if !ok {
 		return
 	}
 	s.log.Warn("refused a message of raft: by what this node knows, no member can have sent it",
 		"kind", kind, "from", loglimit.Plain(from, 256), "reason", loglimit.Plain(reason.Error(), 256), "others", missed)
-}
-
-// raftNode is what a message is held against.
-func (s *Store) raftNode() raftrpc.Node {
-	now := s.fsm.now.Load()
-	return raftrpc.Node{
-		Term:      s.node.raft.CurrentTerm(),
-		Committed: max(s.node.raft.CommitIndex(), s.node.raft.AppliedIndex(), now.index),
-		StateTerm: now.term,
-		Voter:     roster.IsVoter(s.node.configuration(), s.node.server),
-		Led:       s.node.raft.State() == raft.Leader || time.Since(s.node.raft.LastContact()) < s.opts.timing.Heartbeat,
-		Member:    s.node.lists,
-		TermAt: func(index uint64) (uint64, bool) {
-			var entry raft.Log
-			err := s.node.logs.GetLog(index, &entry)
-			return entry.Term, err == nil
-		},
-		Checksum: disk.VerifyReceived,
-	}
-}
-
-// mayCut tells why the log must not end before the entry from, or nil: what is in the
-// state is committed. Messages that would cut it are refused; this is for what they
-// bring about together. Where a snapshot takes the place of the whole log it has been
-// completed before.
-func (s *Store) mayCut(from uint64) error {
-	at := s.Index()
-	if from > at {
-		return nil
-	}
-	list, err := s.node.snapshots.List()
-	if err != nil {
-		return err
-	}
-	if len(list) > 0 && list[0].Index >= at {
-		return nil
-	}
-	return fmt.Errorf("the state has the entries up to %d: what is committed is not deleted", at)
 }

@@ -1,4 +1,4 @@
-package kvraft
+package raftnet
 
 import (
 	"bytes"
@@ -16,39 +16,42 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/raftrpc"
 	"github.com/kvraft/kvraft/internal/wire"
+	"github.com/kvraft/kvraft/internal/wire/wiretest"
 	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
-// openSieve lets every message through as it is.
-var openSieve = sieve{
-	isPlaced:  func() bool { return true },
-	holdsBack: func(raft.ServerID, raft.ServerAddress) bool { return false },
-	redundant: func(*raft.InstallSnapshotRequest) (bool, error) { return false, nil },
-	asVoter:   func(candidate []byte) []byte { return candidate },
-	stored:    func(uint64) error { return nil },
-	node: func() raftrpc.Node {
-		return raftrpc.Node{Voter: true, TermAt: func(uint64) (uint64, bool) { return 0, false }, Checksum: disk.VerifyReceived}
-	},
-	term:    func() uint64 { return 9 },
-	leads:   func() bool { return false },
-	reached: func(raft.ServerID, raft.ServerAddress) {},
+// openFilter lets every message through as it is.
+type openFilter struct{}
+
+func (openFilter) Node() raftrpc.Node {
+	return raftrpc.Node{Voter: true, TermAt: func(uint64) (uint64, bool) { return 0, false }, Checksum: func(*raft.Log) error { return nil }}
 }
+func (openFilter) Term() uint64                                           { return 9 }
+func (openFilter) Leads() bool                                            { return false }
+func (openFilter) IsPlaced() bool                                         { return true }
+func (openFilter) AlreadyHave(*raft.InstallSnapshotRequest) (bool, error) { return false, nil }
+func (openFilter) AsVoter(candidate []byte) []byte                        { return candidate }
+func (openFilter) AwaitStored(uint64) error                               { return nil }
+func (openFilter) HoldsBack(raft.ServerID, raft.ServerAddress) bool       { return false }
+func (openFilter) Reached(raft.ServerID, raft.ServerAddress)              {}
+
+// The two sides in most tests.
+var nodeA, nodeB = wire.Self{Cluster: "c1", Server: "a#1"}, wire.Self{Cluster: "c1", Server: "b#2"}
 
 func TestADialThatIsNotAnsweredEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := testLAN()
+		lan := wiretest.LAN()
 		lan.Isolate("b")
-		a := testPort(t, lan, "a:1", testA)
+		a := wiretest.Port(t, lan, "a:1", nodeA)
 		began := time.Now()
-		_, err := raftStream{port: a}.Dial(meant(testB.Server, "b:1"), 3*time.Second)
+		_, err := stream{port: a}.Dial(meant(nodeB.Server, "b:1"), 3*time.Second)
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 3*time.Second {
 			t.Errorf("gave up after %v with %v, want 3s", time.Since(began), err)
 		}
 		time.AfterFunc(time.Second, a.Cut)
-		if _, err := (raftStream{port: a}).Dial(meant(testB.Server, "b:1"), time.Hour); err == nil || time.Since(began) != 4*time.Second {
+		if _, err := (stream{port: a}).Dial(meant(nodeB.Server, "b:1"), time.Hour); err == nil || time.Since(began) != 4*time.Second {
 			t.Errorf("%v after the first dial: %v, want the cut to end it after 4s", time.Since(began), err)
 		}
 	})
@@ -56,17 +59,17 @@ func TestADialThatIsNotAnsweredEndsWithItsContext(t *testing.T) {
 
 func TestRaftDialsTheNodeThatIsMeant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := testLAN()
+		lan := wiretest.LAN()
 		at := wire.Self{Cluster: "c1", Server: "ops@site#2"} // an id may have an @ of its own
 		arrived := make(chan string)
-		b := testPort(t, lan, "b:1", at)
+		b := wiretest.Port(t, lan, "b:1", at)
 		b.HandleConn(wire.ForRaft, func(conn net.Conn, _ wire.Hello) {
 			got := make([]byte, 4)
 			_, _ = io.ReadFull(conn, got)
 			arrived <- string(got)
 		})
 		b.Start()
-		stream := raftStream{port: testPort(t, lan, "a:1", testA)}
+		stream := stream{port: wiretest.Port(t, lan, "a:1", nodeA)}
 
 		out, err := stream.Dial(meant(at.Server, "b:1"), time.Second)
 		if err != nil {
@@ -82,7 +85,7 @@ func TestRaftDialsTheNodeThatIsMeant(t *testing.T) {
 		if _, err := stream.Dial("b:1", time.Second); err == nil || !strings.Contains(err.Error(), "no node is named") {
 			t.Errorf("a target without a node: %v", err)
 		}
-		if _, err := stream.Dial(meant(testB.Server, "b:1"), time.Second); err == nil || !strings.Contains(err.Error(), "this is node ops@site#2") {
+		if _, err := stream.Dial(meant(nodeB.Server, "b:1"), time.Second); err == nil || !strings.Contains(err.Error(), "this is node ops@site#2") {
 			t.Errorf("a target that is another node: %v", err)
 		}
 		if stream.Addr().String() != "a:1" {
@@ -192,15 +195,15 @@ func TestARaftAnswerThatNobodyTakesEndsTheConnection(t *testing.T) {
 // (hashicorp/raft issue 695).
 func TestHeartbeatsTakeRaftsMainPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := testLAN()
+		lan := wiretest.LAN()
 		log := hclog.NewNullLogger()
-		ta := testPort(t, lan, "a:1", testA)
-		tb := testPort(t, lan, "b:1", testB)
-		a, b := newRaftTransport(ta, time.Second, log, openSieve), newRaftTransport(tb, time.Second, log, openSieve)
+		ta := wiretest.Port(t, lan, "a:1", nodeA)
+		tb := wiretest.Port(t, lan, "b:1", nodeB)
+		a, b := New(ta, time.Second, log, openFilter{}), New(tb, time.Second, log, openFilter{})
 		ta.Start()
 		tb.Start()
 		defer func() {
-			for _, r := range []raftTransport{a, b} {
+			for _, r := range []Transport{a, b} {
 				if err := r.Close(); err != nil {
 					t.Error(err)
 				}
@@ -229,11 +232,11 @@ func TestHeartbeatsTakeRaftsMainPath(t *testing.T) {
 
 func TestEveryRaftMessageNamesTheNodeThatIsMeant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := testLAN()
-		ta := testPort(t, lan, "a:1", testA)
-		tb := testPort(t, lan, "b:1", testB)
-		a := newRaftTransport(ta, time.Second, hclog.NewNullLogger(), openSieve)
-		b := newRaftTransport(tb, time.Second, hclog.NewNullLogger(), openSieve)
+		lan := wiretest.LAN()
+		ta := wiretest.Port(t, lan, "a:1", nodeA)
+		tb := wiretest.Port(t, lan, "b:1", nodeB)
+		a := New(ta, time.Second, hclog.NewNullLogger(), openFilter{})
+		b := New(tb, time.Second, hclog.NewNullLogger(), openFilter{})
 		ta.Start()
 		tb.Start()
 		defer func() {
@@ -285,11 +288,11 @@ func TestANodeThatNeedsSnapshotsAgainAndAgainIsReported(t *testing.T) {
 // them was closed is a vote less.
 func TestAConnectionOfRaftsThatHasRestedIsMadeAnewForTheNextMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := testLAN()
-		ta := testPort(t, lan, "a:1", testA)
-		tb := testPort(t, lan, "b:1", testB)
+		lan := wiretest.LAN()
+		ta := wiretest.Port(t, lan, "a:1", nodeA)
+		tb := wiretest.Port(t, lan, "b:1", nodeB)
 		log := hclog.NewNullLogger()
-		a, b := newRaftTransport(ta, time.Second, log, openSieve), newRaftTransport(tb, time.Second, log, openSieve)
+		a, b := New(ta, time.Second, log, openFilter{}), New(tb, time.Second, log, openFilter{})
 		ta.Start()
 		tb.Start()
 		go func() {
@@ -302,11 +305,11 @@ func TestAConnectionOfRaftsThatHasRestedIsMadeAnewForTheNextMessage(t *testing.T
 				}
 			}
 		}()
-		head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(testA.Server), Addr: []byte(meant(testA.Server, "a:1"))}
+		head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(nodeA.Server), Addr: []byte(meant(nodeA.Server, "a:1"))}
 		vote := func(dials uint64) {
 			t.Helper()
 			var answer raft.RequestVoteResponse
-			if err := a.RequestVote(testB.Server, "b:1", &raft.RequestVoteRequest{RPCHeader: head, Term: 9}, &answer); err != nil || !answer.Granted {
+			if err := a.RequestVote(nodeB.Server, "b:1", &raft.RequestVoteRequest{RPCHeader: head, Term: 9}, &answer); err != nil || !answer.Granted {
 				t.Errorf("%+v, %v", answer, err)
 			}
 			if n, _ := tb.Accepting(time.Now()); n != dials {
@@ -316,18 +319,18 @@ func TestAConnectionOfRaftsThatHasRestedIsMadeAnewForTheNextMessage(t *testing.T
 		const rest = 30 * time.Second // for which a connection may
 		vote(1)
 		time.Sleep(rest - time.Millisecond) // virtual
-		ta.KeepOnly(map[raft.ServerID]bool{testB.Server: true})
+		ta.KeepOnly(map[raft.ServerID]bool{nodeB.Server: true})
 		vote(1)
 		time.Sleep(rest + time.Millisecond) // virtual
 		vote(2)
 		time.Sleep(rest + time.Millisecond) // virtual
-		ta.KeepOnly(map[raft.ServerID]bool{testB.Server: true})
+		ta.KeepOnly(map[raft.ServerID]bool{nodeB.Server: true})
 		synctest.Wait()
 		if n := ta.Connections() + tb.Connections(); n != 0 {
 			t.Errorf("%d ends of connections that nobody uses are open", n)
 		}
 		vote(3)
-		conn, _, err := ta.Dial(t.Context(), "b:1", wire.ForRPC, testB.Server)
+		conn, _, err := ta.Dial(t.Context(), "b:1", wire.ForRPC, nodeB.Server)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -343,13 +346,13 @@ func TestAConnectionOfRaftsThatHasRestedIsMadeAnewForTheNextMessage(t *testing.T
 }
 
 // answeredWith is a raft whose peer gives each answer a term.
-func answeredWith(t *testing.T, lan *memnet.Network, term uint64) (asker raftTransport) {
+func answeredWith(t *testing.T, lan *memnet.Network, term uint64) (asker Transport) {
 	t.Helper()
 	log := hclog.NewNullLogger()
-	ta := testPort(t, lan, "a:1", testA)
-	tb := testPort(t, lan, "b:1", testB)
-	asker = newRaftTransport(ta, time.Second, log, openSieve)
-	answerer := newRaftTransport(tb, time.Second, log, openSieve)
+	ta := wiretest.Port(t, lan, "a:1", nodeA)
+	tb := wiretest.Port(t, lan, "b:1", nodeB)
+	asker = New(ta, time.Second, log, openFilter{})
+	answerer := New(tb, time.Second, log, openFilter{})
 	ta.Start()
 	tb.Start()
 	go func() {
@@ -386,7 +389,7 @@ func answeredWith(t *testing.T, lan *memnet.Network, term uint64) (asker raftTra
 func TestAnAnswerOfATermFarBeyondIsNotBelieved(t *testing.T) {
 	for term, believed := range map[uint64]bool{9: true, 9 + 1<<32: true, 10 + 1<<32: false, math.MaxUint64: false} {
 		synctest.Test(t, func(t *testing.T) {
-			a := answeredWith(t, testLAN(), term)
+			a := answeredWith(t, wiretest.LAN(), term)
 			head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("a#1"), Addr: []byte("a#1@a:1")}
 			installed := new(raft.InstallSnapshotResponse)
 			for what, err := range map[string]error{
@@ -408,11 +411,11 @@ var someConfiguration = raft.EncodeConfiguration(raft.Configuration{Servers: []r
 // The other side of a dialed connection may be anybody's by now.
 func TestAnAnswerWithoutEndIsCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lan := testLAN()
-		b := testPort(t, lan, "b:1", testB)
+		lan := wiretest.LAN()
+		b := wiretest.Port(t, lan, "b:1", nodeB)
 		b.HandleConn(wire.ForRaft, func(conn net.Conn, _ wire.Hello) { _, _ = conn.Write(make([]byte, 1<<20)) })
 		b.Start()
-		conn, err := raftStream{port: testPort(t, lan, "a:1", testA)}.Dial(meant(testB.Server, "b:1"), time.Second)
+		conn, err := stream{port: wiretest.Port(t, lan, "a:1", nodeA)}.Dial(meant(nodeB.Server, "b:1"), time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}

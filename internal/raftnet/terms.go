@@ -1,4 +1,4 @@
-package kvraft
+package raftnet
 
 import (
 	"github.com/hashicorp/raft"
@@ -15,8 +15,8 @@ import (
 
 // heed is told the term of each answer. An error means that the answer is not to be
 // believed.
-func (t raftTransport) heed(term uint64) error {
-	own := t.by.term()
+func (t Transport) heed(term uint64) error {
+	own := t.filter.Term()
 	if term <= own {
 		return nil
 	}
@@ -33,10 +33,10 @@ func (t raftTransport) heed(term uint64) error {
 	return nil
 }
 
-// raiseTerm takes raft to a term, if that is higher than its own. It is sift's. It asks for a vote
+// raiseTerm takes raft to a term, if that is higher than its own. It is filterLoop's. It asks for a vote
 // which raft does not give: for nobody, whose log is empty. (A vote for nobody, of a
 // node whose own log is empty, would be one that nobody counts.)
-func (t raftTransport) raiseTerm(owner *wire.Port, term uint64) {
+func (t Transport) raiseTerm(owner *wire.Port, term uint64) {
 	request := &raft.RequestVoteRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}, Term: term, LeadershipTransfer: true}
 	select {
 	case t.rpcs <- raft.RPC{Command: request, RespChan: make(chan raft.RPCResponse, 1)}:
