@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
@@ -42,6 +43,14 @@ import (
 // to three times Heartbeat. Here each follower asks the others as soon as it has heard
 // nothing for Heartbeat: when a majority of the voters have not, the leader has had no
 // answer from a majority for as long, and its lease, which is not longer, has ended.
+
+// detector is the failure detector.
+type detector struct {
+	*node
+	lead *tracker
+
+	refutations batch.Spacing[raft.ServerID]
+}
 
 // monitor watches the leader of a tenure, as long as that lasts.
 func (s *detector) monitor(r *tenure) {
@@ -186,13 +195,6 @@ func (s *detector) awaitSilence(r *tenure) {
 // its process before this one has heard it does not know.
 func (s *detector) silence() time.Duration {
 	return min(time.Since(s.raft.LastContact()), time.Since(s.opened))
-}
-
-// stillFollows reports whether this node has had no other leader since, and is in the
-// same term: raft may have forgotten the leader.
-func (s *tracker) stillFollows(r *tenure) bool {
-	now := s.tenure()
-	return s.ctx.Err() == nil && (now == r || now.leader == roster.Peer{}) && s.raft.CurrentTerm() == r.term
 }
 
 // campaignAfter stands for election, in place of the leader of a tenure, and reports whether

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/hashicorp/raft"
-	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -32,13 +31,6 @@ type joinRequest struct {
 	Process string        `json:"process,omitempty"` // likewise, see welcome
 
 	Forwarded bool `json:"forwarded"` // by a member to its leader, which must not pass it on
-}
-
-// admission is what a leader tells a node that it admits.
-type admission struct {
-	Cluster string        `json:"cluster"`
-	Server  raft.ServerID `json:"server"`         // the node that is meant
-	Addr    string        `json:"addr,omitempty"` // and where it has its place, for a member that is confirmed there
 }
 
 // errRemovedNode is what a removed node is told that wants to be a member again.
@@ -325,53 +317,9 @@ func (s *members) idTaken(ctx context.Context, m raft.Server) error {
 		errs.Refused, roster.UserID(m.ID), roster.DialAddr(string(m.Address)))
 }
 
-func (s *places) admit(ctx context.Context, a admission, addr string) error {
-	ctx, cancel := context.WithTimeout(ctx, wire.HandshakeTimeout)
-	defer cancel()
-	_, err := wire.AskJSON[wire.Raw](ctx, s.port, addr, wire.CallAdmit, a)
-	return err
-}
-
 // admitSoon is admit as probeSoon is probe.
 func (s *members) admitSoon(ctx context.Context, a admission, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timing.Heartbeat)
 	defer cancel()
 	return s.places.admit(ctx, a, addr)
-}
-
-// acceptAdmission is the other side of admit: the cluster is on disk before the
-// answer leaves, and from then on only that cluster is heard.
-func (s *joiner) acceptAdmission(_ context.Context, a admission) (wire.Raw, error) {
-	var refusal error
-	var fresh bool
-	err := s.logs.Update(func(m *disk.Record) {
-		switch {
-		case a.Cluster == "":
-			refusal = fmt.Errorf("%w: an admission to no cluster", errs.Invalid)
-		case a.Server != m.ServerID():
-			refusal = fmt.Errorf("%w: this is node %s, not %s", errs.Refused, m.ServerID(), a.Server)
-		case m.Cluster != "" && m.Cluster != a.Cluster:
-			refusal = fmt.Errorf("%w: node %s belongs to cluster %s", errs.Refused, m.ID, m.Cluster)
-		case m.LacksClusterID():
-			refusal = fmt.Errorf("%w: node %s has the data of a cluster of hraftd's", errs.Refused, m.ID)
-		case m.Promise != nil && clusterOf(m.Promise) != a.Cluster:
-			refusal = fmt.Errorf("%w: node %s has promised to form a cluster with %s", errs.Refused, m.ID, nameAll(m.Promise))
-		default:
-			fresh = m.Cluster == ""
-			m.Cluster, m.Promise = a.Cluster, nil
-			if fresh { // until it has heard of a configuration
-				m.Places = map[raft.ServerID]disk.PlacePromise{m.ServerID(): {To: s.addr}}
-			}
-		}
-	})
-	if err != nil || refusal != nil {
-		return nil, errors.Join(err, refusal)
-	}
-	if fresh {
-		s.log.Info("admitted", "cluster", a.Cluster)
-	}
-	if fresh || a.Addr == s.addr { // nobody can have voted in its place before it is admitted
-		s.takePlace()
-	}
-	return nil, nil
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"math"
 	mathrand "math/rand/v2"
 	"net"
 	"sync/atomic"
@@ -86,7 +85,7 @@ func Open(dir string, opts ...Option) (*Store, error) {
 func newStore(o options) *Store {
 	lines := logqueue.New(o.logger)
 	o.logger = lines.Logger()
-	n := newNode(o.timing, o.logger)
+	n := newNode(timing(o.timing), o.logger)
 	s := &Store{opts: o, lines: lines, node: n, lead: newTracker(n), closed: make(chan struct{})}
 	s.failures = &detector{node: n, lead: s.lead}
 	s.places = &places{node: n, lead: s.lead}
@@ -159,7 +158,7 @@ func (s *Store) open() (err error) {
 		return err
 	}
 	s.places.findPlace()
-	s.watchdog = newWatchdog(s.failures, func(ctx context.Context, leader roster.Peer) (uint64, error) {
+	s.watchdog = newWatchdog(s.node, s.lead, s.failures, func(ctx context.Context, leader roster.Peer) (uint64, error) {
 		return s.forwardReadIndex(ctx, leader, LeaderLocal)
 	})
 	s.node.logs.SetHooks(disk.Hooks{NeedsOthers: s.needsOthers, MayCut: s.mayCut})
@@ -218,21 +217,6 @@ func (s *Store) identify() error {
 	}
 	s.opts.id, s.node.id, s.node.server = meta.ID, meta.ID, meta.ServerID()
 	return nil
-}
-
-func (s *node) raftConfig() *raft.Config {
-	c := raft.DefaultConfig()
-	c.LocalID = s.server
-	c.HeartbeatTimeout = s.timing.Heartbeat
-	c.ElectionTimeout = s.timing.Election
-	c.LeaderLeaseTimeout = s.timing.Lease
-	c.CommitTimeout = s.timing.Commit
-	c.ShutdownOnRemove = false           // it would leave the transport open
-	c.SnapshotThreshold = math.MaxUint64 // raft counts entries; takeSnapshots counts bytes
-	c.SnapshotInterval = 24 * time.Hour
-	c.Logger = s.raftLog
-	c.NoLegacyTelemetry = true
-	return c
 }
 
 func (s *Store) newRaft() (r *raft.Raft, err error) {

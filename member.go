@@ -13,6 +13,22 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
+type members struct {
+	*node
+	lead   *tracker
+	places *places
+
+	learners learners
+	changing chan struct{}       // holds one token while the configuration is changed
+	arriving *semaphore.Weighted // a place for each of maxArrivals
+}
+
+func newMembers(n *node, lead *tracker, p *places) *members {
+	m := &members{node: n, lead: lead, places: p, changing: make(chan struct{}, 1), arriving: semaphore.NewWeighted(maxArrivals)}
+	m.learners.failures.Log = n.log
+	return m
+}
+
 // lockMembership lets one change at a time through. A channel, not a mutex: it
 // is held while the network is waited for. A change whose time is up before its turn
 // has not begun.
@@ -52,10 +68,4 @@ func (s *members) openTerm(r *tenure) {
 		s.log.Warn("open the term", "term", r.term, "error", err)
 		sleep.For(r.ctx, pause)
 	}
-}
-
-func newMembers(n *node, lead *tracker, p *places) *members {
-	m := &members{node: n, lead: lead, places: p, changing: make(chan struct{}, 1), arriving: semaphore.NewWeighted(maxArrivals)}
-	m.learners.failures.Log = n.log
-	return m
 }

@@ -2,8 +2,10 @@ package kvraft
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,7 +22,6 @@ import (
 	"github.com/kvraft/kvraft/internal/raftnet"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
-	"golang.org/x/sync/semaphore"
 )
 
 // nodeState is the replicated state, as far as those need it who keep a cluster together.
@@ -38,11 +39,16 @@ type nodeState interface {
 	Steps() uint64 // grows with what it gets done
 }
 
+// timing is kvraft.Timing.
+type timing struct {
+	Heartbeat, Election, Lease, Commit, Stall time.Duration
+}
+
 // node is what all parts of a node stand on.
 type node struct {
 	id     string
 	addr   string // where others reach this node
-	timing Timing
+	timing timing
 	log    hclog.Logger
 	server raft.ServerID
 
@@ -65,7 +71,7 @@ type node struct {
 	ctx  context.Context // of life
 }
 
-func newNode(t Timing, log hclog.Logger) *node {
+func newNode(t timing, log hclog.Logger) *node {
 	l := life.New()
 	return &node{
 		timing:       t,
@@ -76,61 +82,6 @@ func newNode(t Timing, log hclog.Logger) *node {
 		life:         l,
 		ctx:          l.Context(),
 	}
-}
-
-// tracker is who leads.
-type tracker struct {
-	*node
-	current   trackedLeader
-	rounds    *batch.Rounds // of a leader
-	questions batch.PerKey[raft.ServerID]
-
-	whenLeading, whenFollowing []func(*tenure) // what a node does for as long as a tenure lasts
-}
-
-// detector is the failure detector.
-type detector struct {
-	*node
-	lead *tracker
-
-	refutations batch.Spacing[raft.ServerID]
-}
-
-type places struct {
-	*node
-	lead *tracker
-
-	claims     claims
-	relocating sync.Map // of server ids to their next addresses, by this node as the leader; see relocate
-}
-
-type members struct {
-	*node
-	lead   *tracker
-	places *places
-
-	learners learners
-	changing chan struct{}       // holds one token while the configuration is changed
-	arriving *semaphore.Weighted // a place for each of maxArrivals
-}
-
-type joiner struct {
-	*node
-	lead    *tracker
-	places  *places
-	members *members
-
-	given      []string                                // addresses of members, or names in DNS
-	find       func(context.Context) ([]string, error) // looks for more; nil: there are none
-	lookupHost func(context.Context, string) ([]string, error)
-	expect     int  // how many nodes are to form a cluster
-	replica    bool // this node is to have no vote
-
-	founders foundingState
-	founded  atomic.Bool            // by this start
-	leaving  atomic.Int32           // how many calls are under way by which this node leaves the cluster
-	left     atomic.Bool            // it has, and does not ask to be admitted again
-	knownAs  atomic.Pointer[string] // see isSettled
 }
 
 func (s *node) configuration() raft.Configuration {
@@ -324,4 +275,31 @@ func (s *node) tellPlace() {
 // no member.
 func (s *node) configuredAt() string {
 	return roster.AddressOf(s.configuration(), s.server)
+}
+
+// patience is how long a call on the leader may take before it is made again.
+func (s *node) patience() time.Duration { return 3 * s.timing.Election }
+
+func (s *node) raftConfig() *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = s.server
+	c.HeartbeatTimeout = s.timing.Heartbeat
+	c.ElectionTimeout = s.timing.Election
+	c.LeaderLeaseTimeout = s.timing.Lease
+	c.CommitTimeout = s.timing.Commit
+	c.ShutdownOnRemove = false           // it would leave the transport open
+	c.SnapshotThreshold = math.MaxUint64 // raft counts entries; takeSnapshots counts bytes
+	c.SnapshotInterval = 24 * time.Hour
+	c.Logger = s.raftLog
+	c.NoLegacyTelemetry = true
+	return c
+}
+
+func (s *node) serveLastIndex(context.Context, []byte) ([]byte, error) {
+	return binary.BigEndian.AppendUint64(nil, s.raft.LastIndex()), nil
+}
+
+// emptyQuestion is answered by raft without effect, if there has been a term.
+func emptyQuestion() *raft.AppendEntriesRequest {
+	return &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}
 }

@@ -3,6 +3,7 @@ package kvraft
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/disk"
@@ -51,6 +52,14 @@ import (
 // itself, and an address that another member still has in the configuration is no
 // obstacle. So whatever the addresses have become, nodes that are all there confirm each
 // other, and a leader moves them one by one.
+
+type places struct {
+	*node
+	lead *tracker
+
+	claims     claims
+	relocating sync.Map // of server ids to their next addresses, by this node as the leader; see relocate
+}
 
 // copied is told to a node that runs on a copy.
 func copied(id raft.ServerID, at string) error {
@@ -146,4 +155,18 @@ func (s *places) turnAway(o wire.Opening) (why, elsewhere string) {
 		return fmt.Sprintf("node %s has promised to find node %s at %s", s.server, o.From, p.To), p.To
 	}
 	return "", ""
+}
+
+// admission is what a leader tells a node that it admits.
+type admission struct {
+	Cluster string        `json:"cluster"`
+	Server  raft.ServerID `json:"server"`         // the node that is meant
+	Addr    string        `json:"addr,omitempty"` // and where it has its place, for a member that is confirmed there
+}
+
+func (s *places) admit(ctx context.Context, a admission, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, wire.HandshakeTimeout)
+	defer cancel()
+	_, err := wire.AskJSON[wire.Raw](ctx, s.port, addr, wire.CallAdmit, a)
+	return err
 }

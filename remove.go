@@ -24,17 +24,6 @@ type removeRequest struct {
 	Term uint64 `json:"term,omitempty"` // of the leader that is asked: it does nothing about it in another. 0: of one that does not know this
 }
 
-// leave removes this node, which does not ask to be admitted meanwhile or afterwards.
-func (s *joiner) leave(ctx context.Context, req removeRequest) error {
-	s.leaving.Add(1)
-	defer s.leaving.Add(-1)
-	err := s.members.removeFor(ctx, req)
-	if err == nil {
-		s.left.Store(true)
-	}
-	return err
-}
-
 // removeFor also tells a refusal as such when an attempt on an earlier leader is in doubt.
 // That one had its effect in its own term, or never will have; and a leader has in its
 // state what was done in the terms before it, and refuses nothing of which there is a
@@ -121,15 +110,6 @@ func (s *members) removeMember(ctx context.Context, req removeRequest) error {
 		return s.removeReturning(ctx, m)
 	}
 	return s.removeForGood(ctx, m, req)
-}
-
-// leadsIn is an error unless this node leads in a term.
-func (s *tracker) leadsIn(term uint64) error {
-	now, err := s.leaderTerm()
-	if err == nil && now != term {
-		return errs.NotLeader
-	}
-	return err
 }
 
 // removeAgain is for the id of a node that is no member any more. There is something

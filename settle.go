@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -16,6 +17,25 @@ import (
 	"github.com/kvraft/kvraft/internal/sleep"
 	"github.com/kvraft/kvraft/internal/wire"
 )
+
+type joiner struct {
+	*node
+	lead    *tracker
+	places  *places
+	members *members
+
+	given      []string                                // addresses of members, or names in DNS
+	find       func(context.Context) ([]string, error) // looks for more; nil: there are none
+	lookupHost func(context.Context, string) ([]string, error)
+	expect     int  // how many nodes are to form a cluster
+	replica    bool // this node is to have no vote
+
+	founders foundingState
+	founded  atomic.Bool            // by this start
+	leaving  atomic.Int32           // how many calls are under way by which this node leaves the cluster
+	left     atomic.Bool            // it has, and does not ask to be admitted again
+	knownAs  atomic.Pointer[string] // see isSettled
+}
 
 // settle sees to this node's place in a cluster for as long as the store runs. It
 // forms a cluster with others, asks to be admitted, announces a new address, and
@@ -175,13 +195,6 @@ func (s *joiner) isSettled() bool {
 func (s *joiner) isCatchingUp() bool {
 	_, is := s.members.progress()[s.id]
 	return is
-}
-
-// isLeaderless reports whether there has been no leader for longer than an
-// election takes.
-func (s *tracker) isLeaderless() bool {
-	r := s.tenure()
-	return r.leader == roster.Peer{} && time.Since(r.began) > 2*s.timing.Election
 }
 
 // findTrouble says why a member that has no leader has none.

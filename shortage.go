@@ -20,54 +20,52 @@ import (
 
 // lookAtListener is for every node: one that others cannot reach is not ready.
 func (w *watchdog) lookAtListener(now time.Time) string {
-	s := w.s
-	accepted, failure := s.port.Accepting(now)
+	accepted, failure := w.port.Accepting(now)
 	lasts := w.accepting.Look(now, failure != nil, accepted)
 	if lasts == 0 {
-		s.port.FillReserve()
+		w.port.FillReserve()
 	}
-	if lasts <= s.patience() {
+	if lasts <= w.patience() {
 		w.handOverAt = 0
 		return ""
 	}
-	if r := w.tenure; r.leads && lasts > w.handOverAt && s.hasOtherVoter() {
+	if r := w.tenure; r.leads && lasts > w.handOverAt && w.hasOtherVoter() {
 		w.handOverAt = 2 * lasts
-		s.life.Go(func() { w.handOver(r, lasts, failure) })
+		w.life.Go(func() { w.handOver(r, lasts, failure) })
 	}
 	return fmt.Sprintf("this node can accept no connection: %v", failure)
 }
 
 // handOver has another voter elected, if one can be.
 func (w *watchdog) handOver(r *tenure, lasts time.Duration, reason error) {
-	s := w.s
-	target, err := s.successorOf(r)
+	target, err := w.successorOf(r)
 	if err != nil {
-		s.log.Warn("this leader can accept no connection, and none can take its place", "for", lasts.String(), "reason", reason, "because", err)
+		w.log.Warn("this leader can accept no connection, and none can take its place", "for", lasts.String(), "reason", reason, "because", err)
 		return
 	}
-	s.log.Warn("this leader can accept no connection; handing leadership over", "for", lasts.String(), "reason", reason, "to", roster.UserID(target.Server))
-	s.lead.handOverTo(r, target, 4*s.timing.Election)
+	w.log.Warn("this leader can accept no connection; handing leadership over", "for", lasts.String(), "reason", reason, "to", roster.UserID(target.Server))
+	w.lead.handOverTo(r, target, 4*w.timing.Election)
 }
 
 // successorOf returns the voter whose log is known to reach furthest, of those that have
 // answered this leader a moment ago.
-func (s *detector) successorOf(r *tenure) (target roster.Peer, err error) {
-	moment := time.Now().Add(-s.timing.Heartbeat)
-	net := s.raftNet
-	all := roster.Voters(s.configuration())
+func (w *watchdog) successorOf(r *tenure) (target roster.Peer, err error) {
+	moment := time.Now().Add(-w.timing.Heartbeat)
+	net := w.raftNet
+	all := roster.Voters(w.configuration())
 	there := 0
 	var missing []string
 	for _, m := range all {
 		voter := roster.Peer{Server: m.ID, Addr: string(m.Address)}
 		switch {
-		case m.ID == s.server:
+		case m.ID == w.server:
 		case net.AnsweredSince(r.term, m.ID, moment):
 			there++
 			if target == (roster.Peer{}) || net.Acked(m.ID) > net.Acked(target.Server) {
 				target = voter
 			}
 		default:
-			if err := s.reach(r, voter); err != nil {
+			if err := w.reach(r, voter); err != nil {
 				missing = append(missing, fmt.Sprintf("; node %s: %v", roster.UserID(m.ID), err))
 				continue
 			}
@@ -81,10 +79,10 @@ func (s *detector) successorOf(r *tenure) (target roster.Peer, err error) {
 }
 
 // reach connects to a voter, to see whether it is there.
-func (s *detector) reach(r *tenure, voter roster.Peer) error {
-	defer s.port.FreeReserve()()
-	ctx, cancel := context.WithTimeout(r.ctx, s.timing.Heartbeat)
+func (w *watchdog) reach(r *tenure, voter roster.Peer) error {
+	defer w.port.FreeReserve()()
+	ctx, cancel := context.WithTimeout(r.ctx, w.timing.Heartbeat)
 	defer cancel()
-	_, err := s.port.Ping(ctx, voter)
+	_, err := w.port.Ping(ctx, voter)
 	return err
 }

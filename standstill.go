@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/raftnet"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -33,29 +32,29 @@ const mostHandOverDoublings = 5 // doublings of the time after which a leader th
 
 // lookAtCommits is for a leader.
 func (w *watchdog) lookAtCommits(now time.Time) string {
-	s, r := w.s, w.tenure
+	r := w.tenure
 	if !r.leads {
 		return ""
 	}
-	commit, last := s.raft.CommitIndex(), s.raft.LastIndex()
-	if w.commit != 0 && commit > w.commit {
+	commit, last := w.raft.CommitIndex(), w.raft.LastIndex()
+	if w.committed != 0 && commit > w.committed {
 		w.handOvers.Store(0)
 	}
-	w.commit = commit
-	if sent := s.raftNet.SentToAll(); sent > w.sent { // one that is sent again is not
+	w.committed = commit
+	if sent := w.raftNet.SentToAll(); sent > w.sent { // one that is sent again is not
 		w.sent = sent
 	}
-	stalled := w.commits.Look(now, last > commit, commit+s.nearness(commit+1)+uint64(w.sent))
+	stalled := w.commits.Look(now, last > commit, commit+w.nearness(commit+1)+uint64(w.sent))
 	if stalled == 0 {
 		w.stalledHandOverAt = 0
 		return ""
 	}
-	size := max(s.logs.SizeOf(commit+1, commit+1), raftnet.MaxEntriesBytes)
-	byDesign := s.patience() + time.Duration(size)*wire.PerByte // for one attempt to send it
-	w.stalledHandOverAt = max(w.stalledHandOverAt, (byDesign+s.patience())<<min(w.handOvers.Load(), mostHandOverDoublings))
-	if stalled > w.stalledHandOverAt && s.hasOtherVoter() {
+	size := max(w.logs.SizeOf(commit+1, commit+1), raftnet.MaxEntriesBytes)
+	byDesign := w.patience() + time.Duration(size)*wire.PerByte // for one attempt to send it
+	w.stalledHandOverAt = max(w.stalledHandOverAt, (byDesign+w.patience())<<min(w.handOvers.Load(), mostHandOverDoublings))
+	if stalled > w.stalledHandOverAt && w.hasOtherVoter() {
 		w.stalledHandOverAt = 2 * stalled
-		s.life.Go(func() { w.handOverStalled(r, stalled) })
+		w.life.Go(func() { w.handOverStalled(r, stalled) })
 	}
 	if stalled <= byDesign {
 		return ""
@@ -65,51 +64,34 @@ func (w *watchdog) lookAtCommits(now time.Time) string {
 
 // nearness tells how near a majority is to having the entry at index: it changes when
 // one more of those that lack it has come nearer.
-func (s *detector) nearness(index uint64) (sum uint64) {
-	for _, m := range roster.Voters(s.configuration()) {
-		sum += min(s.raftNet.Acked(m.ID), index)
+func (w *watchdog) nearness(index uint64) (sum uint64) {
+	for _, m := range roster.Voters(w.configuration()) {
+		sum += min(w.raftNet.Acked(m.ID), index)
 	}
 	return sum
 }
 
 // handOverStalled has another voter elected, if one can be.
 func (w *watchdog) handOverStalled(r *tenure, stalled time.Duration) {
-	s := w.s
-	target, err := s.electableWithout(r)
+	target, err := w.electableWithout(r)
 	if err != nil {
-		s.log.Warn("this leader commits nothing, and none can take its place", "for", stalled.String(), "reason", err)
+		w.log.Warn("this leader commits nothing, and none can take its place", "for", stalled.String(), "reason", err)
 		return
 	}
-	s.log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", roster.UserID(target.Server))
+	w.log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", roster.UserID(target.Server))
 	w.handOvers.Add(1)
-	s.lead.handOverTo(r, target, 10*s.timing.Election)
-}
-
-// handOverTo makes target stand for election, steps down if that is of no use, and abstains
-// for a while.
-func (s *tracker) handOverTo(r *tenure, target roster.Peer, abstain time.Duration) {
-	s.raftNet.Abstain(abstain)
-	asked := make(chan error, 1)
-	s.life.Go(func() { asked <- s.timeoutNow(target) })
-	select {
-	case <-time.After(s.timing.Election):
-	case <-r.ctx.Done():
-		return
-	}
-	if err := s.stepDown(r.ctx, r.term, target); err != nil {
-		s.log.Warn("step down", "error", err)
-	}
+	w.lead.handOverTo(r, target, 10*w.timing.Election)
 }
 
 // electableWithout finds who can be elected without this leader.
-func (s *detector) electableWithout(r *tenure) (roster.Peer, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, s.timing.Heartbeat)
+func (w *watchdog) electableWithout(r *tenure) (roster.Peer, error) {
+	ctx, cancel := context.WithTimeout(r.ctx, w.timing.Heartbeat)
 	defer cancel()
-	all := roster.Voters(s.configuration())
+	all := roster.Voters(w.configuration())
 	answers := make(chan suspicionVote, len(all))
 	asked := 0
 	for _, m := range all {
-		if m.ID != s.server && s.life.Go(func() { answers <- s.askSuspicion(ctx, m, suspicion{s.server, r.term}) }) {
+		if m.ID != w.server && w.life.Go(func() { answers <- w.failures.askSuspicion(ctx, m, suspicion{w.server, r.term}) }) {
 			asked++
 		}
 	}
@@ -123,7 +105,7 @@ func (s *detector) electableWithout(r *tenure) (roster.Peer, error) {
 			best = t
 		}
 	}
-	term, index := s.lastEntry()
+	term, index := w.lastEntry()
 	whole := !suspicionVote{Term: term, Index: index}.before(suspicionVote{Term: best.Term, Index: best.Index})
 	for _, m := range all {
 		if m.ID == best.Server && (heard > len(all)/2 || whole) {
@@ -131,13 +113,4 @@ func (s *detector) electableWithout(r *tenure) (roster.Peer, error) {
 		}
 	}
 	return roster.Peer{}, fmt.Errorf("%d of the %d other voters answer", heard, asked)
-}
-
-// stepDown makes raft follow nobody, in the next term: as if a candidate that cannot win
-// had asked for its vote.
-func (s *tracker) stepDown(ctx context.Context, term uint64, candidate roster.Peer) error {
-	return s.askRaft(ctx, &raft.RequestVoteRequest{
-		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(candidate.Server), Addr: s.raftNet.EncodePeer(candidate.Server, raft.ServerAddress(candidate.Addr))},
-		Term:      term + 1, LeadershipTransfer: true,
-	})
 }

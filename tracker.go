@@ -10,8 +10,29 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/batch"
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 )
+
+// tracker is who leads.
+type tracker struct {
+	*node
+	current   trackedLeader
+	rounds    *batch.Rounds // of a leader
+	questions batch.PerKey[raft.ServerID]
+
+	whenLeading, whenFollowing []func(*tenure) // what a node does for as long as a tenure lasts
+}
+
+func newTracker(n *node) *tracker {
+	t := &tracker{node: n}
+	t.rounds = batch.NewRounds(t.confirm, n.life.Go)
+	t.questions.Most = 2
+	t.current.tenure = &tenure{began: time.Now()}
+	t.current.tenure.ctx, t.current.tenure.cancel = context.WithCancel(n.ctx)
+	t.current.changed = make(chan struct{})
+	return t
+}
 
 // tenure is the time during which a node sees one leader, or none.
 type tenure struct {
@@ -32,16 +53,6 @@ type trackedLeader struct {
 	tenure  *tenure       // guarded by mu
 	reason  error         // guarded by mu: what keeps this node from its place; nil: nothing, or it has not tried yet
 	changed chan struct{} // guarded by mu: closed and replaced when one of them changes
-}
-
-func newTracker(n *node) *tracker {
-	t := &tracker{node: n}
-	t.rounds = batch.NewRounds(t.confirm, n.life.Go)
-	t.questions.Most = 2
-	t.current.tenure = &tenure{began: time.Now()}
-	t.current.tenure.ctx, t.current.tenure.cancel = context.WithCancel(n.ctx)
-	t.current.changed = make(chan struct{})
-	return t
 }
 
 func (s *tracker) tenure() *tenure {
@@ -180,4 +191,27 @@ func (s *tracker) awaitOwnTerm(ctx context.Context) error {
 		return err
 	}
 	return s.state.AwaitTerm(ctx, term)
+}
+
+// leadsIn is an error unless this node leads in a term.
+func (s *tracker) leadsIn(term uint64) error {
+	now, err := s.leaderTerm()
+	if err == nil && now != term {
+		return errs.NotLeader
+	}
+	return err
+}
+
+// stillFollows reports whether this node has had no other leader since, and is in the
+// same term: raft may have forgotten the leader.
+func (s *tracker) stillFollows(r *tenure) bool {
+	now := s.tenure()
+	return s.ctx.Err() == nil && (now == r || now.leader == roster.Peer{}) && s.raft.CurrentTerm() == r.term
+}
+
+// isLeaderless reports whether there has been no leader for longer than an
+// election takes.
+func (s *tracker) isLeaderless() bool {
+	r := s.tenure()
+	return r.leader == roster.Peer{} && time.Since(r.began) > 2*s.timing.Election
 }

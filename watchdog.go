@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/kvraft/kvraft/internal/progress"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -35,14 +33,16 @@ import (
 //   - The state, on a follower: it lacks what its leader had long ago, or the leader
 //     says nothing.
 type watchdog struct {
-	s        *detector
+	*node
+	lead     *tracker
+	failures *detector
 	askIndex func(ctx context.Context, leader roster.Peer) (uint64, error) // how far the state of a leader is
 	probe    func() bool                                                   // asks raft's main goroutine; false: the node has stopped
 
 	answers atomic.Uint64 // of raft's main goroutine
 	stopped sync.Once
 
-	main, answering, state, accepting progress.Watch
+	main, answering, stateWatch, accepting progress.Watch
 
 	handOverAt time.Duration // for how long nothing was accepted after which leadership is handed over, again
 
@@ -52,7 +52,7 @@ type watchdog struct {
 	sent              int64         // the most bytes of snapshots that were sent
 	stalledHandOverAt time.Duration // standstill after which leadership is handed over, again
 	handOvers         atomic.Int32  // how often it was, since the last commit
-	commit            uint64        // what was committed at the last look
+	committed         uint64        // what was committed at the last look
 	lag               progress.Watch
 	asking            progress.Watch
 	goal              uint64 // log index that the state is to reach
@@ -68,17 +68,17 @@ type watchdog struct {
 	reason atomic.Pointer[string]
 }
 
-func newWatchdog(s *detector, askIndex func(context.Context, roster.Peer) (uint64, error)) *watchdog {
-	w := &watchdog{s: s, askIndex: askIndex}
+func newWatchdog(n *node, lead *tracker, failures *detector, askIndex func(context.Context, roster.Peer) (uint64, error)) *watchdog {
+	w := &watchdog{node: n, lead: lead, failures: failures, askIndex: askIndex}
 	w.probe = w.probeRaft
-	for _, watch := range []*progress.Watch{&w.main, &w.answering, &w.state, &w.accepting} {
+	for _, watch := range []*progress.Watch{&w.main, &w.answering, &w.stateWatch, &w.accepting} {
 		watch.Step = w.step()
 	}
 	return w
 }
 
 // step is how often it looks.
-func (w *watchdog) step() time.Duration { return w.s.timing.Heartbeat / 2 }
+func (w *watchdog) step() time.Duration { return w.timing.Heartbeat / 2 }
 
 // notReady is why the node is not ready, or "".
 func (w *watchdog) notReady() string {
@@ -90,16 +90,15 @@ func (w *watchdog) notReady() string {
 
 // start has three goroutines look until the store stops.
 func (w *watchdog) start() {
-	s := w.s
-	s.life.Go(func() { w.every(w.step(), w.look) })
-	s.life.Go(func() {
+	w.life.Go(func() { w.every(w.step(), w.look) })
+	w.life.Go(func() {
 		w.every(w.step(), func() {
 			if w.probe() {
 				w.answers.Add(1)
 			}
 		})
 	})
-	s.life.Go(func() { w.every(s.timing.Heartbeat, w.askLeader) })
+	w.life.Go(func() { w.every(w.timing.Heartbeat, w.askLeader) })
 }
 
 func (w *watchdog) every(pause time.Duration, do func()) {
@@ -109,7 +108,7 @@ func (w *watchdog) every(pause time.Duration, do func()) {
 		select {
 		case <-ticker.C:
 			do()
-		case <-w.s.ctx.Done():
+		case <-w.ctx.Done():
 			return
 		}
 	}
@@ -117,7 +116,7 @@ func (w *watchdog) every(pause time.Duration, do func()) {
 
 func (w *watchdog) look() {
 	now := time.Now()
-	if r := w.s.lead.tenure(); r != w.tenure {
+	if r := w.lead.tenure(); r != w.tenure {
 		w.begin(r)
 	}
 	reason := ""
@@ -131,7 +130,7 @@ func (w *watchdog) look() {
 
 // begin forgets what was of another tenure.
 func (w *watchdog) begin(r *tenure) {
-	w.tenure, w.sent, w.stalledHandOverAt, w.goal, w.commit = r, 0, 0, 0, 0
+	w.tenure, w.sent, w.stalledHandOverAt, w.goal, w.committed = r, 0, 0, 0, 0
 	for _, watch := range []*progress.Watch{&w.commits, &w.lag, &w.asking} {
 		*watch = progress.Watch{Step: w.step()}
 	}
@@ -143,35 +142,28 @@ func (w *watchdog) begin(r *tenure) {
 // probeRaft has raft's main goroutine answer a message of term 0, at which it does not
 // look any further.
 func (w *watchdog) probeRaft() bool {
-	s := w.s
-	if s.raft.CurrentTerm() == 0 { // it would look further
+	if w.raft.CurrentTerm() == 0 { // it would look further
 		return true
 	}
-	err := s.askRaft(s.ctx, emptyQuestion())
+	err := w.askRaft(w.ctx, emptyQuestion())
 	if err == nil {
-		s.raftNet.EndIncoming()
+		w.raftNet.EndIncoming()
 	}
 	return err == nil
 }
 
-// emptyQuestion is answered by raft without effect, if there has been a term.
-func emptyQuestion() *raft.AppendEntriesRequest {
-	return &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}}
-}
-
 func (w *watchdog) lookAtRaft(now time.Time) string {
-	s := w.s
 	answers := w.answers.Load()
-	size, got, total := s.raftNet.Incoming()
-	done := answers + s.state.Steps() + uint64(total)
-	stalled := w.main.Look(now, !s.logs.Writing(), done)
-	limit := s.timing.Stall + time.Duration(got)*wire.PerByte
+	size, got, total := w.raftNet.Incoming()
+	done := answers + w.state.Steps() + uint64(total)
+	stalled := w.main.Look(now, !w.logs.Writing(), done)
+	limit := w.timing.Stall + time.Duration(got)*wire.PerByte
 	if stalled > limit {
 		w.stop(fmt.Errorf("raft has got nothing done for %v: its main goroutine is held up", stalled))
 	}
 	unanswered := w.answering.Look(now, true, answers)
 	switch {
-	case unanswered <= s.patience():
+	case unanswered <= w.patience():
 		return ""
 	case size > 0:
 		return fmt.Sprintf("installing a snapshot: %d of %d bytes have arrived", got, size)
@@ -180,28 +172,27 @@ func (w *watchdog) lookAtRaft(now time.Time) string {
 }
 
 func (w *watchdog) lookAtState(now time.Time) string {
-	state := w.s.state
-	stalled := w.state.Look(now, state.Busy(), state.Steps())
-	if stalled > w.s.timing.Stall {
+	state := w.state
+	stalled := w.stateWatch.Look(now, state.Busy(), state.Steps())
+	if stalled > w.timing.Stall {
 		w.stop(fmt.Errorf("the state machine has got nothing done for %v", stalled))
 	}
-	if stalled > w.s.patience() {
+	if stalled > w.patience() {
 		return fmt.Sprintf("the state machine has got nothing done for %v", stalled.Round(time.Second))
 	}
 	return ""
 }
 
-func (w *watchdog) stop(err error) { w.stopped.Do(func() { w.s.stopForFault(err) }) }
+func (w *watchdog) stop(err error) { w.stopped.Do(func() { w.stopForFault(err) }) }
 
 // askLeader learns, on a follower, how far the leader's state is. It is a small
 // question, with a small answer.
 func (w *watchdog) askLeader() {
-	s := w.s
-	r := s.lead.tenure()
+	r := w.lead.tenure()
 	if r.leads || r.leader == (roster.Peer{}) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, s.patience())
+	ctx, cancel := context.WithTimeout(r.ctx, w.patience())
 	defer cancel()
 	index, err := w.askIndex(ctx, r.leader)
 	if r.ctx.Err() != nil {
@@ -218,17 +209,16 @@ func (w *watchdog) askLeader() {
 // lookAtLag is for a follower. It has to reach what it has heard of the leader's state,
 // and then what it has heard meanwhile; how long it takes for that is how far it lags.
 func (w *watchdog) lookAtLag(now time.Time) string {
-	s := w.s
 	follows := !w.tenure.leads && w.tenure.leader != (roster.Peer{})
 	w.leader.Lock()
 	index, answers, err := w.leader.index, w.leader.answers, w.leader.err
 	w.leader.Unlock()
-	at := s.index()
+	at := w.index()
 	if at >= w.goal {
 		w.goal = index
 		w.goals++
 	}
-	limit := 2*s.patience() + s.timing.Commit
+	limit := 2*w.patience() + w.timing.Commit
 	if silent := w.asking.Look(now, follows, answers); silent > limit {
 		return fmt.Sprintf("the leader has answered no question for %v: %v", silent.Round(time.Second), errors.Join(err))
 	}

@@ -394,9 +394,6 @@ func (s *Store) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
 	return command.AppendResults(nil, results), nil
 }
 
-// patience is how long a call on the leader may take before it is made again.
-func (s *node) patience() time.Duration { return 3 * s.timing.Election }
-
 // replicate puts the entry of a group into the log as its leader, and waits until the
 // state machine has applied it. The entry is raft's from then on. The wait ends: a
 // leader that loses its majority steps down within its lease, and a store that

@@ -1,0 +1,60 @@
+package kvraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disk"
+	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/wire"
+)
+
+// acceptAdmission is the other side of admit: the cluster is on disk before the
+// answer leaves, and from then on only that cluster is heard.
+func (s *joiner) acceptAdmission(_ context.Context, a admission) (wire.Raw, error) {
+	var refusal error
+	var fresh bool
+	err := s.logs.Update(func(m *disk.Record) {
+		switch {
+		case a.Cluster == "":
+			refusal = fmt.Errorf("%w: an admission to no cluster", errs.Invalid)
+		case a.Server != m.ServerID():
+			refusal = fmt.Errorf("%w: this is node %s, not %s", errs.Refused, m.ServerID(), a.Server)
+		case m.Cluster != "" && m.Cluster != a.Cluster:
+			refusal = fmt.Errorf("%w: node %s belongs to cluster %s", errs.Refused, m.ID, m.Cluster)
+		case m.LacksClusterID():
+			refusal = fmt.Errorf("%w: node %s has the data of a cluster of hraftd's", errs.Refused, m.ID)
+		case m.Promise != nil && clusterOf(m.Promise) != a.Cluster:
+			refusal = fmt.Errorf("%w: node %s has promised to form a cluster with %s", errs.Refused, m.ID, nameAll(m.Promise))
+		default:
+			fresh = m.Cluster == ""
+			m.Cluster, m.Promise = a.Cluster, nil
+			if fresh { // until it has heard of a configuration
+				m.Places = map[raft.ServerID]disk.PlacePromise{m.ServerID(): {To: s.addr}}
+			}
+		}
+	})
+	if err != nil || refusal != nil {
+		return nil, errors.Join(err, refusal)
+	}
+	if fresh {
+		s.log.Info("admitted", "cluster", a.Cluster)
+	}
+	if fresh || a.Addr == s.addr { // nobody can have voted in its place before it is admitted
+		s.takePlace()
+	}
+	return nil, nil
+}
+
+// leave removes this node, which does not ask to be admitted meanwhile or afterwards.
+func (s *joiner) leave(ctx context.Context, req removeRequest) error {
+	s.leaving.Add(1)
+	defer s.leaving.Add(-1)
+	err := s.members.removeFor(ctx, req)
+	if err == nil {
+		s.left.Store(true)
+	}
+	return err
+}
