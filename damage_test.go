@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
@@ -62,22 +63,12 @@ func openTestNode(dir string) (n testNode, err error) {
 	if err := n.logs.OpenForWriting(); err != nil {
 		return n, err
 	}
-	n.snaps, err = settleSnapshots(dir, n.logs, verifyTestState)
-	return n, errors.Join(err, n.logs.Tidy(), failed)
-}
-
-// takeTestSnapshot completes a snapshot of testState.
-func takeTestSnapshot(snaps raft.SnapshotStore, index, term uint64) error {
-	_, trans := raft.NewInmemTransport("")
-	members := raft.Configuration{Servers: []raft.Server{{ID: "n1#ab", Address: "10.0.0.1:7000"}}}
-	sink, err := snaps.Create(1, index, term, members, 1, trans)
+	snaps, err := openSnapshots(dir, 2, n.logs, Codec{Verify: verifyTestState, VerifyNew: func(_ raft.SnapshotMeta, r io.Reader) error { return verifyTestState(r) }}, hclog.NewNullLogger())
 	if err != nil {
-		return err
+		return n, err
 	}
-	if _, err := sink.Write(testState); err != nil {
-		return errors.Join(err, sink.Cancel())
-	}
-	return sink.Close()
+	n.snaps = snaps
+	return n, errors.Join(snaps.Settle(), n.logs.Tidy(), failed)
 }
 
 // fillTestDir makes a directory with about 300 entries and a snapshot, and with
@@ -117,7 +108,7 @@ func fillTestDir(t *testing.T, dir string, tail bool) {
 		}
 	}
 	store(300)
-	step(takeTestSnapshot(n.snaps, 200, 3), n.logs.DeleteRange(1, 120))
+	step(disktest.TakeSnapshot(n.snaps, testState, 200, 3), n.logs.DeleteRange(1, 120))
 	store(420)
 	if tail {
 		step(n.logs.Flush())

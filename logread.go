@@ -2,14 +2,10 @@ package kvraft
 
 import (
 	"bufio"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"iter"
-	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/hashicorp/raft"
@@ -17,7 +13,6 @@ import (
 	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/disk"
-	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/raftnet"
 	"github.com/kvraft/kvraft/internal/roster"
 )
@@ -123,66 +118,32 @@ func OpenLog(dir string) (*Log, error) {
 // Close lets go of the directory. No Entries may be under way.
 func (l *Log) Close() error { return l.reader.Close() }
 
-func (l *Log) readSnapshots(path string) error {
-	dir, err := openSnapshotDir(path)
-	var found []fs.DirEntry
-	if err == nil {
-		defer dir.Close()
-		found, err = dir.ReadDir()
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("list snapshots: %w", err)
-	}
-	remembered := l.reader.Record.Snapshot
-	var newest disk.SnapshotMark
-	for _, entry := range found {
-		if !entry.IsDir() || strings.HasSuffix(entry.Name(), snapshotTmp) {
-			continue
-		}
-		s, mark := l.readSnapshot(dir, filepath.Join(path, boltlog.SnapshotsDir, entry.Name()))
-		l.Snapshots = append(l.Snapshots, s)
-		if mark.Compare(newest, remembered) > 0 {
-			newest = mark
-		}
-	}
-	listed := slices.ContainsFunc(l.Snapshots, func(s LogSnapshot) bool { return s.ID == remembered.ID })
-	if newest.OlderThan(remembered) && !listed {
-		err := fmt.Errorf("%w: snapshot %s is missing, but this node completed it", ErrDamaged, remembered.ID)
-		l.Snapshots = append(l.Snapshots, LogSnapshot{ID: remembered.ID, Index: remembered.Index, Term: remembered.Term, Size: remembered.Size, Err: err})
-	}
-	slices.SortFunc(l.Snapshots, func(a, b LogSnapshot) int {
-		return cmp.Or(cmp.Compare(a.Term, b.Term), cmp.Compare(a.Index, b.Index), cmp.Compare(a.ID, b.ID))
-	})
-	if l.Err == nil && l.Node == (LogNode{}) && len(l.Snapshots) > 0 {
-		l.Err = fmt.Errorf("%w: there is snapshot %s, but %s is empty", ErrDamaged, l.Snapshots[0].ID, boltlog.Name)
-	}
-	return nil
-}
-
-func (l *Log) readSnapshot(dir snapshotDir, path string) (LogSnapshot, disk.SnapshotMark) {
-	s := LogSnapshot{ID: filepath.Base(path)}
-	meta, mark, err := verifySnapshotFiles(dir, s.ID, func(r io.Reader) error {
-		in := bufio.NewReader(r)
-		if disk.IsHraftdSnapshot(in) {
-			pairs, err := disk.ReadHraftdSnapshot(in)
-			s.Keys = uint64(len(pairs))
-			return err
-		}
-		head, counts, err := scanSnapshot(in)
-		s.Cluster, s.Version, s.Keys, s.Requests = head.cluster, counts.revision, counts.keys, counts.requests+counts.callers
+func (l *Log) readSnapshots(dir string) error {
+	states := map[string]LogSnapshot{}
+	found, err := inspectSnapshots(dir, l.reader.Record.Snapshot, func(id string, r io.Reader) (err error) {
+		states[id], err = readState(r)
 		return err
 	})
-	if remembered := l.reader.Record.Snapshot; err == nil && mark.ID == remembered.ID && mark != remembered {
-		err = errNotCompleted
+	for _, f := range found {
+		s := states[f.ID]
+		s.ID, s.Index, s.Term, s.Size, s.Members, s.Err = f.ID, f.Index, f.Term, f.Size, logMembers(f.Configuration), f.Err
+		l.Snapshots = append(l.Snapshots, s)
 	}
-	switch {
-	case errors.Is(err, errs.Newer):
-		s.Err = fmt.Errorf("snapshot %s: %w", path, err)
-	case err != nil:
-		s.Err = fmt.Errorf("%w: snapshot %s: %w", ErrDamaged, path, err)
+	if l.Err == nil && l.Node == (LogNode{}) && len(found) > 0 {
+		l.Err = fmt.Errorf("%w: there is snapshot %s, but %s is empty", ErrDamaged, found[0].ID, boltlog.Name)
 	}
-	s.Index, s.Term, s.Size, s.Members = mark.Index, mark.Term, mark.Size, logMembers(meta.Configuration)
-	return s, mark
+	return err
+}
+
+// readState reads a state to its end, and tells what can be read of it.
+func readState(r io.Reader) (s LogSnapshot, err error) {
+	in := bufio.NewReader(r)
+	if disk.IsHraftdSnapshot(in) {
+		pairs, err := disk.ReadHraftdSnapshot(in)
+		return LogSnapshot{Keys: uint64(len(pairs))}, err
+	}
+	head, counts, err := scanSnapshot(in)
+	return LogSnapshot{Cluster: head.cluster, Version: counts.revision, Keys: counts.keys, Requests: counts.requests + counts.callers}, err
 }
 
 // snapshotEnd is the index at which the newest snapshot ends that there is or was.

@@ -175,7 +175,7 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 	if len(all.damage) > 0 || count < 300 {
 		t.Fatalf("%d entries, %q", count, all.damage)
 	}
-	snapshot := filepath.Join(boltlog.SnapshotsDir, all.log.Snapshots[0].ID)
+	snapshot := filepath.Join("snapshots", all.log.Snapshots[0].ID)
 	middle, end := leafOf(t, whole, 300), leafOf(t, whole, last)
 
 	overwrite := func(name string, at int, with string) func(*testing.T, string) {
@@ -265,10 +265,10 @@ func TestWhatIsDamagedIsNamedAndTheRestIsRead(t *testing.T) {
 		"a key that nobody writes": {func(t *testing.T, dir string) {
 			editBolt(t, dir, func(conf, _ *bbolt.Bucket) error { return conf.Put([]byte("zzz"), []byte("x")) })
 		}, []string{`raft.db: kvraft: damaged data: read the node's record: bucket "conf": unknown key "zzz"`}, 0},
-		"a snapshot's state":  {overwrite(filepath.Join(snapshot, snapshotStateFile), 100, "garbage!"), []string{"snapshot DIR/" + snapshot + ": "}, 0},
-		"a snapshot's header": {overwrite(filepath.Join(snapshot, snapshotMetaFile), 0, "garbage!"), []string{"snapshot DIR/" + snapshot + ": meta.json: "}, 0},
-		"another snapshot":    {overwrite(filepath.Join(snapshot, snapshotMetaFile), bytes.Index(files[filepath.Join(snapshot, snapshotMetaFile)], []byte("10.0.0.1")), "10.0.0.2"), []string{"not what was completed here under that name"}, 0},
-		"no snapshot":         {remove(boltlog.SnapshotsDir), []string{"snapshot " + all.log.Snapshots[0].ID + " is missing, but this node completed it"}, 0},
+		"a snapshot's state":  {overwrite(filepath.Join(snapshot, "state.bin"), 100, "garbage!"), []string{"snapshot DIR/" + snapshot + ": "}, 0},
+		"a snapshot's header": {overwrite(filepath.Join(snapshot, "meta.json"), 0, "garbage!"), []string{"snapshot DIR/" + snapshot + ": meta.json: "}, 0},
+		"another snapshot":    {overwrite(filepath.Join(snapshot, "meta.json"), bytes.Index(files[filepath.Join(snapshot, "meta.json")], []byte("10.0.0.1")), "10.0.0.2"), []string{"not what was completed here under that name"}, 0},
+		"no snapshot":         {remove("snapshots"), []string{"snapshot " + all.log.Snapshots[0].ID + " is missing, but this node completed it"}, 0},
 	} {
 		t.Run(what, func(t *testing.T) {
 			dir := t.TempDir()

@@ -16,7 +16,7 @@ import (
 // memory. (raft's own lists a snapshot before it is written, and one that was
 // cancelled too.)
 type memorySnapshots struct {
-	verifyNew func(meta raft.SnapshotMeta, r io.Reader) error // see snapshotStore
+	codec Codec
 
 	mu     sync.Mutex // guards the following
 	newest *memorySnapshot
@@ -30,15 +30,20 @@ type memorySnapshot struct {
 
 // openMemorySnapshots returns a store without a snapshot. It refuses a node
 // that remembers having completed one.
-func openMemorySnapshots(logs *disk.Log) (*memorySnapshots, error) {
+func openMemorySnapshots(logs *disk.Log, codec Codec) (keptSnapshots, error) {
 	if mark := logs.Record().Snapshot; mark.ID != "" {
 		return nil, fmt.Errorf("%w: this node completed snapshot %s, which was in memory only", errs.Damaged, mark.ID)
 	}
 	if err := logs.CheckFollows(disk.SnapshotMark{}); err != nil {
 		return nil, err
 	}
-	return &memorySnapshots{verifyNew: func(_ raft.SnapshotMeta, r io.Reader) error { return verifySnapshot(r) }}, nil
+	return &memorySnapshots{codec: codec}, nil
 }
+
+// Settle, SettleLog and Close have nothing to do.
+func (*memorySnapshots) Settle() error    { return nil }
+func (*memorySnapshots) SettleLog() error { return nil }
+func (*memorySnapshots) Close() error     { return nil }
 
 func (m *memorySnapshots) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
 	m.mu.Lock()
@@ -97,7 +102,7 @@ func (s *memorySink) Close() error {
 		return s.err
 	}
 	s.ended = true
-	if err := s.store.verifyNew(s.snapshot.meta, bytes.NewReader(s.snapshot.state)); err != nil {
+	if err := s.store.codec.VerifyNew(s.snapshot.meta, bytes.NewReader(s.snapshot.state)); err != nil {
 		s.err = fmt.Errorf("what was written is no snapshot: %w", err)
 		return s.err
 	}

@@ -8,10 +8,11 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/disktest"
+	"github.com/kvraft/kvraft/internal/errs"
 )
 
 func TestMemorySnapshotsListOnlyWhatIsComplete(t *testing.T) {
-	snaps, err := openMemorySnapshots(logOver(t, disktest.NewFaultStore()))
+	snaps, err := openMemorySnapshots(logOver(t, disktest.NewFaultStore()), keptCodec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -19,7 +20,7 @@ func TestMemorySnapshotsListOnlyWhatIsComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	buffer := bytes.Clone(testState)
+	buffer := bytes.Clone(keptState)
 	if _, err := sink.Write(buffer); err != nil {
 		t.Fatal(err)
 	}
@@ -41,14 +42,14 @@ func TestMemorySnapshotsListOnlyWhatIsComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := io.ReadAll(state); err != nil || !bytes.Equal(got, testState) || meta.Size != int64(len(testState)) {
+	if got, err := io.ReadAll(state); err != nil || !bytes.Equal(got, keptState) || meta.Size != int64(len(keptState)) {
 		t.Fatalf("%q, %v, %+v", got, err, meta)
 	}
 }
 
 func TestMemorySnapshotsRefuseANodeThatHadOne(t *testing.T) {
 	_, kept := snapshotsInDir(t, 100)
-	if _, err := openMemorySnapshots(logOver(t, kept)); !errors.Is(err, ErrDamaged) {
+	if _, err := openMemorySnapshots(logOver(t, kept), keptCodec); !errors.Is(err, errs.Damaged) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -56,7 +56,7 @@ type node struct {
 	placeChanged chan struct{} // holds one signal for watchRaft
 
 	logs      *disk.Log
-	snapshots raft.SnapshotStore
+	snapshots keptSnapshots
 	state     nodeState
 	ids       *command.IDs
 	commit    func(entry []byte) ([]command.Result, error) // has an entry committed, as the leader, and answers what the state does

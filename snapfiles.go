@@ -82,5 +82,5 @@ func readSnapshotMeta(dir snapshotDir, id string) (meta snapshotMeta, mark disk.
 	if err := json.Unmarshal(stored, &meta); err != nil {
 		return snapshotMeta{}, mark, fmt.Errorf("%s: %w", snapshotMetaFile, err)
 	}
-	return meta, disk.SnapshotMark{ID: meta.ID, Index: meta.Index, Term: meta.Term, Size: meta.Size, CRC: crc32.Checksum(stored, crc32c)}, nil
+	return meta, disk.SnapshotMark{ID: meta.ID, Index: meta.Index, Term: meta.Term, Size: meta.Size, CRC: crc32.Checksum(stored, crc32.MakeTable(crc32.Castagnoli))}, nil
 }

@@ -4,15 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/raft"
-
-	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/pace"
 )
 
@@ -108,35 +103,6 @@ func TestTheRestsOfASnapshotEndWithTheStore(t *testing.T) {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 	})
-}
-
-func TestWhatIsSyncedOfASnapshotIsInItsFile(t *testing.T) {
-	dir, kept := snapshotsInDir(t, 100)
-	snaps, err := openTestSnapshots(t, dir, kept)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, trans := raft.NewInmemTransport("")
-	sink, err := snaps.Create(1, 200, 3, raft.Configuration{}, 1, trans)
-	if err != nil {
-		t.Fatal(err)
-	}
-	piece := make([]byte, pace.PieceBytes)
-	for n := 1; n <= 3; n++ {
-		if _, err := sink.Write(piece); err != nil {
-			t.Fatal(err)
-		}
-		if err := sink.(*snapshotSink).Sync(); err != nil {
-			t.Fatal(err)
-		}
-		info, err := os.Stat(filepath.Join(dir, boltlog.SnapshotsDir, sink.ID()+snapshotTmp, snapshotStateFile))
-		if err != nil || info.Size() != int64(n*pace.PieceBytes) {
-			t.Errorf("%d bytes, %v, after %d pieces", info.Size(), err, n)
-		}
-	}
-	if err := sink.Cancel(); err != nil {
-		t.Error(err)
-	}
 }
 
 func TestNodesThatStartTogetherTakeTheirSnapshotsApart(t *testing.T) {

@@ -4,12 +4,17 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"hash/crc64"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -17,7 +22,11 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/disk"
+	"github.com/kvraft/kvraft/internal/disktest"
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -381,5 +390,75 @@ func TestASnapshotIsGivenUpWhenTheStoreEnds(t *testing.T) {
 	}
 	if out.Len() > 0 {
 		t.Errorf("%d bytes were written", out.Len())
+	}
+}
+
+// Whose remedy is another than that of damage, which is to remove the directory.
+func TestASnapshotOfANewerVersionIsNotDamaged(t *testing.T) {
+	for whole, want := range map[bool]string{true: "written by a newer version of kvraft (format 99", false: "CRC mismatch"} {
+		dir := disktest.CopyOf(t, "testdata", ourFixture)
+		content, err := os.ReadFile(filepath.Join(dir, fixtureSnapshot, "state.bin"))
+		disktest.Must(t, err)
+		content[len(snapshotMagic)] = 99
+		disktest.Must(t, os.WriteFile(filepath.Join(dir, fixtureSnapshot, "state.bin"), content, 0o600))
+		if whole {
+			path := filepath.Join(dir, fixtureSnapshot, "meta.json")
+			var meta struct{ CRC string }
+			header, err := os.ReadFile(path)
+			disktest.Must(t, errors.Join(err, json.Unmarshal(header, &meta)))
+			sum := crc64.Checksum(content, crc64.MakeTable(crc64.ECMA))
+			is := base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, sum))
+			disktest.Must(t, disktest.ReplaceIn(path, meta.CRC, is))
+			header, err = os.ReadFile(path)
+			disktest.Must(t, err)
+			editRecord(t, dir, func(m *disk.Record) { m.Snapshot.CRC = crc32.Checksum(header, crc32c) })
+		}
+		before := disktest.Tree(t, dir)
+		l, err := OpenLog(dir)
+		disktest.Must(t, err)
+		disktest.Must(t, l.Close())
+		for what, err := range map[string]error{"Open": openAndClose(dir), "Examine": ignore(Examine(dir)), "OpenLog": l.Snapshots[0].Err} {
+			if err == nil || errors.Is(err, errs.Damaged) == whole || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %s", what, err, want)
+			}
+		}
+		disktest.WantSameTree(t, dir, before)
+	}
+}
+
+// A snapshot that a peer can make up has a right checksum.
+func TestASnapshotThatCouldNotBeRestoredIsNotOneThatWasVerified(t *testing.T) {
+	good := testState
+	at := bytes.Index(good, []byte("\x05key-1")) // its key is then below the one before
+	if at < 0 {
+		t.Fatal("no such key")
+	}
+	bad := bytes.Clone(good)
+	bad[at+1] = 'a'
+	body := bad[:len(bad)-4]
+	binary.BigEndian.PutUint32(bad[len(body):], crc32.Checksum(body, crc32c))
+	if _, _, err := readSnapshot(bufio.NewReader(bytes.NewReader(bad))); err == nil {
+		t.Fatal("it can be restored")
+	}
+	if err := verifySnapshot(bytes.NewReader(bad)); err == nil {
+		t.Error("it was found to be right")
+	}
+	s := newTestServer(t)
+	if err := s.node.logs.Update(func(m *disk.Record) { m.Cluster = "another" }); err != nil {
+		t.Fatal(err)
+	}
+	meta := raft.SnapshotMeta{Index: 200, Term: 3}
+	if err := s.verifyNewSnapshot(meta, bytes.NewReader(good)); err == nil || !strings.Contains(err.Error(), "snapshot of cluster cd") {
+		t.Errorf("that of another cluster: %v", err)
+	}
+	if err := s.node.logs.Update(func(m *disk.Record) { m.Cluster = "cd" }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.verifyNewSnapshot(meta, bytes.NewReader(good)); err != nil {
+		t.Error(err)
+	}
+	meta.Index = 199
+	if err := s.verifyNewSnapshot(meta, bytes.NewReader(good)); err == nil {
+		t.Error("its state is that of a later entry than it ends at")
 	}
 }

@@ -50,7 +50,7 @@ func (s *snapshotStore) newSink(meta raft.SnapshotMeta) (*snapshotSink, error) {
 		meta:   snapshotMeta{SnapshotMeta: meta},
 		state:  state,
 		sum:    crc64.New(crc64.MakeTable(crc64.ECMA)),
-		reader: startSnapshotCheck(func(r io.Reader) error { return s.verifyNew(meta, r) }),
+		reader: startSnapshotCheck(func(r io.Reader) error { return s.codec.VerifyNew(meta, r) }),
 	}, nil
 }
 

@@ -32,6 +32,27 @@ const (
 	snapshotDamaged = ".damaged" + snapshotTmp // one that cannot be read, and need not be
 )
 
+// Codec is what the owner of the states knows of them.
+type Codec struct {
+	// Verify reads a state to its end, and refuses what could not be restored.
+	Verify func(r io.Reader) error
+	// VerifyNew is Verify for a snapshot that is being written: it must also be this node's.
+	VerifyNew func(meta raft.SnapshotMeta, r io.Reader) error
+	// Translate makes of the state of an older form one of today's; nil: there are none such.
+	Translate func(meta *raft.SnapshotMeta, state io.ReadCloser) (*raft.SnapshotMeta, io.ReadCloser, error)
+}
+
+// keptSnapshots are the snapshots of a node.
+type keptSnapshots interface {
+	raft.SnapshotStore
+	// Settle makes what is kept fit what was found. It is the first to write, and comes
+	// before raft starts.
+	Settle() error
+	// SettleLog is Settle for what the log keeps.
+	SettleLog() error
+	Close() error
+}
+
 // snapshotStore keeps the snapshots of a node in files, in the form that raft's file
 // snapshot store gives them. That one passes over a snapshot that it cannot read, so
 // that a node would silently start from an older state, or from none. Here one snapshot
@@ -42,9 +63,7 @@ type snapshotStore struct {
 	retain int
 	logs   *disk.Log
 	log    hclog.Logger
-
-	// verifyNew reads a snapshot that is being written, to its end.
-	verifyNew func(meta raft.SnapshotMeta, r io.Reader) error
+	codec  Codec
 
 	found snapshotsFound // by the start
 
@@ -55,27 +74,27 @@ type snapshotStore struct {
 
 // openSnapshots opens the snapshots in dir, reads all of them to the end, and
 // returns an error that wraps [errs.Damaged] and names the directory if one
-// cannot be read, if verify refuses its state, if the newest is older than
+// cannot be read, if the codec refuses its state, if the newest is older than
 // the one that the node remembers, or if the log does not go on behind it. One that cannot
 // be read and is no newer than the newest that can be is passed over with a warning:
 // nothing is lost with it. It writes nothing.
 //
 // It keeps retain snapshots, two at least: the newest must not vanish while it is sent to
 // a follower.
-func openSnapshots(dir string, retain int, logs *disk.Log, verify func(io.Reader) error, logger hclog.Logger) (*snapshotStore, error) {
+func openSnapshots(dir string, retain int, logs *disk.Log, codec Codec, logger hclog.Logger) (keptSnapshots, error) {
 	files, err := openSnapshotDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open the snapshots in %s: %w", dir, err)
 	}
 	s := &snapshotStore{
-		dir:       files,
-		path:      filepath.Join(dir, boltlog.SnapshotsDir),
-		retain:    max(retain, 2),
-		logs:      logs,
-		log:       logger,
-		verifyNew: func(_ raft.SnapshotMeta, r io.Reader) error { return verify(r) },
+		dir:    files,
+		path:   filepath.Join(dir, boltlog.SnapshotsDir),
+		retain: max(retain, 2),
+		logs:   logs,
+		log:    logger,
+		codec:  codec,
 	}
-	if err := s.load(verify); err != nil {
+	if err := s.load(); err != nil {
 		return nil, errors.Join(err, files.Close())
 	}
 	return s, nil
@@ -84,8 +103,8 @@ func openSnapshots(dir string, retain int, logs *disk.Log, verify func(io.Reader
 // Close lets go of the directory.
 func (s *snapshotStore) Close() error { return s.dir.Close() }
 
-func (s *snapshotStore) load(verify func(io.Reader) error) (err error) {
-	if s.found, err = s.survey(verify); err != nil {
+func (s *snapshotStore) load() (err error) {
+	if s.found, err = s.survey(); err != nil {
 		return err
 	}
 	if s.logs.IsHraftds() {
@@ -96,13 +115,13 @@ func (s *snapshotStore) load(verify func(io.Reader) error) (err error) {
 	return s.logs.CheckFollows(s.found.newest)
 }
 
-// settle makes the directory, the node's record and its log fit what was found. It is the
+// Settle makes the directory, the node's record and its log fit what was found. It is the
 // first to write, and comes before raft starts.
-func (s *snapshotStore) settle() error {
+func (s *snapshotStore) Settle() error {
 	if err := s.dir.Sync("."); err != nil { // what is removed now has been replaced by what is there
 		return fmt.Errorf("open the snapshots in %s: %w", s.path, err)
 	}
-	if err := s.settleLog(); err != nil {
+	if err := s.SettleLog(); err != nil {
 		return err
 	}
 	if err := s.tidy(); err != nil {
@@ -122,8 +141,8 @@ func (s *snapshotStore) findOwner(newest disk.SnapshotMark) (err error) {
 	return s.logs.FindOwner(meta.Configuration, meta.ConfigurationIndex)
 }
 
-// settleLog is settle for what the log store keeps.
-func (s *snapshotStore) settleLog() error { return s.logs.Settle(s.found.newest) }
+// SettleLog is Settle for what the log store keeps.
+func (s *snapshotStore) SettleLog() error { return s.logs.Settle(s.found.newest) }
 
 // snapshotsFound is what a survey has found.
 type snapshotsFound struct {
@@ -133,7 +152,7 @@ type snapshotsFound struct {
 }
 
 // survey verifies every snapshot, and changes nothing.
-func (s *snapshotStore) survey(verify func(io.Reader) error) (found snapshotsFound, err error) {
+func (s *snapshotStore) survey() (found snapshotsFound, err error) {
 	entries, err := s.dir.ReadDir()
 	if err != nil {
 		return found, fmt.Errorf("list snapshots: %w", err)
@@ -149,7 +168,7 @@ func (s *snapshotStore) survey(verify func(io.Reader) error) (found snapshotsFou
 			found.unfinished = append(found.unfinished, id)
 			continue
 		}
-		_, mark, err := verifySnapshotFiles(s.dir, id, verify)
+		_, mark, err := verifySnapshotFiles(s.dir, id, s.codec.Verify)
 		if err == nil && id == remembered.ID && mark != remembered {
 			err = errNotCompleted
 		}
@@ -403,10 +422,10 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 	if err != nil && s.logs.Record().Snapshot.ID == id {
 		err = s.unreadable(id, err)
 	}
-	if err != nil || !s.logs.Record().IsLegacy() {
+	if err != nil || s.codec.Translate == nil {
 		return meta, content, err
 	}
-	return translated(meta, content)
+	return s.codec.Translate(meta, content)
 }
 
 func (s *snapshotStore) open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {

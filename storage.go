@@ -32,38 +32,25 @@ func (s *Store) readStorage() (err error) {
 	return s.node.logs.NameForeign(s.readSnapshots())
 }
 
-func (s *Store) readSnapshots() error {
-	if s.opts.inMemory {
-		snapshots, err := openMemorySnapshots(s.node.logs)
-		if err != nil {
-			return err
-		}
-		snapshots.verifyNew = s.verifyNewSnapshot
-		s.node.snapshots = snapshots
-		return nil
-	}
-	verify := verifySnapshot
+func (s *Store) readSnapshots() (err error) {
+	codec := Codec{Verify: verifySnapshot, VerifyNew: s.verifyNewSnapshot}
 	if s.node.logs.IsHraftds() || s.node.logs.Record().IsLegacy() {
-		verify = verifyOldSnapshot
+		codec.Verify, codec.Translate = verifyOldSnapshot, translated
 	}
-	snapshots, err := openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.node.logs, verify, s.node.log.Named("snapshot"))
-	if err != nil {
-		return err
+	if s.opts.inMemory {
+		s.node.snapshots, err = openMemorySnapshots(s.node.logs, codec)
+	} else {
+		s.node.snapshots, err = openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.node.logs, codec, s.node.log.Named("snapshot"))
 	}
-	snapshots.verifyNew = s.verifyNewSnapshot
-	s.node.snapshots = snapshots
-	return nil
+	return err
 }
 
 // openForWriting is for what has been read, and from which the node can start.
 func (s *Store) openForWriting() error {
-	if s.opts.inMemory {
-		return nil
-	}
 	if err := s.node.logs.OpenForWriting(); err != nil {
 		return err
 	}
-	if err := s.node.snapshots.(*snapshotStore).settle(); err != nil {
+	if err := s.node.snapshots.Settle(); err != nil {
 		return err
 	}
 	return s.node.logs.Tidy()
@@ -72,13 +59,13 @@ func (s *Store) openForWriting() error {
 // pretendWriting takes the place of openForWriting where nothing may be written.
 func (s *Store) pretendWriting() error {
 	s.node.logs.PretendWriting()
-	return s.node.snapshots.(*snapshotStore).settleLog()
+	return s.node.snapshots.SettleLog()
 }
 
-// closeStorage closes what logs and snapshots stand on, if this store opened it.
+// closeStorage closes what has been opened.
 func (s *Store) closeStorage() (err error) {
-	if files, ok := s.node.snapshots.(*snapshotStore); ok {
-		err = files.Close()
+	if s.node.snapshots != nil {
+		err = s.node.snapshots.Close()
 	}
 	if s.node.logs != nil {
 		err = errors.Join(err, s.node.logs.Close())

@@ -24,8 +24,8 @@ import (
 func leaveUnfinished(t *testing.T, dir string) {
 	t.Helper()
 	disktest.WriteFiles(t, dir, map[string][]byte{
-		"raft.db.ABC.new": []byte("half a file"),
-		"snapshots/9-9-9" + snapshotTmp + "/state.bin": []byte("half a state"),
+		"raft.db.ABC.new":               []byte("half a file"),
+		"snapshots/9-9-9.tmp/state.bin": []byte("half a state"),
 	})
 }
 

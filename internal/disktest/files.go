@@ -6,7 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/hashicorp/raft"
 )
 
 // FilesIn returns the files below dir by their relative names.
@@ -106,4 +109,27 @@ func CopyOf(t *testing.T, below, stored string) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// TakeSnapshot completes a snapshot of a state.
+func TakeSnapshot(snaps raft.SnapshotStore, state []byte, index, term uint64) error {
+	_, trans := raft.NewInmemTransport("")
+	members := raft.Configuration{Servers: []raft.Server{{ID: "n1#ab", Address: "10.0.0.1:7000"}}}
+	sink, err := snaps.Create(1, index, term, members, 1, trans)
+	if err != nil {
+		return err
+	}
+	if _, err := sink.Write(state); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+// ReplaceIn replaces the first old in a file by new.
+func ReplaceIn(path, old, new string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(strings.Replace(string(data), old, new, 1)), 0o600)
 }
