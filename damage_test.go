@@ -19,6 +19,7 @@ import (
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/disktest"
+	"github.com/kvraft/kvraft/internal/snapshots"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -63,7 +64,7 @@ func openTestNode(dir string) (n testNode, err error) {
 	if err := n.logs.OpenForWriting(); err != nil {
 		return n, err
 	}
-	snaps, err := openSnapshots(dir, 2, n.logs, Codec{Verify: verifyTestState, VerifyNew: func(_ raft.SnapshotMeta, r io.Reader) error { return verifyTestState(r) }}, hclog.NewNullLogger())
+	snaps, err := snapshots.Open(dir, 2, n.logs, snapshots.Codec{Verify: verifyTestState, VerifyNew: func(_ raft.SnapshotMeta, r io.Reader) error { return verifyTestState(r) }}, hclog.NewNullLogger())
 	if err != nil {
 		return n, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/raftnet"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/snapshots"
 )
 
 // Log is what a stopped node has on disk; see [OpenLog].
@@ -120,7 +121,7 @@ func (l *Log) Close() error { return l.reader.Close() }
 
 func (l *Log) readSnapshots(dir string) error {
 	states := map[string]LogSnapshot{}
-	found, err := inspectSnapshots(dir, l.reader.Record.Snapshot, func(id string, r io.Reader) (err error) {
+	found, err := snapshots.Inspect(dir, l.reader.Record.Snapshot, func(id string, r io.Reader) (err error) {
 		states[id], err = readState(r)
 		return err
 	})

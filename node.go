@@ -21,6 +21,7 @@ import (
 	"github.com/kvraft/kvraft/internal/raftlog"
 	"github.com/kvraft/kvraft/internal/raftnet"
 	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/snapshots"
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
@@ -56,7 +57,7 @@ type node struct {
 	placeChanged chan struct{} // holds one signal for watchRaft
 
 	logs      *disk.Log
-	snapshots keptSnapshots
+	snapshots snapshots.Store
 	state     nodeState
 	ids       *command.IDs
 	commit    func(entry []byte) ([]command.Result, error) // has an entry committed, as the leader, and answers what the state does

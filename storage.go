@@ -6,6 +6,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/disk"
+	"github.com/kvraft/kvraft/internal/snapshots"
 )
 
 // readStorage reads all that the node has, and writes nothing. What it opens is for
@@ -33,14 +34,14 @@ func (s *Store) readStorage() (err error) {
 }
 
 func (s *Store) readSnapshots() (err error) {
-	codec := Codec{Verify: verifySnapshot, VerifyNew: s.verifyNewSnapshot}
+	codec := snapshots.Codec{Verify: verifySnapshot, VerifyNew: s.verifyNewSnapshot}
 	if s.node.logs.IsHraftds() || s.node.logs.Record().IsLegacy() {
 		codec.Verify, codec.Translate = verifyOldSnapshot, translated
 	}
 	if s.opts.inMemory {
-		s.node.snapshots, err = openMemorySnapshots(s.node.logs, codec)
+		s.node.snapshots, err = snapshots.OpenInMemory(s.node.logs, codec)
 	} else {
-		s.node.snapshots, err = openSnapshots(s.opts.dir, s.opts.snapshots.Retain, s.node.logs, codec, s.node.log.Named("snapshot"))
+		s.node.snapshots, err = snapshots.Open(s.opts.dir, s.opts.snapshots.Retain, s.node.logs, codec, s.node.log.Named("snapshot"))
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package kvraft
+package snapshots
 
 import (
 	"bytes"
@@ -16,18 +16,18 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
-// verifySnapshotFiles reads the snapshot id to its end and changes nothing:
+// verifyFiles reads the snapshot id to its end and changes nothing:
 // check reads what is inside, and raft's CRC-64 is compared. With an error it
 // returns what could be read.
-func verifySnapshotFiles(dir snapshotDir, id string, check func(io.Reader) error) (meta snapshotMeta, mark disk.SnapshotMark, err error) {
-	meta, mark, err = readSnapshotMeta(dir, id)
+func verifyFiles(dir directory, id string, check func(io.Reader) error) (meta header, mark disk.SnapshotMark, err error) {
+	meta, mark, err = readHeader(dir, id)
 	if err != nil {
 		return meta, mark, err
 	}
 	if mark.ID != id || !strings.HasPrefix(id, fmt.Sprintf("%d-%d-", mark.Term, mark.Index)) {
-		return meta, mark, fmt.Errorf("its %s is that of %s, term %d, index %d", snapshotMetaFile, mark.ID, mark.Term, mark.Index)
+		return meta, mark, fmt.Errorf("its %s is that of %s, term %d, index %d", metaFile, mark.ID, mark.Term, mark.Index)
 	}
-	state, err := dir.Open(id + "/" + snapshotStateFile)
+	state, err := dir.Open(id + "/" + stateFile)
 	if err != nil {
 		return meta, mark, err
 	}
@@ -62,15 +62,15 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// snapshotMeta is what raft writes into a snapshot's meta.json.
-type snapshotMeta struct {
+// header is what raft writes into a snapshot's meta.json.
+type header struct {
 	raft.SnapshotMeta
 	CRC []byte // CRC-64 of the state
 }
 
-// readSnapshotMeta reads the meta.json of the snapshot id.
-func readSnapshotMeta(dir snapshotDir, id string) (meta snapshotMeta, mark disk.SnapshotMark, err error) {
-	file, err := dir.Open(id + "/" + snapshotMetaFile)
+// readHeader reads the meta.json of the snapshot id.
+func readHeader(dir directory, id string) (meta header, mark disk.SnapshotMark, err error) {
+	file, err := dir.Open(id + "/" + metaFile)
 	if err != nil {
 		return meta, mark, err
 	}
@@ -80,7 +80,7 @@ func readSnapshotMeta(dir snapshotDir, id string) (meta snapshotMeta, mark disk.
 		return meta, mark, err
 	}
 	if err := json.Unmarshal(stored, &meta); err != nil {
-		return snapshotMeta{}, mark, fmt.Errorf("%s: %w", snapshotMetaFile, err)
+		return header{}, mark, fmt.Errorf("%s: %w", metaFile, err)
 	}
 	return meta, disk.SnapshotMark{ID: meta.ID, Index: meta.Index, Term: meta.Term, Size: meta.Size, CRC: crc32.Checksum(stored, crc32.MakeTable(crc32.Castagnoli))}, nil
 }

@@ -1,4 +1,4 @@
-package kvraft
+package snapshots
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 )
 
 func TestMemorySnapshotsListOnlyWhatIsComplete(t *testing.T) {
-	snaps, err := openMemorySnapshots(logOver(t, disktest.NewFaultStore()), keptCodec)
+	snaps, err := OpenInMemory(logOver(t, disktest.NewFaultStore()), keptCodec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestMemorySnapshotsListOnlyWhatIsComplete(t *testing.T) {
 	if err := errors.Join(err, cancelled.Cancel()); err != nil || cancelled.Close() == nil {
 		t.Fatalf("cancelled: %v", err)
 	}
-	if err := takeTestSnapshot(snaps, 50, 3); !errors.Is(err, errSnapshotOvertaken) {
+	if err := takeTestSnapshot(snaps, 50, 3); !errors.Is(err, errOvertaken) {
 		t.Fatalf("an older one: %v", err)
 	}
 	meta, state, err := snaps.Open(sink.ID())
@@ -49,7 +49,7 @@ func TestMemorySnapshotsListOnlyWhatIsComplete(t *testing.T) {
 
 func TestMemorySnapshotsRefuseANodeThatHadOne(t *testing.T) {
 	_, kept := snapshotsInDir(t, 100)
-	if _, err := openMemorySnapshots(logOver(t, kept), keptCodec); !errors.Is(err, errs.Damaged) {
+	if _, err := OpenInMemory(logOver(t, kept), keptCodec); !errors.Is(err, errs.Damaged) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package kvraft
+package snapshots
 
 import (
 	"bytes"
@@ -19,10 +19,10 @@ import (
 	"github.com/kvraft/kvraft/internal/disktest"
 )
 
-// faultDir is a snapshotDir of which one of the operations that change something goes
+// faultDir is a directory of which one of the operations that change something goes
 // wrong. What is removed as a whole is removed file by file, each an operation.
 type faultDir struct {
-	snapshotDir
+	directory
 	*operations
 }
 
@@ -57,20 +57,20 @@ func (o *operations) do(op func() error) error {
 }
 
 func (d faultDir) Mkdir(name string) error {
-	return d.do(func() error { return d.snapshotDir.Mkdir(name) })
+	return d.do(func() error { return d.directory.Mkdir(name) })
 }
 
 func (d faultDir) Rename(from, to string) error {
-	return d.do(func() error { return d.snapshotDir.Rename(from, to) })
+	return d.do(func() error { return d.directory.Rename(from, to) })
 }
 
 func (d faultDir) Sync(name string) error {
-	return d.do(func() error { return d.snapshotDir.Sync(name) })
+	return d.do(func() error { return d.directory.Sync(name) })
 }
 
-func (d faultDir) Create(name string) (file snapshotFile, err error) {
+func (d faultDir) Create(name string) (file file, err error) {
 	err = d.do(func() error {
-		file, err = d.snapshotDir.Create(name)
+		file, err = d.directory.Create(name)
 		return err
 	})
 	if err != nil {
@@ -80,37 +80,37 @@ func (d faultDir) Create(name string) (file snapshotFile, err error) {
 }
 
 func (d faultDir) RemoveAll(name string) error {
-	for _, file := range []string{snapshotMetaFile, snapshotStateFile} {
-		if err := d.do(func() error { return d.snapshotDir.RemoveAll(name + "/" + file) }); err != nil {
+	for _, file := range []string{metaFile, stateFile} {
+		if err := d.do(func() error { return d.directory.RemoveAll(name + "/" + file) }); err != nil {
 			return err
 		}
 	}
-	return d.do(func() error { return d.snapshotDir.RemoveAll(name) })
+	return d.do(func() error { return d.directory.RemoveAll(name) })
 }
 
 type faultFile struct {
-	snapshotFile
+	file
 	*operations
 }
 
 func (f *faultFile) Write(b []byte) (n int, err error) {
 	err = f.do(func() error {
-		n, err = f.snapshotFile.Write(b)
+		n, err = f.file.Write(b)
 		return err
 	})
 	return n, err
 }
 
-func (f *faultFile) Sync() error { return f.do(f.snapshotFile.Sync) }
+func (f *faultFile) Sync() error { return f.do(f.file.Sync) }
 
 // Close closes the file whatever it says: a process that is killed has no files open.
 func (f *faultFile) Close() error {
-	err := f.snapshotFile.Close()
+	err := f.file.Close()
 	return errors.Join(f.do(func() error { return nil }), err)
 }
 
 // openFaultySnapshots has faults in the directory and in the record.
-func openFaultySnapshots(t *testing.T, dir string, kept boltlog.Store, ops *operations, told func(error)) *snapshotStore {
+func openFaultySnapshots(t *testing.T, dir string, kept boltlog.Store, ops *operations, told func(error)) *files {
 	t.Helper()
 	l, err := disk.Open(disk.Options{Store: kept, Fail: told})
 	if err != nil {
@@ -132,7 +132,7 @@ func snapshotsIn(t *testing.T, dir string) (ids, others []string) {
 		t.Fatal(err)
 	}
 	for _, entry := range found {
-		if _, ok := parseSnapshotName(entry.Name()); ok {
+		if _, ok := parseName(entry.Name()); ok {
 			ids = append(ids, entry.Name())
 		} else {
 			others = append(others, entry.Name())
@@ -239,7 +239,7 @@ func TestASnapshotThatCannotBeReadIsNotKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inMemory, err := openMemorySnapshots(logOver(t, disktest.NewFaultStore()), keptCodec)
+	inMemory, err := OpenInMemory(logOver(t, disktest.NewFaultStore()), keptCodec)
 	if err := errors.Join(err, takeTestSnapshot(inMemory, 100, 3)); err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package kvraft
+package snapshots
 
 import (
 	"encoding/json"
@@ -13,50 +13,50 @@ import (
 )
 
 var (
-	errSnapshotCancelled = errors.New("snapshot was cancelled")
+	errCancelled = errors.New("snapshot was cancelled")
 
-	// errSnapshotOvertaken is for raft, which would else take the one that it has
+	// errOvertaken is for raft, which would else take the one that it has
 	// written itself for the newest, whatever the leader has sent meanwhile: it would
 	// refuse each entry behind that, for want of the one before.
-	errSnapshotOvertaken = errors.New("a newer snapshot has come from the leader meanwhile")
+	errOvertaken = errors.New("a newer snapshot has come from the leader meanwhile")
 )
 
-// snapshotSink writes one snapshot, of this node's own or from the leader, and reads it
+// sink writes one snapshot, of this node's own or from the leader, and reads it
 // as it does: Close keeps only what could be read. Close and Cancel answer as the first
 // of them did: whoever persists the state may close the sink, and raft does so again and
 // believes the answer.
-type snapshotSink struct {
-	store  *snapshotStore
-	meta   snapshotMeta
-	state  snapshotFile
+type sink struct {
+	store  *files
+	meta   header
+	state  file
 	sum    hash.Hash64
-	reader *snapshotCheck
+	reader *check
 	ended  bool
 	err    error // what Close answers once ended
 }
 
 // newSink makes the directory of an unfinished snapshot, in which raft's file snapshot
 // store would see no snapshot.
-func (s *snapshotStore) newSink(meta raft.SnapshotMeta) (*snapshotSink, error) {
-	if err := s.dir.Mkdir(meta.ID + snapshotTmp); err != nil {
-		return nil, errors.Join(err, s.discard(meta.ID+snapshotTmp))
+func (s *files) newSink(meta raft.SnapshotMeta) (*sink, error) {
+	if err := s.dir.Mkdir(meta.ID + tmpSuffix); err != nil {
+		return nil, errors.Join(err, s.discard(meta.ID+tmpSuffix))
 	}
-	state, err := s.dir.Create(meta.ID + snapshotTmp + "/" + snapshotStateFile)
+	state, err := s.dir.Create(meta.ID + tmpSuffix + "/" + stateFile)
 	if err != nil {
-		return nil, errors.Join(err, s.discard(meta.ID+snapshotTmp))
+		return nil, errors.Join(err, s.discard(meta.ID+tmpSuffix))
 	}
-	return &snapshotSink{
+	return &sink{
 		store:  s,
-		meta:   snapshotMeta{SnapshotMeta: meta},
+		meta:   header{SnapshotMeta: meta},
 		state:  state,
 		sum:    crc64.New(crc64.MakeTable(crc64.ECMA)),
-		reader: startSnapshotCheck(func(r io.Reader) error { return s.codec.VerifyNew(meta, r) }),
+		reader: startCheck(func(r io.Reader) error { return s.codec.VerifyNew(meta, r) }),
 	}, nil
 }
 
-func (s *snapshotSink) ID() string { return s.meta.ID }
+func (s *sink) ID() string { return s.meta.ID }
 
-func (s *snapshotSink) Write(b []byte) (int, error) {
+func (s *sink) Write(b []byte) (int, error) {
 	if s.ended {
 		return 0, errors.New("snapshot has ended")
 	}
@@ -74,19 +74,19 @@ func (s *snapshotSink) Write(b []byte) (int, error) {
 
 // Sync puts what was written on stable storage. The rest of the snapshot follows
 // with Close.
-func (s *snapshotSink) Sync() error { return s.store.judge(s.state.Sync()) }
+func (s *sink) Sync() error { return s.store.judge(s.state.Sync()) }
 
 // Close completes the snapshot: from then on the node starts from it. Its files are on
 // stable storage, and have been read to their end, before it gets its name, and the
 // name is before it is remembered. A crash between the two leaves a whole snapshot, which
 // the next start takes, and any other crash one that is not finished.
-func (s *snapshotSink) Close() error {
+func (s *sink) Close() error {
 	if s.ended {
 		return s.err
 	}
 	s.ended = true
 	if err := s.finish(); err != nil {
-		s.err = errors.Join(s.store.judge(err), s.store.discard(s.ID()+snapshotTmp))
+		s.err = errors.Join(s.store.judge(err), s.store.discard(s.ID()+tmpSuffix))
 		return s.err
 	}
 	s.err = s.store.complete(s.ID())
@@ -94,7 +94,7 @@ func (s *snapshotSink) Close() error {
 }
 
 // finish writes what is left of the unfinished snapshot.
-func (s *snapshotSink) finish() error {
+func (s *sink) finish() error {
 	err := errors.Join(s.state.Sync(), s.state.Close())
 	if checkErr := s.reader.end(); checkErr != nil {
 		return errors.Join(err, fmt.Errorf("what was written is no snapshot: %w", checkErr))
@@ -106,11 +106,11 @@ func (s *snapshotSink) finish() error {
 	if err := s.writeMeta(); err != nil {
 		return err
 	}
-	return s.store.dir.Sync(s.ID() + snapshotTmp)
+	return s.store.dir.Sync(s.ID() + tmpSuffix)
 }
 
-func (s *snapshotSink) writeMeta() error {
-	file, err := s.store.dir.Create(s.ID() + snapshotTmp + "/" + snapshotMetaFile)
+func (s *sink) writeMeta() error {
+	file, err := s.store.dir.Create(s.ID() + tmpSuffix + "/" + metaFile)
 	if err != nil {
 		return err
 	}
@@ -120,25 +120,25 @@ func (s *snapshotSink) writeMeta() error {
 	return errors.Join(file.Sync(), file.Close())
 }
 
-func (s *snapshotSink) Cancel() error {
+func (s *sink) Cancel() error {
 	if s.ended {
 		return nil
 	}
-	s.ended, s.err = true, errSnapshotCancelled
+	s.ended, s.err = true, errCancelled
 	s.reader.cancel()
-	return errors.Join(s.state.Close(), s.store.discard(s.ID()+snapshotTmp))
+	return errors.Join(s.state.Close(), s.store.discard(s.ID()+tmpSuffix))
 }
 
-// snapshotCheck reads what is written to it, on a goroutine of its own, which ends with
+// check reads what is written to it, on a goroutine of its own, which ends with
 // end or cancel.
-type snapshotCheck struct {
+type check struct {
 	*io.PipeWriter
 	result chan error
 }
 
-func startSnapshotCheck(verify func(io.Reader) error) *snapshotCheck {
+func startCheck(verify func(io.Reader) error) *check {
 	r, w := io.Pipe()
-	c := &snapshotCheck{w, make(chan error, 1)}
+	c := &check{w, make(chan error, 1)}
 	go func() {
 		err := verify(r)
 		if err == nil {
@@ -151,13 +151,13 @@ func startSnapshotCheck(verify func(io.Reader) error) *snapshotCheck {
 }
 
 // end tells whether what was written is a snapshot.
-func (c *snapshotCheck) end() error {
+func (c *check) end() error {
 	c.Close()
 	return <-c.result
 }
 
-func (c *snapshotCheck) cancel() {
-	c.CloseWithError(errSnapshotCancelled)
+func (c *check) cancel() {
+	c.CloseWithError(errCancelled)
 	<-c.result
 }
 

@@ -1,4 +1,4 @@
-package kvraft
+package snapshots
 
 import (
 	"errors"
@@ -14,15 +14,15 @@ import (
 	"github.com/kvraft/kvraft/internal/durable"
 )
 
-// snapshotDir is the directory of the snapshots, as snapshotStore uses it. Names are
+// directory is the directory of the snapshots, as files uses it. Names are
 // relative to it, with slashes. Tests let one of its operations fail, or be the last.
-type snapshotDir interface {
+type directory interface {
 	// Make makes the directory unless it is there.
-	Make() (snapshotDir, error)
+	Make() (directory, error)
 	ReadDir() ([]fs.DirEntry, error)
 	Open(name string) (*os.File, error)
 	Mkdir(name string) error
-	Create(name string) (snapshotFile, error)
+	Create(name string) (file, error)
 	Rename(from, to string) error
 	RemoveAll(name string) error
 	// Sync makes the names in the directory name durable; "." is the directory itself.
@@ -30,19 +30,19 @@ type snapshotDir interface {
 	Close() error
 }
 
-// snapshotFile is a file that is written once.
-type snapshotFile interface {
+// file is a file that is written once.
+type file interface {
 	io.WriteCloser
 	Sync() error
 }
 
-// rootDir is a snapshotDir of the file system. It holds the directory by a handle: it
+// rootDir is a directory of the file system. It holds the directory by a handle: it
 // stays the same one when it, or what is above it, gets another name, and when the
 // process changes its working directory.
 type rootDir struct{ *os.Root }
 
-// openSnapshotDir opens the directory of the snapshots in dir. It need not be there.
-func openSnapshotDir(dir string) (snapshotDir, error) {
+// openDirectory opens the directory of the snapshots in dir. It need not be there.
+func openDirectory(dir string) (directory, error) {
 	path := filepath.Join(dir, boltlog.SnapshotsDir)
 	root, err := os.OpenRoot(path) // a link to another disk is followed
 	switch {
@@ -57,7 +57,7 @@ func openSnapshotDir(dir string) (snapshotDir, error) {
 // absentDir is the directory of a node that has none yet. All else is to be done with
 // what Make returns.
 type absentDir struct {
-	snapshotDir
+	directory
 	path string
 }
 
@@ -65,7 +65,7 @@ func (d absentDir) ReadDir() ([]fs.DirEntry, error) { return nil, nil }
 func (d absentDir) Sync(string) error               { return nil }
 func (d absentDir) Close() error                    { return nil }
 
-func (d absentDir) Make() (snapshotDir, error) {
+func (d absentDir) Make() (directory, error) {
 	if err := durable.MakeDir(d.path); err != nil {
 		return d, err
 	}
@@ -76,13 +76,13 @@ func (d absentDir) Make() (snapshotDir, error) {
 	return rootDir{root}, nil
 }
 
-func (d rootDir) Make() (snapshotDir, error) { return d, nil }
+func (d rootDir) Make() (directory, error) { return d, nil }
 
 func (d rootDir) ReadDir() ([]fs.DirEntry, error) { return fs.ReadDir(d.FS(), ".") }
 
 func (d rootDir) Mkdir(name string) error { return d.Root.Mkdir(name, 0o700) }
 
-func (d rootDir) Create(name string) (snapshotFile, error) {
+func (d rootDir) Create(name string) (file, error) {
 	return d.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
@@ -97,22 +97,22 @@ func (d rootDir) Sync(name string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// snapshotName is the id of a snapshot, which is the name of its directory: raft's file
+// name is the id of a snapshot, which is the name of its directory: raft's file
 // snapshot store gave them in this form.
-type snapshotName struct {
+type name struct {
 	term, index uint64
 	number      int64 // milliseconds since 1970 as a rule; it only tells snapshots apart that end at one entry
 }
 
-func (n snapshotName) String() string { return fmt.Sprintf("%d-%d-%d", n.term, n.index, n.number) }
+func (n name) String() string { return fmt.Sprintf("%d-%d-%d", n.term, n.index, n.number) }
 
-// parseSnapshotName returns false for what is no name of a snapshot.
-func parseSnapshotName(id string) (n snapshotName, ok bool) {
+// parseName returns false for what is no name of a snapshot.
+func parseName(id string) (n name, ok bool) {
 	_, err := fmt.Sscanf(id, "%d-%d-%d", &n.term, &n.index, &n.number)
 	return n, err == nil && n.String() == id
 }
 
 // mark is what the name alone tells of its snapshot.
-func (n snapshotName) mark() disk.SnapshotMark {
+func (n name) mark() disk.SnapshotMark {
 	return disk.SnapshotMark{ID: n.String(), Index: n.index, Term: n.term}
 }

@@ -1,4 +1,4 @@
-package kvraft
+package snapshots
 
 import (
 	"bytes"
@@ -12,10 +12,10 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
-// memorySnapshots keeps the newest complete snapshot of a node that lives in
+// memory keeps the newest complete snapshot of a node that lives in
 // memory. (raft's own lists a snapshot before it is written, and one that was
 // cancelled too.)
-type memorySnapshots struct {
+type memory struct {
 	codec Codec
 
 	mu     sync.Mutex // guards the following
@@ -28,24 +28,24 @@ type memorySnapshot struct {
 	state []byte // never changed once complete
 }
 
-// openMemorySnapshots returns a store without a snapshot. It refuses a node
+// OpenInMemory returns a store without a snapshot. It refuses a node
 // that remembers having completed one.
-func openMemorySnapshots(logs *disk.Log, codec Codec) (keptSnapshots, error) {
+func OpenInMemory(logs *disk.Log, codec Codec) (Store, error) {
 	if mark := logs.Record().Snapshot; mark.ID != "" {
 		return nil, fmt.Errorf("%w: this node completed snapshot %s, which was in memory only", errs.Damaged, mark.ID)
 	}
 	if err := logs.CheckFollows(disk.SnapshotMark{}); err != nil {
 		return nil, err
 	}
-	return &memorySnapshots{codec: codec}, nil
+	return &memory{codec: codec}, nil
 }
 
 // Settle, SettleLog and Close have nothing to do.
-func (*memorySnapshots) Settle() error    { return nil }
-func (*memorySnapshots) SettleLog() error { return nil }
-func (*memorySnapshots) Close() error     { return nil }
+func (*memory) Settle() error    { return nil }
+func (*memory) SettleLog() error { return nil }
+func (*memory) Close() error     { return nil }
 
-func (m *memorySnapshots) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+func (m *memory) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.made++
@@ -59,7 +59,7 @@ func (m *memorySnapshots) Create(version raft.SnapshotVersion, index, term uint6
 	}}}, nil
 }
 
-func (m *memorySnapshots) List() ([]*raft.SnapshotMeta, error) {
+func (m *memory) List() ([]*raft.SnapshotMeta, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.newest == nil {
@@ -69,7 +69,7 @@ func (m *memorySnapshots) List() ([]*raft.SnapshotMeta, error) {
 	return []*raft.SnapshotMeta{&meta}, nil
 }
 
-func (m *memorySnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+func (m *memory) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.newest == nil || m.newest.meta.ID != id {
@@ -79,9 +79,9 @@ func (m *memorySnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, er
 	return &meta, io.NopCloser(bytes.NewReader(m.newest.state)), nil
 }
 
-// memorySink writes one snapshot; see snapshotSink for Close and Cancel.
+// memorySink writes one snapshot; see sink for Close and Cancel.
 type memorySink struct {
-	store    *memorySnapshots
+	store    *memory
 	snapshot memorySnapshot
 	ended    bool
 	err      error
@@ -110,7 +110,7 @@ func (s *memorySink) Close() error {
 	s.store.mu.Lock()
 	defer s.store.mu.Unlock()
 	if newest := s.store.newest; newest != nil && newest.meta.Index > s.snapshot.meta.Index {
-		s.err = errSnapshotOvertaken
+		s.err = errOvertaken
 		return s.err
 	}
 	s.store.newest = &s.snapshot
@@ -121,6 +121,6 @@ func (s *memorySink) Cancel() error {
 	if s.ended {
 		return nil
 	}
-	s.ended, s.err = true, errSnapshotCancelled
+	s.ended, s.err = true, errCancelled
 	return nil
 }

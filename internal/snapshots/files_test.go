@@ -1,4 +1,4 @@
-package kvraft
+package snapshots
 
 import (
 	"bytes"
@@ -41,12 +41,12 @@ func takeTestSnapshot(snaps raft.SnapshotStore, index, term uint64) error {
 }
 
 // settleSnapshots opens the snapshots in dir for writing.
-func settleSnapshots(dir string, logs *disk.Log, codec Codec) (*snapshotStore, error) {
-	s, err := openSnapshots(dir, 2, logs, codec, hclog.NewNullLogger())
+func settleSnapshots(dir string, logs *disk.Log, codec Codec) (*files, error) {
+	s, err := Open(dir, 2, logs, codec, hclog.NewNullLogger())
 	if err != nil {
 		return nil, err
 	}
-	return s.(*snapshotStore), s.Settle()
+	return s.(*files), s.Settle()
 }
 
 // logOver is a log whose failures fail the test.
@@ -60,7 +60,7 @@ func logOver(t testing.TB, store boltlog.Store) *disk.Log {
 }
 
 // openTestSnapshots opens the snapshots in dir with the memory of disk.
-func openTestSnapshots(t *testing.T, dir string, kept boltlog.Store) (*snapshotStore, error) {
+func openTestSnapshots(t *testing.T, dir string, kept boltlog.Store) (*files, error) {
 	t.Helper()
 	return settleSnapshots(dir, logOver(t, kept), keptCodec)
 }
@@ -106,7 +106,7 @@ func TestTheNewestSnapshotIsTheOnlyOneListedAndRemembered(t *testing.T) {
 
 func TestAnUnfinishedSnapshotIsRemoved(t *testing.T) {
 	dir, kept := snapshotsInDir(t, 100)
-	left := filepath.Join(dir, boltlog.SnapshotsDir, "3-200-17"+snapshotTmp)
+	left := filepath.Join(dir, boltlog.SnapshotsDir, "3-200-17"+tmpSuffix)
 	if err := os.Rename(newestIn(t, dir, kept), left); err != nil {
 		t.Fatal(err)
 	}
@@ -152,12 +152,12 @@ func TestADamagedSnapshotIsNamed(t *testing.T) {
 	for name, damage := range map[string]func(dir string) error{
 		"no state":      func(dir string) error { return os.Remove(filepath.Join(dir, "state.bin")) },
 		"state cut off": func(dir string) error { return os.Truncate(filepath.Join(dir, "state.bin"), 10) },
-		"no meta":       func(dir string) error { return os.Remove(filepath.Join(dir, snapshotMetaFile)) },
-		"meta cut off":  func(dir string) error { return os.Truncate(filepath.Join(dir, snapshotMetaFile), 20) },
+		"no meta":       func(dir string) error { return os.Remove(filepath.Join(dir, metaFile)) },
+		"meta cut off":  func(dir string) error { return os.Truncate(filepath.Join(dir, metaFile), 20) },
 		"other address": func(dir string) error {
-			return disktest.ReplaceIn(filepath.Join(dir, snapshotMetaFile), "Suffrage", "suffrage")
+			return disktest.ReplaceIn(filepath.Join(dir, metaFile), "Suffrage", "suffrage")
 		},
-		"other index": func(dir string) error { return disktest.ReplaceIn(filepath.Join(dir, snapshotMetaFile), "00", "01") },
+		"other index": func(dir string) error { return disktest.ReplaceIn(filepath.Join(dir, metaFile), "00", "01") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, kept := snapshotsInDir(t, 100)
@@ -176,11 +176,11 @@ func TestADamagedSnapshotIsNamed(t *testing.T) {
 // older versions, and a disk can lose what nobody needs any more.
 func TestAnOldSnapshotThatCannotBeReadIsSetAside(t *testing.T) {
 	for name, damage := range map[string]func(dir string) error{
-		"no state": func(dir string) error { return os.Remove(filepath.Join(dir, snapshotStateFile)) },
-		"no meta":  func(dir string) error { return os.Remove(filepath.Join(dir, snapshotMetaFile)) },
+		"no state": func(dir string) error { return os.Remove(filepath.Join(dir, stateFile)) },
+		"no meta":  func(dir string) error { return os.Remove(filepath.Join(dir, metaFile)) },
 		"no files": func(dir string) error { return errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)) },
 		"one bit": func(dir string) error {
-			return disktest.ReplaceIn(filepath.Join(dir, snapshotStateFile), "state", "statf")
+			return disktest.ReplaceIn(filepath.Join(dir, stateFile), "state", "statf")
 		},
 		"same end":  func(dir string) error { return os.Rename(dir, strings.Replace(dir, "3-100-", "3-200-", 1)) },
 		"below":     func(dir string) error { return os.Rename(dir, strings.Replace(dir, "3-100-", "2-199-", 1)) },
@@ -201,7 +201,7 @@ func TestAnOldSnapshotThatCannotBeReadIsSetAside(t *testing.T) {
 			if list, err := snaps.List(); err != nil || list[0].Index != 200 {
 				t.Errorf("it lists %v, %v", list, err)
 			}
-			if ids, others := snapshotsIn(t, dir); name != "untouched" && (len(ids) != 1 || len(others) != 1 || !strings.HasSuffix(others[0], snapshotDamaged)) {
+			if ids, others := snapshotsIn(t, dir); name != "untouched" && (len(ids) != 1 || len(others) != 1 || !strings.HasSuffix(others[0], damagedSuffix)) {
 				t.Errorf("%q and %q are there", ids, others)
 			}
 			if err := takeTestSnapshot(snaps, 300, 3); err != nil {
@@ -216,9 +216,9 @@ func TestAnOldSnapshotThatCannotBeReadIsSetAside(t *testing.T) {
 
 func TestASnapshotThatCannotBeReadAndMayBeTheNewestIsDamage(t *testing.T) {
 	for name, damage := range map[string]func(dir, old, newest string) error{
-		"newest": func(_, _, newest string) error { return os.Remove(filepath.Join(newest, snapshotStateFile)) },
+		"newest": func(_, _, newest string) error { return os.Remove(filepath.Join(newest, stateFile)) },
 		"all": func(_, old, newest string) error {
-			return errors.Join(os.Remove(filepath.Join(old, snapshotStateFile)), os.Remove(filepath.Join(newest, snapshotStateFile)))
+			return errors.Join(os.Remove(filepath.Join(old, stateFile)), os.Remove(filepath.Join(newest, stateFile)))
 		},
 		"newer than newest": func(dir, _, _ string) error {
 			return os.Mkdir(filepath.Join(dir, boltlog.SnapshotsDir, "3-201-17"), 0o700)
@@ -230,7 +230,7 @@ func TestASnapshotThatCannotBeReadAndMayBeTheNewestIsDamage(t *testing.T) {
 			return os.Mkdir(filepath.Join(dir, boltlog.SnapshotsDir, "3-100"), 0o700)
 		},
 		"old, newest is gone": func(_, old, newest string) error {
-			return errors.Join(os.Remove(filepath.Join(old, snapshotStateFile)), os.RemoveAll(newest))
+			return errors.Join(os.Remove(filepath.Join(old, stateFile)), os.RemoveAll(newest))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -253,7 +253,7 @@ func TestOfTwoSnapshotsThatEndAtOneEntryTheRememberedOneCounts(t *testing.T) {
 	remembered := newestIn(t, dir, kept)
 	later := filepath.Join(filepath.Dir(remembered), "3-100-9000000000000")
 	files := disktest.FilesIn(t, remembered)
-	files[snapshotMetaFile] = []byte(strings.ReplaceAll(string(files[snapshotMetaFile]), filepath.Base(remembered), filepath.Base(later)))
+	files[metaFile] = []byte(strings.ReplaceAll(string(files[metaFile]), filepath.Base(remembered), filepath.Base(later)))
 	disktest.WriteFiles(t, later, files)
 	for range 2 {
 		snaps, err := openTestSnapshots(t, dir, kept)
@@ -295,7 +295,7 @@ func TestSnapshotsOfALaterTermThanTheRecordAreRefused(t *testing.T) {
 
 // raft asks for it when it is to be sent, or restored.
 func TestASnapshotThatIsFoundToBeDamagedStopsARunningNode(t *testing.T) {
-	for _, file := range []string{snapshotMetaFile, snapshotStateFile} {
+	for _, file := range []string{metaFile, stateFile} {
 		dir, kept := snapshotsInDir(t, 100)
 		told := &disktest.Failures{}
 		snaps := openFaultySnapshots(t, dir, kept, &operations{}, told.Tell)
@@ -387,7 +387,7 @@ func TestASnapshotThatWasOvertakenByTheLeadersIsNotComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inMemory, err := openMemorySnapshots(logOver(t, disktest.NewFaultStore()), keptCodec)
+	inMemory, err := OpenInMemory(logOver(t, disktest.NewFaultStore()), keptCodec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -403,7 +403,7 @@ func TestASnapshotThatWasOvertakenByTheLeadersIsNotComplete(t *testing.T) {
 		if err := takeTestSnapshot(snaps, 300, 3); err != nil {
 			t.Fatal(err)
 		}
-		if err := own.Close(); !errors.Is(err, errSnapshotOvertaken) || !errors.Is(own.Close(), errSnapshotOvertaken) {
+		if err := own.Close(); !errors.Is(err, errOvertaken) || !errors.Is(own.Close(), errOvertaken) {
 			t.Errorf("%s: got %v, want errSnapshotOvertaken", name, err)
 		}
 		if list, err := snaps.List(); err != nil || len(list) != 1 || list[0].Index != 300 {
@@ -442,10 +442,10 @@ func TestWhatIsSyncedOfASnapshotIsInItsFile(t *testing.T) {
 		if _, err := sink.Write(piece); err != nil {
 			t.Fatal(err)
 		}
-		if err := sink.(*snapshotSink).Sync(); err != nil {
+		if err := sink.(interface{ Sync() error }).Sync(); err != nil {
 			t.Fatal(err)
 		}
-		info, err := os.Stat(filepath.Join(dir, boltlog.SnapshotsDir, sink.ID()+snapshotTmp, snapshotStateFile))
+		info, err := os.Stat(filepath.Join(dir, boltlog.SnapshotsDir, sink.ID()+tmpSuffix, stateFile))
 		if err != nil || info.Size() != int64(n*pace.PieceBytes) {
 			t.Errorf("%d bytes, %v, after %d pieces", info.Size(), err, n)
 		}

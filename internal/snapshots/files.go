@@ -1,4 +1,4 @@
-package kvraft
+package snapshots
 
 import (
 	"errors"
@@ -22,57 +22,36 @@ import (
 
 // Names that raft's file snapshot store gives.
 const (
-	snapshotMetaFile  = "meta.json"
-	snapshotStateFile = "state.bin"
-	snapshotTmp       = ".tmp"
+	metaFile  = "meta.json"
+	stateFile = "state.bin"
+	tmpSuffix = ".tmp"
 
 	// What follows is raft's and its older versions' to pass over.
 
-	snapshotReaped  = ".reaped" + snapshotTmp  // a snapshot that is being removed
-	snapshotDamaged = ".damaged" + snapshotTmp // one that cannot be read, and need not be
+	reapedSuffix  = ".reaped" + tmpSuffix  // a snapshot that is being removed
+	damagedSuffix = ".damaged" + tmpSuffix // one that cannot be read, and need not be
 )
 
-// Codec is what the owner of the states knows of them.
-type Codec struct {
-	// Verify reads a state to its end, and refuses what could not be restored.
-	Verify func(r io.Reader) error
-	// VerifyNew is Verify for a snapshot that is being written: it must also be this node's.
-	VerifyNew func(meta raft.SnapshotMeta, r io.Reader) error
-	// Translate makes of the state of an older form one of today's; nil: there are none such.
-	Translate func(meta *raft.SnapshotMeta, state io.ReadCloser) (*raft.SnapshotMeta, io.ReadCloser, error)
-}
-
-// keptSnapshots are the snapshots of a node.
-type keptSnapshots interface {
-	raft.SnapshotStore
-	// Settle makes what is kept fit what was found. It is the first to write, and comes
-	// before raft starts.
-	Settle() error
-	// SettleLog is Settle for what the log keeps.
-	SettleLog() error
-	Close() error
-}
-
-// snapshotStore keeps the snapshots of a node in files, in the form that raft's file
+// files keeps the snapshots of a node in files, in the form that raft's file
 // snapshot store gives them. That one passes over a snapshot that it cannot read, so
 // that a node would silently start from an older state, or from none. Here one snapshot
 // counts: the newest that was completed, which the node's record remembers.
-type snapshotStore struct {
-	dir    snapshotDir
+type files struct {
+	dir    directory
 	path   string
 	retain int
 	logs   *disk.Log
 	log    hclog.Logger
 	codec  Codec
 
-	found snapshotsFound // by the start
+	found survey // by the start
 
 	// mu is held while directories get other names: when an id is chosen, and from the
 	// completion of a snapshot until it is remembered and older ones are removed.
 	mu sync.Mutex
 }
 
-// openSnapshots opens the snapshots in dir, reads all of them to the end, and
+// Open opens the snapshots in dir, reads all of them to the end, and
 // returns an error that wraps [errs.Damaged] and names the directory if one
 // cannot be read, if the codec refuses its state, if the newest is older than
 // the one that the node remembers, or if the log does not go on behind it. One that cannot
@@ -81,13 +60,13 @@ type snapshotStore struct {
 //
 // It keeps retain snapshots, two at least: the newest must not vanish while it is sent to
 // a follower.
-func openSnapshots(dir string, retain int, logs *disk.Log, codec Codec, logger hclog.Logger) (keptSnapshots, error) {
-	files, err := openSnapshotDir(dir)
+func Open(dir string, retain int, logs *disk.Log, codec Codec, logger hclog.Logger) (Store, error) {
+	found, err := openDirectory(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open the snapshots in %s: %w", dir, err)
 	}
-	s := &snapshotStore{
-		dir:    files,
+	s := &files{
+		dir:    found,
 		path:   filepath.Join(dir, boltlog.SnapshotsDir),
 		retain: max(retain, 2),
 		logs:   logs,
@@ -95,15 +74,15 @@ func openSnapshots(dir string, retain int, logs *disk.Log, codec Codec, logger h
 		codec:  codec,
 	}
 	if err := s.load(); err != nil {
-		return nil, errors.Join(err, files.Close())
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
 // Close lets go of the directory.
-func (s *snapshotStore) Close() error { return s.dir.Close() }
+func (s *files) Close() error { return s.dir.Close() }
 
-func (s *snapshotStore) load() (err error) {
+func (s *files) load() (err error) {
 	if s.found, err = s.survey(); err != nil {
 		return err
 	}
@@ -117,7 +96,7 @@ func (s *snapshotStore) load() (err error) {
 
 // Settle makes the directory, the node's record and its log fit what was found. It is the
 // first to write, and comes before raft starts.
-func (s *snapshotStore) Settle() error {
+func (s *files) Settle() error {
 	if err := s.dir.Sync("."); err != nil { // what is removed now has been replaced by what is there
 		return fmt.Errorf("open the snapshots in %s: %w", s.path, err)
 	}
@@ -131,10 +110,10 @@ func (s *snapshotStore) Settle() error {
 }
 
 // findOwner finds out whose the data of hraftd's are.
-func (s *snapshotStore) findOwner(newest disk.SnapshotMark) (err error) {
-	var meta snapshotMeta
+func (s *files) findOwner(newest disk.SnapshotMark) (err error) {
+	var meta header
 	if newest.ID != "" {
-		if meta, _, err = readSnapshotMeta(s.dir, newest.ID); err != nil {
+		if meta, _, err = readHeader(s.dir, newest.ID); err != nil {
 			return fmt.Errorf("take over from hraftd: %w", err)
 		}
 	}
@@ -142,17 +121,17 @@ func (s *snapshotStore) findOwner(newest disk.SnapshotMark) (err error) {
 }
 
 // SettleLog is Settle for what the log store keeps.
-func (s *snapshotStore) SettleLog() error { return s.logs.Settle(s.found.newest) }
+func (s *files) SettleLog() error { return s.logs.Settle(s.found.newest) }
 
-// snapshotsFound is what a survey has found.
-type snapshotsFound struct {
+// survey is what a survey has found.
+type survey struct {
 	newest     disk.SnapshotMark
 	unfinished []string
 	unreadable []string // but no newer than newest
 }
 
 // survey verifies every snapshot, and changes nothing.
-func (s *snapshotStore) survey() (found snapshotsFound, err error) {
+func (s *files) survey() (found survey, err error) {
 	entries, err := s.dir.ReadDir()
 	if err != nil {
 		return found, fmt.Errorf("list snapshots: %w", err)
@@ -162,13 +141,13 @@ func (s *snapshotStore) survey() (found snapshotsFound, err error) {
 	for _, entry := range entries {
 		id := entry.Name()
 		switch {
-		case !entry.IsDir() || strings.HasSuffix(id, snapshotDamaged):
+		case !entry.IsDir() || strings.HasSuffix(id, damagedSuffix):
 			continue
-		case strings.HasSuffix(id, snapshotTmp):
+		case strings.HasSuffix(id, tmpSuffix):
 			found.unfinished = append(found.unfinished, id)
 			continue
 		}
-		_, mark, err := verifySnapshotFiles(s.dir, id, s.codec.Verify)
+		_, mark, err := verifyFiles(s.dir, id, s.codec.Verify)
 		if err == nil && id == remembered.ID && mark != remembered {
 			err = errNotCompleted
 		}
@@ -190,10 +169,10 @@ func (s *snapshotStore) survey() (found snapshotsFound, err error) {
 }
 
 // judgeFound decides whether the node can start from what was found.
-func (s *snapshotStore) judgeFound(found *snapshotsFound, damage map[string]error) error {
+func (s *files) judgeFound(found *survey, damage map[string]error) error {
 	remembered := s.logs.Record().Snapshot
 	for _, id := range slices.Sorted(maps.Keys(damage)) {
-		name, ok := parseSnapshotName(id)
+		name, ok := parseName(id)
 		if !ok || id == remembered.ID || found.newest.ID == "" || found.newest.OlderThan(name.mark()) {
 			return damage[id]
 		}
@@ -210,7 +189,7 @@ func (s *snapshotStore) judgeFound(found *snapshotsFound, damage map[string]erro
 }
 
 // tidy removes what was left unfinished, and sets aside what cannot be read.
-func (s *snapshotStore) tidy() (err error) {
+func (s *files) tidy() (err error) {
 	if s.dir, err = s.dir.Make(); err != nil {
 		return err
 	}
@@ -220,7 +199,7 @@ func (s *snapshotStore) tidy() (err error) {
 		}
 	}
 	for _, id := range s.found.unreadable {
-		if err := s.dir.Rename(id, id+snapshotDamaged); err != nil {
+		if err := s.dir.Rename(id, id+damagedSuffix); err != nil {
 			return fmt.Errorf("set aside a snapshot: %w", err)
 		}
 	}
@@ -229,7 +208,7 @@ func (s *snapshotStore) tidy() (err error) {
 
 var errNotCompleted = errors.New("not what was completed here under that name")
 
-func (s *snapshotStore) older(newest, remembered disk.SnapshotMark) error {
+func (s *files) older(newest, remembered disk.SnapshotMark) error {
 	if newest.ID == "" {
 		return fmt.Errorf("%w: there is no snapshot in %s, but this node completed %s", errs.Damaged, s.path, remembered.ID)
 	}
@@ -238,7 +217,7 @@ func (s *snapshotStore) older(newest, remembered disk.SnapshotMark) error {
 
 // Create starts a snapshot. Most errors in writing one, such as a full disk, do not
 // stop the node: raft logs them and tries again later.
-func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
+func (s *files) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
 	if err := s.logs.Err(); err != nil {
 		return nil, err
 	}
@@ -272,15 +251,15 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 
 // newID is for a snapshot that ends at an entry, at which others may end as well. It is
 // after theirs, whatever the clock says: older versions, and raft, take the last one.
-func (s *snapshotStore) newID(term, index uint64) (string, error) {
+func (s *files) newID(term, index uint64) (string, error) {
 	entries, err := s.dir.ReadDir()
 	if err != nil {
 		return "", err
 	}
-	id := snapshotName{term, index, time.Now().UnixMilli()}
+	id := name{term, index, time.Now().UnixMilli()}
 	for _, entry := range entries {
 		name, _, _ := strings.Cut(entry.Name(), ".")
-		if other, ok := parseSnapshotName(name); ok && other.term == term && other.index == index {
+		if other, ok := parseName(name); ok && other.term == term && other.index == index {
 			id.number = max(id.number, other.number+1)
 		}
 	}
@@ -288,7 +267,7 @@ func (s *snapshotStore) newID(term, index uint64) (string, error) {
 }
 
 // judge stops the node when err says that its disk is failing, and returns err.
-func (s *snapshotStore) judge(err error) error {
+func (s *files) judge(err error) error {
 	if errors.Is(err, syscall.EIO) {
 		return s.logs.Fail(fmt.Errorf("write a snapshot in %s: %w", s.path, err))
 	}
@@ -297,16 +276,16 @@ func (s *snapshotStore) judge(err error) error {
 
 // complete gives a snapshot whose files are on stable storage its name, remembers it, and
 // removes those that are older. One that is not remembered does not stay.
-func (s *snapshotStore) complete(id string) error {
+func (s *files) complete(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.dir.Rename(id+snapshotTmp, id); err != nil {
-		return errors.Join(s.judge(err), s.discard(id+snapshotTmp), s.retire(id))
+	if err := s.dir.Rename(id+tmpSuffix, id); err != nil {
+		return errors.Join(s.judge(err), s.discard(id+tmpSuffix), s.retire(id))
 	}
 	err := s.dir.Sync(".")
 	var mark disk.SnapshotMark
 	if err == nil {
-		_, mark, err = readSnapshotMeta(s.dir, id)
+		_, mark, err = readHeader(s.dir, id)
 	}
 	if err != nil {
 		return errors.Join(s.judge(err), s.retire(id))
@@ -315,7 +294,7 @@ func (s *snapshotStore) complete(id string) error {
 		return err // it may be remembered all the same; the node stops
 	}
 	if s.logs.Record().Snapshot != mark {
-		return errors.Join(errSnapshotOvertaken, s.retire(id))
+		return errors.Join(errOvertaken, s.retire(id))
 	}
 	s.reap(mark)
 	return nil
@@ -323,7 +302,7 @@ func (s *snapshotStore) complete(id string) error {
 
 // discard removes what was left unfinished, for the disk to have its room back; once the
 // node has stopped, the next start does.
-func (s *snapshotStore) discard(name string) error {
+func (s *files) discard(name string) error {
 	if s.logs.Err() != nil {
 		return nil
 	}
@@ -332,32 +311,32 @@ func (s *snapshotStore) discard(name string) error {
 
 // retire removes a snapshot. It loses its name first, so that a crash leaves none of
 // which a part is missing.
-func (s *snapshotStore) retire(id string) error {
+func (s *files) retire(id string) error {
 	if s.logs.Err() != nil {
 		return nil
 	}
-	err := s.dir.Rename(id, id+snapshotReaped)
+	err := s.dir.Rename(id, id+reapedSuffix)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return s.discard(id + snapshotReaped)
+	return s.discard(id + reapedSuffix)
 }
 
 // reap removes the snapshots that newest, which is remembered, has replaced, but for the
 // newest of them, and what is left of such. An error has nothing to do with newest: the
 // next snapshot brings another try.
-func (s *snapshotStore) reap(newest disk.SnapshotMark) {
+func (s *files) reap(newest disk.SnapshotMark) {
 	entries, err := s.dir.ReadDir()
 	var older []disk.SnapshotMark
 	for _, entry := range entries {
 		id := entry.Name()
-		if strings.HasSuffix(id, snapshotReaped) || strings.HasSuffix(id, snapshotDamaged) {
+		if strings.HasSuffix(id, reapedSuffix) || strings.HasSuffix(id, damagedSuffix) {
 			err = errors.Join(err, s.dir.RemoveAll(id))
 		}
-		if name, ok := parseSnapshotName(id); ok && id != newest.ID {
+		if name, ok := parseName(id); ok && id != newest.ID {
 			older = append(older, name.mark())
 		}
 	}
@@ -372,7 +351,7 @@ func (s *snapshotStore) reap(newest disk.SnapshotMark) {
 
 // List returns the newest snapshot only: from a list, raft would fall back to
 // an older one, whose successors are no longer in the log.
-func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
+func (s *files) List() ([]*raft.SnapshotMeta, error) {
 	for {
 		if err := s.logs.Err(); err != nil {
 			return nil, err
@@ -381,7 +360,7 @@ func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
 		if remembered.ID == "" {
 			return nil, nil
 		}
-		meta, mark, err := readSnapshotMeta(s.dir, remembered.ID)
+		meta, mark, err := readHeader(s.dir, remembered.ID)
 		if err == nil && mark != remembered {
 			err = errNotCompleted
 		}
@@ -396,7 +375,7 @@ func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
 
 // unreadable returns why the remembered snapshot cannot be read. The node stops, but not
 // for a lack of file descriptors.
-func (s *snapshotStore) unreadable(id string, err error) error {
+func (s *files) unreadable(id string, err error) error {
 	err = fmt.Errorf("snapshot %s: %w", filepath.Join(s.path, id), err)
 	switch {
 	case errors.Is(err, syscall.EIO):
@@ -414,7 +393,7 @@ func isNoDamage(err error) bool {
 }
 
 // Open returns the state of a snapshot, once its checksum was found right.
-func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+func (s *files) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	if err := s.logs.Err(); err != nil {
 		return nil, nil, err
 	}
@@ -428,15 +407,15 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 	return s.codec.Translate(meta, content)
 }
 
-func (s *snapshotStore) open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
-	meta, mark, err := verifySnapshotFiles(s.dir, id, func(io.Reader) error { return nil })
+func (s *files) open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	meta, mark, err := verifyFiles(s.dir, id, func(io.Reader) error { return nil })
 	if remembered := s.logs.Record().Snapshot; err == nil && id == remembered.ID && mark != remembered {
 		err = errNotCompleted
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	state, err := s.dir.Open(id + "/" + snapshotStateFile)
+	state, err := s.dir.Open(id + "/" + stateFile)
 	if err != nil {
 		return nil, nil, err
 	}

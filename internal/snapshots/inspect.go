@@ -1,4 +1,4 @@
-package kvraft
+package snapshots
 
 import (
 	"cmp"
@@ -24,11 +24,11 @@ type Found struct {
 	Err           error // what is wrong with it: that it is damaged or missing; nil: nothing
 }
 
-// inspectSnapshots reads all snapshots in dir to their end, and changes nothing. read reads
+// Inspect reads all snapshots in dir to their end, and changes nothing. read reads
 // the state of each. What was found comes from the oldest to the newest, damaged or not,
 // with what could be read of it.
-func inspectSnapshots(dir string, remembered disk.SnapshotMark, read func(id string, r io.Reader) error) (all []Found, err error) {
-	files, err := openSnapshotDir(dir)
+func Inspect(dir string, remembered disk.SnapshotMark, read func(id string, r io.Reader) error) (all []Found, err error) {
+	files, err := openDirectory(dir)
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
@@ -40,10 +40,10 @@ func inspectSnapshots(dir string, remembered disk.SnapshotMark, read func(id str
 	var newest disk.SnapshotMark
 	for _, entry := range entries {
 		id := entry.Name()
-		if !entry.IsDir() || strings.HasSuffix(id, snapshotTmp) {
+		if !entry.IsDir() || strings.HasSuffix(id, tmpSuffix) {
 			continue
 		}
-		meta, mark, err := verifySnapshotFiles(files, id, func(r io.Reader) error { return read(id, r) })
+		meta, mark, err := verifyFiles(files, id, func(r io.Reader) error { return read(id, r) })
 		if err == nil && mark.ID == remembered.ID && mark != remembered {
 			err = errNotCompleted
 		}
