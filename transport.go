@@ -15,6 +15,24 @@ import (
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
+// Network is the seam between a store and the network: peers are reached
+// through it alone. The default is TCP. Package kvrafttest has one in memory
+// that can be cut, delayed and run in virtual time.
+type Network interface {
+	// Listen opens the one listener of a node.
+	Listen(addr string) (net.Listener, error)
+	// Dial connects to the listener of another node, or fails when ctx ends. Where
+	// nobody listens at the address its error wraps syscall.ECONNREFUSED: nodes
+	// tell by it that a process is gone, and not just slow.
+	Dial(ctx context.Context, addr string) (net.Conn, error)
+
+	// A Network that has a method
+	//
+	//	LookupHost(ctx context.Context, host string) (addrs []string, err error)
+	//
+	// looks up the names of WithJoin("dns://..."); else net.DefaultResolver does.
+}
+
 // tcp is the default network.
 type tcp struct{}
 
