@@ -17,9 +17,9 @@ import (
 // What the root package and its types have now: these figures may only go down, to 14
 // files, 450 lines and 60 methods.
 const (
-	mostRootFiles = 44
+	mostRootFiles = 39
 	mostLines     = 490
-	mostMethods   = 280
+	mostMethods   = 86
 )
 
 // rows has the packages of the module, those of internal by their names. A package may

@@ -104,6 +104,12 @@ func (p *figures) add(path string) error {
 			p.comments++
 		}
 	}
+	p.addTypes(fset, file)
+	return nil
+}
+
+// addTypes adds functions and methods, and what the types embed.
+func (p *figures) addTypes(fset *token.FileSet, file *ast.File) {
 	ast.Inspect(file, func(node ast.Node) bool {
 		switch node := node.(type) {
 		case *ast.FuncDecl:
@@ -125,7 +131,6 @@ func (p *figures) add(path string) error {
 		}
 		return true
 	})
-	return nil
 }
 
 // typeName is the name of a type of the same package, which may be generic or pointed to.
