@@ -105,10 +105,8 @@ func OpenLog(dir string) (*Log, error) {
 	}
 	l := &Log{reader: reader, Err: reader.Err}
 	if m := reader.Record; m.Raft != nil {
-		l.Node = LogNode{
-			ID: m.ID, Identity: m.Identity, Cluster: m.Cluster,
-			Term: m.Number("CurrentTerm"), VotedTerm: m.Number("LastVoteTerm"), VotedFor: string(raftnet.Transport{}.DecodePeer(m.Raft["LastVoteCand"])),
-		}
+		voted, candidate := m.Vote()
+		l.Node = LogNode{m.ID, m.Identity, m.Cluster, m.Term(), voted, string(raftnet.Transport{}.DecodePeer(candidate))}
 	}
 	if err := l.readSnapshots(dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the log in %s: %w", dir, err), l.Close())
@@ -164,10 +162,10 @@ func (l *Log) snapshotEnd() uint64 {
 func (l *Log) Entries(from, to uint64) iter.Seq2[LogEntry, error] {
 	return func(yield func(LogEntry, error) bool) {
 		l.reader.Entries(from, to, l.snapshotEnd(), func(e disk.Entry, err error) bool {
-			if e.Entry == nil {
+			if e.Log == nil {
 				return yield(LogEntry{Index: e.Index, Size: e.Size}, err)
 			}
-			return yield(logEntry(e.Index, e.Entry), err)
+			return yield(logEntry(e.Index, e.Log), err)
 		})
 	}
 }

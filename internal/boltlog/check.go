@@ -29,7 +29,7 @@ import (
 //
 // The values are checked by those who read them. What it cannot see is a page
 // number that changed into that of an older copy of the same page: so the last
-// entries could go, of which metadata.Tail does not know yet.
+// entries could go, of which the record does not know yet.
 func checkFile(path string) (meta metaPage, err error) {
 	err = readFile(path, func(c *checker) (err error) {
 		if meta, err = c.readMetas(); err == nil {

@@ -37,8 +37,8 @@ import (
 	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
-// Store keeps a log and the few values that a node must not forget.
-type Store interface {
+// store is what raft-boltdb gives.
+type store interface {
 	raft.LogStore
 	raft.StableStore
 }
@@ -46,7 +46,7 @@ type Store interface {
 // File is a raft.db that is opened in two steps: to be read by Read, and then
 // for writing. Where there is none yet it reads as an empty one.
 type File struct {
-	Store
+	store
 	base  *handle // nil: there is no file, or it is closed
 	path  string
 	wait  time.Duration // for its lock
@@ -101,11 +101,11 @@ type fileState struct {
 // nobody writes to it. It waits that long for another process to let go of the file, and
 // then returns an error that wraps [errs.Locked]. It writes nothing.
 func Read(path string, wait time.Duration) (*File, error) {
-	f := &File{Store: raft.NewInmemStore(), path: path, wait: wait}
+	f := &File{store: raft.NewInmemStore(), path: path, wait: wait}
 	there, err := find(path)
 	if err == nil && there {
 		f.base, f.found, err = verify(path, wait)
-		f.Store = f.base
+		f.store = f.base
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
@@ -125,7 +125,7 @@ func (f *File) OpenForWriting(compact bool, log hclog.Logger) error {
 	}
 	base, err := openFound(f.path, f.found, from, f.wait, log)
 	if err == nil {
-		f.base, f.Store = base, base
+		f.base, f.store = base, base
 	}
 	return err
 }

@@ -39,6 +39,16 @@ func verifyType(entry *raft.Log) (err error) {
 	return nil
 }
 
+// DecodeConfiguration is raft's, which panics.
+func DecodeConfiguration(data []byte) (config raft.Configuration, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%v", p)
+		}
+	}()
+	return raft.DecodeConfiguration(data), nil
+}
+
 // VerifyReceived is verifyChecksum for an entry that may come without: one of hraftd's that
 // a leader passes on.
 func VerifyReceived(entry *raft.Log) error {

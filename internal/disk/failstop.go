@@ -77,7 +77,8 @@ func (f *failStop) write(what string, bytes int, op func() error) error {
 // application of committed entries, and the reading of the log when raft
 // starts. Others, such as replication, handle an error well, and ending their
 // goroutine would leave raft waiting for it. So the stack decides; it is only
-// looked at when something failed.
+// looked at when something failed. The names are those of the version in go.mod: with
+// another one TestRaftOverAStoreThatFailsAnywhereEndsWithoutAPanic tells.
 func raftPanicsOnReadErrors() bool {
 	var callers [32]uintptr
 	frames := runtime.CallersFrames(callers[:runtime.Callers(2, callers[:])])

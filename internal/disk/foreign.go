@@ -49,7 +49,7 @@ func (l *Log) NameForeign(err error) error {
 }
 
 // nameForeign is NameForeign for what was found of a log in dir; nil: nothing.
-func nameForeign(dir string, base boltlog.Store, own bool, err error) error {
+func nameForeign(dir string, base Store, own bool, err error) error {
 	if boltlog.HasMark(filepath.Join(dir, boltlog.Name)) || hasRecord(base) {
 		return err // they are a node's
 	}
@@ -72,7 +72,7 @@ func nameForeign(dir string, base boltlog.Store, own bool, err error) error {
 	return fmt.Errorf("%w: %s; name an empty directory", errs.Foreign, what)
 }
 
-func hasRecord(base boltlog.Store) bool {
+func hasRecord(base Store) bool {
 	if base == nil {
 		return false
 	}
@@ -86,7 +86,7 @@ func hasRecord(base boltlog.Store) bool {
 
 // hasHraftdsCommand reports whether there is a command of hraftd's, or no command at all:
 // another program's log has some, and none of hraftd's.
-func hasHraftdsCommand(base boltlog.Store) bool {
+func hasHraftdsCommand(base Store) bool {
 	if base == nil {
 		return true
 	}

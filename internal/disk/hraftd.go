@@ -69,16 +69,6 @@ func verifyLegacy(entry *raft.Log) (err error) {
 	return nil
 }
 
-// DecodeConfiguration is raft's, which panics.
-func DecodeConfiguration(data []byte) (config raft.Configuration, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%v", p)
-		}
-	}()
-	return raft.DecodeConfiguration(data), nil
-}
-
 // dropSevered deletes the entries in front of a gap. A follower of hraftd's that was
 // sent a snapshot kept what it had in its log before, and went on behind the
 // snapshot. The rest of the log has been found to fit the snapshot.
@@ -152,21 +142,21 @@ func (l *Log) takeOver(newest SnapshotMark) error {
 	return nil
 }
 
-// sample tells an entry of a log from any other at its index and of its term: in one
+// Sample tells an entry of a log from any other at its index and of its term: in one
 // cluster there is none.
-type sample struct {
+type Sample struct {
 	Index, Term uint64
 	Sum         uint32
 }
 
-func SampleOf(entry *raft.Log) sample {
+func SampleOf(entry *raft.Log) Sample {
 	sum := appendChecksum(nil, entry)
-	return sample{entry.Index, entry.Term, binary.BigEndian.Uint32(sum[1:])}
+	return Sample{entry.Index, entry.Term, binary.BigEndian.Uint32(sum[1:])}
 }
 
 // Samples are from all over the log; on a node that was taken over, from what is left
 // of hraftd's.
-func (l *Log) Samples() (all []sample) {
+func (l *Log) Samples() (all []Sample) {
 	const most = 16
 	first, last := l.Bounds()
 	if end := l.record.Load().ChecksummedFrom; end > 0 {

@@ -1,3 +1,20 @@
+// Package disk keeps what a node must not forget: its log, and beside that one record with
+// its term, its vote, its identity and its promises. A [Log] is what raft sees of it.
+//
+// A log stands on a raft.db or on a store of the user's own, see engine, and puts before
+// it what raft counts on: a checksum for each entry, the newest entries in memory, a
+// watchdog for a disk that hangs, and the end of the node at the first error. [Open] reads
+// all of it and writes nothing; then come [Log.OpenForWriting], [Log.Settle] with the
+// newest snapshot, and [Log.Tidy]; raft runs; then [Log.Flush] and [Log.Close]. A
+// directory that is hraftd's is taken over on the way, and one that is another program's
+// is refused. [OpenReader] is for a look at a stopped node's log, damaged or not.
+//
+// Methods may be called from any goroutine once raft runs. Two channels take the place of
+// locks, as they are held while the disk writes: end, for where the log ends, and turn, for
+// the record; end comes first. The mutex of the window is held last, and never while the
+// disk works. One goroutine at a time writes a leader's entries behind raft's back, and
+// Flush waits for it. Tests run scripts on a store whose k-th operation goes wrong, for
+// each k, and raft itself on such a store.
 package disk
 
 import (

@@ -19,10 +19,17 @@ const lockPatience = time.Second
 // defaultLogCache is how many bytes of the newest entries stay in memory.
 const defaultLogCache = 64 << 20
 
+// Store keeps a log and the few values that a node must not forget, as [Options] has one.
+// It must do what kvraft.LogStore says.
+type Store interface {
+	raft.LogStore
+	raft.StableStore
+}
+
 // Options is what Open can be told.
 type Options struct {
 	Dir        string        // the data directory
-	Store      boltlog.Store // the user's own, in place of a raft.db in dir; nil: none
+	Store      Store         // the user's own, in place of a raft.db in dir; nil: none
 	Name       string        // what errors call the store, such as the path of its file
 	CacheBytes int64         // of the newest entries kept in memory; 0: 64 MiB
 	Stall      time.Duration // a small write that lasts longer stops the node; 0: no limit
@@ -52,7 +59,7 @@ type Hooks struct {
 // whose damage is to be looked at. Only then it is opened for writing. A store that fails
 // is not touched again but for Close.
 type engine interface {
-	boltlog.Store
+	Store
 	// OpenForWriting makes what is not there yet, and may compact the rest.
 	OpenForWriting(compact bool, log hclog.Logger) error
 	// Tidy removes what crashes have left, once the node has begun to write.
@@ -61,7 +68,7 @@ type engine interface {
 }
 
 // borrowed is a store of the user's: it is open, and theirs to close.
-type borrowed struct{ boltlog.Store }
+type borrowed struct{ Store }
 
 func (borrowed) OpenForWriting(bool, hclog.Logger) error { return nil }
 func (borrowed) Tidy() error                             { return nil }
@@ -111,7 +118,7 @@ func Open(opt Options) (*Log, error) {
 	return l, nil
 }
 
-func (l *Log) openBase(own boltlog.Store) error {
+func (l *Log) openBase(own Store) error {
 	if own != nil {
 		l.base = borrowed{own}
 		return nil
@@ -138,7 +145,7 @@ func (l *Log) SetHooks(h Hooks) { l.hooks.Store(&h) }
 func (l *Log) Tidy() error { return l.base.Tidy() }
 
 func (l *Log) load() error {
-	if err := l.loadMeta(); err != nil {
+	if err := l.loadRecord(); err != nil {
 		return err
 	}
 	if err := l.loadEntries(); err != nil {

@@ -83,7 +83,7 @@ func (r *Reader) readRecord() error {
 type Entry struct {
 	Index uint64
 	Size  int       // bytes that are stored
-	Entry *raft.Log // nil: there is none that can be read
+	Log   *raft.Log // nil: there is none that can be read
 }
 
 // Entries reads the log from index from to index to, both included, and verifies what it
@@ -125,7 +125,7 @@ func (r *logReading) visit(index uint64, entry *raft.Log, size int, err error) e
 	}
 	e := Entry{Index: index, Size: size}
 	if err == nil {
-		e.Entry, err = entry, r.verify(index, entry)
+		e.Log, err = entry, r.verify(index, entry)
 	} else {
 		err = fmt.Errorf("%w: read entry %d: %w", errs.Damaged, index, err)
 	}
@@ -198,7 +198,7 @@ func (r *logReading) verify(index uint64, entry *raft.Log) error {
 	if r.whole && !kvrafts && len(entry.Extensions) > 0 { // hraftd's have none
 		return fmt.Errorf("%w: entry %d is kvraft's, and the node's record is missing", errs.Damaged, index)
 	}
-	if current := r.record.Number("CurrentTerm"); kvrafts && (entry.Term < before || entry.Term > current) {
+	if current := r.record.Term(); kvrafts && (entry.Term < before || entry.Term > current) {
 		return fmt.Errorf("%w: entry %d is of term %d, between ones of term %d and the node's term %d", errs.Damaged, index, entry.Term, before, current)
 	}
 	return nil

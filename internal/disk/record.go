@@ -14,9 +14,9 @@ import (
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
-// metadataFormat is the newest format of the record that this version reads,
+// recordFormat is the newest format of the record that this version reads,
 // and the one it writes.
-const metadataFormat = 1
+const recordFormat = 1
 
 // Record is what a node must not forget, beside its log and its snapshots.
 //
@@ -33,7 +33,7 @@ type Record struct {
 	Snapshot        SnapshotMark  `json:"Snapshot"`        // the newest snapshot that was completed here
 
 	// Places are the promises of this node to find members at other addresses than the
-	// configuration says; see place.go.
+	// configuration says.
 	Places map[raft.ServerID]PlacePromise `json:"Places,omitempty"`
 
 	// Tail is an index up to which the log is known to reach. It is raised
@@ -96,11 +96,20 @@ func (m Record) ServerID() raft.ServerID {
 func (m Record) IsLegacy() bool { return m.ID != "" && m.Identity == "" }
 
 // LacksClusterID reports whether the node is a member of a cluster whose id it does not
-// know; see legacy.go.
+// know.
 func (m Record) LacksClusterID() bool { return m.IsLegacy() && m.Cluster == "" }
 
-// Number is one of raft's values; 0: it is not there.
-func (m Record) Number(key string) uint64 {
+// Term is the newest that the node has heard of.
+func (m Record) Term() uint64 { return m.number("CurrentTerm") }
+
+// Vote is the newest term in which the node has voted, and for whom, as raft's transport
+// encodes it; 0: in none.
+func (m Record) Vote() (term uint64, candidate []byte) {
+	return m.number("LastVoteTerm"), m.Raft["LastVoteCand"]
+}
+
+// number is one of raft's values; 0: it is not there.
+func (m Record) number(key string) uint64 {
 	if value := m.Raft[key]; len(value) == 8 {
 		return binary.BigEndian.Uint64(value)
 	}
@@ -136,8 +145,8 @@ func DecodeRecord(stored []byte) (Record, error) {
 	if err := json.Unmarshal([]byte(body), &m); err != nil {
 		return Record{}, fmt.Errorf("%w: the node's record: %w", errs.Damaged, err)
 	}
-	if m.Format > metadataFormat {
-		return Record{}, fmt.Errorf("%w (format %d, this version reads up to %d)", errs.Newer, m.Format, metadataFormat)
+	if m.Format > recordFormat {
+		return Record{}, fmt.Errorf("%w (format %d, this version reads up to %d)", errs.Newer, m.Format, recordFormat)
 	}
 	if m.Format < 1 {
 		return Record{}, fmt.Errorf("%w: the node's record has format %d", errs.Damaged, m.Format)

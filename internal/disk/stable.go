@@ -14,9 +14,9 @@ import (
 // errKeyNotFound is compared by raft by its text.
 var errKeyNotFound = errors.New("not found")
 
-// loadMeta reads the record. An empty store has none, and reads as one without an
-// id. So does, for the time being, a store of hraftd's; see adopt.
-func (l *Log) loadMeta() error {
+// loadRecord reads the record. An empty store has none, and reads as one without an
+// id. So does, for the time being, a store of hraftd's; see takeOver.
+func (l *Log) loadRecord() error {
 	stored, err := getStable(l.base, boltlog.RecordKey)
 	if err != nil {
 		return fmt.Errorf("%w: read the node's record: %w", errs.Damaged, err)
@@ -30,7 +30,7 @@ func (l *Log) loadMeta() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errs.Damaged, err)
 	}
-	m := Record{Format: metadataFormat}.clone()
+	m := Record{Format: recordFormat}.clone()
 	l.record.Store(&m)
 	l.fresh, l.hraftds = !written, written
 	if written {
@@ -40,7 +40,7 @@ func (l *Log) loadMeta() error {
 }
 
 // getStable reads key from base, which has two ways to say that it is absent.
-func getStable(base boltlog.Store, key []byte) ([]byte, error) {
+func getStable(base Store, key []byte) ([]byte, error) {
 	value, err := base.Get(key)
 	if err != nil && err.Error() == errKeyNotFound.Error() {
 		return nil, nil
@@ -48,7 +48,7 @@ func getStable(base boltlog.Store, key []byte) ([]byte, error) {
 	return value, err
 }
 
-func writtenByOthers(base boltlog.Store) (bool, error) {
+func writtenByOthers(base Store) (bool, error) {
 	last, err := base.LastIndex()
 	if err != nil || last > 0 {
 		return true, err
@@ -95,7 +95,7 @@ func (l *Log) UpdateIf(change func(*Record) bool) error {
 	if !change(&next) {
 		return l.Err()
 	}
-	next.Format = metadataFormat
+	next.Format = recordFormat
 	next.Tail = l.stored()
 	stored, err := next.Encode()
 	if err != nil {
@@ -149,7 +149,7 @@ func (l *Log) Set(key, value []byte) error {
 }
 
 // Term is the term that raft has saved, which is the one that it is in.
-func (l *Log) Term() uint64 { return l.record.Load().Number("CurrentTerm") }
+func (l *Log) Term() uint64 { return l.record.Load().Term() }
 
 // checkTerm makes sure that no term follows a higher one: in a term that comes for the
 // second time a node can vote twice. raft wraps around from 2^64-1 to 0.
@@ -158,7 +158,7 @@ func (l *Log) checkTerm(key, value []byte) error {
 	if name != "CurrentTerm" && name != "LastVoteTerm" || len(value) != 8 {
 		return nil
 	}
-	was, now := l.record.Load().Number(name), binary.BigEndian.Uint64(value)
+	was, now := l.record.Load().number(name), binary.BigEndian.Uint64(value)
 	if now >= was {
 		return nil
 	}

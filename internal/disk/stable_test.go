@@ -69,7 +69,7 @@ func TestTermsOnlyRise(t *testing.T) {
 		if returned || len(told.Told()) != 1 || !strings.Contains(told.Told()[0].Error(), "terms only rise") {
 			t.Errorf("%s went from 2^62 to 0: returned %t, told %v", key, returned, told.Told())
 		}
-		if now := openTestLog(t, disk).Record().Number(key); now != 1<<62 {
+		if now := openTestLog(t, disk).Record().number(key); now != 1<<62 {
 			t.Errorf("%s is %d", key, now)
 		}
 	}

@@ -110,7 +110,7 @@ func (f *faultFile) Close() error {
 }
 
 // openFaultySnapshots has faults in the directory and in the record.
-func openFaultySnapshots(t *testing.T, dir string, kept boltlog.Store, ops *operations, told func(error)) *files {
+func openFaultySnapshots(t *testing.T, dir string, kept disk.Store, ops *operations, told func(error)) *files {
 	t.Helper()
 	l, err := disk.Open(disk.Options{Store: kept, Fail: told})
 	if err != nil {

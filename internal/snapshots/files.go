@@ -147,10 +147,7 @@ func (s *files) survey() (found survey, err error) {
 			found.unfinished = append(found.unfinished, id)
 			continue
 		}
-		_, mark, err := verifyFiles(s.dir, id, s.codec.Verify)
-		if err == nil && id == remembered.ID && mark != remembered {
-			err = errNotCompleted
-		}
+		_, mark, err := verifyFiles(s.dir, id, remembered, s.codec.Verify)
 		if isNoDamage(err) || errors.Is(err, errs.Newer) {
 			return found, fmt.Errorf("snapshot %s: %w", filepath.Join(s.path, id), err)
 		}
@@ -408,10 +405,7 @@ func (s *files) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 }
 
 func (s *files) open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
-	meta, mark, err := verifyFiles(s.dir, id, func(io.Reader) error { return nil })
-	if remembered := s.logs.Record().Snapshot; err == nil && id == remembered.ID && mark != remembered {
-		err = errNotCompleted
-	}
+	meta, _, err := verifyFiles(s.dir, id, s.logs.Record().Snapshot, func(io.Reader) error { return nil })
 	if err != nil {
 		return nil, nil, err
 	}

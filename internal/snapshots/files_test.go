@@ -50,7 +50,7 @@ func settleSnapshots(dir string, logs *disk.Log, codec Codec) (*files, error) {
 }
 
 // logOver is a log whose failures fail the test.
-func logOver(t testing.TB, store boltlog.Store) *disk.Log {
+func logOver(t testing.TB, store disk.Store) *disk.Log {
 	t.Helper()
 	l, err := disk.Open(disk.Options{Store: store, Fail: disktest.FailTest(t)})
 	if err != nil {
@@ -60,7 +60,7 @@ func logOver(t testing.TB, store boltlog.Store) *disk.Log {
 }
 
 // openTestSnapshots opens the snapshots in dir with the memory of disk.
-func openTestSnapshots(t *testing.T, dir string, kept boltlog.Store) (*files, error) {
+func openTestSnapshots(t *testing.T, dir string, kept disk.Store) (*files, error) {
 	t.Helper()
 	return settleSnapshots(dir, logOver(t, kept), keptCodec)
 }

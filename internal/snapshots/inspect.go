@@ -43,10 +43,7 @@ func Inspect(dir string, remembered disk.SnapshotMark, read func(id string, r io
 		if !entry.IsDir() || strings.HasSuffix(id, tmpSuffix) {
 			continue
 		}
-		meta, mark, err := verifyFiles(files, id, func(r io.Reader) error { return read(id, r) })
-		if err == nil && mark.ID == remembered.ID && mark != remembered {
-			err = errNotCompleted
-		}
+		meta, mark, err := verifyFiles(files, id, remembered, func(r io.Reader) error { return read(id, r) })
 		if err != nil {
 			err = fmt.Errorf("snapshot %s: %w", filepath.Join(dir, boltlog.SnapshotsDir, id), err)
 		}

@@ -17,9 +17,10 @@ import (
 )
 
 // verifyFiles reads the snapshot id to its end and changes nothing:
-// check reads what is inside, and raft's CRC-64 is compared. With an error it
+// check reads what is inside, raft's CRC-64 is compared, and, if the node remembers it, what
+// it remembers. With an error it
 // returns what could be read.
-func verifyFiles(dir directory, id string, check func(io.Reader) error) (meta header, mark disk.SnapshotMark, err error) {
+func verifyFiles(dir directory, id string, remembered disk.SnapshotMark, check func(io.Reader) error) (meta header, mark disk.SnapshotMark, err error) {
 	meta, mark, err = readHeader(dir, id)
 	if err != nil {
 		return meta, mark, err
@@ -45,6 +46,9 @@ func verifyFiles(dir directory, id string, check func(io.Reader) error) (meta he
 	}
 	if !bytes.Equal(counted.sum.Sum(nil), meta.CRC) {
 		return meta, mark, errors.New("CRC mismatch")
+	}
+	if checkErr == nil && id == remembered.ID && mark != remembered {
+		return meta, mark, errNotCompleted
 	}
 	return meta, mark, checkErr
 }
