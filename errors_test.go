@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/lead"
 )
 
 func TestAConflictSaysWhichVersionItFound(t *testing.T) {
@@ -32,10 +33,10 @@ func TestAnErrorTellsItsOutcomeOnce(t *testing.T) {
 	defer cancel()
 	unknown := fmt.Errorf("%w: node n1: reset", ErrUnknown)
 	for want, err := range map[string]error{
-		"kvraft: outcome unknown: context deadline exceeded (node n1: reset)": outcome(ctx, ctx.Err(), true, unknown),
-		"kvraft: no leader: context deadline exceeded (no leader is known)":   outcome(ctx, ctx.Err(), false, errs.NoLeaderKnown),
-		"kvraft: no leader: context deadline exceeded (a:1: it is not there)": outcome(ctx, ctx.Err(), false, fmt.Errorf("a:1: %w: it is not there", errs.Unsent)),
-		"a:1: no leader is known; b:1: it is not there":                       oneLine{errors.Join(fmt.Errorf("a:1: %w", errs.NoLeaderKnown), errors.New("b:1: it is not there"))},
+		"kvraft: outcome unknown: context deadline exceeded (node n1: reset)": lead.Outcome(ctx, ctx.Err(), true, unknown),
+		"kvraft: no leader: context deadline exceeded (no leader is known)":   lead.Outcome(ctx, ctx.Err(), false, errs.NoLeaderKnown),
+		"kvraft: no leader: context deadline exceeded (a:1: it is not there)": lead.Outcome(ctx, ctx.Err(), false, fmt.Errorf("a:1: %w: it is not there", errs.Unsent)),
+		"a:1: no leader is known; b:1: it is not there":                       errs.OneLine(errors.Join(fmt.Errorf("a:1: %w", errs.NoLeaderKnown), errors.New("b:1: it is not there"))),
 	} {
 		if err.Error() != want {
 			t.Errorf("%q, want %q", err, want)

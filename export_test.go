@@ -9,6 +9,8 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/lead"
+	"github.com/kvraft/kvraft/internal/member"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 )
@@ -17,23 +19,23 @@ import (
 const Raced = raced
 
 // HandOver gives leadership to another voter, whatever is under way.
-func (s *Store) HandOver() error { return s.lead.handOver(context.Background(), "") }
+func (s *Store) HandOver() error { return s.lead.HandOver(context.Background(), "") }
 
 // HandOverTo makes other stand for election, which deposes s.
 func (s *Store) HandOverTo(other *Store) error {
-	return s.lead.timeoutNow(roster.Peer{Server: other.node.server, Addr: other.opts.advertise})
+	return s.lead.TimeoutNow(roster.Peer{Server: other.node.Server, Addr: other.opts.advertise})
 }
 
 // StandAfter has s stand for election in place of leader, which it does not hear any more.
 func (s *Store) StandAfter(leader *Store) {
-	s.failures.campaignAfter(&tenure{leader: roster.Peer{Server: leader.node.server, Addr: leader.opts.advertise}, term: s.node.raft.CurrentTerm()}, "a test")
+	s.failures.CampaignAfter(&lead.Tenure{Leader: roster.Peer{Server: leader.node.Server, Addr: leader.opts.advertise}, Term: s.node.Raft.CurrentTerm()}, "a test")
 }
 
 // ServerID is the node's id with its identity.
-func (s *Store) ServerID() raft.ServerID { return s.node.server }
+func (s *Store) ServerID() raft.ServerID { return s.node.Server }
 
 // Raft is the raft instance, for tests that compare with what it would do.
-func (s *Store) Raft() *raft.Raft { return s.node.raft }
+func (s *Store) Raft() *raft.Raft { return s.node.Raft }
 
 // TakeSnapshot compacts the log now.
 func (s *Store) TakeSnapshot() error { return s.takeSnapshot() }
@@ -44,23 +46,23 @@ func (s *Store) HoldStateMachine() (release func()) {
 	s.fsm.cluster = func() string {
 		close(held)
 		<-gate
-		return s.node.self().Cluster
+		return s.node.Self().Cluster
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = s.node.raft.Snapshot().Error() // it asks the state machine, which is what holds it
+		_ = s.node.Raft.Snapshot().Error() // it asks the state machine, which is what holds it
 	}()
 	<-held
 	return func() { close(gate); <-done }
 }
 
 // Transport is what raft sends through.
-func (s *Store) Transport() raft.Transport { return s.node.raftNet }
+func (s *Store) Transport() raft.Transport { return s.node.RaftNet }
 
 // NoteRetired takes note that other is to be removed, and does not remove it.
 func (s *Store) NoteRetired(other *Store) error {
-	return s.members.writeNote(removedNote(other.node.server), "1")
+	return s.members.WriteNote(member.RemovedNote(other.node.Server), "1")
 }
 
 // NoteFormer takes note of so many identities that were removed, and of as many that have
@@ -69,9 +71,9 @@ func (s *Store) NoteFormer(identities int) error {
 	var ops []command.Op
 	for n := range identities {
 		server := raft.ServerID(fmt.Sprintf("x%d#%d", n%10, n))
-		ops = append(ops, noteOp(removedNote(server), s.members.dated(tombstone)), noteOp(leftNote(server+"-left"), s.members.dated("1")))
+		ops = append(ops, member.NoteOp(member.RemovedNote(server), s.members.Dated(member.Tombstone)), member.NoteOp(member.LeftNote(server+"-left"), s.members.Dated("1")))
 	}
-	return s.members.writeNotes(ops)
+	return s.members.WriteNotes(ops)
 }
 
 // Notes counts those that this node has.
@@ -79,30 +81,30 @@ func (s *Store) Notes() int { return s.fsm.now.Load().view.NotesLen() }
 
 // NotesOfFormer counts those of an id that was removed or has left.
 func (s *Store) NotesOfFormer(id string) int {
-	return len(s.members.formerly(id, removedNote)) + len(s.members.formerly(id, leftNote))
+	return len(s.members.Formerly(id, member.RemovedNote)) + len(s.members.Formerly(id, member.LeftNote))
 }
 
 // SendRemove asks leader, as that of a term, to remove a node, whether it leads then or not.
 func (s *Store) SendRemove(ctx context.Context, leader *Store, id string, term uint64) error {
-	payload, err := json.Marshal(removeRequest{ID: id, Forwarded: true, Term: term})
+	payload, err := json.Marshal(member.RemoveRequest{ID: id, Forwarded: true, Term: term})
 	if err != nil {
 		return err
 	}
-	_, err = s.node.port.Call(ctx, roster.Peer{Server: leader.node.server, Addr: leader.opts.advertise}, wire.CallRemove, payload)
+	_, err = s.node.Port.Call(ctx, roster.Peer{Server: leader.node.Server, Addr: leader.opts.advertise}, wire.CallRemove, payload)
 	return err
 }
 
 // HoldMembership lets no change of the membership through until release.
 func (s *Store) HoldMembership() (release func()) {
-	unlock, _ := s.members.lockMembership(context.Background())
+	unlock, _ := s.members.LockMembership(context.Background())
 	return unlock
 }
 
 // NobodyToAsk is what keeps a node from its place that knows no other.
-func (s *Store) NobodyToAsk() error { return s.joiner.nobodyToAsk() }
+func (s *Store) NobodyToAsk() error { return s.joiner.NobodyToAsk() }
 
 // Promised reports whether the node has promised to form a cluster.
-func (s *Store) Promised() bool { return s.node.logs.Record().Promise != nil }
+func (s *Store) Promised() bool { return s.node.Logs.Record().Promise != nil }
 
 // CompactAll leaves nothing of the log: whoever lacks anything needs a snapshot.
 func (s *Store) CompactAll() error {
@@ -112,17 +114,17 @@ func (s *Store) CompactAll() error {
 
 // Connections counts those that the store has open.
 func (s *Store) Connections() int {
-	return s.node.port.Connections()
+	return s.node.Port.Connections()
 }
 
 // AskVoters asks whether this node leads in a term, as a round of reads does.
-func (s *Store) AskVoters(term uint64) error { return s.lead.askVoters(s.node.ctx, term) }
+func (s *Store) AskVoters(term uint64) error { return s.lead.AskVoters(s.node.Ctx, term) }
 
 // HoldRaft holds raft's main goroutine up until release.
 func (s *Store) HoldRaft() (release func()) {
 	reading, gate := make(chan struct{}), make(chan struct{})
 	go func() {
-		_ = s.node.raftNet.Ask(s.node.ctx, raft.RPC{ // of an old term: it is read to its end, and refused
+		_ = s.node.RaftNet.Ask(s.node.Ctx, raft.RPC{ // of an old term: it is read to its end, and refused
 			Command: &raft.InstallSnapshotRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}, SnapshotVersion: 1},
 			Reader:  gatedReader{reading, gate},
 		})

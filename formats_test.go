@@ -23,6 +23,10 @@ import (
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/failover"
+	"github.com/kvraft/kvraft/internal/founding"
+	"github.com/kvraft/kvraft/internal/member"
+	"github.com/kvraft/kvraft/internal/place"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -160,32 +164,32 @@ func everyCall(t *testing.T) [][]byte {
 		wire.CallGet:       append([]byte{byte(LeaderLocal)}, "color"...),
 		wire.CallReadIndex: {byte(Linearizable)},
 		wire.CallConfirm:   {0, 0, 0, 0, 0, 0, 0, 9},
-		wire.CallCatchUp: wantJSON(t, "message-catch-up", catchUpRequest{
-			Target: 9, Within: time.Second, So: Progress{Index: 5, Behind: 4, Bytes: 3, Rate: 2},
+		wire.CallCatchUp: wantJSON(t, "message-catch-up", member.CatchUpRequest{
+			Target: 9, Within: time.Second, So: member.Progress{Index: 5, Behind: 4, Bytes: 3, Rate: 2},
 		}),
 		wire.CallLastIndex: nil,
-		wire.CallJoin: wantJSON(t, "message-join", joinRequest{
+		wire.CallJoin: wantJSON(t, "message-join", member.JoinRequest{
 			ID: "n4", Addr: "10.0.0.4:7000", Role: "replica", Itself: true, Away: true, Forwarded: true,
 		}),
 		wire.CallNodes: nil,
-		wire.CallAdmit: wantJSON(t, "message-admission", admission{Cluster: "c1", Server: "n4#d"}),
-		wire.CallRemove: wantJSON(t, "message-remove", removeRequest{
+		wire.CallAdmit: wantJSON(t, "message-admission", place.Admission{Cluster: "c1", Server: "n4#d"}),
+		wire.CallRemove: wantJSON(t, "message-remove", member.RemoveRequest{
 			ID: "n4", Force: true, MayReturn: true, IfSilent: true, Forwarded: true,
 		}),
-		wire.CallTransfer: wantJSON(t, "message-transfer", transferRequest{To: "n2", Forwarded: true}),
-		wire.CallFound: wantJSON(t, "message-form", founding{
+		wire.CallTransfer: wantJSON(t, "message-transfer", member.TransferRequest{To: "n2", Forwarded: true}),
+		wire.CallFound: wantJSON(t, "message-form", founding.Statement{
 			Peer: roster.Peer{Server: "n1#a", Addr: "10.0.0.1:7000"}, Cluster: "c1", Expect: 3,
 			Set: []roster.Peer{{Server: "n2#b", Addr: "10.0.0.2:7000"}}, Promised: true, Known: []string{"10.0.0.2:7000"},
 		}),
-		wire.CallSuspicion: wantJSON(t, "message-suspect", suspicion{Leader: "n1#a", Term: 9}),
-		wire.CallClaim:     wantJSON(t, "message-claim", claim{Server: "n1#a", Addr: "10.0.0.9:7000", Process: "p", Promise: true}),
+		wire.CallSuspicion: wantJSON(t, "message-suspect", failover.Suspicion{Leader: "n1#a", Term: 9}),
+		wire.CallClaim:     wantJSON(t, "message-claim", place.Claim{Server: "n1#a", Addr: "10.0.0.9:7000", Process: "p", Promise: true}),
 	}
 }
 
 func TestCallsAreEncodedAsTheyEverWere(t *testing.T) {
-	wantJSON(t, "message-remove-2", removeRequest{ID: "n4", Term: 9})
-	wantJSON(t, "answer-suspect", suspicionVote{Dead: true, Term: 9, Index: 300, Server: "n2#b"})
-	wantJSON(t, "answer-claim", claimAnswer{
+	wantJSON(t, "message-remove-2", member.RemoveRequest{ID: "n4", Term: 9})
+	wantJSON(t, "answer-suspect", failover.SuspicionVote{Dead: true, Term: 9, Index: 300, Server: "n2#b"})
+	wantJSON(t, "answer-claim", place.ClaimAnswer{
 		Server: "n2#b", Process: "q", Placed: true, Led: true, Absent: true, Voters: []raft.ServerID{"n1#a", "n2#b"}, Term: 9, Index: 300,
 	})
 	wantJSON(t, "answer-nodes", []Node{{ID: "n1", Addr: "10.0.0.1:7000", Voter: true}, {ID: "n4", Addr: "10.0.0.4:7000", Replica: true}})
@@ -315,7 +319,7 @@ func writeNode(t *testing.T, dir string) {
 	must(s.Set(ctx, "color", []byte("green")))
 	must(s.Set(ctx, "shape", []byte("round")))
 	must(s.Set(ctx, "gone", nil))
-	if err := s.members.writeNote(removedNote("n9#z"), tombstone); err != nil {
+	if err := s.members.WriteNote(member.RemovedNote("n9#z"), member.Tombstone); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.takeSnapshot(); err != nil {
@@ -323,7 +327,7 @@ func writeNode(t *testing.T, dir string) {
 	}
 	must(s.Batch(ctx, CheckOp("color", 1), SetOp("color", []byte{0, 0xff}), DeleteOp("shape")))
 	must(s.Delete(ctx, "gone"))
-	if err := s.members.writeNote(replicaNote("n8"), "1"); err != nil {
+	if err := s.members.WriteNote(member.ReplicaNote("n8"), "1"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
@@ -362,7 +366,7 @@ func TestADirectoryIsReadAsItWasWritten(t *testing.T) {
 	if err != nil || view.Len() != 1 || view.Version() != 5 {
 		t.Errorf("%d keys at version %d, %v", view.Len(), view.Version(), err)
 	}
-	if !s.members.isRemoved("n9#z") || !s.members.isReplica("n8") {
+	if !s.members.IsRemoved("n9#z") || !s.members.IsReplica("n8") {
 		t.Error("the notes of the members are not there")
 	}
 }

@@ -14,19 +14,19 @@ import (
 func TestADeposedLeaderStampsNothingWithATermItDidNotWin(t *testing.T) {
 	s, peer := openAlone(t, "")
 	defer s.Close()
-	term, last := s.node.raft.CurrentTerm(), s.node.raft.LastIndex()
-	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.node.server), Addr: []byte("127.0.0.1:1")}
+	term, last := s.node.Raft.CurrentTerm(), s.node.Raft.LastIndex()
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.node.Server), Addr: []byte("127.0.0.1:1")}
 	heartbeat := &raft.AppendEntriesRequest{RPCHeader: header, Term: term + 1}
 	if err := peer.send(raftrpc.AppendEntries, heartbeat); err != nil {
 		t.Fatal(err)
 	}
-	future := s.node.raft.Apply([]byte{1, 0}, 0)
+	future := s.node.Raft.Apply([]byte{1, 0}, 0)
 	if err := future.Error(); err != raft.ErrNotLeader {
 		t.Errorf("a write after the heartbeat: %v, want ErrNotLeader", err)
 	}
-	for index := last + 1; index <= s.node.raft.LastIndex(); index++ {
+	for index := last + 1; index <= s.node.Raft.LastIndex(); index++ {
 		var entry raft.Log
-		if err := s.node.logs.GetLog(index, &entry); err != nil {
+		if err := s.node.Logs.GetLog(index, &entry); err != nil {
 			t.Fatal(err)
 		}
 		if entry.Term == term+1 {

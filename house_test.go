@@ -29,8 +29,11 @@ var rows = []string{
 	"state founding life pace loglimit raftrpc boltlog disktest",
 	"feed batch disk wire",
 	"snapshots raftnet limits wire/wiretest",
+	"node",
 	"lead",
-	"member",
+	"failover place",
+	"watchdog member",
+	"joining",
 	".",
 	"http serf kvrafttest",
 	"examples/kvd",
@@ -38,7 +41,7 @@ var rows = []string{
 }
 
 // raftless are the packages that decide without raft.
-var raftless = strings.Fields("command state founding feed batch")
+var raftless = strings.Fields("command state feed batch")
 
 // source is a package without its tests.
 type source struct {

@@ -16,29 +16,36 @@ import (
 	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/failover"
+	"github.com/kvraft/kvraft/internal/joining"
+	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/logqueue"
+	"github.com/kvraft/kvraft/internal/member"
+	"github.com/kvraft/kvraft/internal/node"
 	"github.com/kvraft/kvraft/internal/ownaddr"
 	"github.com/kvraft/kvraft/internal/pace"
+	"github.com/kvraft/kvraft/internal/place"
 	"github.com/kvraft/kvraft/internal/raftnet"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
+	"github.com/kvraft/kvraft/internal/watchdog"
 )
 
 // Store is one node of a replicated key-value store. Its methods may be called
 // from any goroutine.
 type Store struct {
-	node     *node
-	lead     *tracker
-	failures *detector
-	places   *places
-	members  *members
-	joiner   *joiner
+	node     *node.Node
+	lead     *lead.Tracker
+	failures *failover.Detector
+	places   *place.Places
+	members  *member.Members
+	joiner   *joining.Joiner
 
 	opts  options
 	fsm   *fsm
 	lines *logqueue.Queue // behind log: nothing waits for where the store logs
 
-	watchdog *watchdog
+	watchdog *watchdog.Watchdog
 
 	asking    [2]*batch.Rounds    // of a follower, by the level of its readers; each a question to the leader
 	readers   atomic.Int32        // Gets that wait on this node as a follower
@@ -85,25 +92,25 @@ func Open(dir string, opts ...Option) (*Store, error) {
 func newStore(o options) *Store {
 	lines := logqueue.New(o.logger)
 	o.logger = lines.Logger()
-	n := newNode(timing(o.timing), o.logger)
-	s := &Store{opts: o, lines: lines, node: n, lead: newTracker(n), closed: make(chan struct{})}
-	s.failures = &detector{node: n, lead: s.lead}
-	s.places = &places{node: n, lead: s.lead}
-	s.members = newMembers(n, s.lead, s.places)
-	s.joiner = &joiner{
-		node: n, lead: s.lead, places: s.places, members: s.members,
-		given: o.join, find: o.joinFunc, lookupHost: o.lookupHost, expect: o.expect, replica: o.replica,
+	n := node.New(node.Timing(o.timing), o.logger)
+	s := &Store{opts: o, lines: lines, node: n, lead: lead.New(n), closed: make(chan struct{})}
+	s.failures = &failover.Detector{Node: n, Lead: s.lead}
+	s.places = &place.Places{Node: n, Lead: s.lead}
+	s.members = member.New(n, s.lead, s.places)
+	s.joiner = &joining.Joiner{
+		Node: n, Lead: s.lead, Places: s.places, Members: s.members,
+		Given: o.join, Find: o.joinFunc, LookupHost: o.lookupHost, Expect: o.expect, Replica: o.replica,
 	}
 	for l := range s.asking {
-		s.asking[l] = batch.NewRounds(func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, n.life.Go)
+		s.asking[l] = batch.NewRounds(func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, n.Life.Go)
 	}
 	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
-	s.writes = batch.NewGroups(s.propose, n.life.Go)
-	n.commit = s.replicate
-	n.life.OnStop = func(why error) { s.writes.Refuse(why) }
-	context.AfterFunc(n.ctx, func() { s.writes.Abandon(n.life.Err()) })
-	s.lead.whenLeading = []func(*tenure){s.members.openTerm, s.members.finishChanges}
-	s.lead.whenFollowing = []func(*tenure){s.failures.monitor, s.failures.awaitSilence}
+	s.writes = batch.NewGroups(s.propose, n.Life.Go)
+	n.Commit = s.replicate
+	n.Life.OnStop = func(why error) { s.writes.Refuse(why) }
+	context.AfterFunc(n.Ctx, func() { s.writes.Abandon(n.Life.Err()) })
+	s.lead.WhenLeading = []func(*lead.Tenure){s.members.OpenTerm, s.members.FinishChanges}
+	s.lead.WhenFollowing = []func(*lead.Tenure){s.failures.Monitor, s.failures.AwaitSilence}
 	return s
 }
 
@@ -122,7 +129,7 @@ func (s *Store) open() (err error) {
 		if err == nil {
 			return
 		}
-		s.node.life.End()
+		s.node.Life.End()
 		for i := len(undo) - 1; i >= 0; i-- {
 			err = errors.Join(err, undo[i]())
 		}
@@ -146,22 +153,22 @@ func (s *Store) open() (err error) {
 	if err := s.identify(); err != nil {
 		return err
 	}
-	s.node.opened = time.Now()
-	s.node.port = s.newPort()
-	s.node.raftNet = raftnet.New(s.node.port, s.node.patience(), s.node.log.Named("raft-net"), raftFilter{s})
-	undo = append(undo, func() error { err := s.node.raftNet.Close(); s.node.port.Close(); return err })
+	s.node.Opened = time.Now()
+	s.node.Port = s.newPort()
+	s.node.RaftNet = raftnet.New(s.node.Port, s.node.Patience(), s.node.Log.Named("raft-net"), raftFilter{s})
+	undo = append(undo, func() error { err := s.node.RaftNet.Close(); s.node.Port.Close(); return err })
 
-	if err := s.joiner.foundAlone(); err != nil {
+	if err := s.joiner.FoundAlone(); err != nil {
 		return err
 	}
-	if s.node.raft, err = s.newRaft(); err != nil {
+	if s.node.Raft, err = s.newRaft(); err != nil {
 		return err
 	}
-	s.places.findPlace()
-	s.watchdog = newWatchdog(s.node, s.lead, s.failures, func(ctx context.Context, leader roster.Peer) (uint64, error) {
+	s.places.FindPlace()
+	s.watchdog = watchdog.New(s.node, s.lead, s.failures, func(ctx context.Context, leader roster.Peer) (uint64, error) {
 		return s.forwardReadIndex(ctx, leader, LeaderLocal)
 	})
-	s.node.logs.SetHooks(disk.Hooks{NeedsOthers: s.needsOthers, MayCut: s.mayCut})
+	s.node.Logs.SetHooks(disk.Hooks{NeedsOthers: s.needsOthers, MayCut: s.mayCut})
 	s.start()
 	return nil
 }
@@ -174,18 +181,18 @@ func (s *Store) listen() error {
 		}
 		s.opts.listener = listener
 	}
-	if s.node.addr = s.opts.advertise; s.node.addr != "" {
+	if s.node.Addr = s.opts.advertise; s.node.Addr != "" {
 		return nil
 	}
 	addr, err := s.opts.advertised(ownaddr.Local())
-	s.opts.advertise, s.node.addr = addr, addr
+	s.opts.advertise, s.node.Addr = addr, addr
 	return err
 }
 
 // checkID makes sure that the node may have the id that it was given. One that no cluster
 // has heard of yet may get another.
 func (s *Store) checkID() error {
-	meta := s.node.logs.Record()
+	meta := s.node.Logs.Record()
 	if s.isRenamed() && (meta.Cluster != "" || meta.Promise != nil || meta.IsLegacy()) {
 		return fmt.Errorf("%w: this is the data of node %q, not of %q", ErrInvalid, meta.ID, s.opts.id)
 	}
@@ -193,17 +200,17 @@ func (s *Store) checkID() error {
 }
 
 func (s *Store) isRenamed() bool {
-	id := s.node.logs.Record().ID
+	id := s.node.Logs.Record().ID
 	return id != "" && s.opts.id != "" && s.opts.id != id
 }
 
 // identify gives an empty node its identity. One that looks for no others promises
 // to form a cluster with itself.
 func (s *Store) identify() error {
-	meta := s.node.logs.Record()
+	meta := s.node.Logs.Record()
 	first := meta.ID == ""
 	if first || s.isRenamed() {
-		err := s.node.logs.Update(func(m *disk.Record) {
+		err := s.node.Logs.Update(func(m *disk.Record) {
 			m.ID, m.Identity = s.opts.id, roster.NewIdentity()
 			orDefault(&m.ID, s.opts.advertise)
 			if first && !s.opts.joins() {
@@ -213,18 +220,18 @@ func (s *Store) identify() error {
 		if err != nil {
 			return fmt.Errorf("write the node's identity: %w", err)
 		}
-		meta = s.node.logs.Record()
+		meta = s.node.Logs.Record()
 	}
-	s.opts.id, s.node.id, s.node.server = meta.ID, meta.ID, meta.ServerID()
+	s.opts.id, s.node.ID, s.node.Server = meta.ID, meta.ID, meta.ServerID()
 	return nil
 }
 
 func (s *Store) newRaft() (r *raft.Raft, err error) {
-	s.fsm = newFSM(s.node.ctx, s.opts.snapshots.EveryBytes, s.opts.history, func() string { return s.node.self().Cluster }, s.node.stopForFault)
-	s.node.state = s.fsm
+	s.fsm = newFSM(s.node.Ctx, s.opts.snapshots.EveryBytes, s.opts.history, func() string { return s.node.Self().Cluster }, s.node.StopForFault)
+	s.node.State = s.fsm
 	s.fsm.logBytes = firstPhase(s.opts.snapshots.EveryBytes)
-	err = s.node.life.Apart("start raft", func() (err error) {
-		r, err = raft.NewRaft(s.node.raftConfig(), s.fsm, s.node.logs, s.node.logs, s.node.snapshots, s.node.raftNet)
+	err = s.node.Life.Apart("start raft", func() (err error) {
+		r, err = raft.NewRaft(s.node.RaftConfig(), s.fsm, s.node.Logs, s.node.Logs, s.node.Snapshots, s.node.RaftNet)
 		return err
 	})
 	if err != nil && r != nil { // it had started when its storage failed
@@ -240,17 +247,17 @@ func firstPhase(every int64) int64 { return mathrand.Int64N(every - every/8) }
 
 // needsOthers reports whether this node leads and needs others to commit an entry.
 func (s *Store) needsOthers() bool {
-	return s.node.raft.State() == raft.Leader && len(roster.Voters(s.node.configuration())) > 1
+	return s.node.Raft.State() == raft.Leader && len(roster.Voters(s.node.Configuration())) > 1
 }
 
 func (s *Store) start() {
-	s.node.port.Start()
-	s.node.life.Go(s.lead.watchRaft)
-	s.node.life.Go(s.takeSnapshots)
-	s.node.life.Go(s.joiner.settle)
-	s.node.life.Go(s.joiner.adoptClusterID)
-	s.node.life.Go(s.lead.electSelf)
-	s.watchdog.start()
+	s.node.Port.Start()
+	s.node.Life.Go(s.lead.WatchRaft)
+	s.node.Life.Go(s.takeSnapshots)
+	s.node.Life.Go(s.joiner.Settle)
+	s.node.Life.Go(s.joiner.AdoptClusterID)
+	s.node.Life.Go(s.lead.ElectSelf)
+	s.watchdog.Start()
 }
 
 // takeSnapshots compacts the log whenever enough of it has gathered.
@@ -258,7 +265,7 @@ func (s *Store) takeSnapshots() {
 	for {
 		select {
 		case <-s.fsm.due:
-		case <-s.node.ctx.Done():
+		case <-s.node.Ctx.Done():
 			return
 		}
 		pause := sleep.Backoff{Next: s.opts.timing.Heartbeat, Most: time.Minute}
@@ -267,7 +274,7 @@ func (s *Store) takeSnapshots() {
 			if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) { // the leader has sent one
 				break
 			}
-			if !pause.Wait(s.node.ctx) { // a change of the configuration is under way, or the disk is full
+			if !pause.Wait(s.node.Ctx) { // a change of the configuration is under way, or the disk is full
 				return
 			}
 		}
@@ -277,13 +284,13 @@ func (s *Store) takeSnapshots() {
 // takeSnapshot lets raft write a snapshot and drop the log before it, but for as
 // many entries as fit into TrailingBytes.
 func (s *Store) takeSnapshot() error {
-	config := s.node.raft.ReloadableConfig()
-	config.TrailingLogs = max(s.node.logs.TrailingWithin(s.opts.snapshots.TrailingBytes), 1) // or an entry that is just being appended could go
-	if err := s.node.raft.ReloadConfig(config); err != nil {
+	config := s.node.Raft.ReloadableConfig()
+	config.TrailingLogs = max(s.node.Logs.TrailingWithin(s.opts.snapshots.TrailingBytes), 1) // or an entry that is just being appended could go
+	if err := s.node.Raft.ReloadConfig(config); err != nil {
 		return fmt.Errorf("take a snapshot: %w", err)
 	}
-	if err := s.node.raft.Snapshot().Error(); err != nil {
-		s.node.log.Warn("take a snapshot", "error", err)
+	if err := s.node.Raft.Snapshot().Error(); err != nil {
+		s.node.Log.Warn("take a snapshot", "error", err)
 		return fmt.Errorf("take a snapshot: %w", err)
 	}
 	return nil
@@ -291,14 +298,14 @@ func (s *Store) takeSnapshot() error {
 
 // Index returns the newest log index that is in this node's state. The committed
 // log of the cluster reaches at least that far.
-func (s *Store) Index() uint64 { return s.node.index() }
+func (s *Store) Index() uint64 { return s.node.Index() }
 
 // Hash returns a SHA-256 over the whole state, and the log index it belongs to:
 // at the same index it is the same on every node. It reads every key, and rests for
 // half of the time, as it would otherwise take a processor from the writes.
 func (s *Store) Hash() (index uint64, sum [32]byte) {
 	now := s.fsm.now.Load()
-	h := pace.NewHash(sha256.New(), s.node.life.Stopping())
+	h := pace.NewHash(sha256.New(), s.node.Life.Stopping())
 	now.view.HashTo(h)
 	return now.index, [32]byte(h.Sum(nil))
 }
@@ -306,11 +313,11 @@ func (s *Store) Hash() (index uint64, sum [32]byte) {
 // Done returns a channel that is closed when the store stops taking calls: by
 // Close, or by itself when its storage fails or it was removed from the cluster.
 // [Store.Err] tells why.
-func (s *Store) Done() <-chan struct{} { return s.node.life.Stopping() }
+func (s *Store) Done() <-chan struct{} { return s.node.Life.Stopping() }
 
 // Err returns nil while the store runs. After that it returns ErrClosed, which
 // wraps the fault that stopped the store if there was one.
-func (s *Store) Err() error { return s.node.life.Err() }
+func (s *Store) Err() error { return s.node.Life.Err() }
 
 // logPatience is how long Close waits for the last lines to be logged.
 const logPatience = time.Second
@@ -323,7 +330,7 @@ func (s *Store) Close() error {
 		<-s.closed
 		return nil
 	}
-	s.node.life.Stop(ErrClosed)
+	s.node.Life.Stop(ErrClosed)
 	err := s.shutdown()
 	s.lines.Close(logPatience)
 	close(s.closed)
@@ -336,20 +343,20 @@ func (s *Store) Close() error {
 // nothing more to come, leadership is handed over. Only then is raft stopped, and
 // last the storage that it stands on closed.
 func (s *Store) shutdown() error {
-	t := s.node.timing
-	if s.node.ctx.Err() == nil {
+	t := s.node.Timing
+	if s.node.Ctx.Err() == nil {
 		s.writes.Drain(t.Election)
 	}
-	s.node.futures.Drain(2*t.Lease + t.Election)
-	if s.node.ctx.Err() == nil {
-		if err := s.lead.handOver(s.node.ctx, ""); err != nil { // the others wait for their election timeout, then
-			s.node.log.Info("leadership was not handed over", "reason", errs.Reason(err))
+	s.node.Futures.Drain(2*t.Lease + t.Election)
+	if s.node.Ctx.Err() == nil {
+		if err := s.lead.HandOver(s.node.Ctx, ""); err != nil { // the others wait for their election timeout, then
+			s.node.Log.Info("leadership was not handed over", "reason", errs.Reason(err))
 		}
 	}
-	s.node.life.End()
-	stopped := s.node.raft.Shutdown()
-	err := s.node.raftNet.Close()
-	s.node.port.Cut()
+	s.node.Life.End()
+	stopped := s.node.Raft.Shutdown()
+	err := s.node.RaftNet.Close()
+	s.node.Port.Cut()
 
 	cleared := make(chan error, 1)
 	go func() { cleared <- s.clearAway(stopped) }()
@@ -367,9 +374,9 @@ func (s *Store) shutdown() error {
 // hangs makes it wait for as long.
 func (s *Store) clearAway(stopped raft.Future) error {
 	err := stopped.Error()
-	s.node.life.Wait()
-	s.node.port.Close()
-	return errors.Join(err, s.node.logs.Flush(), s.closeStorage())
+	s.node.Life.Wait()
+	s.node.Port.Close()
+	return errors.Join(err, s.node.Logs.Flush(), s.closeStorage())
 }
 
 func closeListener(l net.Listener) error {

@@ -349,7 +349,7 @@ func TestALogTellsWhatANodeHasDone(t *testing.T) {
 		err = s.TakeSnapshot()
 	}
 	if err == nil {
-		err = s.members.writeNote("replica/n2", "1")
+		err = s.members.WriteNote("replica/n2", "1")
 	}
 	st := s.Status()
 	if err := errors.Join(err, s.Close()); err != nil {
@@ -361,7 +361,7 @@ func TestALogTellsWhatANodeHasDone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	_, identity, _ := strings.Cut(string(s.node.server), "#")
+	_, identity, _ := strings.Cut(string(s.node.Server), "#")
 	want := LogNode{ID: "n1", Identity: identity, Cluster: st.Cluster, Term: st.Term, VotedTerm: st.Term, VotedFor: st.Addr}
 	if l.Err != nil || l.Node != want {
 		t.Errorf("%+v, %v; want %+v", l.Node, l.Err, want)

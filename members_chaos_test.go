@@ -62,7 +62,7 @@ func seedOf(t *testing.T) uint64 {
 	return seed
 }
 
-// members is a cluster whose membership changes.
+// member.Members is a cluster whose membership changes.
 type members struct {
 	*kvrafttest.Cluster
 	t      *testing.T

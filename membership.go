@@ -3,13 +3,14 @@ package kvraft
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"slices"
 	"strings"
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/lead"
+	"github.com/kvraft/kvraft/internal/member"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 )
@@ -35,9 +36,9 @@ func (f JoinFlag) qualify(o *joinOptions) { o.flags |= f }
 
 func (o joinOptions) role() string {
 	if o.flags&Replica != 0 {
-		return roleReplica
+		return member.RoleReplica
 	}
-	return roleVoter
+	return member.RoleVoter
 }
 
 // Join admits the node id, which must be reachable under the peer address addr,
@@ -52,10 +53,10 @@ func (o joinOptions) role() string {
 // member's data; ErrInvalid, ErrNoLeader, ErrClosed;
 // ErrUnknown when ctx ended while the node was being admitted, which goes on.
 func (s *Store) Join(ctx context.Context, id, addr string, opts ...JoinOption) error {
-	if err := errors.Join(checkID(id), checkReachable("address", addr)); err != nil {
+	if err := errors.Join(checkID(id), roster.CheckReachable("address", addr)); err != nil {
 		return err
 	}
-	return s.members.join(ctx, joinRequest{ID: id, Addr: addr, Role: gather[joinOptions](opts).role()})
+	return s.members.Join(ctx, member.JoinRequest{ID: id, Addr: addr, Role: gather[joinOptions](opts).role()})
 }
 
 // RemoveOption qualifies Remove: it is a [RemoveFlag].
@@ -102,11 +103,11 @@ func (s *Store) Remove(ctx context.Context, id string, opts ...RemoveOption) err
 		return err
 	}
 	o := gather[removeOptions](opts)
-	req := removeRequest{ID: id, Force: o.has(Force), MayReturn: o.has(MayReturn), IfSilent: o.has(IfSilent)}
-	if id == s.node.id && req.MayReturn {
-		return s.joiner.leave(ctx, req)
+	req := member.RemoveRequest{ID: id, Force: o.has(Force), MayReturn: o.has(MayReturn), IfSilent: o.has(IfSilent)}
+	if id == s.node.ID && req.MayReturn {
+		return s.joiner.Leave(ctx, req)
 	}
-	return s.members.removeFor(ctx, req)
+	return s.members.RemoveFor(ctx, req)
 }
 
 // TransferLeadership makes the voter id the leader, or with an empty id any other
@@ -123,19 +124,19 @@ func (s *Store) TransferLeadership(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	return s.members.transfer(ctx, id)
+	return s.members.Transfer(ctx, id)
 }
 
 // Nodes returns the members as the leader knows them, sorted by id. Errors:
 // ErrNoLeader, ErrClosed.
 func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
 	var nodes []Node
-	err := s.lead.readThroughLeader(ctx, func(ctx context.Context, tenure *tenure) (err error) {
-		if tenure.leads {
+	err := s.lead.ReadThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) (err error) {
+		if tenure.Leads {
 			nodes, err = s.nodesAsLeader(ctx)
 			return err
 		}
-		nodes, err = wire.CallJSON[[]Node](ctx, s.node.port, tenure.leader, wire.CallNodes, wire.Raw(nil))
+		nodes, err = wire.CallJSON[[]Node](ctx, s.node.Port, tenure.Leader, wire.CallNodes, wire.Raw(nil))
 		return err
 	})
 	return nodes, err
@@ -146,7 +147,7 @@ func (s *Store) serveNodes(ctx context.Context, _ wire.Raw) ([]Node, error) {
 }
 
 func (s *Store) nodesAsLeader(ctx context.Context) ([]Node, error) {
-	if _, err := s.lead.rounds.Join(ctx); err != nil {
+	if _, err := s.lead.Rounds.Join(ctx); err != nil {
 		return nil, err
 	}
 	return s.listNodes(), nil
@@ -155,7 +156,7 @@ func (s *Store) nodesAsLeader(ctx context.Context) ([]Node, error) {
 // listNodes are those of the newest configuration that this node has.
 func (s *Store) listNodes() []Node {
 	var nodes []Node
-	for _, m := range s.node.configuration().Servers {
+	for _, m := range s.node.Configuration().Servers {
 		nodes = append(nodes, s.nodeOf(m))
 	}
 	slices.SortFunc(nodes, func(a, b Node) int { return strings.Compare(a.ID, b.ID) })
@@ -165,27 +166,27 @@ func (s *Store) listNodes() []Node {
 // nodeOf is a server as users see it.
 func (s *Store) nodeOf(m raft.Server) Node {
 	id := roster.UserID(m.ID)
-	return Node{ID: id, Addr: roster.DialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter, Replica: s.members.isReplica(id)}
+	return Node{ID: id, Addr: roster.DialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter, Replica: s.members.IsReplica(id)}
 }
 
 // Leader returns the leader that this node knows, and false if there is none at
 // the moment.
 func (s *Store) Leader() (Node, bool) {
-	r := s.lead.tenure()
-	return s.leaderOf(r), r.leader != roster.Peer{}
+	r := s.lead.Tenure()
+	return s.leaderOf(r), r.Leader != roster.Peer{}
 }
 
 // leaderOf is the leader as users see it.
-func (s *Store) leaderOf(r *tenure) Node {
-	if r.leader == (roster.Peer{}) {
+func (s *Store) leaderOf(r *lead.Tenure) Node {
+	if r.Leader == (roster.Peer{}) {
 		return Node{}
 	}
-	config := s.node.configuration()
+	config := s.node.Configuration()
 	suffrage := raft.Nonvoter                                                      // as a leader is while its own removal is under way
-	if roster.IsVoter(config, r.leader.Server) || !s.node.lists(r.leader.Server) { // roster.Voters have elected it, of whom this node may not know yet
+	if roster.IsVoter(config, r.Leader.Server) || !s.node.Lists(r.Leader.Server) { // roster.Voters have elected it, of whom this node may not know yet
 		suffrage = raft.Voter
 	}
-	return s.nodeOf(raft.Server{ID: r.leader.Server, Address: raft.ServerAddress(r.leader.Addr), Suffrage: suffrage})
+	return s.nodeOf(raft.Server{ID: r.Leader.Server, Address: raft.ServerAddress(r.Leader.Addr), Suffrage: suffrage})
 }
 
 // WaitLeader waits until this node knows a leader. (Calls wait for whatever is
@@ -195,20 +196,20 @@ func (s *Store) leaderOf(r *tenure) Node {
 // ErrNoLeader with the context's error.
 func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
 	for {
-		s.lead.current.mu.Lock()
-		r, trouble, changed := s.lead.current.tenure, s.lead.current.reason, s.lead.current.changed
-		s.lead.current.mu.Unlock()
+		s.lead.Current.Mu.Lock()
+		r, trouble, changed := s.lead.Current.Tenure, s.lead.Current.Reason, s.lead.Current.Changed
+		s.lead.Current.Mu.Unlock()
 		switch {
-		case s.node.life.Err() != nil:
-			return Node{}, s.node.life.Err()
-		case r.leader != roster.Peer{}:
+		case s.node.Life.Err() != nil:
+			return Node{}, s.node.Life.Err()
+		case r.Leader != roster.Peer{}:
 			return s.leaderOf(r), nil
 		case errors.Is(trouble, errs.Refused):
 			return Node{}, trouble
 		}
 		select {
 		case <-changed:
-		case <-s.node.life.Stopping():
+		case <-s.node.Life.Stopping():
 		case <-ctx.Done():
 			return Node{}, errs.NoLeaderBefore(ctx, trouble)
 		}
@@ -229,24 +230,24 @@ type Leadership struct {
 // never the last change.
 func (s *Store) LeaderChanges(ctx context.Context) iter.Seq[Leadership] {
 	return func(yield func(Leadership) bool) {
-		var last *tenure
+		var last *lead.Tenure
 		for {
-			s.lead.current.mu.Lock()
-			now, changed := s.lead.current.tenure, s.lead.current.changed
-			s.lead.current.mu.Unlock()
-			if s.node.life.Err() != nil || ctx.Err() != nil {
+			s.lead.Current.Mu.Lock()
+			now, changed := s.lead.Current.Tenure, s.lead.Current.Changed
+			s.lead.Current.Mu.Unlock()
+			if s.node.Life.Err() != nil || ctx.Err() != nil {
 				return
 			}
 			if last != now {
 				last = now
-				if !yield(Leadership{s.leaderOf(now), now.term, now.number}) {
+				if !yield(Leadership{s.leaderOf(now), now.Term, now.Number}) {
 					return
 				}
 				continue // what has changed meanwhile
 			}
 			select {
 			case <-changed:
-			case <-s.node.life.Stopping():
+			case <-s.node.Life.Stopping():
 			case <-ctx.Done():
 			}
 		}
@@ -262,5 +263,5 @@ type Progress struct {
 }
 
 func (p Progress) String() string {
-	return fmt.Sprintf("%d log entries and %d bytes behind, at %d bytes per second", p.Behind, p.Bytes, p.Rate)
+	return member.Progress(p).String()
 }

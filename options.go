@@ -12,6 +12,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/joining"
+	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
@@ -297,13 +299,13 @@ func (o *options) validate() error {
 		errs = append(errs, checkID(o.id))
 	}
 	if o.advertise != "" {
-		errs = append(errs, checkReachable("WithAdvertise", o.advertise))
+		errs = append(errs, roster.CheckReachable("WithAdvertise", o.advertise))
 	}
 	if o.advertise == "" || o.listener == nil {
-		errs = append(errs, checkAddr("WithAddr", o.addr))
+		errs = append(errs, roster.CheckAddr("WithAddr", o.addr))
 	}
 	for _, addr := range o.join {
-		errs = append(errs, checkAddr("WithJoin", strings.TrimPrefix(addr, dnsPrefix)))
+		errs = append(errs, roster.CheckAddr("WithJoin", strings.TrimPrefix(addr, joining.DnsPrefix)))
 	}
 	if o.expect < 1 || o.expect > maxExpect {
 		bad("WithBootstrapExpect: want 1 to %d, have %d", maxExpect, o.expect)
@@ -334,29 +336,6 @@ func (o *options) validate() error {
 		bad("WithHistory(%d): want a number of bytes", o.history)
 	}
 	return errors.Join(errs...)
-}
-
-// maxAddr is the longest name that DNS has, and a port.
-const maxAddr = 255 + len(":65535")
-
-func checkAddr(what, addr string) error {
-	if _, _, err := net.SplitHostPort(addr); err != nil || len(addr) > maxAddr {
-		return fmt.Errorf("%w: %s %.100q: want host:port, of at most %d bytes", ErrInvalid, what, addr, maxAddr)
-	}
-	return nil
-}
-
-// checkReachable is checkAddr for an address that is dialed.
-func checkReachable(what, addr string) error {
-	if err := checkAddr(what, addr); err != nil {
-		return err
-	}
-	host, port, _ := net.SplitHostPort(addr)
-	ip := net.ParseIP(host)
-	if host == "" || ip != nil && ip.IsUnspecified() || port == "" || port == "0" || strings.Contains(addr, "@") {
-		return fmt.Errorf("%w: %s %.100q: want a host and a port that others can dial", ErrInvalid, what, addr)
-	}
-	return nil
 }
 
 // checkID keeps out what would not survive a ServerID, a log line or a URL.

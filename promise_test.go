@@ -7,6 +7,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/disk"
+	"github.com/kvraft/kvraft/internal/founding"
+	"github.com/kvraft/kvraft/internal/place"
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
@@ -15,7 +17,7 @@ func TestAPromiseIsKept(t *testing.T) {
 	s := newTestServer(t)
 	s.opts.expect = 2
 	promised := []roster.Peer{{Server: "b#2", Addr: "b:1"}, {Server: "c#3", Addr: "c:1"}}
-	others := map[raft.ServerID]founding{
+	others := map[raft.ServerID]founding.Statement{
 		"a#1": {Peer: roster.Peer{Server: "a#1", Addr: "a:1"}, Expect: 2, Promised: true, Set: []roster.Peer{{Server: "a#1", Addr: "a:1"}, {Server: "b#2", Addr: "b:1"}}},
 		"c#3": {Peer: roster.Peer{Server: "c#3", Addr: "c:1"}, Expect: 2},
 	}
@@ -25,18 +27,18 @@ func TestAPromiseIsKept(t *testing.T) {
 		{nil, others["a#1"].Set}, // what another has promised for this node comes before what it would choose
 		{promised, promised},
 	} {
-		if err := s.node.logs.Update(func(m *disk.Record) { m.Cluster, m.Promise = "", c.promise }); err != nil {
+		if err := s.node.Logs.Update(func(m *disk.Record) { m.Cluster, m.Promise = "", c.promise }); err != nil {
 			t.Fatal(err)
 		}
-		set, err := s.joiner.intend(others)
+		set, err := s.joiner.Intend(others)
 		if err != nil || !slices.Equal(set, c.want) {
 			t.Errorf("with the promise %v: intends %v, %v, want %v", c.promise, set, err, c.want)
 		}
 	}
-	if _, err := s.joiner.acceptAdmission(t.Context(), admission{Cluster: "another cluster", Server: "b#2"}); err == nil {
+	if _, err := s.joiner.AcceptAdmission(t.Context(), place.Admission{Cluster: "another cluster", Server: "b#2"}); err == nil {
 		t.Error("it let itself be admitted elsewhere")
 	}
-	if _, err := s.joiner.acceptAdmission(t.Context(), admission{Cluster: clusterOf(promised), Server: "b#2"}); err != nil || s.node.logs.Record().Promise != nil {
+	if _, err := s.joiner.AcceptAdmission(t.Context(), place.Admission{Cluster: founding.ClusterID(promised), Server: "b#2"}); err != nil || s.node.Logs.Record().Promise != nil {
 		t.Errorf("an admission to the cluster that it promised: %v", err)
 	}
 }
@@ -45,14 +47,14 @@ func TestAPromiseIsKept(t *testing.T) {
 func TestAPromiseIsVoidOnceAMemberBelongsElsewhere(t *testing.T) {
 	s := newTestServer(t)
 	promised := []roster.Peer{{Server: "b#2", Addr: "b:1"}, {Server: "c#3", Addr: "c:1"}}
-	if err := s.node.logs.Update(func(m *disk.Record) { m.Cluster, m.Promise = "", promised }); err != nil {
+	if err := s.node.Logs.Update(func(m *disk.Record) { m.Cluster, m.Promise = "", promised }); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.joiner.meetMember(founding{Peer: roster.Peer{Server: "x#9", Addr: "x:1"}, Cluster: "elsewhere"}); err == nil || s.node.logs.Record().Promise == nil {
-		t.Errorf("a stranger's cluster: %v, promise %v", err, s.node.logs.Record().Promise)
+	if err := s.joiner.MeetMember(founding.Statement{Peer: roster.Peer{Server: "x#9", Addr: "x:1"}, Cluster: "elsewhere"}); err == nil || s.node.Logs.Record().Promise == nil {
+		t.Errorf("a stranger's cluster: %v, promise %v", err, s.node.Logs.Record().Promise)
 	}
-	if err := s.joiner.meetMember(founding{Peer: roster.Peer{Server: "c#3", Addr: "c:1"}, Cluster: "elsewhere"}); err == nil || s.node.logs.Record().Promise != nil {
-		t.Errorf("a member's cluster: %v, promise %v", err, s.node.logs.Record().Promise)
+	if err := s.joiner.MeetMember(founding.Statement{Peer: roster.Peer{Server: "c#3", Addr: "c:1"}, Cluster: "elsewhere"}); err == nil || s.node.Logs.Record().Promise != nil {
+		t.Errorf("a member's cluster: %v, promise %v", err, s.node.Logs.Record().Promise)
 	}
 }
 
@@ -60,14 +62,14 @@ func TestAPromiseIsVoidOnceAMemberBelongsElsewhere(t *testing.T) {
 func TestASetThatIsImpossibleIsNotIntended(t *testing.T) {
 	s := newTestServer(t)
 	s.opts.expect = 3
-	if err := s.node.logs.Update(func(m *disk.Record) { m.Cluster = "" }); err != nil {
+	if err := s.node.Logs.Update(func(m *disk.Record) { m.Cluster = "" }); err != nil {
 		t.Fatal(err)
 	}
 	a, b, c, d := roster.Peer{Server: "a#1", Addr: "a:1"}, roster.Peer{Server: "b#2", Addr: "b:1"}, roster.Peer{Server: "c#3", Addr: "c:1"}, roster.Peer{Server: "d#4", Addr: "d:1"}
-	of := func(f roster.Peer, promise ...roster.Peer) founding {
-		return founding{Peer: f, Expect: 3, Set: promise, Promised: promise != nil}
+	of := func(f roster.Peer, promise ...roster.Peer) founding.Statement {
+		return founding.Statement{Peer: f, Expect: 3, Set: promise, Promised: promise != nil}
 	}
-	set, err := s.joiner.intend(map[raft.ServerID]founding{
+	set, err := s.joiner.Intend(map[raft.ServerID]founding.Statement{
 		a.Server: of(a, a, b, c),
 		d.Server: of(d, b, c, d),
 		c.Server: of(c, b, c, d), // it has decided
@@ -75,7 +77,7 @@ func TestASetThatIsImpossibleIsNotIntended(t *testing.T) {
 	if err != nil || !slices.Equal(set, []roster.Peer{b, c, d}) {
 		t.Errorf("intends %v, %v", set, err)
 	}
-	set, err = s.joiner.intend(map[raft.ServerID]founding{a.Server: of(a, a, b, c), d.Server: of(d, b, d, c), c.Server: of(c, a, b, c)})
+	set, err = s.joiner.Intend(map[raft.ServerID]founding.Statement{a.Server: of(a, a, b, c), d.Server: of(d, b, d, c), c.Server: of(c, a, b, c)})
 	if err != nil || !slices.Equal(set, []roster.Peer{a, b, c}) {
 		t.Errorf("the other way round: intends %v, %v", set, err)
 	}
@@ -84,16 +86,16 @@ func TestASetThatIsImpossibleIsNotIntended(t *testing.T) {
 // A node that is silent for a while is asked again where it was, and told of to others.
 func TestWhereANodeWasFoundIsNotForgotten(t *testing.T) {
 	s := newTestServer(t)
-	s.node.addr = "b:1"
-	s.joiner.noteKnown([]string{"a:1", "b:1", "a:1"})
-	s.joiner.noteKnown(nil)
-	if known := s.joiner.founding().Known; !slices.Equal(known, []string{"a:1"}) {
+	s.node.Addr = "b:1"
+	s.joiner.NoteKnown([]string{"a:1", "b:1", "a:1"})
+	s.joiner.NoteKnown(nil)
+	if known := s.joiner.Founding().Known; !slices.Equal(known, []string{"a:1"}) {
 		t.Errorf("it knows %v", known)
 	}
 	for n := range 100 { // what there is room for are the latest
-		s.joiner.noteKnown([]string{fmt.Sprint("c:", n)})
+		s.joiner.NoteKnown([]string{fmt.Sprint("c:", n)})
 	}
-	if known := s.joiner.founding().Known; len(known) != 64 || known[0] != "c:99" || known[63] != "c:36" {
+	if known := s.joiner.Founding().Known; len(known) != 64 || known[0] != "c:99" || known[63] != "c:36" {
 		t.Errorf("it knows %v", known)
 	}
 }

@@ -49,7 +49,7 @@ func openAlone(t testing.TB, dir string, opts ...Option) (*Store, *peerOf) {
 			t.Fatal(err)
 		}
 	}
-	peer := wire.New(context.Background(), wire.Config{Network: lan.Host("peer"), Listener: noListener{}}, wiretest.Node{Me: wire.Self{Cluster: s.node.self().Cluster, Server: "peer#0"}})
+	peer := wire.New(context.Background(), wire.Config{Network: lan.Host("peer"), Listener: noListener{}}, wiretest.Node{Me: wire.Self{Cluster: s.node.Self().Cluster, Server: "peer#0"}})
 	return s, &peerOf{t, peer, s}
 }
 
@@ -65,7 +65,7 @@ func openSettled(t testing.TB, opts ...Option) (*Store, *peerOf) {
 // connect is a connection to the node's raft.
 func (p *peerOf) connect() net.Conn {
 	p.t.Helper()
-	conn, _, err := p.port.Dial(p.t.Context(), "a:1", wire.ForRaft, p.node.node.server)
+	conn, _, err := p.port.Dial(p.t.Context(), "a:1", wire.ForRaft, p.node.node.Server)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func (p *peerOf) send(kind raftrpc.Kind, req any, behind ...byte) error {
 // header names a member, as which anybody can pose: the messages are not refused for their
 // sender.
 func (p *peerOf) header() raft.RPCHeader {
-	return raft.RPCHeader{ProtocolVersion: 3, ID: []byte(p.node.node.server), Addr: []byte("peer#0@p:1")}
+	return raft.RPCHeader{ProtocolVersion: 3, ID: []byte(p.node.node.Server), Addr: []byte("peer#0@p:1")}
 }
 
 // hostile are requests to a node that leads in a term and has a log up to last.
@@ -120,7 +120,7 @@ func (p *peerOf) hostile(term, last uint64) map[string]struct {
 		req  any
 	}
 	head := p.header()
-	config := raft.EncodeConfiguration(p.node.node.configuration())
+	config := raft.EncodeConfiguration(p.node.node.Configuration())
 	entry := func(change func(*raft.Log)) message {
 		e := &raft.Log{Index: last + 1, Term: term + 1, Type: raft.LogNoop}
 		change(e)
@@ -136,7 +136,7 @@ func (p *peerOf) hostile(term, last uint64) map[string]struct {
 	}
 	return map[string]message{
 		"the last term in AppendEntries":   {raftrpc.AppendEntries, &raft.AppendEntriesRequest{RPCHeader: head, Term: math.MaxUint64}},
-		"the last term in RequestVote":     {raftrpc.RequestVote, &raft.RequestVoteRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(p.node.node.server), Addr: head.Addr}, Term: math.MaxUint64, LeadershipTransfer: true}},
+		"the last term in RequestVote":     {raftrpc.RequestVote, &raft.RequestVoteRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(p.node.node.Server), Addr: head.Addr}, Term: math.MaxUint64, LeadershipTransfer: true}},
 		"the last term, from nobody":       {raftrpc.RequestVote, &raft.RequestVoteRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: 3}, Term: term + 1, LeadershipTransfer: true}},
 		"the last term in RequestPreVote":  {raftrpc.RequestPreVote, &raft.RequestPreVoteRequest{RPCHeader: head, Term: math.MaxUint64}},
 		"the last term in InstallSnapshot": install(func(r *raft.InstallSnapshotRequest) { r.Term = math.MaxUint64 }),
@@ -175,13 +175,13 @@ func TestWhatNoNodeSendsDoesNotReachRaft(t *testing.T) {
 		}
 		s, peer := openSettled(t, WithLogger(hclog.New(&hclog.LoggerOptions{Output: &lines, Mutex: &mu, Level: hclog.Info})))
 		defer s.Close()
-		term, last := s.node.raft.CurrentTerm(), s.node.raft.LastIndex()
+		term, last := s.node.Raft.CurrentTerm(), s.node.Raft.LastIndex()
 		for name, m := range peer.hostile(term, last) {
 			if err := peer.send(m.kind, m.req); err == nil || !strings.HasPrefix(err.Error(), "refused: ") {
 				t.Errorf("%s: the answer is %v, want a refusal", name, err)
 			}
-			if s.node.raft.State() != raft.Leader || s.node.raft.CurrentTerm() != term || s.node.raft.LastIndex() != last || s.Err() != nil {
-				t.Fatalf("%s: %v in term %d with %d entries, %v; before it led in term %d with %d", name, s.node.raft.State(), s.node.raft.CurrentTerm(), s.node.raft.LastIndex(), s.Err(), term, last)
+			if s.node.Raft.State() != raft.Leader || s.node.Raft.CurrentTerm() != term || s.node.Raft.LastIndex() != last || s.Err() != nil {
+				t.Fatalf("%s: %v in term %d with %d entries, %v; before it led in term %d with %d", name, s.node.Raft.State(), s.node.Raft.CurrentTerm(), s.node.Raft.LastIndex(), s.Err(), term, last)
 			}
 		}
 		if _, err := s.Set(t.Context(), "k", []byte("v")); err != nil {
@@ -203,14 +203,14 @@ func TestATermThatElectionsMayLeadToIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, peer := openSettled(t)
 		defer s.Close()
-		far := s.node.raft.CurrentTerm() + 1<<32
+		far := s.node.Raft.CurrentTerm() + 1<<32
 		if err := peer.send(raftrpc.AppendEntries, &raft.AppendEntriesRequest{RPCHeader: peer.header(), Term: far}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.Set(t.Context(), "k", []byte("v")); err != nil {
 			t.Fatal(err)
 		}
-		if term := s.node.raft.CurrentTerm(); term <= far {
+		if term := s.node.Raft.CurrentTerm(); term <= far {
 			t.Errorf("it leads in term %d, after %d", term, far)
 		}
 	})
@@ -222,13 +222,13 @@ func TestATermThatIsFurtherIsReachedInSteps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, peer := openSettled(t)
 		defer s.Close()
-		far := s.node.raft.CurrentTerm() + 5<<32
+		far := s.node.Raft.CurrentTerm() + 5<<32
 		heartbeat := &raft.AppendEntriesRequest{RPCHeader: peer.header(), Term: far}
 		refused := 0
 		for ; peer.send(raftrpc.AppendEntries, heartbeat) != nil && refused < 100; refused++ {
 			synctest.Wait()
 		}
-		if term := s.node.raft.CurrentTerm(); refused != 4 || term != far {
+		if term := s.node.Raft.CurrentTerm(); refused != 4 || term != far {
 			t.Errorf("after %d refusals in term %d, want 4 and %d", refused, term, far)
 		}
 	})
@@ -241,8 +241,8 @@ func TestASnapshotOfAnOldTermIsRefusedUnread(t *testing.T) {
 		defer s.Close()
 		began := time.Now()
 		err := peer.send(raftrpc.InstallSnapshot, &raft.InstallSnapshotRequest{RPCHeader: peer.header(), SnapshotVersion: 1, Term: 1, LastLogIndex: 1000, LastLogTerm: 1,
-			Configuration: raft.EncodeConfiguration(s.node.configuration()), ConfigurationIndex: 1, Size: 1 << 40}, []byte("a few bytes of it")...)
-		if s.node.raft.CurrentTerm() < 2 {
+			Configuration: raft.EncodeConfiguration(s.node.Configuration()), ConfigurationIndex: 1, Size: 1 << 40}, []byte("a few bytes of it")...)
+		if s.node.Raft.CurrentTerm() < 2 {
 			t.Fatal("there is no term before this")
 		}
 		if err != nil || time.Since(began) > 0 {
@@ -259,21 +259,21 @@ func TestAStrangerEndsNoTerm(t *testing.T) {
 		defer s.Close()
 		stranger := peer.header()
 		stranger.ID = []byte("peer#0")
-		began, term := time.Now(), s.node.raft.CurrentTerm()
+		began, term := time.Now(), s.node.Raft.CurrentTerm()
 		for _, later := range []uint64{1, 1 << 10, 1 << 40} {
 			for kind, req := range map[raftrpc.Kind]any{
 				raftrpc.AppendEntries: &raft.AppendEntriesRequest{RPCHeader: stranger, Term: term + later},
 				raftrpc.TimeoutNow:    &raft.TimeoutNowRequest{RPCHeader: stranger},
 				raftrpc.RequestVote:   &raft.RequestVoteRequest{RPCHeader: stranger, Term: term + later, LeadershipTransfer: true},
 				raftrpc.InstallSnapshot: &raft.InstallSnapshotRequest{RPCHeader: stranger, SnapshotVersion: 1, Term: term + later, LastLogIndex: 1000, LastLogTerm: term,
-					Configuration: raft.EncodeConfiguration(s.node.configuration()), ConfigurationIndex: 1, Size: 1 << 40},
+					Configuration: raft.EncodeConfiguration(s.node.Configuration()), ConfigurationIndex: 1, Size: 1 << 40},
 			} {
 				_ = peer.send(kind, req, 1, 2, 3)
 			}
 		}
 		synctest.Wait()
-		if s.node.raft.State() != raft.Leader || s.node.raft.CurrentTerm() != term || time.Since(began) > 0 {
-			t.Errorf("%v in term %d after %v, it led in term %d", s.node.raft.State(), s.node.raft.CurrentTerm(), time.Since(began), term)
+		if s.node.Raft.State() != raft.Leader || s.node.Raft.CurrentTerm() != term || time.Since(began) > 0 {
+			t.Errorf("%v in term %d after %v, it led in term %d", s.node.Raft.State(), s.node.Raft.CurrentTerm(), time.Since(began), term)
 		}
 	})
 }
@@ -319,14 +319,14 @@ func TestALogIsNotCutWithinTheState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := openSettled(t)
 		defer s.Close()
-		at, last := s.Index(), s.node.raft.LastIndex()
-		if err := s.node.logs.DeleteRange(at+1, last); err != nil {
+		at, last := s.Index(), s.node.Raft.LastIndex()
+		if err := s.node.Logs.DeleteRange(at+1, last); err != nil {
 			t.Fatalf("behind the state, %d to %d: %v", at+1, last, err)
 		}
-		if err := s.node.logs.DeleteRange(at, last); err == nil || !strings.Contains(err.Error(), "what is committed is not deleted") {
+		if err := s.node.Logs.DeleteRange(at, last); err == nil || !strings.Contains(err.Error(), "what is committed is not deleted") {
 			t.Errorf("got %v", err)
 		}
-		if _, now := s.node.logs.Bounds(); now != at || s.Err() == nil {
+		if _, now := s.node.Logs.Bounds(); now != at || s.Err() == nil {
 			t.Errorf("the log ends at %d, the state at %d, and the node says %v", now, at, s.Err())
 		}
 	})
@@ -336,12 +336,12 @@ func TestALogIsNotCutWithinTheState(t *testing.T) {
 // stops, and the log is one that the next start accepts.
 func FuzzBytesForRaft(f *testing.F) {
 	s, peer := openAlone(f, "")
-	term, last := s.node.raft.CurrentTerm(), s.node.raft.LastIndex()
+	term, last := s.node.Raft.CurrentTerm(), s.node.Raft.LastIndex()
 	for _, m := range peer.hostile(term, last) {
 		f.Add(encodeRaft(f, m.kind, m.req))
 	}
 	legal := &raft.AppendEntriesRequest{RPCHeader: peer.header(), Term: term + 1, PrevLogEntry: last, PrevLogTerm: term, LeaderCommitIndex: last + 1,
-		Entries: []*raft.Log{{Index: last + 1, Term: term + 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(s.node.configuration())}}}
+		Entries: []*raft.Log{{Index: last + 1, Term: term + 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(s.node.Configuration())}}}
 	f.Add(encodeRaft(f, raftrpc.AppendEntries, legal))
 	f.Add(append(encodeRaft(f, raftrpc.AppendEntries, legal), encodeRaft(f, raftrpc.TimeoutNow, &raft.TimeoutNowRequest{RPCHeader: peer.header()})...))
 	if err := s.Close(); err != nil {
@@ -355,7 +355,7 @@ func FuzzBytesForRaft(f *testing.F) {
 		wiretest.CloseWrite(conn)
 		_, _ = io.Copy(io.Discard, conn)
 		conn.Close()
-		if fault := errors.Join(s.Err(), s.node.logs.Err()); fault != nil {
+		if fault := errors.Join(s.Err(), s.node.Logs.Err()); fault != nil {
 			t.Errorf("the node has stopped: %v", fault)
 		}
 		if err = errors.Join(err, s.Close()); err != nil {
@@ -376,7 +376,7 @@ func TestWhatALeaderHasNotSentIsNotCommitted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, peer := openSettled(t)
 		defer s.Close()
-		term, last := s.node.raft.CurrentTerm(), s.node.raft.LastIndex()
+		term, last := s.node.Raft.CurrentTerm(), s.node.Raft.LastIndex()
 		lost := &raft.AppendEntriesRequest{RPCHeader: peer.header(), Term: term + 1, PrevLogEntry: last, PrevLogTerm: term,
 			Entries: []*raft.Log{{Index: last + 1, Term: term + 1, Type: raft.LogNoop}}}
 		next := &raft.AppendEntriesRequest{RPCHeader: peer.header(), Term: term + 2, PrevLogEntry: last, PrevLogTerm: term, LeaderCommitIndex: last + 1}
@@ -385,10 +385,10 @@ func TestWhatALeaderHasNotSentIsNotCommitted(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if now := s.node.raft.LastIndex(); now != last+1 {
+		if now := s.node.Raft.LastIndex(); now != last+1 {
 			t.Fatalf("the log ends at %d, want %d", now, last+1)
 		}
-		if commit := s.node.raft.CommitIndex(); commit != last {
+		if commit := s.node.Raft.CommitIndex(); commit != last {
 			t.Errorf("entries up to %d are committed, and the leader has vouched for those up to %d", commit, last)
 		}
 	})

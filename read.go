@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -100,14 +101,14 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 	}
 	var entry Entry
 	slow := false // the leader's answer takes too long
-	err := s.lead.readThroughLeader(ctx, func(ctx context.Context, tenure *tenure) (err error) {
+	err := s.lead.ReadThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) (err error) {
 		switch {
-		case tenure.leads:
+		case tenure.Leads:
 			entry, err = s.readAsLeader(ctx, key, o.level)
 		case slow:
 			entry, err = s.readHere(ctx, key, o.level)
 		default:
-			entry, err = s.readAsFollower(ctx, tenure.leader, key, o.level)
+			entry, err = s.readAsFollower(ctx, tenure.Leader, key, o.level)
 			slow = errors.Is(err, wire.ErrSlow)
 		}
 		return err
@@ -140,7 +141,7 @@ func (s *Store) readAsFollower(ctx context.Context, leader roster.Peer, key stri
 		return Entry{}, err
 	}
 	if s.Index() < index {
-		soon, cancel := context.WithTimeout(ctx, 4*s.node.timing.Commit)
+		soon, cancel := context.WithTimeout(ctx, 4*s.node.Timing.Commit)
 		defer cancel()
 		if s.fsm.AwaitIndex(soon, index) != nil {
 			return s.forwardGet(ctx, leader, key, l)
@@ -167,7 +168,7 @@ func (s *Store) readHere(ctx context.Context, key string, l ReadLevel) (Entry, e
 // anything before the call, and the state holds everything committed by then.
 func (s *Store) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, error) {
 	if l == LeaderLocal {
-		term, err := s.node.leaderTerm()
+		term, err := s.node.LeaderTerm()
 		if err != nil {
 			return 0, err
 		}
@@ -176,14 +177,14 @@ func (s *Store) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, err
 		}
 		return s.Index(), nil
 	}
-	return s.lead.rounds.Join(ctx)
+	return s.lead.Rounds.Join(ctx)
 }
 
 // readIndex is readIndexAsLeader on whoever leads. Once this node's state has
 // reached the index it serves as well as the leader's.
 func (s *Store) readIndex(ctx context.Context, l ReadLevel) (index uint64, err error) {
-	err = s.lead.readThroughLeader(ctx, func(ctx context.Context, tenure *tenure) (err error) {
-		if tenure.leads {
+	err = s.lead.ReadThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) (err error) {
+		if tenure.Leads {
 			index, err = s.readIndexAsLeader(ctx, l)
 		} else {
 			index, err = s.asking[l].Join(ctx)
@@ -202,7 +203,7 @@ func (s *Store) forwardGet(ctx context.Context, leader roster.Peer, key string, 
 		return Entry{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	defer s.forwarded.Release(1)
-	answer, err := s.node.port.CallWithin(ctx, s.node.patience(), leader, wire.CallGet, append([]byte{byte(l)}, key...))
+	answer, err := s.node.Port.CallWithin(ctx, s.node.Patience(), leader, wire.CallGet, append([]byte{byte(l)}, key...))
 	if err != nil {
 		return Entry{}, err
 	}
@@ -226,7 +227,7 @@ func (s *Store) serveGet(ctx context.Context, payload []byte) ([]byte, error) {
 
 // forwardReadIndex asks the leader for a log index to read at.
 func (s *Store) forwardReadIndex(ctx context.Context, leader roster.Peer, l ReadLevel) (uint64, error) {
-	answer, err := s.node.port.CallWithin(ctx, s.node.patience(), leader, wire.CallReadIndex, []byte{byte(l)})
+	answer, err := s.node.Port.CallWithin(ctx, s.node.Patience(), leader, wire.CallReadIndex, []byte{byte(l)})
 	if err != nil {
 		return 0, err
 	}
@@ -254,12 +255,12 @@ func decodeLevel(payload []byte) (ReadLevel, error) {
 
 // askLeader is a round of asking.
 func (s *Store) askLeader(l ReadLevel) (index uint64, err error) {
-	now := s.lead.tenure()
-	if now.leads {
+	now := s.lead.Tenure()
+	if now.Leads {
 		return 0, errs.NoLeaderKnown // whoever takes part asks again
 	}
-	err = s.lead.under(s.node.ctx, now, func(ctx context.Context, now *tenure) (err error) {
-		index, err = s.forwardReadIndex(ctx, now.leader, l)
+	err = s.lead.Under(s.node.Ctx, now, func(ctx context.Context, now *lead.Tenure) (err error) {
+		index, err = s.forwardReadIndex(ctx, now.Leader, l)
 		return err
 	})
 	return index, err
@@ -267,7 +268,7 @@ func (s *Store) askLeader(l ReadLevel) (index uint64, err error) {
 
 // localState returns this node's state when it is as fresh as asked for.
 func (s *Store) localState(ctx context.Context, o readOptions) (*applied, error) {
-	if err := s.node.life.Err(); err != nil {
+	if err := s.node.Life.Err(); err != nil {
 		return nil, err
 	}
 	if err := s.fsm.awaitVersion(ctx, o.version); err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 	"github.com/kvraft/kvraft/internal/wire/wiretest"
@@ -31,8 +32,8 @@ func newTestFollowerOn(t *testing.T, lan *memnet.Network, serve func(*wire.Port)
 	serve(leader)
 	leader.Start()
 	s := newTestServer(t)
-	s.node.port = wiretest.Port(t, lan, "a:1", testA)
-	s.lead.current.tenure = newTestTenure(s, testPeerB, false)
+	s.node.Port = wiretest.Port(t, lan, "a:1", testA)
+	s.lead.Current.Tenure = newTestTenure(s, testPeerB, false)
 	return s
 }
 
@@ -139,8 +140,8 @@ func TestAReadGivesUpOnALeaderThatIsSilent(t *testing.T) {
 		if _, err := s.Get(t.Context(), "color"); err != nil {
 			t.Error(err)
 		}
-		if took := time.Since(began); took < s.node.patience() || took > s.node.patience()+time.Second {
-			t.Errorf("asked again after %v, want %v", took, s.node.patience())
+		if took := time.Since(began); took < s.node.Patience() || took > s.node.Patience()+time.Second {
+			t.Errorf("asked again after %v, want %v", took, s.node.Patience())
 		}
 	})
 }
@@ -149,7 +150,7 @@ func TestAReadGivesUpOnALeaderThatIsNoLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestFollower(t, saysNothing)
 		time.AfterFunc(time.Second, func() {
-			s.lead.replace(&tenure{leader: roster.Peer{Server: "c#3", Addr: "c:1"}}) // which nobody reaches
+			s.lead.Replace(&lead.Tenure{Leader: roster.Peer{Server: "c#3", Addr: "c:1"}}) // which nobody reaches
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
@@ -164,7 +165,7 @@ func TestAReadEndsWhenTheStoreCloses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leaderless, silent := newTestServer(t), newTestFollower(t, saysNothing)
 		for name, s := range map[string]*Store{"no leader": leaderless, "a silent one": silent} {
-			time.AfterFunc(time.Second, func() { s.node.stopForFault(disk) })
+			time.AfterFunc(time.Second, func() { s.node.StopForFault(disk) })
 			began := time.Now()
 			for range 2 { // the second begins when it is closed
 				if _, err := s.Get(t.Context(), "color"); !errors.Is(err, ErrClosed) || !errors.Is(err, disk) {
@@ -224,7 +225,7 @@ func TestAReadAtAVersionWaitsForIt(t *testing.T) {
 		if _, err := s.Get(ctx, "color", AtLeast(2)); !errors.Is(err, ErrStale) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a version that does not come: %v, want ErrStale and the context's error", err)
 		}
-		time.AfterFunc(time.Second, func() { s.node.stopForFault(errors.New("the disk")) })
+		time.AfterFunc(time.Second, func() { s.node.StopForFault(errors.New("the disk")) })
 		if _, err := s.Get(t.Context(), "color", AtLeast(2)); !errors.Is(err, ErrClosed) {
 			t.Errorf("when the store closes: %v, want ErrClosed", err)
 		}
@@ -302,23 +303,23 @@ func TestAPauseEndsWithWhatItWaitsFor(t *testing.T) {
 		s := newTestServer(t)
 		for attempt, want := range map[int]time.Duration{0: time.Millisecond, 1: 2 * time.Millisecond, 6: 64 * time.Millisecond, 7: 100 * time.Millisecond, 1 << 30: 100 * time.Millisecond} {
 			began := time.Now()
-			if err := s.lead.pause(t.Context(), s.lead.tenure(), attempt); err != nil || time.Since(began) != want {
+			if err := s.lead.Pause(t.Context(), s.lead.Tenure(), attempt); err != nil || time.Since(began) != want {
 				t.Errorf("attempt %d: %v, %v, want %v", attempt, time.Since(began), err, want)
 			}
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(enough)
-		if err := s.lead.pause(ctx, s.lead.tenure(), 9); !errors.Is(err, enough) {
+		if err := s.lead.Pause(ctx, s.lead.Tenure(), 9); !errors.Is(err, enough) {
 			t.Errorf("with an ended context: %v, want its cause", err)
 		}
-		old := s.lead.tenure()
-		time.AfterFunc(time.Microsecond, func() { s.lead.replace(&tenure{leader: testPeerB}) })
+		old := s.lead.Tenure()
+		time.AfterFunc(time.Microsecond, func() { s.lead.Replace(&lead.Tenure{Leader: testPeerB}) })
 		began := time.Now()
-		if err := s.lead.pause(t.Context(), old, 9); err != nil || time.Since(began) != time.Microsecond {
+		if err := s.lead.Pause(t.Context(), old, 9); err != nil || time.Since(began) != time.Microsecond {
 			t.Errorf("when the leader changes: %v, %v, want to go on at once", time.Since(began), err)
 		}
-		time.AfterFunc(time.Microsecond, func() { s.node.life.Stop(ErrClosed) })
-		if err := s.lead.pause(t.Context(), s.lead.tenure(), 9); !errors.Is(err, ErrClosed) {
+		time.AfterFunc(time.Microsecond, func() { s.node.Life.Stop(ErrClosed) })
+		if err := s.lead.Pause(t.Context(), s.lead.Tenure(), 9); !errors.Is(err, ErrClosed) {
 			t.Errorf("when the store closes: %v, want ErrClosed", err)
 		}
 	})
@@ -352,7 +353,7 @@ func newReadFollower(t *testing.T) (s *Store, entries, indexes *atomic.Int32) {
 		indexes.Add(1)
 		return binary.BigEndian.AppendUint64(nil, 5), nil
 	}))
-	s.node.timing.Commit = 10 * time.Millisecond
+	s.node.Timing.Commit = 10 * time.Millisecond
 	return s, entries, indexes
 }
 
@@ -402,7 +403,7 @@ func TestReadersOfAFollowerThatLagsFarBehindHaveTheLeadersAnswer(t *testing.T) {
 }
 
 func TestANodeThatIsNoLeaderConfirmsNothing(t *testing.T) {
-	if _, err := newTestServer(t).lead.confirm(); !errors.Is(err, errs.Unsent) {
+	if _, err := newTestServer(t).lead.Confirm(); !errors.Is(err, errs.Unsent) {
 		t.Errorf("got %v, want errs.Unsent: another node may answer", err)
 	}
 }

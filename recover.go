@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/disk"
+	"github.com/kvraft/kvraft/internal/member"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
 )
@@ -86,14 +87,14 @@ func Recover(dir string, opts ...Option) (Recovery, error) {
 		r.Cluster = roster.NewIdentity()
 		r.NewVersion = r.Version + leastSkip + rand.Uint64N(leastSkip)
 		// First of all it is no member of the old cluster any more.
-		if err := s.node.logs.Update(func(m *disk.Record) { m.Cluster = r.Cluster }); err != nil {
+		if err := s.node.Logs.Update(func(m *disk.Record) { m.Cluster = r.Cluster }); err != nil {
 			return r, err
 		}
-		config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: s.node.server, Address: raft.ServerAddress(r.Addr)}}}
+		config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: s.node.Server, Address: raft.ServerAddress(r.Addr)}}}
 		_, nowhere := raft.NewInmemTransport("")
-		state := &recovering{s.newFSM(func() string { return "" }), r, s.node.server}
-		err := s.node.life.Apart("set the new configuration", func() error {
-			return raft.RecoverCluster(s.node.raftConfig(), state, s.node.logs, s.node.logs, s.node.snapshots, nowhere, config)
+		state := &recovering{s.newFSM(func() string { return "" }), r, s.node.Server}
+		err := s.node.Life.Apart("set the new configuration", func() error {
+			return raft.RecoverCluster(s.node.RaftConfig(), state, s.node.Logs, s.node.Logs, s.node.Snapshots, nowhere, config)
 		})
 		return r, err
 	})
@@ -141,9 +142,9 @@ func (r *recovering) Snapshot() (raft.FSMSnapshot, error) {
 		return nil, r.fsm.failed
 	}
 	now, state := r.fsm.now.Load(), r.fsm.state
-	state.WriteNote(removedNote(r.node), "")
-	state.WriteNote(replicaNote(roster.UserID(r.node)), "")
-	state.WriteNote(clusterIDNote, "")
+	state.WriteNote(member.RemovedNote(r.node), "")
+	state.WriteNote(member.ReplicaNote(roster.UserID(r.node)), "")
+	state.WriteNote(member.ClusterIDNote, "")
 	state.RaiseRevision(r.to.NewVersion)
 	lost := fmt.Sprintf("%d-%d", r.to.Version+1, r.to.NewVersion)
 	if before := state.View().Note(lostNote); before != "" {
@@ -178,7 +179,7 @@ func atRest(dir string, opts []Option, settle func(*Store) error, f func(*Store,
 	}
 	s := newStore(o)
 	defer s.lines.Close(logPatience)
-	defer s.node.life.End()
+	defer s.node.Life.End()
 	defer func() {
 		if err = errors.Join(err, s.closeStorage()); err != nil {
 			err = fmt.Errorf("recover %s: %w", dir, err)
@@ -187,7 +188,7 @@ func atRest(dir string, opts []Option, settle func(*Store) error, f func(*Store,
 	if err := s.readStorage(); err != nil {
 		return r, err
 	}
-	if s.node.logs.IsNew() {
+	if s.node.Logs.IsNew() {
 		return r, fmt.Errorf("%w: there is no node's data", ErrInvalid)
 	}
 	if err := settle(s); err != nil {
@@ -201,11 +202,11 @@ func atRest(dir string, opts []Option, settle func(*Store) error, f func(*Store,
 
 // takeStock reads all that the node has.
 func (s *Store) takeStock() (r Recovery, err error) {
-	meta := s.node.logs.Record()
+	meta := s.node.Logs.Record()
 	if meta.Cluster == "" && !meta.IsLegacy() {
 		return r, fmt.Errorf("%w: node %s belongs to no cluster", ErrInvalid, meta.ID)
 	}
-	s.node.server = meta.ServerID()
+	s.node.Server = meta.ServerID()
 	state := s.newFSM(func() string { return "" })
 	config, err := s.replay(state)
 	if err != nil {
@@ -213,15 +214,15 @@ func (s *Store) takeStock() (r Recovery, err error) {
 	}
 	view := state.now.Load().view
 	r = Recovery{ID: meta.ID, Old: meta.Cluster, Committed: meta.Snapshot.Index, Version: view.Revision(), Keys: view.Len()}
-	r.Term, r.Index = s.node.lastEntry()
+	r.Term, r.Index = s.node.LastEntry()
 	r.Addr = s.opts.advertise
 	for _, m := range config.Servers {
-		if m.ID == s.node.server {
+		if m.ID == s.node.Server {
 			orDefault(&r.Addr, roster.DialAddr(string(m.Address)))
 		}
 		r.Members = append(r.Members, Node{ID: roster.UserID(m.ID), Addr: roster.DialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter})
 	}
-	removed := view.Note(removedNote(s.node.server)) != ""
+	removed := view.Note(member.RemovedNote(s.node.Server)) != ""
 	if len(r.Members) == 1 && r.Members[0].ID == r.ID && !removed {
 		return r, fmt.Errorf("%w: node %s is the only member of cluster %s already: start it", ErrInvalid, r.ID, r.Old)
 	}
@@ -235,13 +236,13 @@ func (s *Store) takeStock() (r Recovery, err error) {
 // replay brings a state to the end of the log, whether committed or not, and
 // returns the newest configuration.
 func (s *Store) replay(state *fsm) (config raft.Configuration, err error) {
-	first, last := s.node.logs.Bounds()
-	list, err := s.node.snapshots.List()
+	first, last := s.node.Logs.Bounds()
+	list, err := s.node.Snapshots.List()
 	if err != nil {
 		return config, err
 	}
 	if len(list) > 0 {
-		meta, content, err := s.node.snapshots.Open(list[0].ID)
+		meta, content, err := s.node.Snapshots.Open(list[0].ID)
 		if err != nil {
 			return config, err
 		}
@@ -252,7 +253,7 @@ func (s *Store) replay(state *fsm) (config raft.Configuration, err error) {
 	}
 	for index := first; index <= last && last > 0; index++ {
 		var entry raft.Log
-		if err := s.node.logs.GetLog(index, &entry); err != nil {
+		if err := s.node.Logs.GetLog(index, &entry); err != nil {
 			return config, err
 		}
 		if entry.Type == raft.LogConfiguration {
@@ -267,5 +268,5 @@ func (s *Store) replay(state *fsm) (config raft.Configuration, err error) {
 
 // newFSM is a state machine that no raft drives.
 func (s *Store) newFSM(cluster func() string) *fsm {
-	return newFSM(s.node.ctx, math.MaxInt64, 0, cluster, s.node.stopForFault)
+	return newFSM(s.node.Ctx, math.MaxInt64, 0, cluster, s.node.StopForFault)
 }

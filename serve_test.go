@@ -13,6 +13,8 @@ import (
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/lead"
+	"github.com/kvraft/kvraft/internal/place"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 	"github.com/kvraft/kvraft/internal/wire/wiretest"
@@ -27,29 +29,29 @@ func newTestServer(t testing.TB) *Store {
 		logger: hclog.NewNullLogger(),
 	})
 	t.Cleanup(func() {
-		s.node.life.End()
+		s.node.Life.End()
 		s.lines.Close(logPatience)
 	})
-	s.node.raft = new(raft.Raft)
-	s.node.placed.Store(true)
+	s.node.Raft = new(raft.Raft)
+	s.node.Placed.Store(true)
 	var err error
-	if s.node.logs, err = disk.Open(disk.Options{Store: raft.NewInmemStore(), Fail: func(err error) { t.Error(err) }}); err != nil {
+	if s.node.Logs, err = disk.Open(disk.Options{Store: raft.NewInmemStore(), Fail: func(err error) { t.Error(err) }}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.node.logs.Update(func(m *disk.Record) { m.ID, m.Identity, m.Cluster = "b", "2", "c1" }); err != nil {
+	if err := s.node.Logs.Update(func(m *disk.Record) { m.ID, m.Identity, m.Cluster = "b", "2", "c1" }); err != nil {
 		t.Fatal(err)
 	}
-	s.node.server = "b#2"
-	s.fsm = newFSM(s.node.ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
-	s.node.state = s.fsm
+	s.node.Server = "b#2"
+	s.fsm = newFSM(s.node.Ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
+	s.node.State = s.fsm
 	host := wiretest.LAN().Host("b")
 	if s.opts.listener, err = host.Listen("b:1"); err != nil {
 		t.Fatal(err)
 	}
 	s.opts.network, s.opts.advertise = host, "b:1"
-	s.node.port = s.newPort()
-	t.Cleanup(s.node.port.Close)
-	s.lead.current.tenure = newTestTenure(s, roster.Peer{}, false)
+	s.node.Port = s.newPort()
+	t.Cleanup(s.node.Port.Close)
+	s.lead.Current.Tenure = newTestTenure(s, roster.Peer{}, false)
 	return s
 }
 
@@ -61,17 +63,17 @@ var (
 
 // callOf makes calls on s, as another node does.
 func callOf(t *testing.T, s *Store) func(m wire.Method, payload string) ([]byte, error) {
-	s.node.port.Start()
-	a := wire.New(t.Context(), wire.Config{Network: s.opts.network, Listener: s.opts.listener, Log: s.node.log}, wiretest.Node{Me: testA})
+	s.node.Port.Start()
+	a := wire.New(t.Context(), wire.Config{Network: s.opts.network, Listener: s.opts.listener, Log: s.node.Log}, wiretest.Node{Me: testA})
 	t.Cleanup(a.Close)
 	return func(m wire.Method, payload string) ([]byte, error) {
 		return a.Call(t.Context(), testPeerB, m, []byte(payload))
 	}
 }
 
-func newTestTenure(s *Store, leader roster.Peer, leads bool) *tenure {
-	r := &tenure{leader: leader, leads: leads}
-	r.ctx, r.cancel = context.WithCancel(s.node.ctx)
+func newTestTenure(s *Store, leader roster.Peer, leads bool) *lead.Tenure {
+	r := &lead.Tenure{Leader: leader, Leads: leads}
+	r.Ctx, r.Cancel = context.WithCancel(s.node.Ctx)
 	return r
 }
 
@@ -103,8 +105,8 @@ func TestAPayloadThatMakesNoSenseIsInvalid(t *testing.T) {
 func TestAWriteOnANodeThatTakesNoMoreWasNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
-		s.node.life.Stop(ErrClosed)
-		s.node.futures.Drain(time.Second)
+		s.node.Life.Stop(ErrClosed)
+		s.node.Futures.Drain(time.Second)
 		call := callOf(t, s)
 		group := command.Append(nil, []command.Request{{Origin: command.Own, Ops: []command.Op{{Kind: command.Set, Key: "k"}}}})
 		if _, err := call(wire.CallWrite, string(group)); !errors.Is(err, errs.Unsent) {
@@ -132,7 +134,7 @@ func TestANodeThatDoesNotLeadAnswersNoRead(t *testing.T) {
 func TestANodeConfirmsATermUnlessItHasSeenALaterOne(t *testing.T) {
 	s := newTestServer(t) // its raft is in term 0
 	for term, want := range map[uint64]byte{0: 1, 1: 1, 1 << 63: 1} {
-		answer, err := s.lead.serveConfirm(t.Context(), binary.BigEndian.AppendUint64(nil, term))
+		answer, err := s.lead.ServeConfirm(t.Context(), binary.BigEndian.AppendUint64(nil, term))
 		if err != nil || len(answer) != 1 || answer[0] != want {
 			t.Errorf("term %d: %v, %v, want %d", term, answer, err, want)
 		}
@@ -141,27 +143,27 @@ func TestANodeConfirmsATermUnlessItHasSeenALaterOne(t *testing.T) {
 
 func TestAnAdmissionNamesACluster(t *testing.T) {
 	s := newTestServer(t)
-	if err := s.node.logs.Update(func(m *disk.Record) { m.Cluster = "" }); err != nil {
+	if err := s.node.Logs.Update(func(m *disk.Record) { m.Cluster = "" }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.joiner.acceptAdmission(t.Context(), admission{Server: "b#2"}); err == nil {
+	if _, err := s.joiner.AcceptAdmission(t.Context(), place.Admission{Server: "b#2"}); err == nil {
 		t.Error("admitted to nothing")
 	}
 }
 
 func TestAMemberIsNotAdmittedToASecondCluster(t *testing.T) {
 	s := newTestServer(t)
-	mine := s.node.self()
-	if _, err := s.joiner.acceptAdmission(t.Context(), admission{Cluster: "another", Server: mine.Server}); !errors.Is(err, ErrRefused) {
+	mine := s.node.Self()
+	if _, err := s.joiner.AcceptAdmission(t.Context(), place.Admission{Cluster: "another", Server: mine.Server}); !errors.Is(err, ErrRefused) {
 		t.Errorf("got %v, want ErrRefused", err)
 	}
-	if _, err := s.joiner.acceptAdmission(t.Context(), admission{Cluster: mine.Cluster, Server: "another#1"}); !errors.Is(err, ErrRefused) {
+	if _, err := s.joiner.AcceptAdmission(t.Context(), place.Admission{Cluster: mine.Cluster, Server: "another#1"}); !errors.Is(err, ErrRefused) {
 		t.Errorf("an admission of another node: %v, want ErrRefused", err)
 	}
-	if _, err := s.joiner.acceptAdmission(t.Context(), admission{Cluster: mine.Cluster, Server: mine.Server}); err != nil {
+	if _, err := s.joiner.AcceptAdmission(t.Context(), place.Admission{Cluster: mine.Cluster, Server: mine.Server}); err != nil {
 		t.Errorf("the same once more: %v", err)
 	}
-	if s.node.self() != mine {
-		t.Errorf("it became %+v", s.node.self())
+	if s.node.Self() != mine {
+		t.Errorf("it became %+v", s.node.Self())
 	}
 }

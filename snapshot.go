@@ -170,7 +170,7 @@ func (s *Store) verifyNewSnapshot(meta raft.SnapshotMeta, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if err := checkCluster(head, s.node.self().Cluster); err != nil {
+	if err := checkCluster(head, s.node.Self().Cluster); err != nil {
 		return err
 	}
 	if head.index > meta.Index || head.term > meta.Term {
@@ -350,14 +350,14 @@ func (s *snapshotReader) bytes() []byte {
 // one, it takes the end of its own for that of the log, and only the same snapshot again
 // sets it right.
 func (s *Store) hasSnapshot(req *raft.InstallSnapshotRequest) (bool, error) {
-	term := s.node.raft.CurrentTerm()
+	term := s.node.Raft.CurrentTerm()
 	if req.Term < term {
 		return false, nil // raft refuses it
 	}
 	var last raft.Log
-	found := s.node.logs.GetLog(req.LastLogIndex, &last) == nil && last.Term == req.LastLogTerm
+	found := s.node.Logs.GetLog(req.LastLogIndex, &last) == nil && last.Term == req.LastLogTerm
 	at := s.Index()
-	if !found && (at < req.LastLogIndex || at == req.LastLogIndex && s.node.raft.LastIndex() < at) {
+	if !found && (at < req.LastLogIndex || at == req.LastLogIndex && s.node.Raft.LastIndex() < at) {
 		return false, nil
 	}
 	if req.Term > term {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/joining"
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
@@ -55,22 +56,22 @@ type Status struct {
 
 // Status says what this node knows, without asking anybody.
 func (s *Store) Status() Status {
-	r, now := s.lead.tenure(), s.fsm.now.Load()
+	r, now := s.lead.Tenure(), s.fsm.now.Load()
 	st := Status{
 		Node:         s.ownNode(),
-		Cluster:      s.node.self().Cluster,
-		Founded:      s.joiner.founded.Load(),
+		Cluster:      s.node.Self().Cluster,
+		Founded:      s.joiner.Founded.Load(),
 		State:        s.phase(),
 		Nodes:        s.listNodes(),
-		Progress:     s.members.progress(),
-		Term:         s.node.raft.CurrentTerm(),
-		CommitIndex:  s.node.raft.CommitIndex(),
+		Progress:     s.progress(),
+		Term:         s.node.Raft.CurrentTerm(),
+		CommitIndex:  s.node.Raft.CommitIndex(),
 		AppliedIndex: now.index,
 		Version:      now.view.Revision(),
 		Keys:         now.view.Len(),
 		Bytes:        now.view.Bytes(),
 	}
-	if r.leader != (roster.Peer{}) {
+	if r.Leader != (roster.Peer{}) {
 		st.Leader = s.leaderOf(r)
 		st.Leader.Voter = true
 	}
@@ -81,12 +82,12 @@ func (s *Store) Status() Status {
 
 func (s *Store) phase() State {
 	switch {
-	case s.node.life.Err() != nil:
+	case s.node.Life.Err() != nil:
 		return Stopped
-	case !s.joiner.isAdmitted():
+	case !s.joiner.IsAdmitted():
 		return Joining
 	}
-	switch s.node.raft.State() {
+	switch s.node.Raft.State() {
 	case raft.Leader:
 		return Leading
 	case raft.Candidate:
@@ -97,47 +98,56 @@ func (s *Store) phase() State {
 
 // ownNode is this node, also where it is no member.
 func (s *Store) ownNode() Node {
-	return s.nodeOf(raft.Server{ID: s.node.server, Address: raft.ServerAddress(s.node.addr), Suffrage: s.suffrage()})
+	return s.nodeOf(raft.Server{ID: s.node.Server, Address: raft.ServerAddress(s.node.Addr), Suffrage: s.suffrage()})
 }
 
 func (s *Store) suffrage() raft.ServerSuffrage {
-	if roster.IsVoter(s.node.configuration(), s.node.server) {
+	if roster.IsVoter(s.node.Configuration(), s.node.Server) {
 		return raft.Voter
 	}
 	return raft.Nonvoter
 }
 
 func (s *Store) notReady(st Status, now *applied) string {
-	reason := s.lead.reason()
-	stranger, lost := s.node.port.LastStranger()
+	reason := s.lead.Reason()
+	stranger, lost := s.node.Port.LastStranger()
 	switch {
 	case st.State == Stopped:
-		return s.node.life.Err().Error()
+		return s.node.Life.Err().Error()
 	case lost && len(st.Nodes) == 1:
 		return fmt.Sprintf("this node formed cluster %s and is alone in it, but members of cluster %s take it for one of theirs (%s); if it has lost its data, empty its directory and start it with the addresses of the others to join",
 			st.Cluster, stranger.Cluster, stranger.To)
 	case !st.Voter && st.Progress[st.ID].Behind > 0:
 		return "catching up with the leader" + behind(st.Progress[st.ID])
-	case s.joiner.left.Load():
-		return errLeft.Error()
-	case s.watchdog.notReady() != "":
-		return s.watchdog.notReady()
+	case s.joiner.Left.Load():
+		return joining.ErrLeft.Error()
+	case s.watchdog.NotReady() != "":
+		return s.watchdog.NotReady()
 	case reason != nil:
-		return s.joiner.standing() + ": " + reason.Error()
-	case st.State == Joining, !s.node.isPlaced():
-		return s.joiner.standing()
+		return s.joiner.Standing() + ": " + reason.Error()
+	case st.State == Joining, !s.node.IsPlaced():
+		return s.joiner.Standing()
 	case st.Leader == Node{}:
-		return fmt.Sprintf("no leader is known; a majority of the %d voters must be up and connected", len(roster.Voters(s.node.configuration())))
+		return fmt.Sprintf("no leader is known; a majority of the %d voters must be up and connected", len(roster.Voters(s.node.Configuration())))
 	case !st.Voter && !st.Replica:
 		return "catching up with the leader" + behind(st.Progress[st.ID])
-	case !s.joiner.isSettled():
-		return s.joiner.standing()
-	case s.node.logs.Record().LacksClusterID():
+	case !s.joiner.IsSettled():
+		return s.joiner.Standing()
+	case s.node.Logs.Record().LacksClusterID():
 		return "the cluster, taken over from hraftd, has yet to get its id"
 	case now.term < st.Term:
 		return fmt.Sprintf("catching up with the leader: nothing of its term, %d, is in the state yet", st.Term)
 	}
 	return ""
+}
+
+// progress is that of the members that this node brings up, by id, or its own.
+func (s *Store) progress() map[string]Progress {
+	all := make(map[string]Progress)
+	for id, p := range s.members.Progress() {
+		all[id] = Progress(p)
+	}
+	return all
 }
 
 func behind(p Progress) string {

@@ -18,8 +18,8 @@ func (s *Store) readStorage() (err error) {
 		Name:   s.name(),
 		Stall:  s.opts.timing.Stall,
 		Whose:  s.opts.whose,
-		Fail:   s.node.stopForFault,
-		Logger: s.node.log.Named("log"),
+		Fail:   s.node.StopForFault,
+		Logger: s.node.Log.Named("log"),
 	}
 	if s.opts.inMemory {
 		opt.Store = raft.NewInmemStore()
@@ -27,49 +27,49 @@ func (s *Store) readStorage() (err error) {
 	if s.opts.atRest {
 		opt.Whose = nil
 	}
-	if s.node.logs, err = disk.Open(opt); err != nil {
+	if s.node.Logs, err = disk.Open(opt); err != nil {
 		return err
 	}
-	return s.node.logs.NameForeign(s.readSnapshots())
+	return s.node.Logs.NameForeign(s.readSnapshots())
 }
 
 func (s *Store) readSnapshots() (err error) {
 	codec := snapshots.Codec{Verify: verifySnapshot, VerifyNew: s.verifyNewSnapshot}
-	if s.node.logs.IsHraftds() || s.node.logs.Record().IsLegacy() {
+	if s.node.Logs.IsHraftds() || s.node.Logs.Record().IsLegacy() {
 		codec.Verify, codec.Translate = verifyOldSnapshot, translated
 	}
 	if s.opts.inMemory {
-		s.node.snapshots, err = snapshots.OpenInMemory(s.node.logs, codec)
+		s.node.Snapshots, err = snapshots.OpenInMemory(s.node.Logs, codec)
 	} else {
-		s.node.snapshots, err = snapshots.Open(s.opts.dir, s.opts.snapshots.Retain, s.node.logs, codec, s.node.log.Named("snapshot"))
+		s.node.Snapshots, err = snapshots.Open(s.opts.dir, s.opts.snapshots.Retain, s.node.Logs, codec, s.node.Log.Named("snapshot"))
 	}
 	return err
 }
 
 // openForWriting is for what has been read, and from which the node can start.
 func (s *Store) openForWriting() error {
-	if err := s.node.logs.OpenForWriting(); err != nil {
+	if err := s.node.Logs.OpenForWriting(); err != nil {
 		return err
 	}
-	if err := s.node.snapshots.Settle(); err != nil {
+	if err := s.node.Snapshots.Settle(); err != nil {
 		return err
 	}
-	return s.node.logs.Tidy()
+	return s.node.Logs.Tidy()
 }
 
 // pretendWriting takes the place of openForWriting where nothing may be written.
 func (s *Store) pretendWriting() error {
-	s.node.logs.PretendWriting()
-	return s.node.snapshots.SettleLog()
+	s.node.Logs.PretendWriting()
+	return s.node.Snapshots.SettleLog()
 }
 
 // closeStorage closes what has been opened.
 func (s *Store) closeStorage() (err error) {
-	if s.node.snapshots != nil {
-		err = s.node.snapshots.Close()
+	if s.node.Snapshots != nil {
+		err = s.node.Snapshots.Close()
 	}
-	if s.node.logs != nil {
-		err = errors.Join(err, s.node.logs.Close())
+	if s.node.Logs != nil {
+		err = errors.Join(err, s.node.Logs.Close())
 	}
 	return err
 }
@@ -83,7 +83,7 @@ func (s *Store) mayCut(from uint64) error {
 	if from > at {
 		return nil
 	}
-	list, err := s.node.snapshots.List()
+	list, err := s.node.Snapshots.List()
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/disk"
+	"github.com/kvraft/kvraft/internal/joining"
 	"github.com/kvraft/kvraft/internal/ownaddr"
 	"github.com/kvraft/kvraft/internal/raftrpc"
 	"github.com/kvraft/kvraft/internal/roster"
@@ -53,26 +54,26 @@ func (tcp) Dial(ctx context.Context, addr string) (net.Conn, error) {
 // net.ErrClosed after Close, which has these connections refused from then on and is
 // nothing to the store, and when the store stops. Without WithSharedPort it returns
 // ErrInvalid.
-func (s *Store) OtherConns() net.Listener { return s.node.port.Others() }
+func (s *Store) OtherConns() net.Listener { return s.node.Port.Others() }
 
 // portHooks is what a node answers its port.
 type portHooks struct{ s *Store }
 
-func (h portHooks) Self() wire.Self      { return h.s.node.self() }
-func (h portHooks) Leads() bool          { return h.s.lead.tenure().leads }
-func (h portHooks) IsPlaced() bool       { return h.s.node.isPlaced() }
-func (h portHooks) HasJoined() bool      { return h.s.node.raft.LastIndex() > 0 }
-func (h portHooks) ConfiguredAt() string { return h.s.node.configuredAt() }
+func (h portHooks) Self() wire.Self      { return h.s.node.Self() }
+func (h portHooks) Leads() bool          { return h.s.lead.Tenure().Leads }
+func (h portHooks) IsPlaced() bool       { return h.s.node.IsPlaced() }
+func (h portHooks) HasJoined() bool      { return h.s.node.Raft.LastIndex() > 0 }
+func (h portHooks) ConfiguredAt() string { return h.s.node.ConfiguredAt() }
 func (h portHooks) AddressOf(id raft.ServerID, addr string) string {
-	return h.s.node.addressOf(id, addr)
+	return h.s.node.AddressOf(id, addr)
 }
 func (h portHooks) TurnAway(dialer wire.Opening) (why, elsewhere string) {
-	return h.s.places.turnAway(dialer)
+	return h.s.places.TurnAway(dialer)
 }
-func (h portHooks) LosePlace(at string)             { h.s.node.losePlace(at) }
-func (h portHooks) Vouch(dialer wire.Opening) error { return h.s.members.vouchWithoutClusterID(dialer) }
+func (h portHooks) LosePlace(at string)             { h.s.node.LosePlace(at) }
+func (h portHooks) Vouch(dialer wire.Opening) error { return h.s.members.VouchWithoutClusterID(dialer) }
 func (h portHooks) Samples() (all []wire.Sample) {
-	for _, s := range h.s.node.logs.Samples() {
+	for _, s := range h.s.node.Logs.Samples() {
 		all = append(all, wire.Sample(s))
 	}
 	return all
@@ -80,24 +81,24 @@ func (h portHooks) Samples() (all []wire.Sample) {
 
 // wire.New makes the node's port, with the calls that the node serves.
 func (s *Store) newPort() *wire.Port {
-	p := wire.New(s.node.ctx, wire.Config{
-		Network: s.opts.network, Listener: s.opts.listener, Advertise: s.opts.advertise, Shared: s.opts.sharePort, Log: s.node.log.Named("peer"),
+	p := wire.New(s.node.Ctx, wire.Config{
+		Network: s.opts.network, Listener: s.opts.listener, Advertise: s.opts.advertise, Shared: s.opts.sharePort, Log: s.node.Log.Named("peer"),
 	}, portHooks{s})
-	p.HandleConn(wire.ForMonitor, s.failures.serveMonitor)
+	p.HandleConn(wire.ForMonitor, s.failures.ServeMonitor)
 	p.Handle(wire.CallWrite, s.serveWrite)
 	p.Handle(wire.CallGet, s.serveGet)
 	p.Handle(wire.CallReadIndex, s.serveReadIndex)
-	p.Handle(wire.CallConfirm, s.lead.serveConfirm)
-	wire.HandleJSON(p, wire.CallCatchUp, s.members.serveCatchUp)
-	p.Handle(wire.CallLastIndex, s.node.serveLastIndex)
-	wire.HandleJSON(p, wire.CallJoin, s.members.serveJoin)
+	p.Handle(wire.CallConfirm, s.lead.ServeConfirm)
+	wire.HandleJSON(p, wire.CallCatchUp, s.members.ServeCatchUp)
+	p.Handle(wire.CallLastIndex, s.node.ServeLastIndex)
+	wire.HandleJSON(p, wire.CallJoin, s.members.ServeJoin)
 	wire.HandleJSON(p, wire.CallNodes, s.serveNodes)
-	wire.HandleJSON(p, wire.CallAdmit, s.joiner.acceptAdmission)
-	wire.HandleJSON(p, wire.CallRemove, s.members.serveRemove)
-	wire.HandleJSON(p, wire.CallTransfer, s.members.serveTransfer)
-	wire.HandleJSON(p, wire.CallFound, s.joiner.serveFound)
-	wire.HandleJSON(p, wire.CallSuspicion, s.failures.voteOnSuspicion)
-	wire.HandleJSON(p, wire.CallClaim, s.places.serveClaim)
+	wire.HandleJSON(p, wire.CallAdmit, s.joiner.AcceptAdmission)
+	wire.HandleJSON(p, wire.CallRemove, s.members.ServeRemove)
+	wire.HandleJSON(p, wire.CallTransfer, s.members.ServeTransfer)
+	wire.HandleJSON(p, wire.CallFound, s.joiner.ServeFound)
+	wire.HandleJSON(p, wire.CallSuspicion, s.failures.VoteOnSuspicion)
+	wire.HandleJSON(p, wire.CallClaim, s.places.ServeClaim)
 	return p
 }
 
@@ -116,7 +117,7 @@ func (o *options) advertised(this ownaddr.Host) (string, error) {
 	}
 	var others []string
 	for _, addr := range o.join {
-		others = append(others, strings.TrimPrefix(addr, dnsPrefix))
+		others = append(others, strings.TrimPrefix(addr, joining.DnsPrefix))
 	}
 	ip, err := this.Choose(ownaddr.Resolve(others, o.lookupHost), ownaddr.IsV4(listener))
 	if err != nil {
@@ -129,16 +130,16 @@ func (o *options) advertised(this ownaddr.Host) (string, error) {
 type raftFilter struct{ s *Store }
 
 func (f raftFilter) Node() raftrpc.Node              { return f.s.raftNode() }
-func (f raftFilter) Term() uint64                    { return f.s.node.logs.Term() }
-func (f raftFilter) Leads() bool                     { return f.s.lead.tenure().leads }
-func (f raftFilter) IsPlaced() bool                  { return f.s.node.isPlaced() }
-func (f raftFilter) AsVoter(candidate []byte) []byte { return f.s.members.asVoter(candidate) }
-func (f raftFilter) AwaitStored(index uint64) error  { return f.s.node.logs.AwaitStored(index) }
+func (f raftFilter) Term() uint64                    { return f.s.node.Logs.Term() }
+func (f raftFilter) Leads() bool                     { return f.s.lead.Tenure().Leads }
+func (f raftFilter) IsPlaced() bool                  { return f.s.node.IsPlaced() }
+func (f raftFilter) AsVoter(candidate []byte) []byte { return f.s.members.AsVoter(candidate) }
+func (f raftFilter) AwaitStored(index uint64) error  { return f.s.node.Logs.AwaitStored(index) }
 func (f raftFilter) HoldsBack(id raft.ServerID, at raft.ServerAddress) bool {
-	return f.s.places.holdsBack(id, at)
+	return f.s.places.HoldsBack(id, at)
 }
 func (f raftFilter) Reached(id raft.ServerID, at raft.ServerAddress) {
-	f.s.node.raftLog.Reached(id, at)
+	f.s.node.RaftLog.Reached(id, at)
 }
 func (f raftFilter) AlreadyHave(req *raft.InstallSnapshotRequest) (bool, error) {
 	return f.s.hasSnapshot(req)
@@ -148,15 +149,15 @@ func (f raftFilter) AlreadyHave(req *raft.InstallSnapshotRequest) (bool, error) 
 func (s *Store) raftNode() raftrpc.Node {
 	now := s.fsm.now.Load()
 	return raftrpc.Node{
-		Term:      s.node.raft.CurrentTerm(),
-		Committed: max(s.node.raft.CommitIndex(), s.node.raft.AppliedIndex(), now.index),
+		Term:      s.node.Raft.CurrentTerm(),
+		Committed: max(s.node.Raft.CommitIndex(), s.node.Raft.AppliedIndex(), now.index),
 		StateTerm: now.term,
-		Voter:     roster.IsVoter(s.node.configuration(), s.node.server),
-		Led:       s.node.raft.State() == raft.Leader || time.Since(s.node.raft.LastContact()) < s.opts.timing.Heartbeat,
-		Member:    s.node.lists,
+		Voter:     roster.IsVoter(s.node.Configuration(), s.node.Server),
+		Led:       s.node.Raft.State() == raft.Leader || time.Since(s.node.Raft.LastContact()) < s.opts.timing.Heartbeat,
+		Member:    s.node.Lists,
 		TermAt: func(index uint64) (uint64, bool) {
 			var entry raft.Log
-			err := s.node.logs.GetLog(index, &entry)
+			err := s.node.Logs.GetLog(index, &entry)
 			return entry.Term, err == nil
 		},
 		Checksum: disk.VerifyReceived,

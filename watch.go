@@ -226,7 +226,7 @@ func (w *watch) reach() error {
 }
 
 func (w *watch) ended() error {
-	if err := w.store.node.life.Err(); err != nil {
+	if err := w.store.node.Life.Err(); err != nil {
 		return err
 	}
 	if w.ctx.Err() != nil {
@@ -289,7 +289,7 @@ func (w *watch) wait() {
 	case <-subscription.Changed():
 	case <-quiet:
 		w.due = true
-	case <-w.store.node.life.Stopping():
+	case <-w.store.node.Life.Stopping():
 	case <-w.ctx.Done():
 	}
 	w.after = max(w.after, w.store.fsm.watchers.Unsubscribe(subscription))

@@ -15,6 +15,7 @@ import (
 	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/limits"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -213,7 +214,7 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 			return 0, err
 		}
 	} else {
-		s.node.ids.Stamp(&request, s.Index())
+		s.node.Ids.Stamp(&request, s.Index())
 	}
 	result, err := s.submit(ctx, request, id != nil)
 	if err != nil {
@@ -239,8 +240,8 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 	defer release()
 	w := submission{s: s, ctx: ctx, request: request, repeated: repeated}
 	w.encoded = command.AppendRequest(nil, &request)
-	if err := s.lead.retry(ctx, w.try); err != nil {
-		return w.result, outcome(ctx, err, w.maybe, s.lead.reasonOr(w.last))
+	if err := s.lead.Retry(ctx, w.try); err != nil {
+		return w.result, lead.Outcome(ctx, err, w.maybe, s.lead.ReasonOr(w.last))
 	}
 	return w.result, w.last
 }
@@ -260,7 +261,7 @@ type submission struct {
 }
 
 // try makes one attempt, and reports whether the outcome is known.
-func (w *submission) try(t *tenure) (done bool) {
+func (w *submission) try(t *lead.Tenure) (done bool) {
 	result, err := w.s.writes.Do(w.ctx, w.encoded, w.refused)
 	if err == nil {
 		err = refusal(result)
@@ -282,7 +283,7 @@ func (w *submission) try(t *tenure) (done bool) {
 	case err == nil:
 		// This node's state was so old when the id was minted that nobody
 		// can tell whether it is new. It is: no attempt went out before.
-		w.s.node.ids.Stamp(&w.request, result.Version)
+		w.s.node.Ids.Stamp(&w.request, result.Version)
 		w.encoded = command.AppendRequest(nil, &w.request)
 		return w.try(t)
 	case !errors.Is(err, errs.Unsent):
@@ -316,11 +317,11 @@ func isRefusal(err error) bool {
 
 // propose brings a group to the leader, here or elsewhere.
 func (s *Store) propose(seal func() []byte) ([]command.Result, error) {
-	tenure := s.lead.tenure()
+	tenure := s.lead.Tenure()
 	switch {
-	case tenure.leads:
+	case tenure.Leads:
 		return s.applySealed(seal)
-	case tenure.leader == roster.Peer{}:
+	case tenure.Leader == roster.Peer{}:
 		return nil, errs.NoLeaderKnown
 	}
 	return s.forwardWrite(tenure, seal)
@@ -336,8 +337,8 @@ func (s *Store) applySealed(seal func() []byte) ([]command.Result, error) {
 
 // forwardWrite sends a group over a connection. A leader to which none can be made has
 // been sent nothing, however long that takes.
-func (s *Store) forwardWrite(r *tenure, seal func() []byte) ([]command.Result, error) {
-	leader, err := s.node.port.ConnectWithin(r.ctx, s.node.patience(), r.leader)
+func (s *Store) forwardWrite(r *lead.Tenure, seal func() []byte) ([]command.Result, error) {
+	leader, err := s.node.Port.ConnectWithin(r.Ctx, s.node.Patience(), r.Leader)
 	if err != nil {
 		return nil, err
 	}
@@ -346,7 +347,7 @@ func (s *Store) forwardWrite(r *tenure, seal func() []byte) ([]command.Result, e
 		leader.Release()
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, s.node.patience()+time.Duration(len(entry))*wire.PerByte)
+	ctx, cancel := context.WithTimeout(r.Ctx, s.node.Patience()+time.Duration(len(entry))*wire.PerByte)
 	defer cancel()
 	answer, err := leader.Call(ctx, wire.CallWrite, entry)
 	if err != nil {
@@ -399,14 +400,14 @@ func (s *Store) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
 // leader that loses its majority steps down within its lease, and a store that
 // stops drains what is under way first.
 func (s *Store) replicate(entry []byte) ([]command.Result, error) {
-	if !s.node.futures.Enter() {
-		return nil, fmt.Errorf("%w: %w", errs.Unsent, s.node.life.Err())
+	if !s.node.Futures.Enter() {
+		return nil, fmt.Errorf("%w: %w", errs.Unsent, s.node.Life.Err())
 	}
-	defer s.node.futures.Leave()
-	if !s.node.isPlaced() {
+	defer s.node.Futures.Leave()
+	if !s.node.IsPlaced() {
 		return nil, wire.ErrUnplaced
 	}
-	future := s.node.raft.Apply(entry, s.node.timing.Election)
+	future := s.node.Raft.Apply(entry, s.node.Timing.Election)
 	if err := future.Error(); err != nil {
 		return nil, applyError(err, future.Index())
 	}

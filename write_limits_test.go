@@ -30,7 +30,7 @@ func openInMemory(t *testing.T, opts ...Option) *Store {
 // fromPeer is a request as another node sends it.
 func (s *Store) fromPeer(ops ...command.Op) command.Request {
 	r := command.Request{Ops: ops}
-	s.node.ids.Stamp(&r, s.Index())
+	s.node.Ids.Stamp(&r, s.Index())
 	return r
 }
 
@@ -60,11 +60,11 @@ func TestALeaderHoldsForwardedWritesToItsLimits(t *testing.T) {
 		"a note in a batch": {s.fromPeer(setTo("k", 1), command.Op{Kind: command.Note, Key: "replica/x"}), ErrInvalid},
 		"without an origin": {unmarked, ErrInvalid},
 	} {
-		before := s.node.raft.LastIndex()
+		before := s.node.Raft.LastIndex()
 		if _, err := s.serveWrite(t.Context(), command.Append(nil, []command.Request{c.request})); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
-		if s.node.raft.LastIndex() != before {
+		if s.node.Raft.LastIndex() != before {
 			t.Errorf("%s is in the log", name)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/limits"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -84,11 +85,11 @@ func emptyEntry() []byte { return []byte{} }
 func hold(s *Store) (release func()) {
 	released := make(chan struct{})
 	s.writes = batch.NewGroups(s.propose, func(run func()) bool {
-		return s.node.life.Go(func() {
+		return s.node.Life.Go(func() {
 			select {
 			case <-released:
 				run()
-			case <-s.node.ctx.Done():
+			case <-s.node.Ctx.Done():
 			}
 		})
 	})
@@ -218,7 +219,7 @@ func TestAWriteOnAStoreThatClosesSaysWhetherItMayHaveBeenApplied(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s, x := newTestServer(t), new(scriptedSender)
 			x.send(s, c.answers...)
-			time.AfterFunc(time.Minute, func() { s.node.life.Stop(ErrClosed) })
+			time.AfterFunc(time.Minute, func() { s.node.Life.Stop(ErrClosed) })
 			_, err := s.Set(t.Context(), "k", nil)
 			if !errors.Is(err, c.want) || c.want != ErrUnknown && errors.Is(err, ErrUnknown) {
 				t.Errorf("%s: %v, want %v", name, err, c.want)
@@ -245,7 +246,7 @@ func TestABatchThatIsTakenFitsAFrame(t *testing.T) {
 }
 
 func TestAnUnknownOutcomeIsNotErrClosed(t *testing.T) {
-	err := outcome(t.Context(), fmt.Errorf("%w: %w", ErrClosed, errEnough), true, errEnough)
+	err := lead.Outcome(t.Context(), fmt.Errorf("%w: %w", ErrClosed, errEnough), true, errEnough)
 	if errors.Is(err, ErrClosed) {
 		t.Errorf("%v: Set says that ErrClosed means that nothing was written", err)
 	}
@@ -291,8 +292,8 @@ func TestWhatIsOnItsWayWhenTheStoreEndsIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
 		never := make(chan struct{})
-		s.writes = batch.NewGroups(sending(func([]byte) ([]command.Result, error) { <-never; return nil, errEnough }), s.node.life.Go)
-		time.AfterFunc(time.Second, func() { s.node.life.Fail(errEnough) })
+		s.writes = batch.NewGroups(sending(func([]byte) ([]command.Result, error) { <-never; return nil, errEnough }), s.node.Life.Go)
+		time.AfterFunc(time.Second, func() { s.node.Life.Fail(errEnough) })
 		if _, err := s.writes.Do(t.Context(), []byte{1}, false); !errors.Is(err, ErrUnknown) || errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrUnknown alone", err)
 		}
@@ -323,9 +324,9 @@ func TestAGroupWithoutALeaderIsUnsent(t *testing.T) {
 	if _, err := s.propose(emptyEntry); !errors.Is(err, errs.Unsent) {
 		t.Errorf("got %v, want errs.Unsent", err)
 	}
-	s.lead.current.tenure = newTestTenure(s, testPeerB, true)
-	s.node.life.Stop(ErrClosed)
-	s.node.futures.Drain(time.Second)
+	s.lead.Current.Tenure = newTestTenure(s, testPeerB, true)
+	s.node.Life.Stop(ErrClosed)
+	s.node.Futures.Drain(time.Second)
 	if _, err := s.propose(emptyEntry); !errors.Is(err, errs.Unsent) || !errors.Is(err, ErrClosed) {
 		t.Errorf("on a leader that closes: %v, want errs.Unsent and ErrClosed", err)
 	}
@@ -335,10 +336,10 @@ func TestAGroupIsGivenUpOnALeaderThatIsSilentOrNoLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestFollower(t, saysNothing)
 		began := time.Now()
-		if _, err := s.propose(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != s.node.patience() {
-			t.Errorf("after %v: %v, want ErrUnknown after %v", time.Since(began), err, s.node.patience())
+		if _, err := s.propose(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != s.node.Patience() {
+			t.Errorf("after %v: %v, want ErrUnknown after %v", time.Since(began), err, s.node.Patience())
 		}
-		time.AfterFunc(time.Second, func() { s.lead.replace(&tenure{leader: roster.Peer{Server: "c#3", Addr: "c:1"}}) })
+		time.AfterFunc(time.Second, func() { s.lead.Replace(&lead.Tenure{Leader: roster.Peer{Server: "c#3", Addr: "c:1"}}) })
 		began = time.Now()
 		if _, err := s.propose(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != time.Second {
 			t.Errorf("after %v: %v, want ErrUnknown when the leader changes", time.Since(began), err)
@@ -364,7 +365,7 @@ func TestAGivenUpWriteSendsNoBytesOfItsCallersNextUse(t *testing.T) {
 			time.Sleep(time.Second) // in which Set returns: value is its caller's again
 			copy(value, "XXXXX")
 			return s.propose(func() []byte { return entry })
-		}), s.node.life.Go)
+		}), s.node.Life.Go)
 		if _, err := s.Set(ctx, "color", value); !errors.Is(err, ErrUnknown) {
 			t.Errorf("given up on its way: %v", err)
 		}
@@ -389,7 +390,7 @@ func TestAWriteForWhichNoConnectionIsMadeWasNotApplied(t *testing.T) {
 			if !errors.Is(err, ErrNoLeader) || errors.Is(err, ErrUnknown) || !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("after %v: %v, want ErrNoLeader", limit, err)
 			}
-			if limit > s.node.patience() && !strings.Contains(err.Error(), "no connection within 3s: node b: ") {
+			if limit > s.node.Patience() && !strings.Contains(err.Error(), "no connection within 3s: node b: ") {
 				t.Errorf("%v does not say what kept it", err)
 			}
 			time.Sleep(time.Minute) // the attempts end
@@ -402,7 +403,7 @@ func TestAWriteThatHasNoConnectionWhenTheStoreEndsWasNotApplied(t *testing.T) {
 		lan := wiretest.LAN()
 		s := newTestFollowerOn(t, lan, saysNothing)
 		lan.Isolate("b")
-		time.AfterFunc(time.Second, func() { s.node.life.Fail(errEnough) })
+		time.AfterFunc(time.Second, func() { s.node.Life.Fail(errEnough) })
 		if _, err := s.Set(t.Context(), "k", nil); errors.Is(err, ErrUnknown) || !errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)
 		}

@@ -131,6 +131,14 @@ func (r reason) Error() string {
 
 func (r reason) Unwrap() error { return r.error }
 
+// OneLine is an error that may be several, as one sentence, and a Reason.
+func OneLine(err error) error { return oneLine{err} }
+
+type oneLine struct{ error }
+
+func (e oneLine) Error() string { return strings.ReplaceAll(Reason(e.error).Error(), "\n", "; ") }
+func (e oneLine) Unwrap() error { return e.error }
+
 // Ended is why ctx has ended: its error, and its cause where that says more.
 func Ended(ctx context.Context) error {
 	if cause := context.Cause(ctx); cause != ctx.Err() {

@@ -1,4 +1,4 @@
-package kvraft
+package watchdog
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
@@ -19,47 +20,47 @@ import (
 // a descriptor in reserve.
 
 // lookAtListener is for every node: one that others cannot reach is not ready.
-func (w *watchdog) lookAtListener(now time.Time) string {
-	accepted, failure := w.port.Accepting(now)
+func (w *Watchdog) lookAtListener(now time.Time) string {
+	accepted, failure := w.Port.Accepting(now)
 	lasts := w.accepting.Look(now, failure != nil, accepted)
 	if lasts == 0 {
-		w.port.FillReserve()
+		w.Port.FillReserve()
 	}
-	if lasts <= w.patience() {
+	if lasts <= w.Patience() {
 		w.handOverAt = 0
 		return ""
 	}
-	if r := w.tenure; r.leads && lasts > w.handOverAt && w.hasOtherVoter() {
+	if r := w.tenure; r.Leads && lasts > w.handOverAt && w.HasOtherVoter() {
 		w.handOverAt = 2 * lasts
-		w.life.Go(func() { w.handOver(r, lasts, failure) })
+		w.Life.Go(func() { w.handOver(r, lasts, failure) })
 	}
 	return fmt.Sprintf("this node can accept no connection: %v", failure)
 }
 
 // handOver has another voter elected, if one can be.
-func (w *watchdog) handOver(r *tenure, lasts time.Duration, reason error) {
+func (w *Watchdog) handOver(r *lead.Tenure, lasts time.Duration, reason error) {
 	target, err := w.successorOf(r)
 	if err != nil {
-		w.log.Warn("this leader can accept no connection, and none can take its place", "for", lasts.String(), "reason", reason, "because", err)
+		w.Log.Warn("this leader can accept no connection, and none can take its place", "for", lasts.String(), "reason", reason, "because", err)
 		return
 	}
-	w.log.Warn("this leader can accept no connection; handing leadership over", "for", lasts.String(), "reason", reason, "to", roster.UserID(target.Server))
-	w.lead.handOverTo(r, target, 4*w.timing.Election)
+	w.Log.Warn("this leader can accept no connection; handing leadership over", "for", lasts.String(), "reason", reason, "to", roster.UserID(target.Server))
+	w.lead.HandOverTo(r, target, 4*w.Timing.Election)
 }
 
 // successorOf returns the voter whose log is known to reach furthest, of those that have
 // answered this leader a moment ago.
-func (w *watchdog) successorOf(r *tenure) (target roster.Peer, err error) {
-	moment := time.Now().Add(-w.timing.Heartbeat)
-	net := w.raftNet
-	all := roster.Voters(w.configuration())
+func (w *Watchdog) successorOf(r *lead.Tenure) (target roster.Peer, err error) {
+	moment := time.Now().Add(-w.Timing.Heartbeat)
+	net := w.RaftNet
+	all := roster.Voters(w.Configuration())
 	there := 0
 	var missing []string
 	for _, m := range all {
 		voter := roster.Peer{Server: m.ID, Addr: string(m.Address)}
 		switch {
-		case m.ID == w.server:
-		case net.AnsweredSince(r.term, m.ID, moment):
+		case m.ID == w.Server:
+		case net.AnsweredSince(r.Term, m.ID, moment):
 			there++
 			if target == (roster.Peer{}) || net.Acked(m.ID) > net.Acked(target.Server) {
 				target = voter
@@ -79,10 +80,10 @@ func (w *watchdog) successorOf(r *tenure) (target roster.Peer, err error) {
 }
 
 // reach connects to a voter, to see whether it is there.
-func (w *watchdog) reach(r *tenure, voter roster.Peer) error {
-	defer w.port.FreeReserve()()
-	ctx, cancel := context.WithTimeout(r.ctx, w.timing.Heartbeat)
+func (w *Watchdog) reach(r *lead.Tenure, voter roster.Peer) error {
+	defer w.Port.FreeReserve()()
+	ctx, cancel := context.WithTimeout(r.Ctx, w.Timing.Heartbeat)
 	defer cancel()
-	_, err := w.port.Ping(ctx, voter)
+	_, err := w.Port.Ping(ctx, voter)
 	return err
 }

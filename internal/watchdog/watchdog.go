@@ -1,4 +1,4 @@
-package kvraft
+package watchdog
 
 import (
 	"context"
@@ -8,12 +8,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kvraft/kvraft/internal/failover"
+	"github.com/kvraft/kvraft/internal/lead"
+	"github.com/kvraft/kvraft/internal/node"
 	"github.com/kvraft/kvraft/internal/progress"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
-// watchdog watches whether this node gets anything done; package progress has the rule
+// Watchdog watches whether this node gets anything done; package progress has the rule
 // and what it has to do with pauses. Each kind of work that stands still makes the node
 // not ready. What is done then depends on whose fault it is:
 //
@@ -32,10 +35,10 @@ import (
 //     over. See shortage.go.
 //   - The state, on a follower: it lacks what its leader had long ago, or the leader
 //     says nothing.
-type watchdog struct {
-	*node
-	lead     *tracker
-	failures *detector
+type Watchdog struct {
+	*node.Node
+	lead     *lead.Tracker
+	failures *failover.Detector
 	askIndex func(ctx context.Context, leader roster.Peer) (uint64, error) // how far the state of a leader is
 	probe    func() bool                                                   // asks raft's main goroutine; false: the node has stopped
 
@@ -47,7 +50,7 @@ type watchdog struct {
 	handOverAt time.Duration // for how long nothing was accepted after which leadership is handed over, again
 
 	// of one tenure
-	tenure            *tenure
+	tenure            *lead.Tenure
 	commits           progress.Watch
 	sent              int64         // the most bytes of snapshots that were sent
 	stalledHandOverAt time.Duration // standstill after which leadership is handed over, again
@@ -68,8 +71,8 @@ type watchdog struct {
 	reason atomic.Pointer[string]
 }
 
-func newWatchdog(n *node, lead *tracker, failures *detector, askIndex func(context.Context, roster.Peer) (uint64, error)) *watchdog {
-	w := &watchdog{node: n, lead: lead, failures: failures, askIndex: askIndex}
+func New(n *node.Node, lead *lead.Tracker, failures *failover.Detector, askIndex func(context.Context, roster.Peer) (uint64, error)) *Watchdog {
+	w := &Watchdog{Node: n, lead: lead, failures: failures, askIndex: askIndex}
 	w.probe = w.probeRaft
 	for _, watch := range []*progress.Watch{&w.main, &w.answering, &w.stateWatch, &w.accepting} {
 		watch.Step = w.step()
@@ -78,45 +81,45 @@ func newWatchdog(n *node, lead *tracker, failures *detector, askIndex func(conte
 }
 
 // step is how often it looks.
-func (w *watchdog) step() time.Duration { return w.timing.Heartbeat / 2 }
+func (w *Watchdog) step() time.Duration { return w.Timing.Heartbeat / 2 }
 
-// notReady is why the node is not ready, or "".
-func (w *watchdog) notReady() string {
+// NotReady is why the node is not ready, or "".
+func (w *Watchdog) NotReady() string {
 	if reason := w.reason.Load(); reason != nil {
 		return *reason
 	}
 	return ""
 }
 
-// start has three goroutines look until the store stops.
-func (w *watchdog) start() {
-	w.life.Go(func() { w.every(w.step(), w.look) })
-	w.life.Go(func() {
+// Start has three goroutines look until the store stops.
+func (w *Watchdog) Start() {
+	w.Life.Go(func() { w.every(w.step(), w.look) })
+	w.Life.Go(func() {
 		w.every(w.step(), func() {
 			if w.probe() {
 				w.answers.Add(1)
 			}
 		})
 	})
-	w.life.Go(func() { w.every(w.timing.Heartbeat, w.askLeader) })
+	w.Life.Go(func() { w.every(w.Timing.Heartbeat, w.askLeader) })
 }
 
-func (w *watchdog) every(pause time.Duration, do func()) {
+func (w *Watchdog) every(pause time.Duration, do func()) {
 	ticker := time.NewTicker(pause)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
 			do()
-		case <-w.ctx.Done():
+		case <-w.Ctx.Done():
 			return
 		}
 	}
 }
 
-func (w *watchdog) look() {
+func (w *Watchdog) look() {
 	now := time.Now()
-	if r := w.lead.tenure(); r != w.tenure {
+	if r := w.lead.Tenure(); r != w.tenure {
 		w.begin(r)
 	}
 	reason := ""
@@ -129,7 +132,7 @@ func (w *watchdog) look() {
 }
 
 // begin forgets what was of another tenure.
-func (w *watchdog) begin(r *tenure) {
+func (w *Watchdog) begin(r *lead.Tenure) {
 	w.tenure, w.sent, w.stalledHandOverAt, w.goal, w.committed = r, 0, 0, 0, 0
 	for _, watch := range []*progress.Watch{&w.commits, &w.lag, &w.asking} {
 		*watch = progress.Watch{Step: w.step()}
@@ -141,29 +144,29 @@ func (w *watchdog) begin(r *tenure) {
 
 // probeRaft has raft's main goroutine answer a message of term 0, at which it does not
 // look any further.
-func (w *watchdog) probeRaft() bool {
-	if w.raft.CurrentTerm() == 0 { // it would look further
+func (w *Watchdog) probeRaft() bool {
+	if w.Raft.CurrentTerm() == 0 { // it would look further
 		return true
 	}
-	err := w.askRaft(w.ctx, emptyQuestion())
+	err := w.AskRaft(w.Ctx, node.EmptyQuestion())
 	if err == nil {
-		w.raftNet.EndIncoming()
+		w.RaftNet.EndIncoming()
 	}
 	return err == nil
 }
 
-func (w *watchdog) lookAtRaft(now time.Time) string {
+func (w *Watchdog) lookAtRaft(now time.Time) string {
 	answers := w.answers.Load()
-	size, got, total := w.raftNet.Incoming()
-	done := answers + w.state.Steps() + uint64(total)
-	stalled := w.main.Look(now, !w.logs.Writing(), done)
-	limit := w.timing.Stall + time.Duration(got)*wire.PerByte
+	size, got, total := w.RaftNet.Incoming()
+	done := answers + w.State.Steps() + uint64(total)
+	stalled := w.main.Look(now, !w.Logs.Writing(), done)
+	limit := w.Timing.Stall + time.Duration(got)*wire.PerByte
 	if stalled > limit {
 		w.stop(fmt.Errorf("raft has got nothing done for %v: its main goroutine is held up", stalled))
 	}
 	unanswered := w.answering.Look(now, true, answers)
 	switch {
-	case unanswered <= w.patience():
+	case unanswered <= w.Patience():
 		return ""
 	case size > 0:
 		return fmt.Sprintf("installing a snapshot: %d of %d bytes have arrived", got, size)
@@ -171,31 +174,31 @@ func (w *watchdog) lookAtRaft(now time.Time) string {
 	return fmt.Sprintf("raft has not answered for %v: its main goroutine, or the disk, is held up", unanswered.Round(time.Second))
 }
 
-func (w *watchdog) lookAtState(now time.Time) string {
-	state := w.state
+func (w *Watchdog) lookAtState(now time.Time) string {
+	state := w.State
 	stalled := w.stateWatch.Look(now, state.Busy(), state.Steps())
-	if stalled > w.timing.Stall {
+	if stalled > w.Timing.Stall {
 		w.stop(fmt.Errorf("the state machine has got nothing done for %v", stalled))
 	}
-	if stalled > w.patience() {
+	if stalled > w.Patience() {
 		return fmt.Sprintf("the state machine has got nothing done for %v", stalled.Round(time.Second))
 	}
 	return ""
 }
 
-func (w *watchdog) stop(err error) { w.stopped.Do(func() { w.stopForFault(err) }) }
+func (w *Watchdog) stop(err error) { w.stopped.Do(func() { w.StopForFault(err) }) }
 
 // askLeader learns, on a follower, how far the leader's state is. It is a small
 // question, with a small answer.
-func (w *watchdog) askLeader() {
-	r := w.lead.tenure()
-	if r.leads || r.leader == (roster.Peer{}) {
+func (w *Watchdog) askLeader() {
+	r := w.lead.Tenure()
+	if r.Leads || r.Leader == (roster.Peer{}) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, w.patience())
+	ctx, cancel := context.WithTimeout(r.Ctx, w.Patience())
 	defer cancel()
-	index, err := w.askIndex(ctx, r.leader)
-	if r.ctx.Err() != nil {
+	index, err := w.askIndex(ctx, r.Leader)
+	if r.Ctx.Err() != nil {
 		return
 	}
 	w.leader.Lock()
@@ -208,17 +211,17 @@ func (w *watchdog) askLeader() {
 
 // lookAtLag is for a follower. It has to reach what it has heard of the leader's state,
 // and then what it has heard meanwhile; how long it takes for that is how far it lags.
-func (w *watchdog) lookAtLag(now time.Time) string {
-	follows := !w.tenure.leads && w.tenure.leader != (roster.Peer{})
+func (w *Watchdog) lookAtLag(now time.Time) string {
+	follows := !w.tenure.Leads && w.tenure.Leader != (roster.Peer{})
 	w.leader.Lock()
 	index, answers, err := w.leader.index, w.leader.answers, w.leader.err
 	w.leader.Unlock()
-	at := w.index()
+	at := w.Index()
 	if at >= w.goal {
 		w.goal = index
 		w.goals++
 	}
-	limit := 2*w.patience() + w.timing.Commit
+	limit := 2*w.Patience() + w.Timing.Commit
 	if silent := w.asking.Look(now, follows, answers); silent > limit {
 		return fmt.Sprintf("the leader has answered no question for %v: %v", silent.Round(time.Second), errors.Join(err))
 	}

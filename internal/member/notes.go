@@ -1,4 +1,4 @@
-package kvraft
+package member
 
 import (
 	"cmp"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 )
@@ -39,68 +40,68 @@ const (
 	maxStriking = 256 // notes that are struck out at once: a change of the membership waits as long
 )
 
-func replicaNote(id string) string            { return "replica/" + id }
-func removedNote(server raft.ServerID) string { return "retired/" + string(server) }
-func leftNote(server raft.ServerID) string    { return "left/" + string(server) }
+func ReplicaNote(id string) string            { return "replica/" + id }
+func RemovedNote(server raft.ServerID) string { return "retired/" + string(server) }
+func LeftNote(server raft.ServerID) string    { return "left/" + string(server) }
 
 // forgottenNote is taken when the first note of an identity is to be struck out.
 const forgottenNote = "forgotten"
 
 // How an identity was removed, as the note of it says before its log index.
 const (
-	tombstone        = "1"
+	Tombstone        = "1"
 	tombstoneByForce = "forced"
 )
 
-func (s *members) isReplica(id string) bool        { return s.note(replicaNote(id)) != "" }
-func (s *members) isRemoved(id raft.ServerID) bool { return s.note(removedNote(id)) != "" }
+func (s *Members) IsReplica(id string) bool        { return s.Note(ReplicaNote(id)) != "" }
+func (s *Members) IsRemoved(id raft.ServerID) bool { return s.Note(RemovedNote(id)) != "" }
 
-func (s *members) isRemovedByForce(id raft.ServerID) bool {
-	how, _, _ := strings.Cut(s.note(removedNote(id)), " ")
+func (s *Members) isRemovedByForce(id raft.ServerID) bool {
+	how, _, _ := strings.Cut(s.Note(RemovedNote(id)), " ")
 	return how == tombstoneByForce
 }
 
 // isForgotten reports whether a node was removed, or has left, so long ago that there is
 // no note of it any more.
-func (s *members) isForgotten(who wire.Welcome) bool {
-	return s.note(forgottenNote) != "" && who.Cluster == s.self().Cluster && who.Joined && !s.lists(who.Node) && s.note(leftNote(who.Node)) == ""
+func (s *Members) isForgotten(who wire.Welcome) bool {
+	return s.Note(forgottenNote) != "" && who.Cluster == s.Self().Cluster && who.Joined && !s.Lists(who.Node) && s.Note(LeftNote(who.Node)) == ""
 }
 
-func (s *members) note(name string) string { return s.state.Note(name) }
+func (s *Members) Note(name string) string { return s.State.Note(name) }
 
-// dated is the text of a note that is taken now.
-func (s *members) dated(text string) string { return fmt.Sprintf("%s %d", text, s.index()) }
+// Dated is the text of a note that is taken now.
+func (s *Members) Dated(text string) string { return fmt.Sprintf("%s %d", text, s.Index()) }
 
-// writeNote takes a note, as the leader.
-func (s *members) writeNote(name, text string) error {
-	if err := s.writeNotes([]command.Op{noteOp(name, text)}); err != nil {
+// WriteNote takes a note, as the leader.
+func (s *Members) WriteNote(name, text string) error {
+	if err := s.WriteNotes([]command.Op{NoteOp(name, text)}); err != nil {
 		return fmt.Errorf("take note of %s: %w", name, err)
 	}
 	return nil
 }
 
-// writeNotes takes notes, all or none.
-func (s *members) writeNotes(ops []command.Op) error {
+// WriteNotes takes notes, all or none.
+func (s *Members) WriteNotes(ops []command.Op) error {
 	request := command.Request{Ops: ops}
-	s.ids.Stamp(&request, s.index())
-	results, err := s.commit(command.Append(nil, []command.Request{request}))
+	s.Ids.Stamp(&request, s.Index())
+	results, err := s.Commit(command.Append(nil, []command.Request{request}))
 	if err == nil && results[0].Code != command.OK {
 		err = fmt.Errorf("%w: the request expired", errs.Unsent)
 	}
 	return err
 }
 
-// noteOp takes a note, or with an empty text strikes it out.
-func noteOp(name, text string) command.Op {
+// NoteOp takes a note, or with an empty text strikes it out.
+func NoteOp(name, text string) command.Op {
 	return command.Op{Kind: command.Note, Key: name, Value: []byte(text)}
 }
 
 // clearNote makes a note undone, if there is one.
-func (s *members) clearNote(name string) error {
-	if s.note(name) == "" {
+func (s *Members) clearNote(name string) error {
+	if s.Note(name) == "" {
 		return nil
 	}
-	return s.writeNote(name, "")
+	return s.WriteNote(name, "")
 }
 
 // former is an identity that was removed or has left.
@@ -110,8 +111,8 @@ type former struct {
 }
 
 // former are the identities of one kind of notes, the oldest first.
-func (s *members) former(note func(raft.ServerID) string) (all []former) {
-	s.state.Notes(func(name, text string) bool {
+func (s *Members) former(note func(raft.ServerID) string) (all []former) {
+	s.State.Notes(func(name, text string) bool {
 		if server, ok := strings.CutPrefix(name, note("")); ok {
 			_, at, _ := strings.Cut(text, " ")
 			index, _ := strconv.ParseUint(at, 10, 64)
@@ -123,8 +124,8 @@ func (s *members) former(note func(raft.ServerID) string) (all []former) {
 	return all
 }
 
-// formerly are the identities of one kind of notes under an id.
-func (s *members) formerly(id string, note func(raft.ServerID) string) (servers []raft.ServerID) {
+// Formerly are the identities of one kind of notes under an id.
+func (s *Members) Formerly(id string, note func(raft.ServerID) string) (servers []raft.ServerID) {
 	for _, f := range s.former(note) {
 		if roster.UserID(f.server) == id {
 			servers = append(servers, f.server)
@@ -134,11 +135,11 @@ func (s *members) formerly(id string, note func(raft.ServerID) string) (servers 
 }
 
 // forgetFormer strikes out the notes that are too many, as the leader.
-func (s *members) forgetFormer(tenure *tenure) error {
-	if s.state.NotesLen() <= maxFormer {
+func (s *Members) forgetFormer(tenure *lead.Tenure) error {
+	if s.State.NotesLen() <= maxFormer {
 		return nil
 	}
-	for _, note := range []func(raft.ServerID) string{removedNote, leftNote} {
+	for _, note := range []func(raft.ServerID) string{RemovedNote, LeftNote} {
 		for len(s.excess(note)) > 0 {
 			if err := s.forgetOldest(tenure, note); err != nil {
 				return fmt.Errorf("strike out notes: %w", err)
@@ -150,15 +151,15 @@ func (s *members) forgetFormer(tenure *tenure) error {
 
 // excess are the oldest of one kind of notes, beyond those that are kept. What is noted of
 // a member, of which the removal is to be finished, does not count and stays.
-func (s *members) excess(note func(raft.ServerID) string) []former {
-	all := slices.DeleteFunc(s.former(note), func(f former) bool { return s.lists(f.server) })
+func (s *Members) excess(note func(raft.ServerID) string) []former {
+	all := slices.DeleteFunc(s.former(note), func(f former) bool { return s.Lists(f.server) })
 	return all[:max(len(all)-maxFormer, 0)]
 }
 
 // forgetOldest strikes out some notes that are too many, by one entry. Between two of
 // those changes of the membership have their turn.
-func (s *members) forgetOldest(tenure *tenure, note func(raft.ServerID) string) error {
-	unlock, err := s.lockMembership(tenure.ctx)
+func (s *Members) forgetOldest(tenure *lead.Tenure, note func(raft.ServerID) string) error {
+	unlock, err := s.LockMembership(tenure.Ctx)
 	if err != nil {
 		return err
 	}
@@ -167,30 +168,30 @@ func (s *members) forgetOldest(tenure *tenure, note func(raft.ServerID) string) 
 	if len(oldest) == 0 { // since a moment ago
 		return nil
 	}
-	return s.writeNotes(s.forgetting(oldest[:min(len(oldest), maxStriking)], note))
+	return s.WriteNotes(s.forgetting(oldest[:min(len(oldest), maxStriking)], note))
 }
 
 // forgetting is what strikes out notes of one kind, and first says so.
-func (s *members) forgetting(oldest []former, note func(raft.ServerID) string) []command.Op {
+func (s *Members) forgetting(oldest []former, note func(raft.ServerID) string) []command.Op {
 	left := make(map[string]int) // nodes of an id
-	for _, f := range s.former(leftNote) {
+	for _, f := range s.former(LeftNote) {
 		left[roster.UserID(f.server)]++
 	}
-	ops := []command.Op{noteOp(forgottenNote, "1")}
+	ops := []command.Op{NoteOp(forgottenNote, "1")}
 	for _, f := range oldest {
 		name, id := note(f.server), roster.UserID(f.server)
-		ops = append(ops, noteOp(name, ""))
-		if name != leftNote(f.server) {
+		ops = append(ops, NoteOp(name, ""))
+		if name != LeftNote(f.server) {
 			continue
 		}
-		if left[id]--; left[id] == 0 && s.isReplica(id) && !s.isMemberID(id) { // nobody is left that is to be one
-			ops = append(ops, noteOp(replicaNote(id), ""))
+		if left[id]--; left[id] == 0 && s.IsReplica(id) && !s.isMemberID(id) { // nobody is left that is to be one
+			ops = append(ops, NoteOp(ReplicaNote(id), ""))
 		}
 	}
 	return ops
 }
 
 // isMemberID reports whether a member is called so.
-func (s *members) isMemberID(id string) bool {
-	return slices.ContainsFunc(s.configuration().Servers, func(m raft.Server) bool { return roster.UserID(m.ID) == id })
+func (s *Members) isMemberID(id string) bool {
+	return slices.ContainsFunc(s.Configuration().Servers, func(m raft.Server) bool { return roster.UserID(m.ID) == id })
 }

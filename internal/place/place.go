@@ -1,4 +1,4 @@
-package kvraft
+package place
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/lead"
+	"github.com/kvraft/kvraft/internal/node"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 )
@@ -53,40 +55,40 @@ import (
 // obstacle. So whatever the addresses have become, nodes that are all there confirm each
 // other, and a leader moves them one by one.
 
-type places struct {
-	*node
-	lead *tracker
+type Places struct {
+	*node.Node
+	Lead *lead.Tracker
 
 	claims     claims
 	relocating sync.Map // of server ids to their next addresses, by this node as the leader; see relocate
 }
 
-// copied is told to a node that runs on a copy.
-func copied(id raft.ServerID, at string) error {
+// Copied is told to a node that runs on a copy.
+func Copied(id raft.ServerID, at string) error {
 	return fmt.Errorf("%w: node %s runs at %s already; keep one of the two, empty the data directory of the other, and let it join as a new node under another id",
 		errs.Copied, roster.UserID(id), at)
 }
 
-// findPlace is for the start: a node that is where its configuration has it needs no
+// FindPlace is for the start: a node that is where its configuration has it needs no
 // confirmation, or where it was admitted while it has none; nor does one that is taken
 // over from hraftd and has yet to hear of its cluster.
-func (s *places) findPlace() {
-	at := roster.DialAddr(s.configuredAt())
-	if p, ok := s.promised(s.server); ok {
+func (s *Places) FindPlace() {
+	at := roster.DialAddr(s.ConfiguredAt())
+	if p, ok := s.Promised(s.Server); ok {
 		at = p.To
 	}
-	if s.logs.Record().LacksClusterID() || at == s.addr {
-		s.takePlace()
+	if s.Logs.Record().LacksClusterID() || at == s.Addr {
+		s.TakePlace()
 	}
 }
 
-func (s *places) relocated(addr string) raft.ServerAddress {
-	return roster.MovedAddr(addr, s.raft.CurrentTerm(), s.raft.LastIndex())
+func (s *Places) Relocated(addr string) raft.ServerAddress {
+	return roster.MovedAddr(addr, s.Raft.CurrentTerm(), s.Raft.LastIndex())
 }
 
-func (s *places) promisePlace(id raft.ServerID, p disk.PlacePromise) error {
-	config := s.configuration()
-	err := s.logs.Update(func(m *disk.Record) {
+func (s *Places) promisePlace(id raft.ServerID, p disk.PlacePromise) error {
+	config := s.Configuration()
+	err := s.Logs.Update(func(m *disk.Record) {
 		places := map[raft.ServerID]disk.PlacePromise{id: p}
 		for other, old := range m.Places { // those that still hold
 			if other != id && roster.AddressOf(config, other) == old.From {
@@ -101,72 +103,72 @@ func (s *places) promisePlace(id raft.ServerID, p disk.PlacePromise) error {
 	return nil
 }
 
-// confirmPlace tells a member at addr that its place is there. The entry by which it is
+// ConfirmPlace tells a member at addr that its place is there. The entry by which it is
 // must be committed.
-func (s *places) confirmPlace(ctx context.Context, id raft.ServerID, addr string) error {
-	if err := s.admit(ctx, admission{Cluster: s.self().Cluster, Server: id, Addr: addr}, addr); err != nil {
+func (s *Places) ConfirmPlace(ctx context.Context, id raft.ServerID, addr string) error {
+	if err := s.Admit(ctx, Admission{Cluster: s.Self().Cluster, Server: id, Addr: addr}, addr); err != nil {
 		return fmt.Errorf("confirm its place: %w", err)
 	}
 	return nil
 }
 
-// relocate gives a member another address, as the leader.
-func (s *places) relocate(ctx context.Context, id raft.ServerID, to raft.ServerAddress) error {
+// Relocate gives a member another address, as the leader.
+func (s *Places) Relocate(ctx context.Context, id raft.ServerID, to raft.ServerAddress) error {
 	s.relocating.Store(id, to)
 	// For a member this changes the address only; a voter stays one.
-	return s.change(ctx, func() raft.Future {
+	return s.Change(ctx, func() raft.Future {
 		defer s.relocating.CompareAndDelete(id, to)
-		f := s.raft.AddNonvoter(id, to, 0, s.patience())
+		f := s.Raft.AddNonvoter(id, to, 0, s.Patience())
 		f.Error() // it is known then; the caller asks again
 		return f
 	})
 }
 
-// holdsBack reports whether entries must not go to a member at addr: it is about to get
+// HoldsBack reports whether entries must not go to a member at addr: it is about to get
 // another. raft sends an entry before it goes by it.
-func (s *places) holdsBack(id raft.ServerID, addr raft.ServerAddress) bool {
+func (s *Places) HoldsBack(id raft.ServerID, addr raft.ServerAddress) bool {
 	to, ok := s.relocating.Load(id)
 	return ok && to != addr
 }
 
-// whereabouts is where a member answers that is not at its address.
-func (s *places) whereabouts(ctx context.Context, m raft.Server) (string, bool) {
-	if m.ID == s.server {
-		return s.addr, true
+// Whereabouts is where a member answers that is not at its address.
+func (s *Places) Whereabouts(ctx context.Context, m raft.Server) (string, bool) {
+	if m.ID == s.Server {
+		return s.Addr, true
 	}
-	for _, addr := range []string{s.addressOf(m.ID, string(m.Address)), s.port.CallsFrom(m.ID).At} {
+	for _, addr := range []string{s.AddressOf(m.ID, string(m.Address)), s.Port.CallsFrom(m.ID).At} {
 		if addr == "" || addr == roster.DialAddr(string(m.Address)) {
 			continue
 		}
-		if there, err := s.probeSoon(ctx, addr); err == nil && there.Node == m.ID {
+		if there, err := s.ProbeSoon(ctx, addr); err == nil && there.Node == m.ID {
 			return addr, true
 		}
 	}
 	return "", false
 }
 
-// turnAway is for who has a right to the place by a configuration that the promise came
+// TurnAway is for who has a right to the place by a configuration that the promise came
 // after.
-func (s *places) turnAway(o wire.Opening) (why, elsewhere string) {
-	if !s.isPlaced() {
-		return fmt.Sprintf("node %s has to be confirmed at its new address", s.server), ""
+func (s *Places) TurnAway(o wire.Opening) (why, elsewhere string) {
+	if !s.IsPlaced() {
+		return fmt.Sprintf("node %s has to be confirmed at its new address", s.Server), ""
 	}
-	if p, ok := s.promised(o.From); ok && o.At == roster.DialAddr(p.From) && o.Configured == p.From {
-		return fmt.Sprintf("node %s has promised to find node %s at %s", s.server, o.From, p.To), p.To
+	if p, ok := s.Promised(o.From); ok && o.At == roster.DialAddr(p.From) && o.Configured == p.From {
+		return fmt.Sprintf("node %s has promised to find node %s at %s", s.Server, o.From, p.To), p.To
 	}
 	return "", ""
 }
 
-// admission is what a leader tells a node that it admits.
-type admission struct {
+// Admission is what a leader tells a node that it admits.
+type Admission struct {
 	Cluster string        `json:"cluster"`
 	Server  raft.ServerID `json:"server"`         // the node that is meant
 	Addr    string        `json:"addr,omitempty"` // and where it has its place, for a member that is confirmed there
 }
 
-func (s *places) admit(ctx context.Context, a admission, addr string) error {
+func (s *Places) Admit(ctx context.Context, a Admission, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, wire.HandshakeTimeout)
 	defer cancel()
-	_, err := wire.AskJSON[wire.Raw](ctx, s.port, addr, wire.CallAdmit, a)
+	_, err := wire.AskJSON[wire.Raw](ctx, s.Port, addr, wire.CallAdmit, a)
 	return err
 }

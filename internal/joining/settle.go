@@ -1,4 +1,4 @@
-package kvraft
+package joining
 
 import (
 	"context"
@@ -12,63 +12,68 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/founding"
+	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/loglimit"
+	"github.com/kvraft/kvraft/internal/member"
+	"github.com/kvraft/kvraft/internal/node"
+	"github.com/kvraft/kvraft/internal/place"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
-type joiner struct {
-	*node
-	lead    *tracker
-	places  *places
-	members *members
+type Joiner struct {
+	*node.Node
+	Lead    *lead.Tracker
+	Places  *place.Places
+	Members *member.Members
 
-	given      []string                                // addresses of members, or names in DNS
-	find       func(context.Context) ([]string, error) // looks for more; nil: there are none
-	lookupHost func(context.Context, string) ([]string, error)
-	expect     int  // how many nodes are to form a cluster
-	replica    bool // this node is to have no vote
+	Given      []string                                // addresses of members, or names in DNS
+	Find       func(context.Context) ([]string, error) // looks for more; nil: there are none
+	LookupHost func(context.Context, string) ([]string, error)
+	Expect     int  // how many nodes are to form a cluster
+	Replica    bool // this node is to have no vote
 
 	founders foundingState
-	founded  atomic.Bool            // by this start
+	Founded  atomic.Bool            // by this start
 	leaving  atomic.Int32           // how many calls are under way by which this node leaves the cluster
-	left     atomic.Bool            // it has, and does not ask to be admitted again
+	Left     atomic.Bool            // it has, and does not ask to be admitted again
 	knownAs  atomic.Pointer[string] // see isSettled
 }
 
-// settle sees to this node's place in a cluster for as long as the store runs. It
+// Settle sees to this node's place in a cluster for as long as the store runs. It
 // forms a cluster with others, asks to be admitted, announces a new address, and
 // finds out what is wrong when there is no leader. What stands in the way is
 // the reason why the node is not ready.
-func (s *joiner) settle() {
+func (s *Joiner) Settle() {
 	const shortest, longest, longestFounding = 50 * time.Millisecond, 5 * time.Second, time.Second
 	wait, settled := shortest, false
-	words := loglimit.Trouble{Log: s.log}
+	words := loglimit.Trouble{Log: s.Log}
 	for trouble := s.checkIn(); ; trouble = s.seekPlace() {
 		if errors.Is(trouble, errs.Removed) {
-			trouble = errRemovedNode
+			trouble = member.ErrRemovedNode
 		}
 		if errors.Is(trouble, errs.Removed) || errors.Is(trouble, errs.Copied) {
-			s.log.Error("the node stops", "reason", trouble)
-			s.life.Fail(trouble)
+			s.Log.Error("the node stops", "reason", trouble)
+			s.Life.Fail(trouble)
 			return
 		}
 		if trouble != nil {
-			trouble = oneLine{trouble}
+			trouble = errs.OneLine(trouble)
 		}
-		s.lead.setReason(trouble)
+		s.Lead.SetReason(trouble)
 		s.forgetStrangers()
-		words.About(s.standing(), trouble)
+		words.About(s.Standing(), trouble)
 		wasSettled := settled
-		settled = trouble == nil && s.self().Cluster != "" && s.isSettled() && s.lead.tenure().leader != roster.Peer{}
+		settled = trouble == nil && s.Self().Cluster != "" && s.IsSettled() && s.Lead.Tenure().Leader != roster.Peer{}
 		switch {
 		case settled && !wasSettled:
-			s.log.Info("member of the cluster", "cluster", s.self().Cluster, "id", s.id, "addr", s.addr)
+			s.Log.Info("member of the cluster", "cluster", s.Self().Cluster, "id", s.ID, "addr", s.Addr)
 			s.warnOfStrangers()
-			wait = s.timing.Heartbeat
+			wait = s.Timing.Heartbeat
 		case settled:
-			wait = s.timing.Heartbeat
+			wait = s.Timing.Heartbeat
 		case trouble == nil:
 			wait = shortest
 		case s.founds():
@@ -76,7 +81,7 @@ func (s *joiner) settle() {
 		default:
 			wait = min(2*wait, longest)
 		}
-		if !sleep.For(s.ctx, wait) {
+		if !sleep.For(s.Ctx, wait) {
 			return
 		}
 	}
@@ -84,20 +89,20 @@ func (s *joiner) settle() {
 
 // forgetStrangers lets go of what is kept for nodes that are no members any more, and of
 // connections that nobody uses.
-func (s *joiner) forgetStrangers() {
-	members := map[raft.ServerID]bool{s.lead.tenure().leader.Server: true} // of which this node may not have heard
-	for _, m := range s.configuration().Servers {
+func (s *Joiner) forgetStrangers() {
+	members := map[raft.ServerID]bool{s.Lead.Tenure().Leader.Server: true} // of which this node may not have heard
+	for _, m := range s.Configuration().Servers {
 		members[m.ID] = true
 	}
-	s.port.KeepOnly(members)
-	s.raftNet.KeepOnly(members)
+	s.Port.KeepOnly(members)
+	s.RaftNet.KeepOnly(members)
 }
 
 // checkIn asks the members for its place whatever this node's own configuration
 // says, which may be old: it may have been removed while it was down. That nobody
 // answers yet is no trouble.
-func (s *joiner) checkIn() error {
-	if s.self().Cluster != "" && s.isSettled() {
+func (s *Joiner) checkIn() error {
+	if s.Self().Cluster != "" && s.IsSettled() {
 		if err := s.askToJoin(); errors.Is(err, errs.Removed) || errors.Is(err, errs.Copied) {
 			return err
 		}
@@ -105,104 +110,98 @@ func (s *joiner) checkIn() error {
 	return s.seekPlace()
 }
 
-// oneLine is an error that may be several, as one sentence.
-type oneLine struct{ error }
-
-func (e oneLine) Error() string { return strings.ReplaceAll(errs.Reason(e.error).Error(), "\n", "; ") }
-func (e oneLine) Unwrap() error { return e.error }
-
-// standing is what a node that has not settled is doing, as the beginning of a sentence.
-func (s *joiner) standing() string {
+// Standing is what a node that has not settled is doing, as the beginning of a sentence.
+func (s *Joiner) Standing() string {
 	switch {
 	case s.founds() && !s.founders.isJoining():
 		return "waiting to form a cluster"
-	case s.left.Load():
+	case s.Left.Load():
 		return "no member"
-	case !s.isAdmitted():
+	case !s.IsAdmitted():
 		return "waiting to be admitted"
-	case !s.isPlaced():
+	case !s.IsPlaced():
 		return "waiting to be confirmed at this address"
-	case s.lead.tenure().leader == roster.Peer{}:
+	case s.Lead.Tenure().Leader == roster.Peer{}:
 		return "no leader"
 	}
 	return "waiting to be known at this address"
 }
 
-// isAdmitted reports whether this node is a member and means to be one. Of a removal by
+// IsAdmitted reports whether this node is a member and means to be one. Of a removal by
 // itself its own log may not have heard.
-func (s *joiner) isAdmitted() bool { return s.isMember() && !s.left.Load() }
+func (s *Joiner) IsAdmitted() bool { return s.IsMember() && !s.Left.Load() }
 
 // founds reports whether this node is to form a cluster with others, or has
 // promised to.
-func (s *joiner) founds() bool { return s.self().Cluster == "" && s.expected() > 1 }
+func (s *Joiner) founds() bool { return s.Self().Cluster == "" && s.expected() > 1 }
 
 // seekPlace goes one step, and returns what kept it from reaching its aim.
-func (s *joiner) seekPlace() error {
+func (s *Joiner) seekPlace() error {
 	switch {
 	case s.leaving.Load() > 0:
 		return nil
-	case s.left.Load():
+	case s.Left.Load():
 		return s.stayAway()
 	case s.founds():
 		return s.foundTogether()
-	case s.logs.Record().LacksClusterID():
+	case s.Logs.Record().LacksClusterID():
 		return s.seekLeaderWithoutID()
-	case !s.isPlaced() && s.self().Cluster != "":
+	case !s.IsPlaced() && s.Self().Cluster != "":
 		return s.seekConfirmation()
-	case !s.isSettled():
+	case !s.IsSettled():
 		err := s.askToJoin()
 		switch {
 		case err == nil:
-			at := roster.DialAddr(s.configuredAt())
+			at := roster.DialAddr(s.ConfiguredAt())
 			s.knownAs.Store(&at)
 		case errors.Is(err, errs.Unknown) && s.isCatchingUp():
 			return nil
 		}
 		return err
-	case s.lead.isLeaderless():
+	case s.Lead.IsLeaderless():
 		return s.findTrouble()
 	}
 	return nil
 }
 
-var errLeft = errors.New("it has left the cluster: start it again, or join it through a member")
+var ErrLeft = errors.New("it has left the cluster: start it again, or join it through a member")
 
 // stayAway is for a node that has left. It finds out whether somebody has joined it
 // again, or removed it for good.
-func (s *joiner) stayAway() error {
+func (s *Joiner) stayAway() error {
 	switch err := s.askToJoin(); {
 	case err == nil:
-		s.left.Store(false)
+		s.Left.Store(false)
 		return nil
 	case errors.Is(err, errs.Removed):
 		return err
 	}
-	return errLeft
+	return ErrLeft
 }
 
-// isSettled reports whether this node is what it is meant to be, a voter, or a replica
+// IsSettled reports whether this node is what it is meant to be, a voter, or a replica
 // that does not vote, under its present address or one with which the leader has
 // agreed: another name of the same.
-func (s *joiner) isSettled() bool {
-	at, agreed := roster.DialAddr(s.configuredAt()), s.knownAs.Load()
-	if at == "" || at != s.addr && (agreed == nil || at != *agreed) {
+func (s *Joiner) IsSettled() bool {
+	at, agreed := roster.DialAddr(s.ConfiguredAt()), s.knownAs.Load()
+	if at == "" || at != s.Addr && (agreed == nil || at != *agreed) {
 		return false
 	}
-	return roster.IsVoter(s.configuration(), s.server) || s.members.isReplica(s.id)
+	return roster.IsVoter(s.Configuration(), s.Server) || s.Members.IsReplica(s.ID)
 }
 
 // isCatchingUp reports whether this node's leader brings it up to date.
-func (s *joiner) isCatchingUp() bool {
-	_, is := s.members.progress()[s.id]
+func (s *Joiner) isCatchingUp() bool {
+	_, is := s.Members.Progress()[s.ID]
 	return is
 }
 
 // findTrouble says why a member that has no leader has none.
-func (s *joiner) findTrouble() error {
-	all := roster.Voters(s.configuration())
-	silent := s.silent(s.ctx, all)
+func (s *Joiner) findTrouble() error {
+	all := roster.Voters(s.Configuration())
+	silent := s.Silent(s.Ctx, all)
 	switch {
-	case s.lead.tenure().leader != roster.Peer{}:
+	case s.Lead.Tenure().Leader != roster.Peer{}:
 		return nil
 	case len(silent) > (len(all)-1)/2:
 		trouble := fmt.Errorf("%d of %d voters do not answer: %s", len(silent), len(all), strings.Join(silent, ", "))
@@ -220,19 +219,19 @@ func (s *joiner) findTrouble() error {
 	return nil
 }
 
-func (s *joiner) ownJoinRequest() joinRequest {
-	r := joinRequest{ID: s.id, Addr: s.addr, Itself: true, Server: s.server, Process: s.port.Process(), Away: s.leaving.Load() > 0 || s.left.Load()}
-	if s.replica {
-		r.Role = roleReplica
+func (s *Joiner) ownJoinRequest() member.JoinRequest {
+	r := member.JoinRequest{ID: s.ID, Addr: s.Addr, Itself: true, Server: s.Server, Process: s.Port.Process(), Away: s.leaving.Load() > 0 || s.Left.Load()}
+	if s.Replica {
+		r.Role = member.RoleReplica
 	}
 	return r
 }
 
 // askToJoin goes through the members until one has seen to it. A leader that has
 // moved is its own member.
-func (s *joiner) askToJoin() error {
-	if s.lead.tenure().leads {
-		return s.members.join(s.ctx, s.ownJoinRequest())
+func (s *Joiner) askToJoin() error {
+	if s.Lead.Tenure().Leads {
+		return s.Members.Join(s.Ctx, s.ownJoinRequest())
 	}
 	addrs, err := s.memberAddrs()
 	var failures []error
@@ -253,47 +252,47 @@ func (s *joiner) askToJoin() error {
 		}
 	}
 	if len(failures) == 0 {
-		return s.nobodyToAsk()
+		return s.NobodyToAsk()
 	}
 	return errors.Join(failures...)
 }
 
-// nobodyToAsk says what a node waits for that knows no other. To empty its directory
+// NobodyToAsk says what a node waits for that knows no other. To empty its directory
 // is for one that has never been in a cluster: it may be the only copy.
-func (s *joiner) nobodyToAsk() error {
+func (s *Joiner) NobodyToAsk() error {
 	switch {
-	case s.isMember() && len(s.configuration().Servers) == 1:
-		return fmt.Errorf("the only member announces its new address, %s, when it leads", s.addr)
-	case s.isMember() || s.self().Cluster != "":
+	case s.IsMember() && len(s.Configuration().Servers) == 1:
+		return fmt.Errorf("the only member announces its new address, %s, when it leads", s.Addr)
+	case s.IsMember() || s.Self().Cluster != "":
 		return errors.New("there is no other node to ask; start this one with the addresses of members")
 	}
 	return errors.New("there is no other node to ask; start this one with the addresses of members, or empty its directory to form a cluster")
 }
 
 // memberAddrs returns the addresses at which members may be, also with an error.
-func (s *joiner) memberAddrs() ([]string, error) {
+func (s *Joiner) memberAddrs() ([]string, error) {
 	addrs, err := s.givenAddrs()
-	if s.self().Cluster == "" {
-		addrs = append(addrs, s.founding().Known...)
-		for _, f := range s.logs.Record().Promise {
+	if s.Self().Cluster == "" {
+		addrs = append(addrs, s.Founding().Known...)
+		for _, f := range s.Logs.Record().Promise {
 			addrs = append(addrs, f.Addr)
 		}
 	}
-	for _, m := range s.configuration().Servers {
-		if m.ID != s.server {
+	for _, m := range s.Configuration().Servers {
+		if m.ID != s.Server {
 			addrs = append(addrs, roster.DialAddr(string(m.Address)))
 		}
 	}
-	addrs = append(addrs, s.port.CallerAddrs()...) // they may have moved
+	addrs = append(addrs, s.Port.CallerAddrs()...) // they may have moved
 	slices.Sort(addrs)
 	return slices.Compact(addrs), err
 }
 
 // givenAddrs are those of the options, looked up anew each time.
-func (s *joiner) givenAddrs() (addrs []string, err error) {
-	given := s.given
-	if s.find != nil {
-		found, findErr := s.find(s.ctx)
+func (s *Joiner) givenAddrs() (addrs []string, err error) {
+	given := s.Given
+	if s.Find != nil {
+		found, findErr := s.Find(s.Ctx)
 		if findErr != nil {
 			err = fmt.Errorf("look for members: %w", findErr)
 		}
@@ -307,12 +306,12 @@ func (s *joiner) givenAddrs() (addrs []string, err error) {
 	return addrs, err
 }
 
-// dnsPrefix marks a name that stands for all the addresses it has.
-const dnsPrefix = "dns://"
+// DnsPrefix marks a name that stands for all the addresses it has.
+const DnsPrefix = "dns://"
 
 // resolve returns the addresses that a name in DNS has now, or addr itself.
-func (s *joiner) resolve(addr string) ([]string, error) {
-	name, ok := strings.CutPrefix(addr, dnsPrefix)
+func (s *Joiner) resolve(addr string) ([]string, error) {
+	name, ok := strings.CutPrefix(addr, DnsPrefix)
 	if !ok {
 		return []string{addr}, nil
 	}
@@ -320,9 +319,9 @@ func (s *joiner) resolve(addr string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, wire.HandshakeTimeout)
+	ctx, cancel := context.WithTimeout(s.Ctx, wire.HandshakeTimeout)
 	defer cancel()
-	hosts, err := s.lookupHost(ctx, host)
+	hosts, err := s.LookupHost(ctx, host)
 	if err != nil {
 		return nil, fmt.Errorf("look %s up: %w", host, err)
 	}
@@ -336,40 +335,40 @@ var errItself = errors.New("kvraft: it is this node itself")
 
 // askMember asks one member, which brings it before its leader. The leader may be lost
 // meanwhile and another know better: who is brought up for longer asks again.
-func (s *joiner) askMember(addr string) error {
+func (s *Joiner) askMember(addr string) error {
 	const patience = 10 * time.Second
-	ctx, cancel := context.WithTimeout(s.ctx, patience)
+	ctx, cancel := context.WithTimeout(s.Ctx, patience)
 	defer cancel()
-	who, err := s.probe(ctx, addr)
-	mine := s.self().Cluster
+	who, err := s.Probe(ctx, addr)
+	mine := s.Self().Cluster
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", addr, err)
-	case who.Node == s.server:
+	case who.Node == s.Server:
 		return errItself
 	case who.Cluster == "":
 		return s.askStranded(ctx, addr)
 	case mine != "" && who.Cluster != mine:
 		return fmt.Errorf("%s: node %s is of cluster %s, this one of %s", addr, roster.UserID(who.Node), who.Cluster, mine)
 	}
-	if _, err := wire.AskJSON[wire.Raw](ctx, s.port, addr, wire.CallJoin, s.ownJoinRequest()); err != nil {
+	if _, err := wire.AskJSON[wire.Raw](ctx, s.Port, addr, wire.CallJoin, s.ownJoinRequest()); err != nil {
 		return fmt.Errorf("%s: node %s of cluster %s: %w", addr, roster.UserID(who.Node), who.Cluster, err)
 	}
 	return nil
 }
 
 // askStranded says what a node waits for that belongs to no cluster either.
-func (s *joiner) askStranded(ctx context.Context, addr string) error {
-	other, err := wire.AskJSON[founding](ctx, s.port, addr, wire.CallFound, s.founding())
+func (s *Joiner) askStranded(ctx context.Context, addr string) error {
+	other, err := wire.AskJSON[founding.Statement](ctx, s.Port, addr, wire.CallFound, s.Founding())
 	if err != nil {
 		return fmt.Errorf("%s: %w", addr, err)
 	}
-	return fmt.Errorf("%s: node %s%s", addr, roster.UserID(other.Server), strandedWith(other, s.self().Cluster, s.expect))
+	return fmt.Errorf("%s: node %s%s", addr, roster.UserID(other.Server), StrandedWith(other, s.Self().Cluster, s.Expect))
 }
 
-// strandedWith says what a node without a cluster waits for, to one that is of cluster
+// StrandedWith says what a node without a cluster waits for, to one that is of cluster
 // mine, or of none and expects others itself.
-func strandedWith(other founding, mine string, expect int) string {
+func StrandedWith(other founding.Statement, mine string, expect int) string {
 	switch {
 	case roster.HasNoIdentity(other.Server):
 		return ", taken over from hraftd, has yet to hear of a leader"
@@ -385,18 +384,18 @@ func strandedWith(other founding, mine string, expect int) string {
 
 // warnOfStrangers says that addresses to join at, of no more use to a node that has
 // its place, lead to another cluster.
-func (s *joiner) warnOfStrangers() {
+func (s *Joiner) warnOfStrangers() {
 	addrs, _ := s.givenAddrs() // nobody is known to be a stranger whose address is not
 	slices.Sort(addrs)
 	var strange []string
 	for _, addr := range slices.Compact(addrs) {
-		who, err := s.probe(s.ctx, addr)
-		if err == nil && who.Cluster != "" && who.Cluster != s.self().Cluster {
+		who, err := s.Probe(s.Ctx, addr)
+		if err == nil && who.Cluster != "" && who.Cluster != s.Self().Cluster {
 			strange = append(strange, fmt.Sprintf("%s at %s (cluster %s)", roster.UserID(who.Node), addr, who.Cluster))
 		}
 	}
 	if len(strange) > 0 {
-		s.log.Warn("a node to join belongs to another cluster; this node stays in its own unless its data directory is emptied",
-			"cluster", s.self().Cluster, "others", strings.Join(strange, ", "))
+		s.Log.Warn("a node to join belongs to another cluster; this node stays in its own unless its data directory is emptied",
+			"cluster", s.Self().Cluster, "others", strings.Join(strange, ", "))
 	}
 }

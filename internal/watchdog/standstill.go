@@ -1,10 +1,12 @@
-package kvraft
+package watchdog
 
 import (
 	"context"
 	"fmt"
 	"time"
 
+	"github.com/kvraft/kvraft/internal/failover"
+	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/raftnet"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -31,17 +33,17 @@ import (
 const mostHandOverDoublings = 5 // doublings of the time after which a leader that stands still again yields again
 
 // lookAtCommits is for a leader.
-func (w *watchdog) lookAtCommits(now time.Time) string {
+func (w *Watchdog) lookAtCommits(now time.Time) string {
 	r := w.tenure
-	if !r.leads {
+	if !r.Leads {
 		return ""
 	}
-	commit, last := w.raft.CommitIndex(), w.raft.LastIndex()
+	commit, last := w.Raft.CommitIndex(), w.Raft.LastIndex()
 	if w.committed != 0 && commit > w.committed {
 		w.handOvers.Store(0)
 	}
 	w.committed = commit
-	if sent := w.raftNet.SentToAll(); sent > w.sent { // one that is sent again is not
+	if sent := w.RaftNet.SentToAll(); sent > w.sent { // one that is sent again is not
 		w.sent = sent
 	}
 	stalled := w.commits.Look(now, last > commit, commit+w.nearness(commit+1)+uint64(w.sent))
@@ -49,12 +51,12 @@ func (w *watchdog) lookAtCommits(now time.Time) string {
 		w.stalledHandOverAt = 0
 		return ""
 	}
-	size := max(w.logs.SizeOf(commit+1, commit+1), raftnet.MaxEntriesBytes)
-	byDesign := w.patience() + time.Duration(size)*wire.PerByte // for one attempt to send it
-	w.stalledHandOverAt = max(w.stalledHandOverAt, (byDesign+w.patience())<<min(w.handOvers.Load(), mostHandOverDoublings))
-	if stalled > w.stalledHandOverAt && w.hasOtherVoter() {
+	size := max(w.Logs.SizeOf(commit+1, commit+1), raftnet.MaxEntriesBytes)
+	byDesign := w.Patience() + time.Duration(size)*wire.PerByte // for one attempt to send it
+	w.stalledHandOverAt = max(w.stalledHandOverAt, (byDesign+w.Patience())<<min(w.handOvers.Load(), mostHandOverDoublings))
+	if stalled > w.stalledHandOverAt && w.HasOtherVoter() {
 		w.stalledHandOverAt = 2 * stalled
-		w.life.Go(func() { w.handOverStalled(r, stalled) })
+		w.Life.Go(func() { w.handOverStalled(r, stalled) })
 	}
 	if stalled <= byDesign {
 		return ""
@@ -64,49 +66,49 @@ func (w *watchdog) lookAtCommits(now time.Time) string {
 
 // nearness tells how near a majority is to having the entry at index: it changes when
 // one more of those that lack it has come nearer.
-func (w *watchdog) nearness(index uint64) (sum uint64) {
-	for _, m := range roster.Voters(w.configuration()) {
-		sum += min(w.raftNet.Acked(m.ID), index)
+func (w *Watchdog) nearness(index uint64) (sum uint64) {
+	for _, m := range roster.Voters(w.Configuration()) {
+		sum += min(w.RaftNet.Acked(m.ID), index)
 	}
 	return sum
 }
 
 // handOverStalled has another voter elected, if one can be.
-func (w *watchdog) handOverStalled(r *tenure, stalled time.Duration) {
+func (w *Watchdog) handOverStalled(r *lead.Tenure, stalled time.Duration) {
 	target, err := w.electableWithout(r)
 	if err != nil {
-		w.log.Warn("this leader commits nothing, and none can take its place", "for", stalled.String(), "reason", err)
+		w.Log.Warn("this leader commits nothing, and none can take its place", "for", stalled.String(), "reason", err)
 		return
 	}
-	w.log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", roster.UserID(target.Server))
+	w.Log.Warn("this leader commits nothing: what it sends does not arrive; handing leadership over", "for", stalled.String(), "to", roster.UserID(target.Server))
 	w.handOvers.Add(1)
-	w.lead.handOverTo(r, target, 10*w.timing.Election)
+	w.lead.HandOverTo(r, target, 10*w.Timing.Election)
 }
 
 // electableWithout finds who can be elected without this leader.
-func (w *watchdog) electableWithout(r *tenure) (roster.Peer, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, w.timing.Heartbeat)
+func (w *Watchdog) electableWithout(r *lead.Tenure) (roster.Peer, error) {
+	ctx, cancel := context.WithTimeout(r.Ctx, w.Timing.Heartbeat)
 	defer cancel()
-	all := roster.Voters(w.configuration())
-	answers := make(chan suspicionVote, len(all))
+	all := roster.Voters(w.Configuration())
+	answers := make(chan failover.SuspicionVote, len(all))
 	asked := 0
 	for _, m := range all {
-		if m.ID != w.server && w.life.Go(func() { answers <- w.failures.askSuspicion(ctx, m, suspicion{w.server, r.term}) }) {
+		if m.ID != w.Server && w.Life.Go(func() { answers <- w.failures.AskSuspicion(ctx, m, failover.Suspicion{Leader: w.Server, Term: r.Term}) }) {
 			asked++
 		}
 	}
-	heard, best := 0, suspicionVote{}
+	heard, best := 0, failover.SuspicionVote{}
 	for range asked {
 		t := <-answers
 		if t.Server != "" {
 			heard++
 		}
-		if t.Server != "" && !t.Abstains && (best.Server == "" || t.before(best)) {
+		if t.Server != "" && !t.Abstains && (best.Server == "" || t.Before(best)) {
 			best = t
 		}
 	}
-	term, index := w.lastEntry()
-	whole := !suspicionVote{Term: term, Index: index}.before(suspicionVote{Term: best.Term, Index: best.Index})
+	term, index := w.LastEntry()
+	whole := !failover.SuspicionVote{Term: term, Index: index}.Before(failover.SuspicionVote{Term: best.Term, Index: best.Index})
 	for _, m := range all {
 		if m.ID == best.Server && (heard > len(all)/2 || whole) {
 			return roster.Peer{Server: m.ID, Addr: string(m.Address)}, nil

@@ -1,4 +1,4 @@
-package kvraft
+package lead
 
 import (
 	"context"
@@ -10,60 +10,60 @@ import (
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
-// retry makes attempts, each on whoever leads then, until one is done. The error is that
+// Retry makes attempts, each on whoever leads then, until one is done. The error is that
 // of the node, when it has stopped, or of ctx.
-func (s *tracker) retry(ctx context.Context, attempt func(*tenure) (done bool)) error {
+func (s *Tracker) Retry(ctx context.Context, attempt func(*Tenure) (done bool)) error {
 	for n := 0; ; n++ {
-		if err := s.life.Err(); err != nil {
+		if err := s.Life.Err(); err != nil {
 			return err
 		}
-		tenure := s.tenure()
+		tenure := s.Tenure()
 		if attempt(tenure) {
 			return nil
 		}
-		if err := s.pause(ctx, tenure, n); err != nil {
+		if err := s.Pause(ctx, tenure, n); err != nil {
 			return err
 		}
 	}
 }
 
-// pause waits before the next attempt: until the leader changes, or a moment. An
+// Pause waits before the next attempt: until the leader changes, or a moment. An
 // error ends the attempts.
-func (s *tracker) pause(ctx context.Context, tenure *tenure, attempt int) error {
+func (s *Tracker) Pause(ctx context.Context, tenure *Tenure, attempt int) error {
 	const shortest, longest = time.Millisecond, 100 * time.Millisecond
 	timer := time.NewTimer(min(shortest<<min(attempt, 10), longest))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return nil
-	case <-tenure.ctx.Done():
-		return s.life.Err()
-	case <-s.life.Stopping():
-		return s.life.Err()
+	case <-tenure.Ctx.Done():
+		return s.Life.Err()
+	case <-s.Life.Stopping():
+		return s.Life.Err()
 	case <-ctx.Done():
 		return errs.Ended(ctx)
 	}
 }
 
-// under makes an attempt, and gives it up when the leader changes.
-func (s *tracker) under(ctx context.Context, tenure *tenure, attempt func(context.Context, *tenure) error) error {
-	if tenure.leader == (roster.Peer{}) {
+// Under makes an attempt, and gives it up when the leader changes.
+func (s *Tracker) Under(ctx context.Context, tenure *Tenure, attempt func(context.Context, *Tenure) error) error {
+	if tenure.Leader == (roster.Peer{}) {
 		return errs.NoLeaderKnown
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(tenure.ctx, cancel)()
+	defer context.AfterFunc(tenure.Ctx, cancel)()
 	return attempt(ctx, tenure)
 }
 
-// readThroughLeader repeats a read until it has an answer.
-func (s *tracker) readThroughLeader(ctx context.Context, read func(context.Context, *tenure) error) error {
+// ReadThroughLeader repeats a read until it has an answer.
+func (s *Tracker) ReadThroughLeader(ctx context.Context, read func(context.Context, *Tenure) error) error {
 	var last error
-	err := s.retry(ctx, func(tenure *tenure) bool {
-		if tenure.leads {
+	err := s.Retry(ctx, func(tenure *Tenure) bool {
+		if tenure.Leads {
 			last = read(ctx, tenure) // a round ends by itself, and soon
 		} else {
-			last = s.under(ctx, tenure, read)
+			last = s.Under(ctx, tenure, read)
 		}
 		return last == nil || errors.Is(last, errs.NotFound) || errors.Is(last, errs.Invalid)
 	})
@@ -73,16 +73,16 @@ func (s *tracker) readThroughLeader(ctx context.Context, read func(context.Conte
 	case errors.Is(err, errs.Closed):
 		return err
 	}
-	return errs.NoLeaderBefore(ctx, s.reasonOr(last))
+	return errs.NoLeaderBefore(ctx, s.ReasonOr(last))
 }
 
-// changeThroughLeader repeats a change until its outcome is known: to make it twice is to
+// ChangeThroughLeader repeats a change until its outcome is known: to make it twice is to
 // make it once.
-func (s *tracker) changeThroughLeader(ctx context.Context, attempt func(context.Context, *tenure) error) error {
+func (s *Tracker) ChangeThroughLeader(ctx context.Context, attempt func(context.Context, *Tenure) error) error {
 	var last error
 	maybe := false // a leader may have begun with it
-	err := s.retry(ctx, func(tenure *tenure) bool {
-		err := s.under(ctx, tenure, attempt)
+	err := s.Retry(ctx, func(tenure *Tenure) bool {
+		err := s.Under(ctx, tenure, attempt)
 		done := err == nil || isFinal(err)
 		if done && err != nil && maybe { // final of this attempt alone
 			err = fmt.Errorf("%w: an earlier attempt may have had effect: %w", errs.Unknown, err)
@@ -91,7 +91,7 @@ func (s *tracker) changeThroughLeader(ctx context.Context, attempt func(context.
 		return done
 	})
 	if err != nil {
-		return outcome(ctx, err, maybe, s.reasonOr(last))
+		return Outcome(ctx, err, maybe, s.ReasonOr(last))
 	}
 	return last
 }
@@ -106,9 +106,9 @@ func isFinal(err error) bool {
 	return false
 }
 
-// outcome is the error of a change that was given up because of err; maybe: an
+// Outcome is the error of a change that was given up because of err; maybe: an
 // attempt may have been applied, or may still be; last is how the last one ended.
-func outcome(ctx context.Context, err error, maybe bool, last error) error {
+func Outcome(ctx context.Context, err error, maybe bool, last error) error {
 	switch {
 	case maybe && errors.Is(err, errs.Closed): // which would say that it was not applied
 		return fmt.Errorf("%w: %v (%s)", errs.Unknown, err, errs.Reason(last))
@@ -120,12 +120,12 @@ func outcome(ctx context.Context, err error, maybe bool, last error) error {
 	return errs.NoLeaderBefore(ctx, last)
 }
 
-// serveChange makes one attempt at a change of the membership: the node that asks
+// ServeChange makes one attempt at a change of the membership: the node that asks
 // has other members to ask, and asks again. What was forwarded is not passed on.
-func (s *tracker) serveChange(ctx context.Context, forwarded bool, attempt func(context.Context, *tenure) error) error {
-	tenure := s.tenure()
-	if forwarded && !tenure.leads {
+func (s *Tracker) ServeChange(ctx context.Context, forwarded bool, attempt func(context.Context, *Tenure) error) error {
+	tenure := s.Tenure()
+	if forwarded && !tenure.Leads {
 		return errs.NotLeader
 	}
-	return s.under(ctx, tenure, attempt)
+	return s.Under(ctx, tenure, attempt)
 }

@@ -1,4 +1,4 @@
-package kvraft
+package lead
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
-// confirm is one round (ReadIndex, section 6.4 of Ongaro's thesis). It returns
+// Confirm is one round (ReadIndex, section 6.4 of Ongaro's thesis). It returns
 // when this node's state holds everything that was committed when the round
 // began, by whichever leader.
 //
@@ -28,38 +28,38 @@ import (
 //
 // raft's VerifyLeader will not do: it counts answers that were sent before the
 // call, and those of non-voters.
-func (s *tracker) confirm() (index uint64, err error) {
-	ctx, cancel := context.WithTimeout(s.ctx, s.timing.Heartbeat)
+func (s *Tracker) Confirm() (index uint64, err error) {
+	ctx, cancel := context.WithTimeout(s.Ctx, s.Timing.Heartbeat)
 	defer cancel()
-	term, err := s.leaderTerm()
+	term, err := s.LeaderTerm()
 	if err != nil {
 		return 0, err
 	}
-	if err := s.state.AwaitTerm(ctx, term); err != nil {
+	if err := s.State.AwaitTerm(ctx, term); err != nil {
 		return 0, fmt.Errorf("wait for the first entry of term %d: %w", term, err)
 	}
-	index = s.raft.CommitIndex()
-	if err := s.askVoters(ctx, term); err != nil {
+	index = s.Raft.CommitIndex()
+	if err := s.AskVoters(ctx, term); err != nil {
 		return 0, err
 	}
-	if err := s.state.AwaitIndex(ctx, index); err != nil {
+	if err := s.State.AwaitIndex(ctx, index); err != nil {
 		return 0, fmt.Errorf("wait for log index %d: %w", index, err)
 	}
 	return index, nil
 }
 
-// askVoters returns nil once a majority of the voters has seen no term after
+// AskVoters returns nil once a majority of the voters has seen no term after
 // term. The answers that it does not wait for keep their connections busy for a
 // while; a voter that is slow is left out of further rounds meanwhile.
-func (s *tracker) askVoters(ctx context.Context, term uint64) error {
-	voters, err := s.votersIn(term)
+func (s *Tracker) AskVoters(ctx context.Context, term uint64) error {
+	voters, err := s.VotersIn(term)
 	if err != nil {
 		return err
 	}
 	answers := make(chan error, len(voters))
 	yes, asked := 0, 0
 	for _, server := range voters {
-		if server.ID == s.server {
+		if server.ID == s.Server {
 			yes++
 		} else if s.askInBackground(server, term, answers) {
 			asked++
@@ -85,22 +85,22 @@ func (s *tracker) askVoters(ctx context.Context, term uint64) error {
 }
 
 // askInBackground puts one answer into answers, unless it returns false.
-func (s *tracker) askInBackground(server raft.Server, term uint64, answers chan<- error) bool {
+func (s *Tracker) askInBackground(server raft.Server, term uint64, answers chan<- error) bool {
 	release, ok := s.questions.Acquire(server.ID)
 	if !ok {
 		return false
 	}
-	return s.life.Go(func() {
+	return s.Life.Go(func() {
 		defer release()
-		ctx, cancel := context.WithTimeout(s.ctx, s.timing.Heartbeat)
+		ctx, cancel := context.WithTimeout(s.Ctx, s.Timing.Heartbeat)
 		defer cancel()
 		answers <- s.askVoter(ctx, server, term)
 	})
 }
 
-func (s *tracker) askVoter(ctx context.Context, server raft.Server, term uint64) error {
+func (s *Tracker) askVoter(ctx context.Context, server raft.Server, term uint64) error {
 	to := roster.Peer{Server: server.ID, Addr: string(server.Address)}
-	answer, err := s.port.Call(ctx, to, wire.CallConfirm, binary.BigEndian.AppendUint64(nil, term))
+	answer, err := s.Port.Call(ctx, to, wire.CallConfirm, binary.BigEndian.AppendUint64(nil, term))
 	if err != nil {
 		return err
 	}
@@ -110,18 +110,18 @@ func (s *tracker) askVoter(ctx context.Context, server raft.Server, term uint64)
 	return nil
 }
 
-// serveConfirm answers for the round of another node. CurrentTerm is in
+// ServeConfirm answers for the round of another node. CurrentTerm is in
 // memory, and raft advances it before it answers any vote: the answer waits for
 // no disk.
-func (s *tracker) serveConfirm(_ context.Context, payload []byte) ([]byte, error) {
+func (s *Tracker) ServeConfirm(_ context.Context, payload []byte) ([]byte, error) {
 	term, err := wire.DecodeUint64(payload)
 	if err != nil {
 		return nil, err
 	}
-	if !s.isPlaced() {
+	if !s.IsPlaced() {
 		return nil, wire.ErrUnplaced
 	}
-	if s.raft.CurrentTerm() <= term {
+	if s.Raft.CurrentTerm() <= term {
 		return []byte{1}, nil
 	}
 	return []byte{0}, nil

@@ -1,4 +1,4 @@
-package kvraft
+package member
 
 import (
 	"cmp"
@@ -16,40 +16,40 @@ import (
 // that was committed before, and what another leader may have written and this one
 // does not see never will be. Nor does it begin again before it knows what became of
 // its own.
-func (s *members) assignClusterID(ctx context.Context) error {
-	unlock, err := s.lockMembership(ctx)
+func (s *Members) assignClusterID(ctx context.Context) error {
+	unlock, err := s.LockMembership(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := s.lead.awaitOwnTerm(ctx); err != nil {
+	if err := s.lead.AwaitOwnTerm(ctx); err != nil {
 		return err
 	}
-	if s.note(clusterIDNote) != "" {
+	if s.Note(ClusterIDNote) != "" {
 		return nil
 	}
-	return s.writeNote(clusterIDNote, cmp.Or(s.self().Cluster, roster.NewIdentity()))
+	return s.WriteNote(ClusterIDNote, cmp.Or(s.Self().Cluster, roster.NewIdentity()))
 }
 
-// vouchWithoutClusterID tells what speaks against a dialer that is nameless, or that dials
+// VouchWithoutClusterID tells what speaks against a dialer that is nameless, or that dials
 // this node which is. Its id must be a member's, as far as this node knows. Members
 // of another cluster may have the same ids, if that was hraftd's too: they have other
 // entries in their logs.
-func (s *members) vouchWithoutClusterID(o wire.Opening) error {
-	if !s.lists(o.From) {
-		return fmt.Errorf("node %s, taken over from hraftd, has no member %s in its cluster", s.server, o.From)
+func (s *Members) VouchWithoutClusterID(o wire.Opening) error {
+	if !s.Lists(o.From) {
+		return fmt.Errorf("node %s, taken over from hraftd, has no member %s in its cluster", s.Server, o.From)
 	}
 	for _, theirs := range o.Log {
 		var entry raft.Log
-		if first, _ := s.logs.Bounds(); theirs.Index < first || s.logs.GetLog(theirs.Index, &entry) != nil {
+		if first, _ := s.Logs.Bounds(); theirs.Index < first || s.Logs.GetLog(theirs.Index, &entry) != nil {
 			continue
 		}
 		if entry.Term == theirs.Term && wire.Sample(disk.SampleOf(&entry)) != theirs {
-			return fmt.Errorf("the log of node %s has another entry %d than that of node %s: they are of two clusters of hraftd's with the same ids", o.From, theirs.Index, s.server)
+			return fmt.Errorf("the log of node %s has another entry %d than that of node %s: they are of two clusters of hraftd's with the same ids", o.From, theirs.Index, s.Server)
 		}
 	}
 	return nil
 }
 
-// clusterIDNote is the note of the id of a cluster that was hraftd's.
-const clusterIDNote = "cluster"
+// ClusterIDNote is the note of the id of a cluster that was hraftd's.
+const ClusterIDNote = "cluster"

@@ -1,4 +1,4 @@
-package kvraft
+package member
 
 import (
 	"cmp"
@@ -10,11 +10,24 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/loglimit"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
 	"github.com/kvraft/kvraft/internal/wire"
 )
+
+// Progress is kvraft.Progress.
+type Progress struct {
+	Index  uint64 `json:"index"`
+	Behind uint64 `json:"behind"`
+	Bytes  int64  `json:"bytes"`
+	Rate   int64  `json:"bytes_per_second"`
+}
+
+func (p Progress) String() string {
+	return fmt.Sprintf("%d log entries and %d bytes behind, at %d bytes per second", p.Behind, p.Bytes, p.Rate)
+}
 
 // learners are the members that a leader brings up to date, and what it has told
 // this node if it is one of them.
@@ -34,58 +47,58 @@ type catchUp struct {
 	progress Progress // guarded by learners.mu
 }
 
-// finishChanges looks after the members for as long as this node leads: what an earlier
+// FinishChanges looks after the members for as long as this node leads: what an earlier
 // leader, or a join whose caller gave up, has left half done is finished.
-func (s *members) finishChanges(tenure *tenure) {
-	if s.state.AwaitTerm(tenure.ctx, tenure.term) != nil {
+func (s *Members) FinishChanges(tenure *lead.Tenure) {
+	if s.State.AwaitTerm(tenure.Ctx, tenure.Term) != nil {
 		return
 	}
-	words, forgetting := loglimit.Trouble{Log: s.log}, loglimit.Trouble{Log: s.log}
-	for tenure.ctx.Err() == nil {
-		for _, m := range s.configuration().Servers {
+	words, forgetting := loglimit.Trouble{Log: s.Log}, loglimit.Trouble{Log: s.Log}
+	for tenure.Ctx.Err() == nil {
+		for _, m := range s.Configuration().Servers {
 			switch {
-			case s.isRemoved(m.ID):
-				words.About("a removal cannot be finished", s.finishRemoval(tenure.ctx, m))
-			case m.Suffrage != raft.Voter && !s.isReplica(roster.UserID(m.ID)):
+			case s.IsRemoved(m.ID):
+				words.About("a removal cannot be finished", s.finishRemoval(tenure.Ctx, m))
+			case m.Suffrage != raft.Voter && !s.IsReplica(roster.UserID(m.ID)):
 				s.beginCatchUp(tenure, m)
 			}
 		}
 		forgetting.About("old notes of members cannot be struck out", s.forgetFormer(tenure))
-		sleep.For(tenure.ctx, s.timing.Heartbeat)
+		sleep.For(tenure.Ctx, s.Timing.Heartbeat)
 	}
 }
 
 // finishRemoval waits, as Remove would have refused, until the others are a majority
 // without the member.
-func (s *members) finishRemoval(ctx context.Context, m raft.Server) error {
-	unlock, err := s.lockMembership(ctx)
+func (s *Members) finishRemoval(ctx context.Context, m raft.Server) error {
+	unlock, err := s.LockMembership(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	req := removeRequest{ID: roster.UserID(m.ID), Force: s.isRemovedByForce(m.ID)}
-	if err := s.checkRemovable(ctx, s.configuration(), m, req); err != nil {
+	req := RemoveRequest{ID: roster.UserID(m.ID), Force: s.isRemovedByForce(m.ID)}
+	if err := s.checkRemovable(ctx, s.Configuration(), m, req); err != nil {
 		return err
 	}
-	if m.ID == s.server {
-		return s.lead.transferTo(ctx, "")
+	if m.ID == s.Server {
+		return s.lead.TransferTo(ctx, "")
 	}
 	return s.removeForGood(ctx, m, req)
 }
 
 // bringUp waits until a member has caught up, and votes unless it is a replica.
-func (s *members) bringUp(ctx context.Context, tenure *tenure, server raft.Server) error {
+func (s *Members) bringUp(ctx context.Context, tenure *lead.Tenure, server raft.Server) error {
 	l := s.beginCatchUp(tenure, server)
 	select {
 	case <-l.done:
 		return l.err
 	case <-ctx.Done():
-		return fmt.Errorf("it catches up, and is %v: %w", s.progress()[roster.UserID(server.ID)], errs.Ended(ctx))
+		return fmt.Errorf("it catches up, and is %v: %w", s.Progress()[roster.UserID(server.ID)], errs.Ended(ctx))
 	}
 }
 
 // beginCatchUp begins to bring a member up, unless that is under way.
-func (s *members) beginCatchUp(tenure *tenure, server raft.Server) *catchUp {
+func (s *Members) beginCatchUp(tenure *lead.Tenure, server raft.Server) *catchUp {
 	s.learners.mu.Lock()
 	defer s.learners.mu.Unlock()
 	if l := s.learners.catchingUp[server.ID]; l != nil {
@@ -101,24 +114,24 @@ func (s *members) beginCatchUp(tenure *tenure, server raft.Server) *catchUp {
 		delete(s.learners.catchingUp, server.ID)
 		close(l.done)
 	}
-	if !s.life.Go(func() {
-		err := s.promoteWhenCaughtUp(tenure.ctx, l, server)
+	if !s.Life.Go(func() {
+		err := s.promoteWhenCaughtUp(tenure.Ctx, l, server)
 		s.learners.mu.Lock()
 		defer s.learners.mu.Unlock()
 		switch {
 		case err == nil:
 			s.learners.failures.About("", nil)
-		case tenure.ctx.Err() == nil:
+		case tenure.Ctx.Err() == nil:
 			s.learners.failures.About("a node cannot be brought up", fmt.Errorf("%s: %w", roster.UserID(server.ID), err))
 		}
 		end(err)
 	}) {
-		end(s.life.Err())
+		end(s.Life.Err())
 	}
 	return l
 }
 
-func (s *members) promoteWhenCaughtUp(ctx context.Context, l *catchUp, server raft.Server) error {
+func (s *Members) promoteWhenCaughtUp(ctx context.Context, l *catchUp, server raft.Server) error {
 	if err := s.awaitCaughtUp(ctx, l, server); err != nil {
 		return fmt.Errorf("catch up: %w", err)
 	}
@@ -131,14 +144,14 @@ func (s *members) promoteWhenCaughtUp(ctx context.Context, l *catchUp, server ra
 // awaitCaughtUp returns when server is as far as the leader was moments ago: after a
 // round that took less than an election timeout (section 4.2.1 of Ongaro's
 // thesis), or ten.
-func (s *members) awaitCaughtUp(ctx context.Context, l *catchUp, server raft.Server) error {
+func (s *Members) awaitCaughtUp(ctx context.Context, l *catchUp, server raft.Server) error {
 	p := &catchUpMonitor{members: s, server: server, catchUp: l, logged: time.Now()}
 	for range 10 {
 		began := time.Now()
-		if err := p.reach(ctx, s.raft.CommitIndex()); err != nil {
+		if err := p.reach(ctx, s.Raft.CommitIndex()); err != nil {
 			return err
 		}
-		if time.Since(began) < s.timing.Election {
+		if time.Since(began) < s.Timing.Election {
 			return nil
 		}
 	}
@@ -147,7 +160,7 @@ func (s *members) awaitCaughtUp(ctx context.Context, l *catchUp, server raft.Ser
 
 // catchUpMonitor follows a member that catches up.
 type catchUpMonitor struct {
-	members *members
+	members *Members
 	server  raft.Server
 	catchUp *catchUp
 	logged  time.Time // when progress was logged last
@@ -157,8 +170,8 @@ type catchUpMonitor struct {
 	size    int64     // of the log and the snapshot, then
 }
 
-// catchUpRequest is what a leader asks of a member that catches up.
-type catchUpRequest struct {
+// CatchUpRequest is what a leader asks of a member that catches up.
+type CatchUpRequest struct {
 	Target uint64        `json:"target"` // answer when this log index is in the state,
 	Within time.Duration `json:"within"` // or after that time; 0: that of the call
 	So     Progress      `json:"so"`     // the member's, as its leader sees it
@@ -169,8 +182,8 @@ func (p *catchUpMonitor) reach(ctx context.Context, target uint64) error {
 	s := p.members
 	to := roster.Peer{Server: p.server.ID, Addr: string(p.server.Address)}
 	for {
-		call, cancel := context.WithTimeout(ctx, s.patience())
-		answer, err := wire.CallJSON[wire.Raw](call, s.port, to, wire.CallCatchUp, catchUpRequest{target, s.timing.Heartbeat / 2, p.progress()})
+		call, cancel := context.WithTimeout(ctx, s.Patience())
+		answer, err := wire.CallJSON[wire.Raw](call, s.Port, to, wire.CallCatchUp, CatchUpRequest{target, s.Timing.Heartbeat / 2, p.progress()})
 		cancel()
 		if err != nil {
 			return err
@@ -198,7 +211,7 @@ func (p *catchUpMonitor) note(index uint64) {
 	s := p.members
 	lacking, size := s.lacking(p.server.ID, index)
 	now := Progress{Index: index, Bytes: lacking}
-	if last := s.raft.LastIndex(); last > index {
+	if last := s.Raft.LastIndex(); last > index {
 		now.Behind = last - index
 	}
 	before := p.progress()
@@ -210,7 +223,7 @@ func (p *catchUpMonitor) note(index uint64) {
 	p.at, p.lacking, p.size = time.Now(), lacking, size
 	if time.Since(p.logged) > logEvery {
 		p.logged = p.at
-		s.log.Info("a node catches up", "id", roster.UserID(p.server.ID), "progress", now)
+		s.Log.Info("a node catches up", "id", roster.UserID(p.server.ID), "progress", now)
 	}
 	s.learners.mu.Lock()
 	defer s.learners.mu.Unlock()
@@ -220,22 +233,22 @@ func (p *catchUpMonitor) note(index uint64) {
 // lacking is how many bytes a member at a log index lacks: of the newest snapshot,
 // if the log does not reach back to the index, and of the log. size is that of all
 // that could be lacking.
-func (s *members) lacking(server raft.ServerID, index uint64) (bytes, size int64) {
-	first, last := s.logs.Bounds()
-	size = s.logs.Bytes()
+func (s *Members) lacking(server raft.ServerID, index uint64) (bytes, size int64) {
+	first, last := s.Logs.Bounds()
+	size = s.Logs.Bytes()
 	if index+1 >= first {
-		return s.logs.SizeOf(index+1, last), size
+		return s.Logs.SizeOf(index+1, last), size
 	}
-	list, err := s.snapshots.List()
+	list, err := s.Snapshots.List()
 	if err != nil || len(list) == 0 { // then raft cannot send one either
 		return size, size
 	}
 	size += list[0].Size
-	return max(0, list[0].Size-s.raftNet.SentTo(server)) + s.logs.SizeOf(list[0].Index+1, last), size
+	return max(0, list[0].Size-s.RaftNet.SentTo(server)) + s.Logs.SizeOf(list[0].Index+1, last), size
 }
 
-// serveCatchUp is the member's side.
-func (s *members) serveCatchUp(ctx context.Context, p catchUpRequest) (wire.Raw, error) {
+// ServeCatchUp is the member's side.
+func (s *Members) ServeCatchUp(ctx context.Context, p CatchUpRequest) (wire.Raw, error) {
 	const logEvery = 10 * time.Second
 	l := &s.learners
 	l.mu.Lock()
@@ -246,19 +259,19 @@ func (s *members) serveCatchUp(ctx context.Context, p catchUpRequest) (wire.Raw,
 	}
 	l.mu.Unlock()
 	if log {
-		s.log.Info("catching up", "progress", p.So)
+		s.Log.Info("catching up", "progress", p.So)
 	}
 	wait, cancel := context.WithTimeout(ctx, cmp.Or(p.Within, wire.MaxCall))
 	defer cancel()
-	err := s.state.AwaitIndex(wait, p.Target)
+	err := s.State.AwaitIndex(wait, p.Target)
 	if wait.Err() != nil && ctx.Err() == nil {
 		err = nil
 	}
-	return binary.BigEndian.AppendUint64(nil, s.index()), err
+	return binary.BigEndian.AppendUint64(nil, s.Index()), err
 }
 
-// progress is that of the members that this node brings up, by id, or its own.
-func (s *members) progress() map[string]Progress {
+// Progress is that of the members that this node brings up, by id, or its own.
+func (s *Members) Progress() map[string]Progress {
 	l := &s.learners
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -266,28 +279,28 @@ func (s *members) progress() map[string]Progress {
 	for server, lesson := range l.catchingUp {
 		all[roster.UserID(server)] = lesson.progress
 	}
-	if l.told.Behind > 0 && time.Since(l.toldAt) < 2*s.timing.Heartbeat {
-		all[s.id] = l.told
+	if l.told.Behind > 0 && time.Since(l.toldAt) < 2*s.Timing.Heartbeat {
+		all[s.ID] = l.told
 	}
 	return all
 }
 
 // promote gives a member its vote, unless it is a replica.
-func (s *members) promote(ctx context.Context, server raft.Server) error {
-	unlock, err := s.lockMembership(ctx)
+func (s *Members) promote(ctx context.Context, server raft.Server) error {
+	unlock, err := s.LockMembership(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	for _, m := range s.configuration().Servers {
-		if m.ID != server.ID || s.isRemoved(m.ID) {
+	for _, m := range s.Configuration().Servers {
+		if m.ID != server.ID || s.IsRemoved(m.ID) {
 			continue
 		}
-		if m.Suffrage == raft.Voter || s.isReplica(roster.UserID(m.ID)) { // what it is to be may have changed meanwhile
+		if m.Suffrage == raft.Voter || s.IsReplica(roster.UserID(m.ID)) { // what it is to be may have changed meanwhile
 			return nil
 		}
-		s.log.Info("promote to voter", "id", roster.UserID(m.ID), "addr", roster.DialAddr(string(m.Address)))
-		return s.change(ctx, func() raft.Future { return s.raft.AddVoter(m.ID, m.Address, 0, s.patience()) })
+		s.Log.Info("promote to voter", "id", roster.UserID(m.ID), "addr", roster.DialAddr(string(m.Address)))
+		return s.Change(ctx, func() raft.Future { return s.Raft.AddVoter(m.ID, m.Address, 0, s.Patience()) })
 	}
 	return fmt.Errorf("%w: it was removed meanwhile", errs.Unsent)
 }

@@ -1,4 +1,4 @@
-package kvraft
+package failover
 
 import (
 	"cmp"
@@ -13,6 +13,8 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/lead"
+	"github.com/kvraft/kvraft/internal/node"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -44,19 +46,19 @@ import (
 // nothing for Heartbeat: when a majority of the voters have not, the leader has had no
 // answer from a majority for as long, and its lease, which is not longer, has ended.
 
-// detector is the failure detector.
-type detector struct {
-	*node
-	lead *tracker
+// Detector is the failure detector.
+type Detector struct {
+	*node.Node
+	Lead *lead.Tracker
 
 	refutations batch.Spacing[raft.ServerID]
 }
 
-// monitor watches the leader of a tenure, as long as that lasts.
-func (s *detector) monitor(r *tenure) {
+// Monitor watches the leader of a tenure, as long as that lasts.
+func (s *Detector) Monitor(r *lead.Tenure) {
 	const shortest, longest = 5 * time.Millisecond, 500 * time.Millisecond
-	pause, broke, grace := sleep.Backoff{Next: shortest, Most: longest}, r.began, time.Duration(0)
-	for r.ctx.Err() == nil {
+	pause, broke, grace := sleep.Backoff{Next: shortest, Most: longest}, r.Began, time.Duration(0)
+	for r.Ctx.Err() == nil {
 		took, kept, err := s.monitorOnce(r)
 		if kept {
 			pause.Next, broke, grace = shortest, time.Now(), took
@@ -67,16 +69,16 @@ func (s *detector) monitor(r *tenure) {
 		case !kept:
 			s.suspect(r, broke, grace)
 		}
-		r.dead.Store(false)
-		pause.Wait(r.ctx)
+		r.Dead.Store(false)
+		pause.Wait(r.Ctx)
 	}
 }
 
 // monitorOnce returns nil when the leader ends it, and an error when it breaks, or when,
 // not kept at all, it cannot begin. It took that long to begin.
-func (s *detector) monitorOnce(r *tenure) (took time.Duration, kept bool, err error) {
+func (s *Detector) monitorOnce(r *lead.Tenure) (took time.Duration, kept bool, err error) {
 	began := time.Now()
-	conn, who, err := s.port.Dial(r.ctx, r.leader.Addr, wire.ForMonitor, r.leader.Server)
+	conn, who, err := s.Port.Dial(r.Ctx, r.Leader.Addr, wire.ForMonitor, r.Leader.Server)
 	if err != nil {
 		return 0, false, err
 	}
@@ -85,16 +87,16 @@ func (s *detector) monitorOnce(r *tenure) (took time.Duration, kept bool, err er
 		return 0, false, errs.NotLeader
 	}
 	took = time.Since(began)
-	defer context.AfterFunc(r.ctx, func() { conn.Close() })()
+	defer context.AfterFunc(r.Ctx, func() { conn.Close() })()
 	var farewell [1]byte
 	_, err = io.ReadFull(conn, farewell[:])
 	return took, true, err
 }
 
-// serveMonitor is the leader's side: its end, a byte, comes when this node leads no
+// ServeMonitor is the leader's side: its end, a byte, comes when this node leads no
 // more, and at once to who is no member: it is not reassured either.
-func (s *detector) serveMonitor(conn net.Conn, h wire.Hello) {
-	r := s.lead.tenure()
+func (s *Detector) ServeMonitor(conn net.Conn, h wire.Hello) {
+	r := s.Lead.Tenure()
 	broken := make(chan struct{})
 	var listening sync.WaitGroup
 	listening.Go(func() {
@@ -103,12 +105,12 @@ func (s *detector) serveMonitor(conn net.Conn, h wire.Hello) {
 	})
 	defer listening.Wait()
 	defer conn.Close()
-	if !r.leads || !s.lists(h.From) {
+	if !r.Leads || !s.Lists(h.From) {
 		_, _ = conn.Write([]byte{1}) // if it does not arrive, the follower asks again
 		return
 	}
 	select {
-	case <-r.ctx.Done():
+	case <-r.Ctx.Done():
 		_, _ = conn.Write([]byte{1})
 	case <-broken:
 		s.refute(r, h)
@@ -118,24 +120,24 @@ func (s *detector) serveMonitor(conn net.Conn, h wire.Hello) {
 // refute dials a follower whose connection has broken: this leader lives. It does so some
 // twenty times per Heartbeat, and not however often somebody in the follower's name has
 // one break.
-func (s *detector) refute(r *tenure, h wire.Hello) {
-	ctx, cancel := context.WithTimeout(r.ctx, s.timing.Heartbeat)
+func (s *Detector) refute(r *lead.Tenure, h wire.Hello) {
+	ctx, cancel := context.WithTimeout(r.Ctx, s.Timing.Heartbeat)
 	defer cancel()
-	if !s.refutations.Await(ctx, h.From, s.timing.Heartbeat/20) {
+	if !s.refutations.Await(ctx, h.From, s.Timing.Heartbeat/20) {
 		return
 	}
-	_, _ = s.port.Ping(ctx, roster.Peer{Server: h.From, Addr: h.At})
+	_, _ = s.Port.Ping(ctx, roster.Peer{Server: h.From, Addr: h.At})
 }
 
 // seemsDead reports whether the leader has no connection to this node, has not
 // dialed it as a leader since, and refuses a connection or leads no more.
-func (s *detector) seemsDead(r *tenure, since time.Time) bool {
-	if c := s.port.CallsFrom(r.leader.Server); c.Open > 0 || c.Led.After(since) {
+func (s *Detector) seemsDead(r *lead.Tenure, since time.Time) bool {
+	if c := s.Port.CallsFrom(r.Leader.Server); c.Open > 0 || c.Led.After(since) {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, s.timing.Heartbeat/4)
+	ctx, cancel := context.WithTimeout(r.Ctx, s.Timing.Heartbeat/4)
 	defer cancel()
-	who, err := s.port.Ping(ctx, r.leader)
+	who, err := s.Port.Ping(ctx, r.Leader)
 	if err == nil {
 		return !who.Leads // the process was started anew
 	}
@@ -146,46 +148,46 @@ func (s *detector) seemsDead(r *tenure, since time.Time) bool {
 // dead as well.
 // A leader that lives has the time of a dial, and a little more, to make itself
 // heard.
-func (s *detector) suspect(r *tenure, since time.Time, dial time.Duration) {
+func (s *Detector) suspect(r *lead.Tenure, since time.Time, dial time.Duration) {
 	const poll = 5 * time.Millisecond
-	grace := dial + s.timing.Heartbeat/40
-	end := time.Now().Add(2 * s.timing.Heartbeat)
+	grace := dial + s.Timing.Heartbeat/40
+	end := time.Now().Add(2 * s.Timing.Heartbeat)
 	candidacy := s.newCandidacy(r)
 	for wait := grace; time.Now().Before(end); wait = poll {
-		if !sleep.For(r.ctx, wait) {
+		if !sleep.For(r.Ctx, wait) {
 			return
 		}
-		if !s.seemsDead(r, since) || s.raftNet.Abstains() {
+		if !s.seemsDead(r, since) || s.RaftNet.Abstains() {
 			return
 		}
-		r.dead.Store(true)
-		if !candidacy.isDue(r.ctx) || !s.campaignAfter(r, "the leader's process is gone") {
+		r.Dead.Store(true)
+		if !candidacy.isDue(r.Ctx) || !s.CampaignAfter(r, "the leader's process is gone") {
 			continue
 		}
-		<-r.ctx.Done() // if it is not elected it goes by the timeout
+		<-r.Ctx.Done() // if it is not elected it goes by the timeout
 		return
 	}
 }
 
-// awaitSilence stands for election when a majority of the voters have not heard from
+// AwaitSilence stands for election when a majority of the voters have not heard from
 // the leader for Heartbeat, which raft may find out before or later.
-func (s *detector) awaitSilence(r *tenure) {
-	heartbeat := s.timing.Heartbeat
+func (s *Detector) AwaitSilence(r *lead.Tenure) {
+	heartbeat := s.Timing.Heartbeat
 	candidacy := s.newCandidacy(r)
-	for s.lead.stillFollows(r) {
+	for s.Lead.StillFollows(r) {
 		silence := s.silence()
 		wait := heartbeat - silence
 		switch {
 		case wait > 0:
 			candidacy = s.newCandidacy(r)
-		case !s.raftNet.Abstains() && candidacy.isDue(s.ctx) && s.campaignAfter(r, "the leader is silent"):
+		case !s.RaftNet.Abstains() && candidacy.isDue(s.Ctx) && s.CampaignAfter(r, "the leader is silent"):
 			return
 		case silence < 3*heartbeat:
 			wait = heartbeat / 50
 		default: // there is no majority
 			wait = heartbeat / 4
 		}
-		if !sleep.For(s.ctx, wait) {
+		if !sleep.For(s.Ctx, wait) {
 			return
 		}
 	}
@@ -193,63 +195,63 @@ func (s *detector) awaitSilence(r *tenure) {
 
 // silence is how long this node has heard nothing from a leader, nor voted for one. What
 // its process before this one has heard it does not know.
-func (s *detector) silence() time.Duration {
-	return min(time.Since(s.raft.LastContact()), time.Since(s.opened))
+func (s *Detector) silence() time.Duration {
+	return min(time.Since(s.Raft.LastContact()), time.Since(s.Opened))
 }
 
-// campaignAfter stands for election, in place of the leader of a tenure, and reports whether
+// CampaignAfter stands for election, in place of the leader of a tenure, and reports whether
 // this node has.
-func (s *detector) campaignAfter(r *tenure, reason string) bool {
-	heard := s.raft.LastContact()
-	if !s.lead.stillFollows(r) {
+func (s *Detector) CampaignAfter(r *lead.Tenure, reason string) bool {
+	heard := s.Raft.LastContact()
+	if !s.Lead.StillFollows(r) {
 		return false // raft has heard of another, or voted
 	}
-	if !r.campaigned.CompareAndSwap(false, true) {
+	if !r.Campaigned.CompareAndSwap(false, true) {
 		return true
 	}
-	s.log.Warn("standing for election", "reason", reason, "leader", roster.UserID(r.leader.Server))
-	term := r.term
+	s.Log.Warn("standing for election", "reason", reason, "leader", roster.UserID(r.Leader.Server))
+	term := r.Term
 	var err error
-	if s.raft.State() == raft.Candidate { // it waits for pre-votes, and would not hear of it
+	if s.Raft.State() == raft.Candidate { // it waits for pre-votes, and would not hear of it
 		term++
-		err = s.lead.stepDown(s.ctx, r.term, roster.Peer{Server: s.server, Addr: s.addr})
+		err = s.Lead.StepDown(s.Ctx, r.Term, roster.Peer{Server: s.Server, Addr: s.Addr})
 	}
 	if err == nil {
-		err = s.raftNet.Between(s.ctx, func(ctx context.Context) error { return s.campaignIfLost(ctx, r, term, heard) })
+		err = s.RaftNet.Between(s.Ctx, func(ctx context.Context) error { return s.campaignIfLost(ctx, r, term, heard) })
 	}
 	if err != nil {
-		s.log.Warn("stand for election", "error", err)
-		r.campaigned.Store(false)
+		s.Log.Warn("stand for election", "error", err)
+		r.Campaigned.Store(false)
 	}
 	return err == nil
 }
 
 // campaignIfLost stands, in a term, unless raft has heard of another leader meanwhile, or
 // voted, or heard of the lost one.
-func (s *detector) campaignIfLost(ctx context.Context, r *tenure, term uint64, heard time.Time) error {
-	if err := s.askRaft(ctx, emptyQuestion()); err != nil {
+func (s *Detector) campaignIfLost(ctx context.Context, r *lead.Tenure, term uint64, heard time.Time) error {
+	if err := s.AskRaft(ctx, node.EmptyQuestion()); err != nil {
 		return err
 	}
-	_, leader := s.raft.LeaderWithID() // in its own term it is the lost one
-	if s.raft.CurrentTerm() != term || leader != "" && term != r.term || !s.raft.LastContact().Equal(heard) {
+	_, leader := s.Raft.LeaderWithID() // in its own term it is the lost one
+	if s.Raft.CurrentTerm() != term || leader != "" && term != r.Term || !s.Raft.LastContact().Equal(heard) {
 		return errors.New("this node has heard of a leader, or voted, meanwhile")
 	}
-	return s.lead.campaign(ctx)
+	return s.Lead.Campaign(ctx)
 }
 
 // candidacy is one node's, among those that find the leader of a tenure lost.
 type candidacy struct {
-	s      *detector
-	tenure *tenure
+	s      *Detector
+	tenure *lead.Tenure
 	agreed time.Time // when a majority was first found to
 }
 
-func (s *detector) newCandidacy(r *tenure) *candidacy { return &candidacy{s: s, tenure: r} }
+func (s *Detector) newCandidacy(r *lead.Tenure) *candidacy { return &candidacy{s: s, tenure: r} }
 
 // isDue reports whether a majority of the voters find the leader lost, and those of them
 // that are placed better have had the time to try.
 func (c *candidacy) isDue(ctx context.Context) bool {
-	each := c.s.timing.Heartbeat / 4
+	each := c.s.Timing.Heartbeat / 4
 	rank, majority := c.s.rankAmongSuspecting(ctx, c.tenure)
 	if majority && c.agreed.IsZero() {
 		c.agreed = time.Now()
@@ -257,8 +259,8 @@ func (c *candidacy) isDue(ctx context.Context) bool {
 	return majority && time.Since(c.agreed) >= time.Duration(rank)*each
 }
 
-// suspicionVote is what a voter answers when it is asked whether a leader is lost.
-type suspicionVote struct {
+// SuspicionVote is what a voter answers when it is asked whether a leader is lost.
+type SuspicionVote struct {
 	Dead   bool          `json:"dead"`  // its process has ended, or it has been silent for Heartbeat
 	Term   uint64        `json:"term"`  // of its last log entry
 	Index  uint64        `json:"index"` // likewise
@@ -267,51 +269,51 @@ type suspicionVote struct {
 	Abstains bool `json:"abstains,omitempty"` // it asks nobody for a vote, see standstill.go
 }
 
-// before reports whether a voter goes before another: its log reaches further.
+// Before reports whether a voter goes before another: its log reaches further.
 // Between equals the identity decides, so that they do not take each other's votes.
-func (t suspicionVote) before(other suspicionVote) bool {
+func (t SuspicionVote) Before(other SuspicionVote) bool {
 	return cmp.Or(cmp.Compare(t.Term, other.Term), cmp.Compare(t.Index, other.Index), cmp.Compare(t.Server, other.Server)) > 0
 }
 
-// suspicion is the question.
-type suspicion struct {
+// Suspicion is the question.
+type Suspicion struct {
 	Leader raft.ServerID `json:"leader"`
 	Term   uint64        `json:"term"` // in which it leads
 }
 
-// voteOnSuspicion is what this node answers.
-func (s *detector) voteOnSuspicion(_ context.Context, a suspicion) (suspicionVote, error) {
-	r := s.lead.tenure()
-	term, index := s.lastEntry()
-	lost := r.leader.Server == a.Leader && r.dead.Load() || s.silence() >= s.timing.Heartbeat
-	return suspicionVote{
-		Dead:   lost && s.isPlaced() && !r.leads && s.raft.CurrentTerm() == a.Term,
+// VoteOnSuspicion is what this node answers.
+func (s *Detector) VoteOnSuspicion(_ context.Context, a Suspicion) (SuspicionVote, error) {
+	r := s.Lead.Tenure()
+	term, index := s.LastEntry()
+	lost := r.Leader.Server == a.Leader && r.Dead.Load() || s.silence() >= s.Timing.Heartbeat
+	return SuspicionVote{
+		Dead:   lost && s.IsPlaced() && !r.Leads && s.Raft.CurrentTerm() == a.Term,
 		Term:   term,
 		Index:  index,
-		Server: s.server,
+		Server: s.Server,
 
-		Abstains: s.raftNet.Abstains(),
+		Abstains: s.RaftNet.Abstains(),
 	}, nil
 }
 
 // rankAmongSuspecting asks the other voters. rank is how many of those that find the
 // leader lost, and may stand, go before this node.
-func (s *detector) rankAmongSuspecting(ctx context.Context, r *tenure) (rank int, majority bool) {
-	config := s.configuration()
-	if !roster.IsVoter(config, s.server) {
+func (s *Detector) rankAmongSuspecting(ctx context.Context, r *lead.Tenure) (rank int, majority bool) {
+	config := s.Configuration()
+	if !roster.IsVoter(config, s.Server) {
 		return 0, false
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.timing.Heartbeat/4)
+	ctx, cancel := context.WithTimeout(ctx, s.Timing.Heartbeat/4)
 	defer cancel()
-	question := suspicion{r.leader.Server, r.term}
-	mine, _ := s.voteOnSuspicion(ctx, question)
-	answers := make(chan suspicionVote, len(config.Servers))
+	question := Suspicion{r.Leader.Server, r.Term}
+	mine, _ := s.VoteOnSuspicion(ctx, question)
+	answers := make(chan SuspicionVote, len(config.Servers))
 	asked := 0
 	for _, m := range config.Servers {
-		if m.Suffrage != raft.Voter || m.ID == s.server || m.ID == r.leader.Server {
+		if m.Suffrage != raft.Voter || m.ID == s.Server || m.ID == r.Leader.Server {
 			continue
 		}
-		if s.life.Go(func() { answers <- s.askSuspicion(ctx, m, question) }) {
+		if s.Life.Go(func() { answers <- s.AskSuspicion(ctx, m, question) }) {
 			asked++
 		}
 	}
@@ -322,17 +324,17 @@ func (s *detector) rankAmongSuspecting(ctx context.Context, r *tenure) (rank int
 			continue
 		}
 		dead++
-		if !t.Abstains && t.before(mine) {
+		if !t.Abstains && t.Before(mine) {
 			rank++
 		}
 	}
 	return rank, mine.Dead && dead > len(roster.Voters(config))/2
 }
 
-func (s *detector) askSuspicion(ctx context.Context, m raft.Server, a suspicion) suspicionVote {
-	t, err := wire.CallJSON[suspicionVote](ctx, s.port, roster.Peer{Server: m.ID, Addr: string(m.Address)}, wire.CallSuspicion, a)
+func (s *Detector) AskSuspicion(ctx context.Context, m raft.Server, a Suspicion) SuspicionVote {
+	t, err := wire.CallJSON[SuspicionVote](ctx, s.Port, roster.Peer{Server: m.ID, Addr: string(m.Address)}, wire.CallSuspicion, a)
 	if err != nil {
-		return suspicionVote{} // no word of it is a no
+		return SuspicionVote{} // no word of it is a no
 	}
 	return t
 }

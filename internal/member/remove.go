@@ -1,4 +1,4 @@
-package kvraft
+package member
 
 import (
 	"context"
@@ -9,12 +9,13 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
-// removeRequest asks for a node to be made no member any more.
-type removeRequest struct {
+// RemoveRequest asks for a node to be made no member any more.
+type RemoveRequest struct {
 	ID        string `json:"id"`
 	Force     bool   `json:"force"`
 	MayReturn bool   `json:"may_return"`
@@ -24,23 +25,23 @@ type removeRequest struct {
 	Term uint64 `json:"term,omitempty"` // of the leader that is asked: it does nothing about it in another. 0: of one that does not know this
 }
 
-// removeFor also tells a refusal as such when an attempt on an earlier leader is in doubt.
+// RemoveFor also tells a refusal as such when an attempt on an earlier leader is in doubt.
 // That one had its effect in its own term, or never will have; and a leader has in its
 // state what was done in the terms before it, and refuses nothing of which there is a
 // note.
-func (s *members) removeFor(ctx context.Context, req removeRequest) error {
+func (s *Members) RemoveFor(ctx context.Context, req RemoveRequest) error {
 	var refusal error
 	doubt := uint64(0) // the last term in which an attempt may have begun
-	err := s.lead.changeThroughLeader(ctx, func(ctx context.Context, tenure *tenure) error {
-		req.Term = tenure.term
+	err := s.lead.ChangeThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) error {
+		req.Term = tenure.Term
 		err := s.removeThrough(ctx, tenure, req)
 		switch {
 		case errors.Is(err, errs.Unknown):
-			doubt = tenure.term
-		case errors.Is(err, errs.NotFound), errors.Is(err, errs.Refused) && tenure.term > doubt:
+			doubt = tenure.Term
+		case errors.Is(err, errs.NotFound), errors.Is(err, errs.Refused) && tenure.Term > doubt:
 			refusal, err = err, nil
 		case err != nil && !errors.Is(err, errs.Unsent):
-			doubt = tenure.term
+			doubt = tenure.Term
 		}
 		return err
 	})
@@ -52,39 +53,39 @@ func (s *members) removeFor(ctx context.Context, req removeRequest) error {
 
 // removeThrough keeps the term in which it was asked: a request that was held up on the
 // way is not one of the term in which it arrives.
-func (s *members) removeThrough(ctx context.Context, tenure *tenure, req removeRequest) error {
+func (s *Members) removeThrough(ctx context.Context, tenure *lead.Tenure, req RemoveRequest) error {
 	if req.Term == 0 {
-		req.Term = tenure.term
+		req.Term = tenure.Term
 	}
-	if tenure.leads {
+	if tenure.Leads {
 		if err := s.removeMember(ctx, req); err != nil {
 			return fmt.Errorf("remove node %s: %w", req.ID, err)
 		}
 		return nil
 	}
 	req.Forwarded = true
-	_, err := wire.CallJSON[wire.Raw](ctx, s.port, tenure.leader, wire.CallRemove, req)
+	_, err := wire.CallJSON[wire.Raw](ctx, s.Port, tenure.Leader, wire.CallRemove, req)
 	return err
 }
 
-func (s *members) serveRemove(ctx context.Context, req removeRequest) (wire.Raw, error) {
-	return nil, s.lead.serveChange(ctx, req.Forwarded, func(ctx context.Context, r *tenure) error { return s.removeThrough(ctx, r, req) })
+func (s *Members) ServeRemove(ctx context.Context, req RemoveRequest) (wire.Raw, error) {
+	return nil, s.lead.ServeChange(ctx, req.Forwarded, func(ctx context.Context, r *lead.Tenure) error { return s.removeThrough(ctx, r, req) })
 }
 
 // removeMember removes a member, as the leader.
-func (s *members) removeMember(ctx context.Context, req removeRequest) error {
-	unlock, err := s.lockMembership(ctx)
+func (s *Members) removeMember(ctx context.Context, req RemoveRequest) error {
+	unlock, err := s.LockMembership(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := s.lead.awaitOwnTerm(ctx); err != nil {
+	if err := s.lead.AwaitOwnTerm(ctx); err != nil {
 		return err
 	}
-	if err := s.lead.leadsIn(req.Term); err != nil {
+	if err := s.lead.LeadsIn(req.Term); err != nil {
 		return err
 	}
-	config := s.configuration()
+	config := s.Configuration()
 	at := slices.IndexFunc(config.Servers, func(m raft.Server) bool { return roster.UserID(m.ID) == req.ID })
 	if at < 0 {
 		return s.removeAgain(req)
@@ -92,16 +93,16 @@ func (s *members) removeMember(ctx context.Context, req removeRequest) error {
 	m := config.Servers[at]
 	err = s.checkRemovable(ctx, config, m, req)
 	switch {
-	case err != nil && s.isRemoved(m.ID):
+	case err != nil && s.IsRemoved(m.ID):
 		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", errs.Unknown, errs.Reason(err))
 	case err != nil:
 		return err
 	}
-	if err := s.lead.leadsIn(req.Term); err != nil {
+	if err := s.lead.LeadsIn(req.Term); err != nil {
 		return err
 	}
-	if m.ID == s.server { // the next leader does it
-		if err := s.lead.transferTo(ctx, ""); err != nil {
+	if m.ID == s.Server { // the next leader does it
+		if err := s.lead.TransferTo(ctx, ""); err != nil {
 			return fmt.Errorf("%w: %v", errs.Unsent, errs.Reason(err)) // of the removal
 		}
 		return errs.NotLeader
@@ -114,8 +115,8 @@ func (s *members) removeMember(ctx context.Context, req removeRequest) error {
 
 // removeAgain is for the id of a node that is no member any more. There is something
 // to do when one has left that was to return, and now is not.
-func (s *members) removeAgain(req removeRequest) error {
-	left, removed := s.formerly(req.ID, leftNote), s.formerly(req.ID, removedNote)
+func (s *Members) removeAgain(req RemoveRequest) error {
+	left, removed := s.Formerly(req.ID, LeftNote), s.Formerly(req.ID, RemovedNote)
 	switch {
 	case len(left) == 0 && len(removed) == 0:
 		return fmt.Errorf("%w: no member is called %q", errs.NotFound, req.ID)
@@ -123,38 +124,38 @@ func (s *members) removeAgain(req removeRequest) error {
 		return nil
 	}
 	for _, server := range left {
-		if err := s.writeNote(removedNote(server), s.dated(tombstone)); err != nil {
+		if err := s.WriteNote(RemovedNote(server), s.Dated(Tombstone)); err != nil {
 			return err
 		}
-		if err := s.clearNote(leftNote(server)); err != nil {
+		if err := s.clearNote(LeftNote(server)); err != nil {
 			return err
 		}
 	}
-	return s.clearNote(replicaNote(req.ID))
+	return s.clearNote(ReplicaNote(req.ID))
 }
 
 // removeReturning removes a member that may return. What it is to be then stays noted. It may have
 // left before: the note is of this time.
-func (s *members) removeReturning(ctx context.Context, m raft.Server) error {
-	if err := s.writeNote(leftNote(m.ID), s.dated("1")); err != nil {
+func (s *Members) removeReturning(ctx context.Context, m raft.Server) error {
+	if err := s.WriteNote(LeftNote(m.ID), s.Dated("1")); err != nil {
 		return err
 	}
-	return s.change(ctx, func() raft.Future { return s.raft.RemoveServer(m.ID, 0, s.patience()) })
+	return s.Change(ctx, func() raft.Future { return s.Raft.RemoveServer(m.ID, 0, s.Patience()) })
 }
 
 // removeForGood removes a member for good, with what was noted of it.
-func (s *members) removeForGood(ctx context.Context, m raft.Server, req removeRequest) error {
+func (s *Members) removeForGood(ctx context.Context, m raft.Server, req RemoveRequest) error {
 	if err := s.removeIdentity(ctx, m, req); err != nil {
 		return err
 	}
-	if err := s.clearNote(replicaNote(roster.UserID(m.ID))); err != nil {
+	if err := s.clearNote(ReplicaNote(roster.UserID(m.ID))); err != nil {
 		return fmt.Errorf("%w: it is removed: %v", errs.Unknown, errs.Reason(err))
 	}
 	return nil
 }
 
-func (s *members) checkRemovable(ctx context.Context, config raft.Configuration, m raft.Server, req removeRequest) error {
-	if req.IfSilent && len(s.silent(ctx, []raft.Server{m})) == 0 {
+func (s *Members) checkRemovable(ctx context.Context, config raft.Configuration, m raft.Server, req RemoveRequest) error {
+	if req.IfSilent && len(s.Silent(ctx, []raft.Server{m})) == 0 {
 		return fmt.Errorf("%w: it answers at %s", errs.Refused, roster.DialAddr(string(m.Address)))
 	}
 	if ctx.Err() != nil { // that it is silent then says nothing
@@ -170,7 +171,7 @@ func (s *members) checkRemovable(ctx context.Context, config raft.Configuration,
 	if req.Force {
 		return nil
 	}
-	silent := s.silent(ctx, rest)
+	silent := s.Silent(ctx, rest)
 	if ctx.Err() != nil { // likewise
 		return fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
@@ -185,19 +186,19 @@ func (s *members) checkRemovable(ctx context.Context, config raft.Configuration,
 // in between leaves its successor word of what is to be done, and from then on
 // nobody can say that nothing was changed. That it has left before does not count any
 // more.
-func (s *members) removeIdentity(ctx context.Context, m raft.Server, req removeRequest) error {
-	if !s.isRemoved(m.ID) {
-		how := tombstone
+func (s *Members) removeIdentity(ctx context.Context, m raft.Server, req RemoveRequest) error {
+	if !s.IsRemoved(m.ID) {
+		how := Tombstone
 		if req.Force {
 			how = tombstoneByForce
 		}
-		if err := s.writeNote(removedNote(m.ID), s.dated(how)); err != nil {
+		if err := s.WriteNote(RemovedNote(m.ID), s.Dated(how)); err != nil {
 			return err
 		}
 	}
-	err := s.clearNote(leftNote(m.ID))
+	err := s.clearNote(LeftNote(m.ID))
 	if err == nil {
-		err = s.change(ctx, func() raft.Future { return s.raft.RemoveServer(m.ID, 0, s.patience()) })
+		err = s.Change(ctx, func() raft.Future { return s.Raft.RemoveServer(m.ID, 0, s.Patience()) })
 	}
 	if err != nil {
 		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", errs.Unknown, errs.Reason(err))

@@ -1,4 +1,4 @@
-package kvraft
+package joining
 
 import (
 	"context"
@@ -11,46 +11,46 @@ import (
 )
 
 // seekConfirmation goes one step towards this node's place.
-func (s *joiner) seekConfirmation() error {
-	if done, err := s.places.lookAtOldPlace(); done || err != nil {
+func (s *Joiner) seekConfirmation() error {
+	if done, err := s.Places.LookAtOldPlace(); done || err != nil {
 		return err
 	}
-	if s.configuredAt() == "" {
+	if s.ConfiguredAt() == "" {
 		return s.askToJoin()
 	}
 	addrs, _ := s.memberAddrs() // an address that is not known cannot be asked
-	answers, err := s.places.askForPlace(addrs, false)
+	answers, err := s.Places.AskForPlace(addrs, false)
 	if err != nil {
 		return err
 	}
-	t := s.places.count(answers)
-	if t.leader {
+	t := s.Places.Count(answers)
+	if t.Leader {
 		return s.askToJoin()
 	}
-	if t.enough() {
-		if answers, err = s.places.askForPlace(addrs, true); err != nil {
+	if t.Enough() {
+		if answers, err = s.Places.AskForPlace(addrs, true); err != nil {
 			return err
 		}
-		if t = s.places.count(answers); t.enough() && !t.leader {
-			s.log.Info("confirmed by the other voters", "addr", s.addr, "old", roster.DialAddr(s.configuredAt()))
-			s.takePlace()
+		if t = s.Places.Count(answers); t.Enough() && !t.Leader {
+			s.Log.Info("confirmed by the other voters", "addr", s.Addr, "old", roster.DialAddr(s.ConfiguredAt()))
+			s.TakePlace()
 			return nil
 		}
 	}
-	return fmt.Errorf("it was at %s, and has to be confirmed: %s; start those that are missing, or this node at its old address", roster.DialAddr(s.configuredAt()), t)
+	return fmt.Errorf("it was at %s, and has to be confirmed: %s; start those that are missing, or this node at its old address", roster.DialAddr(s.ConfiguredAt()), t)
 }
 
 // askWhoAnswers asks a member for this node's place that answers at some address,
 // whoever should be there.
-func (s *joiner) askWhoAnswers() error {
+func (s *Joiner) askWhoAnswers() error {
 	addrs, _ := s.memberAddrs()
-	ctx, cancel := context.WithTimeout(s.ctx, s.timing.Heartbeat)
+	ctx, cancel := context.WithTimeout(s.Ctx, s.Timing.Heartbeat)
 	defer cancel()
 	here := make(chan string, len(addrs))
 	var probing sync.WaitGroup
 	for _, addr := range addrs {
 		probing.Go(func() {
-			if who, err := s.probe(ctx, addr); err == nil && who.Node != s.server {
+			if who, err := s.Probe(ctx, addr); err == nil && who.Node != s.Server {
 				here <- addr
 			}
 		})

@@ -1,4 +1,4 @@
-package kvraft
+package joining
 
 import (
 	"context"
@@ -8,15 +8,18 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/founding"
+	"github.com/kvraft/kvraft/internal/member"
+	"github.com/kvraft/kvraft/internal/place"
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
-// acceptAdmission is the other side of admit: the cluster is on disk before the
+// AcceptAdmission is the other side of admit: the cluster is on disk before the
 // answer leaves, and from then on only that cluster is heard.
-func (s *joiner) acceptAdmission(_ context.Context, a admission) (wire.Raw, error) {
+func (s *Joiner) AcceptAdmission(_ context.Context, a place.Admission) (wire.Raw, error) {
 	var refusal error
 	var fresh bool
-	err := s.logs.Update(func(m *disk.Record) {
+	err := s.Logs.Update(func(m *disk.Record) {
 		switch {
 		case a.Cluster == "":
 			refusal = fmt.Errorf("%w: an admission to no cluster", errs.Invalid)
@@ -26,13 +29,13 @@ func (s *joiner) acceptAdmission(_ context.Context, a admission) (wire.Raw, erro
 			refusal = fmt.Errorf("%w: node %s belongs to cluster %s", errs.Refused, m.ID, m.Cluster)
 		case m.LacksClusterID():
 			refusal = fmt.Errorf("%w: node %s has the data of a cluster of hraftd's", errs.Refused, m.ID)
-		case m.Promise != nil && clusterOf(m.Promise) != a.Cluster:
-			refusal = fmt.Errorf("%w: node %s has promised to form a cluster with %s", errs.Refused, m.ID, nameAll(m.Promise))
+		case m.Promise != nil && founding.ClusterID(m.Promise) != a.Cluster:
+			refusal = fmt.Errorf("%w: node %s has promised to form a cluster with %s", errs.Refused, m.ID, founding.Names(m.Promise))
 		default:
 			fresh = m.Cluster == ""
 			m.Cluster, m.Promise = a.Cluster, nil
 			if fresh { // until it has heard of a configuration
-				m.Places = map[raft.ServerID]disk.PlacePromise{m.ServerID(): {To: s.addr}}
+				m.Places = map[raft.ServerID]disk.PlacePromise{m.ServerID(): {To: s.Addr}}
 			}
 		}
 	})
@@ -40,21 +43,21 @@ func (s *joiner) acceptAdmission(_ context.Context, a admission) (wire.Raw, erro
 		return nil, errors.Join(err, refusal)
 	}
 	if fresh {
-		s.log.Info("admitted", "cluster", a.Cluster)
+		s.Log.Info("admitted", "cluster", a.Cluster)
 	}
-	if fresh || a.Addr == s.addr { // nobody can have voted in its place before it is admitted
-		s.takePlace()
+	if fresh || a.Addr == s.Addr { // nobody can have voted in its place before it is admitted
+		s.TakePlace()
 	}
 	return nil, nil
 }
 
-// leave removes this node, which does not ask to be admitted meanwhile or afterwards.
-func (s *joiner) leave(ctx context.Context, req removeRequest) error {
+// Leave removes this node, which does not ask to be admitted meanwhile or afterwards.
+func (s *Joiner) Leave(ctx context.Context, req member.RemoveRequest) error {
 	s.leaving.Add(1)
 	defer s.leaving.Add(-1)
-	err := s.members.removeFor(ctx, req)
+	err := s.Members.RemoveFor(ctx, req)
 	if err == nil {
-		s.left.Store(true)
+		s.Left.Store(true)
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package kvraft
+package place
 
 import (
 	"cmp"
@@ -20,16 +20,16 @@ import (
 // How a node seeks to be confirmed in its place, of a leader or of the other voters; see
 // place.go.
 
-// claim asks for the confirmation of a place.
-type claim struct {
+// Claim asks for the confirmation of a place.
+type Claim struct {
 	Server  raft.ServerID `json:"server"`
 	Addr    string        `json:"addr"`
 	Process string        `json:"process"`
 	Promise bool          `json:"promise"` // and not only whether it would be promised
 }
 
-// claimAnswer is what a node says of a claim.
-type claimAnswer struct {
+// ClaimAnswer is what a node says of a claim.
+type ClaimAnswer struct {
 	Server  raft.ServerID   `json:"server"` // who answers
 	Process string          `json:"process"`
 	Placed  bool            `json:"placed"` // it has its own place
@@ -40,42 +40,42 @@ type claimAnswer struct {
 	Index   uint64          `json:"index"`  // likewise
 }
 
-// lookAtOldPlace reports whether the old address leads to this node too.
-func (s *places) lookAtOldPlace() (here bool, err error) {
-	at := roster.DialAddr(s.configuredAt())
+// LookAtOldPlace reports whether the old address leads to this node too.
+func (s *Places) LookAtOldPlace() (here bool, err error) {
+	at := roster.DialAddr(s.ConfiguredAt())
 	if at == "" {
 		return false, nil
 	}
-	there, err := s.probeSoon(s.ctx, at)
+	there, err := s.ProbeSoon(s.Ctx, at)
 	switch {
-	case err != nil || there.Node != s.server:
+	case err != nil || there.Node != s.Server:
 		return false, nil
-	case there.Process == s.port.Process():
-		s.takePlace()
+	case there.Process == s.Port.Process():
+		s.TakePlace()
 		return true, nil
 	}
-	return false, rivalry(there, s.server, at)
+	return false, Rivalry(there, s.Server, at)
 }
 
-// rivalry is the answer to a claim of a place at which another process answers.
-func rivalry(there wire.Welcome, id raft.ServerID, at string) error {
+// Rivalry is the answer to a claim of a place at which another process answers.
+func Rivalry(there wire.Welcome, id raft.ServerID, at string) error {
 	if there.Unconfirmed { // neither of the two has more of a right to it
 		return fmt.Errorf("%w: another node claims the place of %s, at %s: stop the one that runs on a copy", errs.Refused, roster.UserID(id), at)
 	}
-	return copied(id, at)
+	return Copied(id, at)
 }
 
-// askForPlace asks all addresses that may be nodes', at once. It fails when one knows
+// AskForPlace asks all addresses that may be nodes', at once. It fails when one knows
 // that this node is a copy.
-func (s *places) askForPlace(addrs []string, promise bool) ([]claimAnswer, error) {
-	ctx, cancel := context.WithTimeout(s.ctx, 3*s.timing.Heartbeat) // the other side looks for one
+func (s *Places) AskForPlace(addrs []string, promise bool) ([]ClaimAnswer, error) {
+	ctx, cancel := context.WithTimeout(s.Ctx, 3*s.Timing.Heartbeat) // the other side looks for one
 	defer cancel()
-	answers, failures := make([]claimAnswer, len(addrs)), make([]error, len(addrs))
+	answers, failures := make([]ClaimAnswer, len(addrs)), make([]error, len(addrs))
 	var asking sync.WaitGroup
 	for i, addr := range addrs {
 		asking.Go(func() {
-			question := claim{s.server, s.addr, s.port.Process(), promise}
-			answers[i], failures[i] = wire.AskJSON[claimAnswer](ctx, s.port, addr, wire.CallClaim, question)
+			question := Claim{s.Server, s.Addr, s.Port.Process(), promise}
+			answers[i], failures[i] = wire.AskJSON[ClaimAnswer](ctx, s.Port, addr, wire.CallClaim, question)
 		})
 	}
 	asking.Wait()
@@ -96,11 +96,11 @@ type tally struct {
 	voters  int
 	there   int  // roster.Voters that answer, this one among them
 	absent  int  // of those, how many know that it does not run at its old address, this one among them
-	leader  bool // there is one, or will be without this node
+	Leader  bool // there is one, or will be without this node
 	missing []string
 }
 
-func (t tally) enough() bool { return t.there == t.voters || t.absent > t.voters/2 }
+func (t tally) Enough() bool { return t.there == t.voters || t.absent > t.voters/2 }
 
 func (t tally) String() string {
 	text := fmt.Sprintf("%d of %d voters are here, and %d know that it is not there any more", t.there, t.voters, t.absent)
@@ -110,14 +110,14 @@ func (t tally) String() string {
 	return text
 }
 
-// count goes by the newest configuration, that of the node whose log reaches furthest. An identity under
+// Count goes by the newest configuration, that of the node whose log reaches furthest. An identity under
 // which two answer counts for nobody.
-func (s *places) count(answers []claimAnswer) (t tally) {
+func (s *Places) Count(answers []ClaimAnswer) (t tally) {
 	newest := s.claimAnswer()
-	by := make(map[raft.ServerID]claimAnswer)
+	by := make(map[raft.ServerID]ClaimAnswer)
 	double := make(map[raft.ServerID]bool)
 	for _, a := range answers {
-		if a.Server == "" || a.Server == s.server {
+		if a.Server == "" || a.Server == s.Server {
 			continue
 		}
 		if other, ok := by[a.Server]; ok && other.Process != a.Process {
@@ -127,14 +127,14 @@ func (s *places) count(answers []claimAnswer) (t tally) {
 		if cmp.Or(cmp.Compare(a.Term, newest.Term), cmp.Compare(a.Index, newest.Index)) > 0 {
 			newest = a
 		}
-		t.leader = t.leader || a.Led
+		t.Leader = t.Leader || a.Led
 	}
 	t.voters, t.there, t.absent = len(newest.Voters), 1, 1
 	placed := 0
 	for _, id := range newest.Voters {
 		a, ok := by[id]
 		switch {
-		case id == s.server:
+		case id == s.Server:
 		case !ok || double[id]:
 			t.missing = append(t.missing, roster.UserID(id))
 		default:
@@ -143,7 +143,7 @@ func (s *places) count(answers []claimAnswer) (t tally) {
 			placed += oneIf(a.Placed)
 		}
 	}
-	t.leader = t.leader || placed > t.voters/2 || !slices.Contains(newest.Voters, s.server)
+	t.Leader = t.Leader || placed > t.voters/2 || !slices.Contains(newest.Voters, s.Server)
 	return t
 }
 
@@ -154,29 +154,29 @@ func oneIf(is bool) int {
 	return 0
 }
 
-func (s *places) claimAnswer() claimAnswer {
-	term, index := s.lastEntry()
-	return claimAnswer{
-		Server: s.server, Process: s.port.Process(), Placed: s.isPlaced(), Led: s.lead.tenure().leader != roster.Peer{},
-		Voters: roster.IDs(roster.Voters(s.configuration())), Term: term, Index: index,
+func (s *Places) claimAnswer() ClaimAnswer {
+	term, index := s.LastEntry()
+	return ClaimAnswer{
+		Server: s.Server, Process: s.Port.Process(), Placed: s.IsPlaced(), Led: s.Lead.Tenure().Leader != roster.Peer{},
+		Voters: roster.IDs(roster.Voters(s.Configuration())), Term: term, Index: index,
 	}
 }
 
-// serveClaim is the other side.
-func (s *places) serveClaim(ctx context.Context, c claim) (claimAnswer, error) {
-	if mine := s.self().Cluster; mine == "" || wire.CallerOf(ctx).Cluster != mine {
-		return claimAnswer{}, fmt.Errorf("%w: a claim of another cluster", errs.Unsent)
+// ServeClaim is the other side.
+func (s *Places) ServeClaim(ctx context.Context, c Claim) (ClaimAnswer, error) {
+	if mine := s.Self().Cluster; mine == "" || wire.CallerOf(ctx).Cluster != mine {
+		return ClaimAnswer{}, fmt.Errorf("%w: a claim of another cluster", errs.Unsent)
 	}
 	a := s.claimAnswer()
-	from := roster.AddressOf(s.configuration(), c.Server)
+	from := roster.AddressOf(s.Configuration(), c.Server)
 	switch {
-	case c.Server == s.server && c.Process != a.Process:
-		return a, rivalry(wire.Welcome{Unconfirmed: !a.Placed}, s.server, s.addr)
-	case c.Server == s.server, a.Led, from == "":
+	case c.Server == s.Server && c.Process != a.Process:
+		return a, Rivalry(wire.Welcome{Unconfirmed: !a.Placed}, s.Server, s.Addr)
+	case c.Server == s.Server, a.Led, from == "":
 		return a, nil
 	}
 	at := []string{roster.DialAddr(from)}
-	if p, ok := s.promised(c.Server); ok {
+	if p, ok := s.Promised(c.Server); ok {
 		at = append(at, p.To)
 	}
 	if rival := s.claims.note(c); rival != "" {
@@ -199,13 +199,13 @@ func (s *places) serveClaim(ctx context.Context, c claim) (claimAnswer, error) {
 
 // isAbsent reports whether the member of a claim is known not to be at an address but
 // for the claimant itself. Silence tells nothing.
-func (s *places) isAbsent(ctx context.Context, c claim, addr string) (bool, error) {
-	there, err := s.probeSoon(ctx, addr)
+func (s *Places) isAbsent(ctx context.Context, c Claim, addr string) (bool, error) {
+	there, err := s.ProbeSoon(ctx, addr)
 	switch {
 	case err != nil:
 		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wire.ErrNoPeer), nil
 	case there.Node == c.Server && there.Process != c.Process:
-		return false, rivalry(there, c.Server, addr)
+		return false, Rivalry(there, c.Server, addr)
 	}
 	return true, nil
 }
@@ -214,11 +214,11 @@ func (s *places) isAbsent(ctx context.Context, c claim, addr string) (bool, erro
 // of one directory are seen that are both away from its old address.
 type claims struct {
 	mu     sync.Mutex
-	latest map[raft.ServerID]claim // guarded by mu
+	latest map[raft.ServerID]Claim // guarded by mu
 }
 
 // note returns where another claimant of the same place was.
-func (cs *claims) note(c claim) (rival string) {
+func (cs *claims) note(c Claim) (rival string) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	if old, ok := cs.latest[c.Server]; ok && old.Process != c.Process {
@@ -227,11 +227,11 @@ func (cs *claims) note(c claim) (rival string) {
 	return ""
 }
 
-func (cs *claims) take(c claim) {
+func (cs *claims) take(c Claim) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	if cs.latest == nil {
-		cs.latest = make(map[raft.ServerID]claim)
+		cs.latest = make(map[raft.ServerID]Claim)
 	}
 	cs.latest[c.Server] = c // members only: there are few
 }

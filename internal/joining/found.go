@@ -1,0 +1,326 @@
+package joining
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disk"
+	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/founding"
+	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/sleep"
+	"github.com/kvraft/kvraft/internal/wire"
+)
+
+// A cluster is formed by one node alone, or by n empty nodes that were all told
+// to expect n (WithBootstrapExpect). Together it goes like this:
+//
+// Each node asks the others what they are. When it has found enough of them, it
+// intends to form a cluster with the first n by identity. When it sees that the
+// rest of that set intends the same, it promises the set, on disk. When it sees
+// that all n have promised, it bootstraps: the same configuration as the others,
+// in a cluster whose id is a hash of the set.
+//
+// Why there are never two: a node promises one set, and until it is bootstrapped
+// takes part in nothing else; and a set that lacks the promise of one of its
+// members is bootstrapped by none. So two sets that are bootstrapped have no node
+// in common. A promise is taken back in one case, when a member of the set
+// belongs to another cluster: it bootstraps no other set, so nobody forms this one,
+// and none has. No clock decides anything.
+
+// foundingState is what a node knows while it forms a cluster.
+type foundingState struct {
+	mu       sync.Mutex
+	intended []roster.Peer // guarded by mu
+	joining  bool          // guarded by mu: there is a cluster already, which is asked for admission
+	known    []string      // guarded by mu: the latest first
+}
+
+func (f *foundingState) isJoining() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.joining
+}
+
+func (f *foundingState) setJoining(joining bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.joining = joining
+}
+
+// expected is how many nodes are to form a cluster; 0: none that this node is
+// among.
+func (s *Joiner) expected() int {
+	meta := s.Logs.Record()
+	if n := max(s.Expect, len(meta.Promise)); n > 1 && !meta.IsLegacy() {
+		return n
+	}
+	return 0
+}
+
+// founding.Statement is what this node says.
+func (s *Joiner) Founding() founding.Statement {
+	s.founders.mu.Lock()
+	set, known := s.founders.intended, s.founders.known
+	s.founders.mu.Unlock()
+	meta := s.Logs.Record()
+	if meta.Promise != nil {
+		set = meta.Promise
+	}
+	return founding.Statement{Peer: roster.Peer{Server: s.Server, Addr: s.Addr}, Cluster: meta.Cluster, Expect: s.expected(), Set: set, Promised: meta.Promise != nil, Known: known}
+}
+
+// FoundAlone bootstraps a cluster of one, before raft starts, if that is what this
+// node has promised. A formation that a crash cut off is ended, or begun again:
+// nobody can have voted in it.
+func (s *Joiner) FoundAlone() error {
+	meta := s.Logs.Record()
+	last, err := s.Logs.LastIndex()
+	if err != nil {
+		return err
+	}
+	switch {
+	case meta.Cluster != "", meta.IsLegacy(), last > 0 && meta.Promise == nil:
+		return nil
+	case last > 0: // with others, too: the log comes before the cluster's id
+		return s.recordFounding(meta.Promise)
+	}
+	if err := s.Logs.UpdateIf(func(m *disk.Record) bool {
+		had := len(m.Raft) > 0
+		m.Raft = nil
+		return had
+	}); err != nil {
+		return fmt.Errorf("begin anew: %w", err)
+	}
+	if len(meta.Promise) != 1 {
+		return nil
+	}
+	err = s.Life.Apart("bootstrap", func() error {
+		return raft.BootstrapCluster(s.RaftConfig(), s.Logs, s.Logs, s.Snapshots, s.RaftNet, founding.Configuration(meta.Promise))
+	})
+	if err != nil {
+		return err
+	}
+	return s.recordFounding(meta.Promise)
+}
+
+// foundTogether goes one step towards a cluster of this node and others. An error
+// says what it waits for.
+func (s *Joiner) foundTogether() error {
+	others, unheard, err := s.meet()
+	if err != nil {
+		return err
+	}
+	for _, other := range others {
+		if other.Cluster != "" {
+			return s.MeetMember(other)
+		}
+	}
+	s.founders.setJoining(false)
+	set, err := s.Intend(others)
+	if err != nil {
+		return errors.Join(append([]error{err}, unheard...)...)
+	}
+	if s.Logs.Record().Promise == nil {
+		if err := founding.Agreed(set, s.Server, others, func(f founding.Statement) bool { return true }); err != nil {
+			return errors.Join(append([]error{err}, unheard...)...)
+		}
+		if err := s.promise(set); err != nil {
+			return err
+		}
+		s.Log.Info("promised to form a cluster", "with", founding.Names(set))
+	}
+	if err := founding.Agreed(set, s.Server, others, func(f founding.Statement) bool { return f.Promised }); err != nil {
+		return errors.Join(append([]error{err}, unheard...)...)
+	}
+	return s.found(set)
+}
+
+// promise binds this node to the set, unless it was admitted to a cluster while it
+// looked at others.
+func (s *Joiner) promise(set []roster.Peer) error {
+	admitted := ""
+	err := s.Logs.UpdateIf(func(m *disk.Record) bool {
+		if admitted = m.Cluster; admitted == "" {
+			m.Promise = set
+		}
+		return admitted == ""
+	})
+	if err == nil && admitted != "" {
+		err = fmt.Errorf("this node was admitted to cluster %s", admitted)
+	}
+	if err != nil {
+		return fmt.Errorf("promise to form a cluster: %w", err)
+	}
+	return nil
+}
+
+// meet asks every address that may be a node's, at once. unheard says which did
+// not answer.
+func (s *Joiner) meet() (others map[raft.ServerID]founding.Statement, unheard []error, err error) {
+	addrs, err := s.memberAddrs()
+	if err != nil {
+		unheard = append(unheard, err)
+	}
+	me := s.Founding()
+	answers := make([]founding.Statement, len(addrs))
+	failures := make([]error, len(addrs))
+	var asking sync.WaitGroup
+	for i, addr := range addrs {
+		asking.Go(func() { answers[i], failures[i] = s.askFounder(addr, me) })
+	}
+	asking.Wait()
+
+	others = make(map[raft.ServerID]founding.Statement)
+	var found, heardOf []string
+	for i, answer := range answers {
+		switch {
+		case failures[i] != nil:
+			unheard = append(unheard, fmt.Errorf("%s: %w", addrs[i], failures[i]))
+		case answer.Server != s.Server:
+			others[answer.Server] = answer
+			found, heardOf = append(found, answer.Addr), append(heardOf, answer.Known...)
+		}
+		if failures[i] == nil && answer.Cluster == "" && answer.Expect > 0 && answer.Expect != me.Expect {
+			err = fmt.Errorf("%w: node %s expects %d nodes, this one %d: start all with the same WithBootstrapExpect", errs.Invalid, roster.UserID(answer.Server), answer.Expect, me.Expect)
+			return nil, nil, err
+		}
+	}
+	s.NoteKnown(append(found, heardOf...))
+	return others, unheard, nil
+}
+
+// NoteKnown remembers addresses at which nodes were found, also while they are silent.
+func (s *Joiner) NoteKnown(addrs []string) {
+	const most = 64
+	s.founders.mu.Lock()
+	defer s.founders.mu.Unlock()
+	var known []string
+	for _, addr := range append(addrs, s.founders.known...) {
+		if addr != s.Addr && len(known) < most && !slices.Contains(known, addr) {
+			known = append(known, addr)
+		}
+	}
+	s.founders.known = known
+}
+
+// ServeFound answers another node, and remembers where it is.
+func (s *Joiner) ServeFound(_ context.Context, other founding.Statement) (founding.Statement, error) {
+	me := s.Founding()
+	if s.founds() && other.Expect > 0 && roster.CheckReachable("address", other.Addr) == nil {
+		s.NoteKnown([]string{other.Addr})
+	}
+	return me, nil
+}
+
+// askFounder asks the node at addr, and makes sure that it is found where it says.
+func (s *Joiner) askFounder(addr string, me founding.Statement) (founding.Statement, error) {
+	ctx, cancel := context.WithTimeout(s.Ctx, wire.HandshakeTimeout)
+	defer cancel()
+	answer, err := wire.AskJSON[founding.Statement](ctx, s.Port, addr, wire.CallFound, me)
+	if err != nil || answer.Addr == addr || answer.Server == s.Server {
+		return answer, err
+	}
+	again, err := wire.AskJSON[founding.Statement](ctx, s.Port, answer.Addr, wire.CallFound, me)
+	if err != nil {
+		return answer, fmt.Errorf("node %s says that it is reached at %s: %w", roster.UserID(answer.Server), answer.Addr, err)
+	}
+	if again.Server != answer.Server {
+		return answer, fmt.Errorf("node %s says that it is reached at %s, where node %s is", roster.UserID(answer.Server), answer.Addr, roster.UserID(again.Server))
+	}
+	return again, nil
+}
+
+// MeetMember goes on when another node belongs to a cluster: that of this node's
+// promise, or one to join.
+func (s *Joiner) MeetMember(other founding.Statement) error {
+	promise := s.Logs.Record().Promise
+	switch {
+	case promise == nil:
+		s.founders.setJoining(true)
+		return s.askToJoin()
+	case other.Cluster == founding.ClusterID(promise): // so it has seen all the promises
+		return s.found(promise)
+	case !founding.Includes(promise, other.Server):
+		return fmt.Errorf("this node has promised to form a cluster with %s, and found a member of cluster %s at %s", founding.Names(promise), other.Cluster, other.Addr)
+	}
+	s.Log.Warn("a promise to form a cluster is void, as one of its nodes belongs to another cluster", "with", founding.Names(promise), "node", other.Server, "cluster", other.Cluster)
+	if err := s.Logs.Update(func(m *disk.Record) { m.Promise = nil }); err != nil {
+		return fmt.Errorf("take a promise back: %w", err)
+	}
+	return s.askToJoin()
+}
+
+// Intend chooses the set: what this node has promised; or what another one has
+// promised for this one as well; or the first by identity.
+func (s *Joiner) Intend(others map[raft.ServerID]founding.Statement) ([]roster.Peer, error) {
+	me := s.Founding()
+	if me.Promised {
+		return me.Set, nil
+	}
+	set := founding.Choose(me, others)
+	if set != nil {
+		if err := founding.Check(set); err != nil {
+			return nil, err
+		}
+	}
+	s.founders.mu.Lock()
+	s.founders.intended = set
+	s.founders.mu.Unlock()
+	switch {
+	case set == nil:
+		return nil, fmt.Errorf("found %d of %d nodes", 1+len(others), me.Expect)
+	case !founding.Includes(set, s.Server):
+		return nil, fmt.Errorf("%s are to form it", founding.Names(set))
+	}
+	return set, nil
+}
+
+// found bootstraps the cluster of a set that all its members have promised. The
+// log comes first and the cluster's id second: before a node has that, no other
+// reaches its raft.
+func (s *Joiner) found(set []roster.Peer) error {
+	const poll = time.Millisecond
+	if len(s.Configuration().Servers) == 0 {
+		// Its future is not waited for: it is never answered if the storage fails
+		// meanwhile, which ends the goroutine that owes the answer.
+		s.Raft.BootstrapCluster(founding.Configuration(set))
+	}
+	for len(s.Configuration().Servers) == 0 {
+		if !sleep.For(s.Ctx, poll) {
+			return s.Life.Err()
+		}
+	}
+	if err := s.recordFounding(set); err != nil {
+		return err
+	}
+	s.Places.FindPlace()
+	return nil
+}
+
+// recordFounding gives this node the cluster's id. Whoever has promised the set
+// belongs to that cluster or to none.
+func (s *Joiner) recordFounding(set []roster.Peer) error {
+	other := ""
+	err := s.Logs.Update(func(m *disk.Record) {
+		if m.Cluster != "" && m.Cluster != founding.ClusterID(set) {
+			other = m.Cluster
+			return
+		}
+		m.Cluster, m.Promise = founding.ClusterID(set), nil
+	})
+	if err == nil && other != "" {
+		err = fmt.Errorf("%w: this node belongs to cluster %s", errs.Refused, other)
+	}
+	if err != nil {
+		return fmt.Errorf("form a cluster: %w", err)
+	}
+	s.Founded.Store(true)
+	s.Log.Info("formed the cluster", "cluster", founding.ClusterID(set), "with", founding.Names(set))
+	return nil
+}
