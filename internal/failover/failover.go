@@ -55,11 +55,11 @@ type Detector struct {
 }
 
 // Monitor watches the leader of a tenure, as long as that lasts.
-func (s *Detector) Monitor(r *lead.Tenure) {
+func (d *Detector) Monitor(r *lead.Tenure) {
 	const shortest, longest = 5 * time.Millisecond, 500 * time.Millisecond
 	pause, broke, grace := sleep.Backoff{Next: shortest, Most: longest}, r.Began, time.Duration(0)
 	for r.Ctx.Err() == nil {
-		took, kept, err := s.monitorOnce(r)
+		took, kept, err := d.monitorOnce(r)
 		if kept {
 			pause.Next, broke, grace = shortest, time.Now(), took
 		}
@@ -67,7 +67,7 @@ func (s *Detector) Monitor(r *lead.Tenure) {
 		case err == nil: // in order: it leads no more, and the next one will be heard of
 			pause.Next = longest
 		case !kept:
-			s.suspect(r, broke, grace)
+			d.suspect(r, broke, grace)
 		}
 		r.Dead.Store(false)
 		pause.Wait(r.Ctx)
@@ -76,9 +76,9 @@ func (s *Detector) Monitor(r *lead.Tenure) {
 
 // monitorOnce returns nil when the leader ends it, and an error when it breaks, or when,
 // not kept at all, it cannot begin. It took that long to begin.
-func (s *Detector) monitorOnce(r *lead.Tenure) (took time.Duration, kept bool, err error) {
+func (d *Detector) monitorOnce(r *lead.Tenure) (took time.Duration, kept bool, err error) {
 	began := time.Now()
-	conn, who, err := s.Port.Dial(r.Ctx, r.Leader.Addr, wire.ForMonitor, r.Leader.Server)
+	conn, who, err := d.Port.Dial(r.Ctx, r.Leader.Addr, wire.ForMonitor, r.Leader.Server)
 	if err != nil {
 		return 0, false, err
 	}
@@ -95,8 +95,8 @@ func (s *Detector) monitorOnce(r *lead.Tenure) (took time.Duration, kept bool, e
 
 // ServeMonitor is the leader's side: its end, a byte, comes when this node leads no
 // more, and at once to who is no member: it is not reassured either.
-func (s *Detector) ServeMonitor(conn net.Conn, h wire.Hello) {
-	r := s.Lead.Tenure()
+func (d *Detector) ServeMonitor(conn net.Conn, h wire.Hello) {
+	r := d.Lead.Tenure()
 	broken := make(chan struct{})
 	var listening sync.WaitGroup
 	listening.Go(func() {
@@ -105,7 +105,7 @@ func (s *Detector) ServeMonitor(conn net.Conn, h wire.Hello) {
 	})
 	defer listening.Wait()
 	defer conn.Close()
-	if !r.Leads || !s.Lists(h.From) {
+	if !r.Leads || !d.Lists(h.From) {
 		_, _ = conn.Write([]byte{1}) // if it does not arrive, the follower asks again
 		return
 	}
@@ -113,31 +113,31 @@ func (s *Detector) ServeMonitor(conn net.Conn, h wire.Hello) {
 	case <-r.Ctx.Done():
 		_, _ = conn.Write([]byte{1})
 	case <-broken:
-		s.refute(r, h)
+		d.refute(r, h)
 	}
 }
 
 // refute dials a follower whose connection has broken: this leader lives. It does so some
 // twenty times per Heartbeat, and not however often somebody in the follower's name has
 // one break.
-func (s *Detector) refute(r *lead.Tenure, h wire.Hello) {
-	ctx, cancel := context.WithTimeout(r.Ctx, s.Timing.Heartbeat)
+func (d *Detector) refute(r *lead.Tenure, h wire.Hello) {
+	ctx, cancel := context.WithTimeout(r.Ctx, d.Timing.Heartbeat)
 	defer cancel()
-	if !s.refutations.Await(ctx, h.From, s.Timing.Heartbeat/20) {
+	if !d.refutations.Await(ctx, h.From, d.Timing.Heartbeat/20) {
 		return
 	}
-	_, _ = s.Port.Ping(ctx, roster.Peer{Server: h.From, Addr: h.At})
+	_, _ = d.Port.Ping(ctx, roster.Peer{Server: h.From, Addr: h.At})
 }
 
 // seemsDead reports whether the leader has no connection to this node, has not
 // dialed it as a leader since, and refuses a connection or leads no more.
-func (s *Detector) seemsDead(r *lead.Tenure, since time.Time) bool {
-	if c := s.Port.CallsFrom(r.Leader.Server); c.Open > 0 || c.Led.After(since) {
+func (d *Detector) seemsDead(r *lead.Tenure, since time.Time) bool {
+	if c := d.Port.CallsFrom(r.Leader.Server); c.Open > 0 || c.Led.After(since) {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(r.Ctx, s.Timing.Heartbeat/4)
+	ctx, cancel := context.WithTimeout(r.Ctx, d.Timing.Heartbeat/4)
 	defer cancel()
-	who, err := s.Port.Ping(ctx, r.Leader)
+	who, err := d.Port.Ping(ctx, r.Leader)
 	if err == nil {
 		return !who.Leads // the process was started anew
 	}
@@ -148,20 +148,20 @@ func (s *Detector) seemsDead(r *lead.Tenure, since time.Time) bool {
 // dead as well.
 // A leader that lives has the time of a dial, and a little more, to make itself
 // heard.
-func (s *Detector) suspect(r *lead.Tenure, since time.Time, dial time.Duration) {
+func (d *Detector) suspect(r *lead.Tenure, since time.Time, dial time.Duration) {
 	const poll = 5 * time.Millisecond
-	grace := dial + s.Timing.Heartbeat/40
-	end := time.Now().Add(2 * s.Timing.Heartbeat)
-	candidacy := s.newCandidacy(r)
+	grace := dial + d.Timing.Heartbeat/40
+	end := time.Now().Add(2 * d.Timing.Heartbeat)
+	candidacy := d.newCandidacy(r)
 	for wait := grace; time.Now().Before(end); wait = poll {
 		if !sleep.For(r.Ctx, wait) {
 			return
 		}
-		if !s.seemsDead(r, since) || s.RaftNet.Abstains() {
+		if !d.seemsDead(r, since) || d.RaftNet.Abstains() {
 			return
 		}
 		r.Dead.Store(true)
-		if !candidacy.isDue(r.Ctx) || !s.CampaignAfter(r, "the leader's process is gone") {
+		if !candidacy.isDue(r.Ctx) || !d.CampaignAfter(r, "the leader's process is gone") {
 			continue
 		}
 		<-r.Ctx.Done() // if it is not elected it goes by the timeout
@@ -171,23 +171,23 @@ func (s *Detector) suspect(r *lead.Tenure, since time.Time, dial time.Duration) 
 
 // AwaitSilence stands for election when a majority of the voters have not heard from
 // the leader for Heartbeat, which raft may find out before or later.
-func (s *Detector) AwaitSilence(r *lead.Tenure) {
-	heartbeat := s.Timing.Heartbeat
-	candidacy := s.newCandidacy(r)
-	for s.Lead.StillFollows(r) {
-		silence := s.silence()
+func (d *Detector) AwaitSilence(r *lead.Tenure) {
+	heartbeat := d.Timing.Heartbeat
+	candidacy := d.newCandidacy(r)
+	for d.Lead.StillFollows(r) {
+		silence := d.silence()
 		wait := heartbeat - silence
 		switch {
 		case wait > 0:
-			candidacy = s.newCandidacy(r)
-		case !s.RaftNet.Abstains() && candidacy.isDue(s.Ctx) && s.CampaignAfter(r, "the leader is silent"):
+			candidacy = d.newCandidacy(r)
+		case !d.RaftNet.Abstains() && candidacy.isDue(d.Ctx) && d.CampaignAfter(r, "the leader is silent"):
 			return
 		case silence < 3*heartbeat:
 			wait = heartbeat / 50
 		default: // there is no majority
 			wait = heartbeat / 4
 		}
-		if !sleep.For(s.Ctx, wait) {
+		if !sleep.For(d.Ctx, wait) {
 			return
 		}
 	}
@@ -195,32 +195,32 @@ func (s *Detector) AwaitSilence(r *lead.Tenure) {
 
 // silence is how long this node has heard nothing from a leader, nor voted for one. What
 // its process before this one has heard it does not know.
-func (s *Detector) silence() time.Duration {
-	return min(time.Since(s.Raft.LastContact()), time.Since(s.Opened))
+func (d *Detector) silence() time.Duration {
+	return min(time.Since(d.Raft.LastContact()), time.Since(d.Opened))
 }
 
 // CampaignAfter stands for election, in place of the leader of a tenure, and reports whether
 // this node has.
-func (s *Detector) CampaignAfter(r *lead.Tenure, reason string) bool {
-	heard := s.Raft.LastContact()
-	if !s.Lead.StillFollows(r) {
+func (d *Detector) CampaignAfter(r *lead.Tenure, reason string) bool {
+	heard := d.Raft.LastContact()
+	if !d.Lead.StillFollows(r) {
 		return false // raft has heard of another, or voted
 	}
 	if !r.Campaigned.CompareAndSwap(false, true) {
 		return true
 	}
-	s.Log.Warn("standing for election", "reason", reason, "leader", roster.UserID(r.Leader.Server))
+	d.Log.Warn("standing for election", "reason", reason, "leader", roster.UserID(r.Leader.Server))
 	term := r.Term
 	var err error
-	if s.Raft.State() == raft.Candidate { // it waits for pre-votes, and would not hear of it
+	if d.Raft.State() == raft.Candidate { // it waits for pre-votes, and would not hear of it
 		term++
-		err = s.Lead.StepDown(s.Ctx, r.Term, roster.Peer{Server: s.Server, Addr: s.Addr})
+		err = d.Lead.StepDown(d.Ctx, r.Term, roster.Peer{Server: d.Server, Addr: d.Addr})
 	}
 	if err == nil {
-		err = s.RaftNet.Between(s.Ctx, func(ctx context.Context) error { return s.campaignIfLost(ctx, r, term, heard) })
+		err = d.RaftNet.Between(d.Ctx, func(ctx context.Context) error { return d.campaignIfLost(ctx, r, term, heard) })
 	}
 	if err != nil {
-		s.Log.Warn("stand for election", "error", err)
+		d.Log.Warn("stand for election", "error", err)
 		r.Campaigned.Store(false)
 	}
 	return err == nil
@@ -228,31 +228,31 @@ func (s *Detector) CampaignAfter(r *lead.Tenure, reason string) bool {
 
 // campaignIfLost stands, in a term, unless raft has heard of another leader meanwhile, or
 // voted, or heard of the lost one.
-func (s *Detector) campaignIfLost(ctx context.Context, r *lead.Tenure, term uint64, heard time.Time) error {
-	if err := s.AskRaft(ctx, node.EmptyQuestion()); err != nil {
+func (d *Detector) campaignIfLost(ctx context.Context, r *lead.Tenure, term uint64, heard time.Time) error {
+	if err := d.AskRaft(ctx, node.EmptyQuestion()); err != nil {
 		return err
 	}
-	_, leader := s.Raft.LeaderWithID() // in its own term it is the lost one
-	if s.Raft.CurrentTerm() != term || leader != "" && term != r.Term || !s.Raft.LastContact().Equal(heard) {
+	_, leader := d.Raft.LeaderWithID() // in its own term it is the lost one
+	if d.Raft.CurrentTerm() != term || leader != "" && term != r.Term || !d.Raft.LastContact().Equal(heard) {
 		return errors.New("this node has heard of a leader, or voted, meanwhile")
 	}
-	return s.Lead.Campaign(ctx)
+	return d.Lead.Campaign(ctx)
 }
 
 // candidacy is one node's, among those that find the leader of a tenure lost.
 type candidacy struct {
-	s      *Detector
+	d      *Detector
 	tenure *lead.Tenure
 	agreed time.Time // when a majority was first found to
 }
 
-func (s *Detector) newCandidacy(r *lead.Tenure) *candidacy { return &candidacy{s: s, tenure: r} }
+func (d *Detector) newCandidacy(r *lead.Tenure) *candidacy { return &candidacy{d: d, tenure: r} }
 
 // isDue reports whether a majority of the voters find the leader lost, and those of them
 // that are placed better have had the time to try.
 func (c *candidacy) isDue(ctx context.Context) bool {
-	each := c.s.Timing.Heartbeat / 4
-	rank, majority := c.s.rankAmongSuspecting(ctx, c.tenure)
+	each := c.d.Timing.Heartbeat / 4
+	rank, majority := c.d.rankAmongSuspecting(ctx, c.tenure)
 	if majority && c.agreed.IsZero() {
 		c.agreed = time.Now()
 	}
@@ -271,8 +271,8 @@ type SuspicionVote struct {
 
 // Before reports whether a voter goes before another: its log reaches further.
 // Between equals the identity decides, so that they do not take each other's votes.
-func (t SuspicionVote) Before(other SuspicionVote) bool {
-	return cmp.Or(cmp.Compare(t.Term, other.Term), cmp.Compare(t.Index, other.Index), cmp.Compare(t.Server, other.Server)) > 0
+func (v SuspicionVote) Before(other SuspicionVote) bool {
+	return cmp.Or(cmp.Compare(v.Term, other.Term), cmp.Compare(v.Index, other.Index), cmp.Compare(v.Server, other.Server)) > 0
 }
 
 // Suspicion is the question.
@@ -282,38 +282,38 @@ type Suspicion struct {
 }
 
 // VoteOnSuspicion is what this node answers.
-func (s *Detector) VoteOnSuspicion(_ context.Context, a Suspicion) (SuspicionVote, error) {
-	r := s.Lead.Tenure()
-	term, index := s.LastEntry()
-	lost := r.Leader.Server == a.Leader && r.Dead.Load() || s.silence() >= s.Timing.Heartbeat
+func (d *Detector) VoteOnSuspicion(_ context.Context, a Suspicion) (SuspicionVote, error) {
+	r := d.Lead.Tenure()
+	term, index := d.LastEntry()
+	lost := r.Leader.Server == a.Leader && r.Dead.Load() || d.silence() >= d.Timing.Heartbeat
 	return SuspicionVote{
-		Dead:   lost && s.IsPlaced() && !r.Leads && s.Raft.CurrentTerm() == a.Term,
+		Dead:   lost && d.IsPlaced() && !r.Leads && d.Raft.CurrentTerm() == a.Term,
 		Term:   term,
 		Index:  index,
-		Server: s.Server,
+		Server: d.Server,
 
-		Abstains: s.RaftNet.Abstains(),
+		Abstains: d.RaftNet.Abstains(),
 	}, nil
 }
 
 // rankAmongSuspecting asks the other voters. rank is how many of those that find the
 // leader lost, and may stand, go before this node.
-func (s *Detector) rankAmongSuspecting(ctx context.Context, r *lead.Tenure) (rank int, majority bool) {
-	config := s.Configuration()
-	if !roster.IsVoter(config, s.Server) {
+func (d *Detector) rankAmongSuspecting(ctx context.Context, r *lead.Tenure) (rank int, majority bool) {
+	config := d.Configuration()
+	if !roster.IsVoter(config, d.Server) {
 		return 0, false
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.Timing.Heartbeat/4)
+	ctx, cancel := context.WithTimeout(ctx, d.Timing.Heartbeat/4)
 	defer cancel()
 	question := Suspicion{r.Leader.Server, r.Term}
-	mine, _ := s.VoteOnSuspicion(ctx, question)
+	mine, _ := d.VoteOnSuspicion(ctx, question)
 	answers := make(chan SuspicionVote, len(config.Servers))
 	asked := 0
 	for _, m := range config.Servers {
-		if m.Suffrage != raft.Voter || m.ID == s.Server || m.ID == r.Leader.Server {
+		if m.Suffrage != raft.Voter || m.ID == d.Server || m.ID == r.Leader.Server {
 			continue
 		}
-		if s.Life.Go(func() { answers <- s.AskSuspicion(ctx, m, question) }) {
+		if d.Life.Go(func() { answers <- d.AskSuspicion(ctx, m, question) }) {
 			asked++
 		}
 	}
@@ -331,8 +331,8 @@ func (s *Detector) rankAmongSuspecting(ctx context.Context, r *lead.Tenure) (ran
 	return rank, mine.Dead && dead > len(roster.Voters(config))/2
 }
 
-func (s *Detector) AskSuspicion(ctx context.Context, m raft.Server, a Suspicion) SuspicionVote {
-	t, err := wire.CallJSON[SuspicionVote](ctx, s.Port, roster.Peer{Server: m.ID, Addr: string(m.Address)}, wire.CallSuspicion, a)
+func (d *Detector) AskSuspicion(ctx context.Context, m raft.Server, a Suspicion) SuspicionVote {
+	t, err := wire.CallJSON[SuspicionVote](ctx, d.Port, roster.Peer{Server: m.ID, Addr: string(m.Address)}, wire.CallSuspicion, a)
 	if err != nil {
 		return SuspicionVote{} // no word of it is a no
 	}

@@ -16,10 +16,10 @@ import (
 
 // AcceptAdmission is the other side of admit: the cluster is on disk before the
 // answer leaves, and from then on only that cluster is heard.
-func (s *Joiner) AcceptAdmission(_ context.Context, a place.Admission) (wire.Raw, error) {
+func (j *Joiner) AcceptAdmission(_ context.Context, a place.Admission) (wire.Raw, error) {
 	var refusal error
 	var fresh bool
-	err := s.Logs.Update(func(m *disk.Record) {
+	err := j.Logs.Update(func(m *disk.Record) {
 		switch {
 		case a.Cluster == "":
 			refusal = fmt.Errorf("%w: an admission to no cluster", errs.Invalid)
@@ -35,7 +35,7 @@ func (s *Joiner) AcceptAdmission(_ context.Context, a place.Admission) (wire.Raw
 			fresh = m.Cluster == ""
 			m.Cluster, m.Promise = a.Cluster, nil
 			if fresh { // until it has heard of a configuration
-				m.Places = map[raft.ServerID]disk.PlacePromise{m.ServerID(): {To: s.Addr}}
+				m.Places = map[raft.ServerID]disk.PlacePromise{m.ServerID(): {To: j.Addr}}
 			}
 		}
 	})
@@ -43,21 +43,21 @@ func (s *Joiner) AcceptAdmission(_ context.Context, a place.Admission) (wire.Raw
 		return nil, errors.Join(err, refusal)
 	}
 	if fresh {
-		s.Log.Info("admitted", "cluster", a.Cluster)
+		j.Log.Info("admitted", "cluster", a.Cluster)
 	}
-	if fresh || a.Addr == s.Addr { // nobody can have voted in its place before it is admitted
-		s.TakePlace()
+	if fresh || a.Addr == j.Addr { // nobody can have voted in its place before it is admitted
+		j.TakePlace()
 	}
 	return nil, nil
 }
 
 // Leave removes this node, which does not ask to be admitted meanwhile or afterwards.
-func (s *Joiner) Leave(ctx context.Context, req member.RemoveRequest) error {
-	s.leaving.Add(1)
-	defer s.leaving.Add(-1)
-	err := s.Members.RemoveFor(ctx, req)
+func (j *Joiner) Leave(ctx context.Context, req member.RemoveRequest) error {
+	j.leaving.Add(1)
+	defer j.leaving.Add(-1)
+	err := j.Members.RemoveFor(ctx, req)
 	if err == nil {
-		s.Left.Store(true)
+		j.Left.Store(true)
 	}
 	return err
 }

@@ -11,46 +11,46 @@ import (
 )
 
 // seekConfirmation goes one step towards this node's place.
-func (s *Joiner) seekConfirmation() error {
-	if done, err := s.Places.LookAtOldPlace(); done || err != nil {
+func (j *Joiner) seekConfirmation() error {
+	if done, err := j.Places.LookAtOldPlace(); done || err != nil {
 		return err
 	}
-	if s.ConfiguredAt() == "" {
-		return s.askToJoin()
+	if j.ConfiguredAt() == "" {
+		return j.askToJoin()
 	}
-	addrs, _ := s.memberAddrs() // an address that is not known cannot be asked
-	answers, err := s.Places.AskForPlace(addrs, false)
+	addrs, _ := j.memberAddrs() // an address that is not known cannot be asked
+	answers, err := j.Places.AskForPlace(addrs, false)
 	if err != nil {
 		return err
 	}
-	t := s.Places.Count(answers)
+	t := j.Places.Count(answers)
 	if t.Leader {
-		return s.askToJoin()
+		return j.askToJoin()
 	}
 	if t.Enough() {
-		if answers, err = s.Places.AskForPlace(addrs, true); err != nil {
+		if answers, err = j.Places.AskForPlace(addrs, true); err != nil {
 			return err
 		}
-		if t = s.Places.Count(answers); t.Enough() && !t.Leader {
-			s.Log.Info("confirmed by the other voters", "addr", s.Addr, "old", roster.DialAddr(s.ConfiguredAt()))
-			s.TakePlace()
+		if t = j.Places.Count(answers); t.Enough() && !t.Leader {
+			j.Log.Info("confirmed by the other voters", "addr", j.Addr, "old", roster.DialAddr(j.ConfiguredAt()))
+			j.TakePlace()
 			return nil
 		}
 	}
-	return fmt.Errorf("it was at %s, and has to be confirmed: %s; start those that are missing, or this node at its old address", roster.DialAddr(s.ConfiguredAt()), t)
+	return fmt.Errorf("it was at %s, and has to be confirmed: %s; start those that are missing, or this node at its old address", roster.DialAddr(j.ConfiguredAt()), t)
 }
 
 // askWhoAnswers asks a member for this node's place that answers at some address,
 // whoever should be there.
-func (s *Joiner) askWhoAnswers() error {
-	addrs, _ := s.memberAddrs()
-	ctx, cancel := context.WithTimeout(s.Ctx, s.Timing.Heartbeat)
+func (j *Joiner) askWhoAnswers() error {
+	addrs, _ := j.memberAddrs()
+	ctx, cancel := context.WithTimeout(j.Ctx, j.Timing.Heartbeat)
 	defer cancel()
 	here := make(chan string, len(addrs))
 	var probing sync.WaitGroup
 	for _, addr := range addrs {
 		probing.Go(func() {
-			if who, err := s.Probe(ctx, addr); err == nil && who.Node != s.Server {
+			if who, err := j.Probe(ctx, addr); err == nil && who.Node != j.Server {
 				here <- addr
 			}
 		})
@@ -59,7 +59,7 @@ func (s *Joiner) askWhoAnswers() error {
 	close(here)
 	err := errs.NoLeaderKnown
 	for addr := range here {
-		if err = s.askMember(addr); err == nil || errors.Is(err, errs.Refused) {
+		if err = j.askMember(addr); err == nil || errors.Is(err, errs.Refused) {
 			break
 		}
 	}

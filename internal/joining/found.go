@@ -55,32 +55,32 @@ func (f *foundingState) setJoining(joining bool) {
 
 // expected is how many nodes are to form a cluster; 0: none that this node is
 // among.
-func (s *Joiner) expected() int {
-	meta := s.Logs.Record()
-	if n := max(s.Expect, len(meta.Promise)); n > 1 && !meta.IsLegacy() {
+func (j *Joiner) expected() int {
+	meta := j.Logs.Record()
+	if n := max(j.Expect, len(meta.Promise)); n > 1 && !meta.IsLegacy() {
 		return n
 	}
 	return 0
 }
 
 // founding.Statement is what this node says.
-func (s *Joiner) Founding() founding.Statement {
-	s.founders.mu.Lock()
-	set, known := s.founders.intended, s.founders.known
-	s.founders.mu.Unlock()
-	meta := s.Logs.Record()
+func (j *Joiner) Founding() founding.Statement {
+	j.founders.mu.Lock()
+	set, known := j.founders.intended, j.founders.known
+	j.founders.mu.Unlock()
+	meta := j.Logs.Record()
 	if meta.Promise != nil {
 		set = meta.Promise
 	}
-	return founding.Statement{Peer: roster.Peer{Server: s.Server, Addr: s.Addr}, Cluster: meta.Cluster, Expect: s.expected(), Set: set, Promised: meta.Promise != nil, Known: known}
+	return founding.Statement{Peer: roster.Peer{Server: j.Server, Addr: j.Addr}, Cluster: meta.Cluster, Expect: j.expected(), Set: set, Promised: meta.Promise != nil, Known: known}
 }
 
 // FoundAlone bootstraps a cluster of one, before raft starts, if that is what this
 // node has promised. A formation that a crash cut off is ended, or begun again:
 // nobody can have voted in it.
-func (s *Joiner) FoundAlone() error {
-	meta := s.Logs.Record()
-	last, err := s.Logs.LastIndex()
+func (j *Joiner) FoundAlone() error {
+	meta := j.Logs.Record()
+	last, err := j.Logs.LastIndex()
 	if err != nil {
 		return err
 	}
@@ -88,9 +88,9 @@ func (s *Joiner) FoundAlone() error {
 	case meta.Cluster != "", meta.IsLegacy(), last > 0 && meta.Promise == nil:
 		return nil
 	case last > 0: // with others, too: the log comes before the cluster's id
-		return s.recordFounding(meta.Promise)
+		return j.recordFounding(meta.Promise)
 	}
-	if err := s.Logs.UpdateIf(func(m *disk.Record) bool {
+	if err := j.Logs.UpdateIf(func(m *disk.Record) bool {
 		had := len(m.Raft) > 0
 		m.Raft = nil
 		return had
@@ -100,52 +100,52 @@ func (s *Joiner) FoundAlone() error {
 	if len(meta.Promise) != 1 {
 		return nil
 	}
-	err = s.Life.Apart("bootstrap", func() error {
-		return raft.BootstrapCluster(s.RaftConfig(), s.Logs, s.Logs, s.Snapshots, s.RaftNet, founding.Configuration(meta.Promise))
+	err = j.Life.Apart("bootstrap", func() error {
+		return raft.BootstrapCluster(j.RaftConfig(), j.Logs, j.Logs, j.Snapshots, j.RaftNet, founding.Configuration(meta.Promise))
 	})
 	if err != nil {
 		return err
 	}
-	return s.recordFounding(meta.Promise)
+	return j.recordFounding(meta.Promise)
 }
 
 // foundTogether goes one step towards a cluster of this node and others. An error
 // says what it waits for.
-func (s *Joiner) foundTogether() error {
-	others, unheard, err := s.meet()
+func (j *Joiner) foundTogether() error {
+	others, unheard, err := j.meet()
 	if err != nil {
 		return err
 	}
 	for _, other := range others {
 		if other.Cluster != "" {
-			return s.MeetMember(other)
+			return j.MeetMember(other)
 		}
 	}
-	s.founders.setJoining(false)
-	set, err := s.Intend(others)
+	j.founders.setJoining(false)
+	set, err := j.Intend(others)
 	if err != nil {
 		return errors.Join(append([]error{err}, unheard...)...)
 	}
-	if s.Logs.Record().Promise == nil {
-		if err := founding.Agreed(set, s.Server, others, func(f founding.Statement) bool { return true }); err != nil {
+	if j.Logs.Record().Promise == nil {
+		if err := founding.Agreed(set, j.Server, others, func(f founding.Statement) bool { return true }); err != nil {
 			return errors.Join(append([]error{err}, unheard...)...)
 		}
-		if err := s.promise(set); err != nil {
+		if err := j.promise(set); err != nil {
 			return err
 		}
-		s.Log.Info("promised to form a cluster", "with", founding.Names(set))
+		j.Log.Info("promised to form a cluster", "with", founding.Names(set))
 	}
-	if err := founding.Agreed(set, s.Server, others, func(f founding.Statement) bool { return f.Promised }); err != nil {
+	if err := founding.Agreed(set, j.Server, others, func(f founding.Statement) bool { return f.Promised }); err != nil {
 		return errors.Join(append([]error{err}, unheard...)...)
 	}
-	return s.found(set)
+	return j.found(set)
 }
 
 // promise binds this node to the set, unless it was admitted to a cluster while it
 // looked at others.
-func (s *Joiner) promise(set []roster.Peer) error {
+func (j *Joiner) promise(set []roster.Peer) error {
 	admitted := ""
-	err := s.Logs.UpdateIf(func(m *disk.Record) bool {
+	err := j.Logs.UpdateIf(func(m *disk.Record) bool {
 		if admitted = m.Cluster; admitted == "" {
 			m.Promise = set
 		}
@@ -162,17 +162,17 @@ func (s *Joiner) promise(set []roster.Peer) error {
 
 // meet asks every address that may be a node's, at once. unheard says which did
 // not answer.
-func (s *Joiner) meet() (others map[raft.ServerID]founding.Statement, unheard []error, err error) {
-	addrs, err := s.memberAddrs()
+func (j *Joiner) meet() (others map[raft.ServerID]founding.Statement, unheard []error, err error) {
+	addrs, err := j.memberAddrs()
 	if err != nil {
 		unheard = append(unheard, err)
 	}
-	me := s.Founding()
+	me := j.Founding()
 	answers := make([]founding.Statement, len(addrs))
 	failures := make([]error, len(addrs))
 	var asking sync.WaitGroup
 	for i, addr := range addrs {
-		asking.Go(func() { answers[i], failures[i] = s.askFounder(addr, me) })
+		asking.Go(func() { answers[i], failures[i] = j.askFounder(addr, me) })
 	}
 	asking.Wait()
 
@@ -182,7 +182,7 @@ func (s *Joiner) meet() (others map[raft.ServerID]founding.Statement, unheard []
 		switch {
 		case failures[i] != nil:
 			unheard = append(unheard, fmt.Errorf("%s: %w", addrs[i], failures[i]))
-		case answer.Server != s.Server:
+		case answer.Server != j.Server:
 			others[answer.Server] = answer
 			found, heardOf = append(found, answer.Addr), append(heardOf, answer.Known...)
 		}
@@ -191,42 +191,42 @@ func (s *Joiner) meet() (others map[raft.ServerID]founding.Statement, unheard []
 			return nil, nil, err
 		}
 	}
-	s.NoteKnown(append(found, heardOf...))
+	j.NoteKnown(append(found, heardOf...))
 	return others, unheard, nil
 }
 
 // NoteKnown remembers addresses at which nodes were found, also while they are silent.
-func (s *Joiner) NoteKnown(addrs []string) {
+func (j *Joiner) NoteKnown(addrs []string) {
 	const most = 64
-	s.founders.mu.Lock()
-	defer s.founders.mu.Unlock()
+	j.founders.mu.Lock()
+	defer j.founders.mu.Unlock()
 	var known []string
-	for _, addr := range append(addrs, s.founders.known...) {
-		if addr != s.Addr && len(known) < most && !slices.Contains(known, addr) {
+	for _, addr := range append(addrs, j.founders.known...) {
+		if addr != j.Addr && len(known) < most && !slices.Contains(known, addr) {
 			known = append(known, addr)
 		}
 	}
-	s.founders.known = known
+	j.founders.known = known
 }
 
 // ServeFound answers another node, and remembers where it is.
-func (s *Joiner) ServeFound(_ context.Context, other founding.Statement) (founding.Statement, error) {
-	me := s.Founding()
-	if s.founds() && other.Expect > 0 && roster.CheckReachable("address", other.Addr) == nil {
-		s.NoteKnown([]string{other.Addr})
+func (j *Joiner) ServeFound(_ context.Context, other founding.Statement) (founding.Statement, error) {
+	me := j.Founding()
+	if j.founds() && other.Expect > 0 && roster.CheckReachable("address", other.Addr) == nil {
+		j.NoteKnown([]string{other.Addr})
 	}
 	return me, nil
 }
 
 // askFounder asks the node at addr, and makes sure that it is found where it says.
-func (s *Joiner) askFounder(addr string, me founding.Statement) (founding.Statement, error) {
-	ctx, cancel := context.WithTimeout(s.Ctx, wire.HandshakeTimeout)
+func (j *Joiner) askFounder(addr string, me founding.Statement) (founding.Statement, error) {
+	ctx, cancel := context.WithTimeout(j.Ctx, wire.HandshakeTimeout)
 	defer cancel()
-	answer, err := wire.AskJSON[founding.Statement](ctx, s.Port, addr, wire.CallFound, me)
-	if err != nil || answer.Addr == addr || answer.Server == s.Server {
+	answer, err := wire.AskJSON[founding.Statement](ctx, j.Port, addr, wire.CallFound, me)
+	if err != nil || answer.Addr == addr || answer.Server == j.Server {
 		return answer, err
 	}
-	again, err := wire.AskJSON[founding.Statement](ctx, s.Port, answer.Addr, wire.CallFound, me)
+	again, err := wire.AskJSON[founding.Statement](ctx, j.Port, answer.Addr, wire.CallFound, me)
 	if err != nil {
 		return answer, fmt.Errorf("node %s says that it is reached at %s: %w", roster.UserID(answer.Server), answer.Addr, err)
 	}
@@ -238,28 +238,28 @@ func (s *Joiner) askFounder(addr string, me founding.Statement) (founding.Statem
 
 // MeetMember goes on when another node belongs to a cluster: that of this node's
 // promise, or one to join.
-func (s *Joiner) MeetMember(other founding.Statement) error {
-	promise := s.Logs.Record().Promise
+func (j *Joiner) MeetMember(other founding.Statement) error {
+	promise := j.Logs.Record().Promise
 	switch {
 	case promise == nil:
-		s.founders.setJoining(true)
-		return s.askToJoin()
+		j.founders.setJoining(true)
+		return j.askToJoin()
 	case other.Cluster == founding.ClusterID(promise): // so it has seen all the promises
-		return s.found(promise)
+		return j.found(promise)
 	case !founding.Includes(promise, other.Server):
 		return fmt.Errorf("this node has promised to form a cluster with %s, and found a member of cluster %s at %s", founding.Names(promise), other.Cluster, other.Addr)
 	}
-	s.Log.Warn("a promise to form a cluster is void, as one of its nodes belongs to another cluster", "with", founding.Names(promise), "node", other.Server, "cluster", other.Cluster)
-	if err := s.Logs.Update(func(m *disk.Record) { m.Promise = nil }); err != nil {
+	j.Log.Warn("a promise to form a cluster is void, as one of its nodes belongs to another cluster", "with", founding.Names(promise), "node", other.Server, "cluster", other.Cluster)
+	if err := j.Logs.Update(func(m *disk.Record) { m.Promise = nil }); err != nil {
 		return fmt.Errorf("take a promise back: %w", err)
 	}
-	return s.askToJoin()
+	return j.askToJoin()
 }
 
 // Intend chooses the set: what this node has promised; or what another one has
 // promised for this one as well; or the first by identity.
-func (s *Joiner) Intend(others map[raft.ServerID]founding.Statement) ([]roster.Peer, error) {
-	me := s.Founding()
+func (j *Joiner) Intend(others map[raft.ServerID]founding.Statement) ([]roster.Peer, error) {
+	me := j.Founding()
 	if me.Promised {
 		return me.Set, nil
 	}
@@ -269,13 +269,13 @@ func (s *Joiner) Intend(others map[raft.ServerID]founding.Statement) ([]roster.P
 			return nil, err
 		}
 	}
-	s.founders.mu.Lock()
-	s.founders.intended = set
-	s.founders.mu.Unlock()
+	j.founders.mu.Lock()
+	j.founders.intended = set
+	j.founders.mu.Unlock()
 	switch {
 	case set == nil:
 		return nil, fmt.Errorf("found %d of %d nodes", 1+len(others), me.Expect)
-	case !founding.Includes(set, s.Server):
+	case !founding.Includes(set, j.Server):
 		return nil, fmt.Errorf("%s are to form it", founding.Names(set))
 	}
 	return set, nil
@@ -284,30 +284,30 @@ func (s *Joiner) Intend(others map[raft.ServerID]founding.Statement) ([]roster.P
 // found bootstraps the cluster of a set that all its members have promised. The
 // log comes first and the cluster's id second: before a node has that, no other
 // reaches its raft.
-func (s *Joiner) found(set []roster.Peer) error {
+func (j *Joiner) found(set []roster.Peer) error {
 	const poll = time.Millisecond
-	if len(s.Configuration().Servers) == 0 {
+	if len(j.Configuration().Servers) == 0 {
 		// Its future is not waited for: it is never answered if the storage fails
 		// meanwhile, which ends the goroutine that owes the answer.
-		s.Raft.BootstrapCluster(founding.Configuration(set))
+		j.Raft.BootstrapCluster(founding.Configuration(set))
 	}
-	for len(s.Configuration().Servers) == 0 {
-		if !sleep.For(s.Ctx, poll) {
-			return s.Life.Err()
+	for len(j.Configuration().Servers) == 0 {
+		if !sleep.For(j.Ctx, poll) {
+			return j.Life.Err()
 		}
 	}
-	if err := s.recordFounding(set); err != nil {
+	if err := j.recordFounding(set); err != nil {
 		return err
 	}
-	s.Places.FindPlace()
+	j.Places.FindPlace()
 	return nil
 }
 
 // recordFounding gives this node the cluster's id. Whoever has promised the set
 // belongs to that cluster or to none.
-func (s *Joiner) recordFounding(set []roster.Peer) error {
+func (j *Joiner) recordFounding(set []roster.Peer) error {
 	other := ""
-	err := s.Logs.Update(func(m *disk.Record) {
+	err := j.Logs.Update(func(m *disk.Record) {
 		if m.Cluster != "" && m.Cluster != founding.ClusterID(set) {
 			other = m.Cluster
 			return
@@ -320,7 +320,7 @@ func (s *Joiner) recordFounding(set []roster.Peer) error {
 	if err != nil {
 		return fmt.Errorf("form a cluster: %w", err)
 	}
-	s.Founded.Store(true)
-	s.Log.Info("formed the cluster", "cluster", founding.ClusterID(set), "with", founding.Names(set))
+	j.Founded.Store(true)
+	j.Log.Info("formed the cluster", "cluster", founding.ClusterID(set), "with", founding.Names(set))
 	return nil
 }

@@ -46,42 +46,42 @@ type Joiner struct {
 // forms a cluster with others, asks to be admitted, announces a new address, and
 // finds out what is wrong when there is no leader. What stands in the way is
 // the reason why the node is not ready.
-func (s *Joiner) Settle() {
+func (j *Joiner) Settle() {
 	const shortest, longest, longestFounding = 50 * time.Millisecond, 5 * time.Second, time.Second
 	wait, settled := shortest, false
-	words := loglimit.Trouble{Log: s.Log}
-	for trouble := s.checkIn(); ; trouble = s.seekPlace() {
+	words := loglimit.Trouble{Log: j.Log}
+	for trouble := j.checkIn(); ; trouble = j.seekPlace() {
 		if errors.Is(trouble, errs.Removed) {
 			trouble = member.ErrRemovedNode
 		}
 		if errors.Is(trouble, errs.Removed) || errors.Is(trouble, errs.Copied) {
-			s.Log.Error("the node stops", "reason", trouble)
-			s.Life.Fail(trouble)
+			j.Log.Error("the node stops", "reason", trouble)
+			j.Life.Fail(trouble)
 			return
 		}
 		if trouble != nil {
 			trouble = errs.OneLine(trouble)
 		}
-		s.Lead.SetReason(trouble)
-		s.forgetStrangers()
-		words.About(s.Standing(), trouble)
+		j.Lead.SetReason(trouble)
+		j.forgetStrangers()
+		words.About(j.Standing(), trouble)
 		wasSettled := settled
-		settled = trouble == nil && s.Self().Cluster != "" && s.IsSettled() && s.Lead.Tenure().Leader != roster.Peer{}
+		settled = trouble == nil && j.Self().Cluster != "" && j.IsSettled() && j.Lead.Tenure().Leader != roster.Peer{}
 		switch {
 		case settled && !wasSettled:
-			s.Log.Info("member of the cluster", "cluster", s.Self().Cluster, "id", s.ID, "addr", s.Addr)
-			s.warnOfStrangers()
-			wait = s.Timing.Heartbeat
+			j.Log.Info("member of the cluster", "cluster", j.Self().Cluster, "id", j.ID, "addr", j.Addr)
+			j.warnOfStrangers()
+			wait = j.Timing.Heartbeat
 		case settled:
-			wait = s.Timing.Heartbeat
+			wait = j.Timing.Heartbeat
 		case trouble == nil:
 			wait = shortest
-		case s.founds():
+		case j.founds():
 			wait = min(2*wait, longestFounding)
 		default:
 			wait = min(2*wait, longest)
 		}
-		if !sleep.For(s.Ctx, wait) {
+		if !sleep.For(j.Ctx, wait) {
 			return
 		}
 	}
@@ -89,39 +89,39 @@ func (s *Joiner) Settle() {
 
 // forgetStrangers lets go of what is kept for nodes that are no members any more, and of
 // connections that nobody uses.
-func (s *Joiner) forgetStrangers() {
-	members := map[raft.ServerID]bool{s.Lead.Tenure().Leader.Server: true} // of which this node may not have heard
-	for _, m := range s.Configuration().Servers {
+func (j *Joiner) forgetStrangers() {
+	members := map[raft.ServerID]bool{j.Lead.Tenure().Leader.Server: true} // of which this node may not have heard
+	for _, m := range j.Configuration().Servers {
 		members[m.ID] = true
 	}
-	s.Port.KeepOnly(members)
-	s.RaftNet.KeepOnly(members)
+	j.Port.KeepOnly(members)
+	j.RaftNet.KeepOnly(members)
 }
 
 // checkIn asks the members for its place whatever this node's own configuration
 // says, which may be old: it may have been removed while it was down. That nobody
 // answers yet is no trouble.
-func (s *Joiner) checkIn() error {
-	if s.Self().Cluster != "" && s.IsSettled() {
-		if err := s.askToJoin(); errors.Is(err, errs.Removed) || errors.Is(err, errs.Copied) {
+func (j *Joiner) checkIn() error {
+	if j.Self().Cluster != "" && j.IsSettled() {
+		if err := j.askToJoin(); errors.Is(err, errs.Removed) || errors.Is(err, errs.Copied) {
 			return err
 		}
 	}
-	return s.seekPlace()
+	return j.seekPlace()
 }
 
 // Standing is what a node that has not settled is doing, as the beginning of a sentence.
-func (s *Joiner) Standing() string {
+func (j *Joiner) Standing() string {
 	switch {
-	case s.founds() && !s.founders.isJoining():
+	case j.founds() && !j.founders.isJoining():
 		return "waiting to form a cluster"
-	case s.Left.Load():
+	case j.Left.Load():
 		return "no member"
-	case !s.IsAdmitted():
+	case !j.IsAdmitted():
 		return "waiting to be admitted"
-	case !s.IsPlaced():
+	case !j.IsPlaced():
 		return "waiting to be confirmed at this address"
-	case s.Lead.Tenure().Leader == roster.Peer{}:
+	case j.Lead.Tenure().Leader == roster.Peer{}:
 		return "no leader"
 	}
 	return "waiting to be known at this address"
@@ -129,37 +129,37 @@ func (s *Joiner) Standing() string {
 
 // IsAdmitted reports whether this node is a member and means to be one. Of a removal by
 // itself its own log may not have heard.
-func (s *Joiner) IsAdmitted() bool { return s.IsMember() && !s.Left.Load() }
+func (j *Joiner) IsAdmitted() bool { return j.IsMember() && !j.Left.Load() }
 
 // founds reports whether this node is to form a cluster with others, or has
 // promised to.
-func (s *Joiner) founds() bool { return s.Self().Cluster == "" && s.expected() > 1 }
+func (j *Joiner) founds() bool { return j.Self().Cluster == "" && j.expected() > 1 }
 
 // seekPlace goes one step, and returns what kept it from reaching its aim.
-func (s *Joiner) seekPlace() error {
+func (j *Joiner) seekPlace() error {
 	switch {
-	case s.leaving.Load() > 0:
+	case j.leaving.Load() > 0:
 		return nil
-	case s.Left.Load():
-		return s.stayAway()
-	case s.founds():
-		return s.foundTogether()
-	case s.Logs.Record().LacksClusterID():
-		return s.seekLeaderWithoutID()
-	case !s.IsPlaced() && s.Self().Cluster != "":
-		return s.seekConfirmation()
-	case !s.IsSettled():
-		err := s.askToJoin()
+	case j.Left.Load():
+		return j.stayAway()
+	case j.founds():
+		return j.foundTogether()
+	case j.Logs.Record().LacksClusterID():
+		return j.seekLeaderWithoutID()
+	case !j.IsPlaced() && j.Self().Cluster != "":
+		return j.seekConfirmation()
+	case !j.IsSettled():
+		err := j.askToJoin()
 		switch {
 		case err == nil:
-			at := roster.DialAddr(s.ConfiguredAt())
-			s.knownAs.Store(&at)
-		case errors.Is(err, errs.Unknown) && s.isCatchingUp():
+			at := roster.DialAddr(j.ConfiguredAt())
+			j.knownAs.Store(&at)
+		case errors.Is(err, errs.Unknown) && j.isCatchingUp():
 			return nil
 		}
 		return err
-	case s.Lead.IsLeaderless():
-		return s.findTrouble()
+	case j.Lead.IsLeaderless():
+		return j.findTrouble()
 	}
 	return nil
 }
@@ -168,10 +168,10 @@ var ErrLeft = errors.New("it has left the cluster: start it again, or join it th
 
 // stayAway is for a node that has left. It finds out whether somebody has joined it
 // again, or removed it for good.
-func (s *Joiner) stayAway() error {
-	switch err := s.askToJoin(); {
+func (j *Joiner) stayAway() error {
+	switch err := j.askToJoin(); {
 	case err == nil:
-		s.Left.Store(false)
+		j.Left.Store(false)
 		return nil
 	case errors.Is(err, errs.Removed):
 		return err
@@ -182,46 +182,46 @@ func (s *Joiner) stayAway() error {
 // IsSettled reports whether this node is what it is meant to be, a voter, or a replica
 // that does not vote, under its present address or one with which the leader has
 // agreed: another name of the same.
-func (s *Joiner) IsSettled() bool {
-	at, agreed := roster.DialAddr(s.ConfiguredAt()), s.knownAs.Load()
-	if at == "" || at != s.Addr && (agreed == nil || at != *agreed) {
+func (j *Joiner) IsSettled() bool {
+	at, agreed := roster.DialAddr(j.ConfiguredAt()), j.knownAs.Load()
+	if at == "" || at != j.Addr && (agreed == nil || at != *agreed) {
 		return false
 	}
-	return roster.IsVoter(s.Configuration(), s.Server) || s.Members.IsReplica(s.ID)
+	return roster.IsVoter(j.Configuration(), j.Server) || j.Members.IsReplica(j.ID)
 }
 
 // isCatchingUp reports whether this node's leader brings it up to date.
-func (s *Joiner) isCatchingUp() bool {
-	_, is := s.Members.Progress()[s.ID]
+func (j *Joiner) isCatchingUp() bool {
+	_, is := j.Members.Progress()[j.ID]
 	return is
 }
 
 // findTrouble says why a member that has no leader has none.
-func (s *Joiner) findTrouble() error {
-	all := roster.Voters(s.Configuration())
-	silent := s.Silent(s.Ctx, all)
+func (j *Joiner) findTrouble() error {
+	all := roster.Voters(j.Configuration())
+	silent := j.Silent(j.Ctx, all)
 	switch {
-	case s.Lead.Tenure().Leader != roster.Peer{}:
+	case j.Lead.Tenure().Leader != roster.Peer{}:
 		return nil
 	case len(silent) > (len(all)-1)/2:
 		trouble := fmt.Errorf("%d of %d voters do not answer: %s", len(silent), len(all), strings.Join(silent, ", "))
-		err := s.askWhoAnswers() // they may have moved
+		err := j.askWhoAnswers() // they may have moved
 		if err == nil || errors.Is(err, errs.Refused) {
 			return err
 		}
 		return trouble
 	}
 	// They can elect one. If they have, it knows why this node does not hear it.
-	err := s.askToJoin()
+	err := j.askToJoin()
 	if errors.Is(err, errs.Refused) || errors.Is(err, errs.Unreachable) {
 		return err
 	}
 	return nil
 }
 
-func (s *Joiner) ownJoinRequest() member.JoinRequest {
-	r := member.JoinRequest{ID: s.ID, Addr: s.Addr, Itself: true, Server: s.Server, Process: s.Port.Process(), Away: s.leaving.Load() > 0 || s.Left.Load()}
-	if s.Replica {
+func (j *Joiner) ownJoinRequest() member.JoinRequest {
+	r := member.JoinRequest{ID: j.ID, Addr: j.Addr, Itself: true, Server: j.Server, Process: j.Port.Process(), Away: j.leaving.Load() > 0 || j.Left.Load()}
+	if j.Replica {
 		r.Role = member.RoleReplica
 	}
 	return r
@@ -229,17 +229,17 @@ func (s *Joiner) ownJoinRequest() member.JoinRequest {
 
 // askToJoin goes through the members until one has seen to it. A leader that has
 // moved is its own member.
-func (s *Joiner) askToJoin() error {
-	if s.Lead.Tenure().Leads {
-		return s.Members.Join(s.Ctx, s.ownJoinRequest())
+func (j *Joiner) askToJoin() error {
+	if j.Lead.Tenure().Leads {
+		return j.Members.Join(j.Ctx, j.ownJoinRequest())
 	}
-	addrs, err := s.memberAddrs()
+	addrs, err := j.memberAddrs()
 	var failures []error
 	if err != nil {
 		failures = append(failures, err)
 	}
 	for _, addr := range addrs {
-		err := s.askMember(addr)
+		err := j.askMember(addr)
 		if err == nil {
 			return nil
 		}
@@ -252,54 +252,54 @@ func (s *Joiner) askToJoin() error {
 		}
 	}
 	if len(failures) == 0 {
-		return s.NobodyToAsk()
+		return j.NobodyToAsk()
 	}
 	return errors.Join(failures...)
 }
 
 // NobodyToAsk says what a node waits for that knows no other. To empty its directory
 // is for one that has never been in a cluster: it may be the only copy.
-func (s *Joiner) NobodyToAsk() error {
+func (j *Joiner) NobodyToAsk() error {
 	switch {
-	case s.IsMember() && len(s.Configuration().Servers) == 1:
-		return fmt.Errorf("the only member announces its new address, %s, when it leads", s.Addr)
-	case s.IsMember() || s.Self().Cluster != "":
+	case j.IsMember() && len(j.Configuration().Servers) == 1:
+		return fmt.Errorf("the only member announces its new address, %s, when it leads", j.Addr)
+	case j.IsMember() || j.Self().Cluster != "":
 		return errors.New("there is no other node to ask; start this one with the addresses of members")
 	}
 	return errors.New("there is no other node to ask; start this one with the addresses of members, or empty its directory to form a cluster")
 }
 
 // memberAddrs returns the addresses at which members may be, also with an error.
-func (s *Joiner) memberAddrs() ([]string, error) {
-	addrs, err := s.givenAddrs()
-	if s.Self().Cluster == "" {
-		addrs = append(addrs, s.Founding().Known...)
-		for _, f := range s.Logs.Record().Promise {
+func (j *Joiner) memberAddrs() ([]string, error) {
+	addrs, err := j.givenAddrs()
+	if j.Self().Cluster == "" {
+		addrs = append(addrs, j.Founding().Known...)
+		for _, f := range j.Logs.Record().Promise {
 			addrs = append(addrs, f.Addr)
 		}
 	}
-	for _, m := range s.Configuration().Servers {
-		if m.ID != s.Server {
+	for _, m := range j.Configuration().Servers {
+		if m.ID != j.Server {
 			addrs = append(addrs, roster.DialAddr(string(m.Address)))
 		}
 	}
-	addrs = append(addrs, s.Port.CallerAddrs()...) // they may have moved
+	addrs = append(addrs, j.Port.CallerAddrs()...) // they may have moved
 	slices.Sort(addrs)
 	return slices.Compact(addrs), err
 }
 
 // givenAddrs are those of the options, looked up anew each time.
-func (s *Joiner) givenAddrs() (addrs []string, err error) {
-	given := s.Given
-	if s.Find != nil {
-		found, findErr := s.Find(s.Ctx)
+func (j *Joiner) givenAddrs() (addrs []string, err error) {
+	given := j.Given
+	if j.Find != nil {
+		found, findErr := j.Find(j.Ctx)
 		if findErr != nil {
 			err = fmt.Errorf("look for members: %w", findErr)
 		}
 		given = append(slices.Clone(given), found...)
 	}
 	for _, addr := range given {
-		resolved, resolveErr := s.resolve(addr)
+		resolved, resolveErr := j.resolve(addr)
 		err = errors.Join(err, resolveErr)
 		addrs = append(addrs, resolved...)
 	}
@@ -310,7 +310,7 @@ func (s *Joiner) givenAddrs() (addrs []string, err error) {
 const DnsPrefix = "dns://"
 
 // resolve returns the addresses that a name in DNS has now, or addr itself.
-func (s *Joiner) resolve(addr string) ([]string, error) {
+func (j *Joiner) resolve(addr string) ([]string, error) {
 	name, ok := strings.CutPrefix(addr, DnsPrefix)
 	if !ok {
 		return []string{addr}, nil
@@ -319,9 +319,9 @@ func (s *Joiner) resolve(addr string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(s.Ctx, wire.HandshakeTimeout)
+	ctx, cancel := context.WithTimeout(j.Ctx, wire.HandshakeTimeout)
 	defer cancel()
-	hosts, err := s.LookupHost(ctx, host)
+	hosts, err := j.LookupHost(ctx, host)
 	if err != nil {
 		return nil, fmt.Errorf("look %s up: %w", host, err)
 	}
@@ -335,35 +335,35 @@ var errItself = errors.New("kvraft: it is this node itself")
 
 // askMember asks one member, which brings it before its leader. The leader may be lost
 // meanwhile and another know better: who is brought up for longer asks again.
-func (s *Joiner) askMember(addr string) error {
+func (j *Joiner) askMember(addr string) error {
 	const patience = 10 * time.Second
-	ctx, cancel := context.WithTimeout(s.Ctx, patience)
+	ctx, cancel := context.WithTimeout(j.Ctx, patience)
 	defer cancel()
-	who, err := s.Probe(ctx, addr)
-	mine := s.Self().Cluster
+	who, err := j.Probe(ctx, addr)
+	mine := j.Self().Cluster
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", addr, err)
-	case who.Node == s.Server:
+	case who.Node == j.Server:
 		return errItself
 	case who.Cluster == "":
-		return s.askStranded(ctx, addr)
+		return j.askStranded(ctx, addr)
 	case mine != "" && who.Cluster != mine:
 		return fmt.Errorf("%s: node %s is of cluster %s, this one of %s", addr, roster.UserID(who.Node), who.Cluster, mine)
 	}
-	if _, err := wire.AskJSON[wire.Raw](ctx, s.Port, addr, wire.CallJoin, s.ownJoinRequest()); err != nil {
+	if _, err := wire.AskJSON[wire.Raw](ctx, j.Port, addr, wire.CallJoin, j.ownJoinRequest()); err != nil {
 		return fmt.Errorf("%s: node %s of cluster %s: %w", addr, roster.UserID(who.Node), who.Cluster, err)
 	}
 	return nil
 }
 
 // askStranded says what a node waits for that belongs to no cluster either.
-func (s *Joiner) askStranded(ctx context.Context, addr string) error {
-	other, err := wire.AskJSON[founding.Statement](ctx, s.Port, addr, wire.CallFound, s.Founding())
+func (j *Joiner) askStranded(ctx context.Context, addr string) error {
+	other, err := wire.AskJSON[founding.Statement](ctx, j.Port, addr, wire.CallFound, j.Founding())
 	if err != nil {
 		return fmt.Errorf("%s: %w", addr, err)
 	}
-	return fmt.Errorf("%s: node %s%s", addr, roster.UserID(other.Server), StrandedWith(other, s.Self().Cluster, s.Expect))
+	return fmt.Errorf("%s: node %s%s", addr, roster.UserID(other.Server), StrandedWith(other, j.Self().Cluster, j.Expect))
 }
 
 // StrandedWith says what a node without a cluster waits for, to one that is of cluster
@@ -384,18 +384,18 @@ func StrandedWith(other founding.Statement, mine string, expect int) string {
 
 // warnOfStrangers says that addresses to join at, of no more use to a node that has
 // its place, lead to another cluster.
-func (s *Joiner) warnOfStrangers() {
-	addrs, _ := s.givenAddrs() // nobody is known to be a stranger whose address is not
+func (j *Joiner) warnOfStrangers() {
+	addrs, _ := j.givenAddrs() // nobody is known to be a stranger whose address is not
 	slices.Sort(addrs)
 	var strange []string
 	for _, addr := range slices.Compact(addrs) {
-		who, err := s.Probe(s.Ctx, addr)
-		if err == nil && who.Cluster != "" && who.Cluster != s.Self().Cluster {
+		who, err := j.Probe(j.Ctx, addr)
+		if err == nil && who.Cluster != "" && who.Cluster != j.Self().Cluster {
 			strange = append(strange, fmt.Sprintf("%s at %s (cluster %s)", roster.UserID(who.Node), addr, who.Cluster))
 		}
 	}
 	if len(strange) > 0 {
-		s.Log.Warn("a node to join belongs to another cluster; this node stays in its own unless its data directory is emptied",
-			"cluster", s.Self().Cluster, "others", strings.Join(strange, ", "))
+		j.Log.Warn("a node to join belongs to another cluster; this node stays in its own unless its data directory is emptied",
+			"cluster", j.Self().Cluster, "others", strings.Join(strange, ", "))
 	}
 }

@@ -28,21 +28,21 @@ import (
 //
 // raft's VerifyLeader will not do: it counts answers that were sent before the
 // call, and those of non-voters.
-func (s *Tracker) Confirm() (index uint64, err error) {
-	ctx, cancel := context.WithTimeout(s.Ctx, s.Timing.Heartbeat)
+func (t *Tracker) Confirm() (index uint64, err error) {
+	ctx, cancel := context.WithTimeout(t.Ctx, t.Timing.Heartbeat)
 	defer cancel()
-	term, err := s.LeaderTerm()
+	term, err := t.LeaderTerm()
 	if err != nil {
 		return 0, err
 	}
-	if err := s.State.AwaitTerm(ctx, term); err != nil {
+	if err := t.State.AwaitTerm(ctx, term); err != nil {
 		return 0, fmt.Errorf("wait for the first entry of term %d: %w", term, err)
 	}
-	index = s.Raft.CommitIndex()
-	if err := s.AskVoters(ctx, term); err != nil {
+	index = t.Raft.CommitIndex()
+	if err := t.AskVoters(ctx, term); err != nil {
 		return 0, err
 	}
-	if err := s.State.AwaitIndex(ctx, index); err != nil {
+	if err := t.State.AwaitIndex(ctx, index); err != nil {
 		return 0, fmt.Errorf("wait for log index %d: %w", index, err)
 	}
 	return index, nil
@@ -51,17 +51,17 @@ func (s *Tracker) Confirm() (index uint64, err error) {
 // AskVoters returns nil once a majority of the voters has seen no term after
 // term. The answers that it does not wait for keep their connections busy for a
 // while; a voter that is slow is left out of further rounds meanwhile.
-func (s *Tracker) AskVoters(ctx context.Context, term uint64) error {
-	voters, err := s.VotersIn(term)
+func (t *Tracker) AskVoters(ctx context.Context, term uint64) error {
+	voters, err := t.VotersIn(term)
 	if err != nil {
 		return err
 	}
 	answers := make(chan error, len(voters))
 	yes, asked := 0, 0
 	for _, server := range voters {
-		if server.ID == s.Server {
+		if server.ID == t.Server {
 			yes++
-		} else if s.askInBackground(server, term, answers) {
+		} else if t.askInBackground(server, term, answers) {
 			asked++
 		}
 	}
@@ -85,22 +85,22 @@ func (s *Tracker) AskVoters(ctx context.Context, term uint64) error {
 }
 
 // askInBackground puts one answer into answers, unless it returns false.
-func (s *Tracker) askInBackground(server raft.Server, term uint64, answers chan<- error) bool {
-	release, ok := s.questions.Acquire(server.ID)
+func (t *Tracker) askInBackground(server raft.Server, term uint64, answers chan<- error) bool {
+	release, ok := t.questions.Acquire(server.ID)
 	if !ok {
 		return false
 	}
-	return s.Life.Go(func() {
+	return t.Life.Go(func() {
 		defer release()
-		ctx, cancel := context.WithTimeout(s.Ctx, s.Timing.Heartbeat)
+		ctx, cancel := context.WithTimeout(t.Ctx, t.Timing.Heartbeat)
 		defer cancel()
-		answers <- s.askVoter(ctx, server, term)
+		answers <- t.askVoter(ctx, server, term)
 	})
 }
 
-func (s *Tracker) askVoter(ctx context.Context, server raft.Server, term uint64) error {
+func (t *Tracker) askVoter(ctx context.Context, server raft.Server, term uint64) error {
 	to := roster.Peer{Server: server.ID, Addr: string(server.Address)}
-	answer, err := s.Port.Call(ctx, to, wire.CallConfirm, binary.BigEndian.AppendUint64(nil, term))
+	answer, err := t.Port.Call(ctx, to, wire.CallConfirm, binary.BigEndian.AppendUint64(nil, term))
 	if err != nil {
 		return err
 	}
@@ -113,15 +113,15 @@ func (s *Tracker) askVoter(ctx context.Context, server raft.Server, term uint64)
 // ServeConfirm answers for the round of another node. CurrentTerm is in
 // memory, and raft advances it before it answers any vote: the answer waits for
 // no disk.
-func (s *Tracker) ServeConfirm(_ context.Context, payload []byte) ([]byte, error) {
+func (t *Tracker) ServeConfirm(_ context.Context, payload []byte) ([]byte, error) {
 	term, err := wire.DecodeUint64(payload)
 	if err != nil {
 		return nil, err
 	}
-	if !s.IsPlaced() {
+	if !t.IsPlaced() {
 		return nil, wire.ErrUnplaced
 	}
-	if s.Raft.CurrentTerm() <= term {
+	if t.Raft.CurrentTerm() <= term {
 		return []byte{1}, nil
 	}
 	return []byte{0}, nil

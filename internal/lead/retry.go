@@ -12,16 +12,16 @@ import (
 
 // Retry makes attempts, each on whoever leads then, until one is done. The error is that
 // of the node, when it has stopped, or of ctx.
-func (s *Tracker) Retry(ctx context.Context, attempt func(*Tenure) (done bool)) error {
+func (t *Tracker) Retry(ctx context.Context, attempt func(*Tenure) (done bool)) error {
 	for n := 0; ; n++ {
-		if err := s.Life.Err(); err != nil {
+		if err := t.Life.Err(); err != nil {
 			return err
 		}
-		tenure := s.Tenure()
+		tenure := t.Tenure()
 		if attempt(tenure) {
 			return nil
 		}
-		if err := s.Pause(ctx, tenure, n); err != nil {
+		if err := t.Pause(ctx, tenure, n); err != nil {
 			return err
 		}
 	}
@@ -29,7 +29,7 @@ func (s *Tracker) Retry(ctx context.Context, attempt func(*Tenure) (done bool)) 
 
 // Pause waits before the next attempt: until the leader changes, or a moment. An
 // error ends the attempts.
-func (s *Tracker) Pause(ctx context.Context, tenure *Tenure, attempt int) error {
+func (t *Tracker) Pause(ctx context.Context, tenure *Tenure, attempt int) error {
 	const shortest, longest = time.Millisecond, 100 * time.Millisecond
 	timer := time.NewTimer(min(shortest<<min(attempt, 10), longest))
 	defer timer.Stop()
@@ -37,16 +37,16 @@ func (s *Tracker) Pause(ctx context.Context, tenure *Tenure, attempt int) error 
 	case <-timer.C:
 		return nil
 	case <-tenure.Ctx.Done():
-		return s.Life.Err()
-	case <-s.Life.Stopping():
-		return s.Life.Err()
+		return t.Life.Err()
+	case <-t.Life.Stopping():
+		return t.Life.Err()
 	case <-ctx.Done():
 		return errs.Ended(ctx)
 	}
 }
 
 // Under makes an attempt, and gives it up when the leader changes.
-func (s *Tracker) Under(ctx context.Context, tenure *Tenure, attempt func(context.Context, *Tenure) error) error {
+func (t *Tracker) Under(ctx context.Context, tenure *Tenure, attempt func(context.Context, *Tenure) error) error {
 	if tenure.Leader == (roster.Peer{}) {
 		return errs.NoLeaderKnown
 	}
@@ -57,13 +57,13 @@ func (s *Tracker) Under(ctx context.Context, tenure *Tenure, attempt func(contex
 }
 
 // ReadThroughLeader repeats a read until it has an answer.
-func (s *Tracker) ReadThroughLeader(ctx context.Context, read func(context.Context, *Tenure) error) error {
+func (t *Tracker) ReadThroughLeader(ctx context.Context, read func(context.Context, *Tenure) error) error {
 	var last error
-	err := s.Retry(ctx, func(tenure *Tenure) bool {
+	err := t.Retry(ctx, func(tenure *Tenure) bool {
 		if tenure.Leads {
 			last = read(ctx, tenure) // a round ends by itself, and soon
 		} else {
-			last = s.Under(ctx, tenure, read)
+			last = t.Under(ctx, tenure, read)
 		}
 		return last == nil || errors.Is(last, errs.NotFound) || errors.Is(last, errs.Invalid)
 	})
@@ -73,16 +73,16 @@ func (s *Tracker) ReadThroughLeader(ctx context.Context, read func(context.Conte
 	case errors.Is(err, errs.Closed):
 		return err
 	}
-	return errs.NoLeaderBefore(ctx, s.ReasonOr(last))
+	return errs.NoLeaderBefore(ctx, t.ReasonOr(last))
 }
 
 // ChangeThroughLeader repeats a change until its outcome is known: to make it twice is to
 // make it once.
-func (s *Tracker) ChangeThroughLeader(ctx context.Context, attempt func(context.Context, *Tenure) error) error {
+func (t *Tracker) ChangeThroughLeader(ctx context.Context, attempt func(context.Context, *Tenure) error) error {
 	var last error
 	maybe := false // a leader may have begun with it
-	err := s.Retry(ctx, func(tenure *Tenure) bool {
-		err := s.Under(ctx, tenure, attempt)
+	err := t.Retry(ctx, func(tenure *Tenure) bool {
+		err := t.Under(ctx, tenure, attempt)
 		done := err == nil || isFinal(err)
 		if done && err != nil && maybe { // final of this attempt alone
 			err = fmt.Errorf("%w: an earlier attempt may have had effect: %w", errs.Unknown, err)
@@ -91,7 +91,7 @@ func (s *Tracker) ChangeThroughLeader(ctx context.Context, attempt func(context.
 		return done
 	})
 	if err != nil {
-		return Outcome(ctx, err, maybe, s.ReasonOr(last))
+		return Outcome(ctx, err, maybe, t.ReasonOr(last))
 	}
 	return last
 }
@@ -122,10 +122,10 @@ func Outcome(ctx context.Context, err error, maybe bool, last error) error {
 
 // ServeChange makes one attempt at a change of the membership: the node that asks
 // has other members to ask, and asks again. What was forwarded is not passed on.
-func (s *Tracker) ServeChange(ctx context.Context, forwarded bool, attempt func(context.Context, *Tenure) error) error {
-	tenure := s.Tenure()
+func (t *Tracker) ServeChange(ctx context.Context, forwarded bool, attempt func(context.Context, *Tenure) error) error {
+	tenure := t.Tenure()
 	if forwarded && !tenure.Leads {
 		return errs.NotLeader
 	}
-	return s.Under(ctx, tenure, attempt)
+	return t.Under(ctx, tenure, attempt)
 }

@@ -56,16 +56,16 @@ type trackedLeader struct {
 	Changed chan struct{} // guarded by mu: closed and replaced when one of them changes
 }
 
-func (s *Tracker) Tenure() *Tenure {
-	s.Current.Mu.Lock()
-	defer s.Current.Mu.Unlock()
-	return s.Current.Tenure
+func (t *Tracker) Tenure() *Tenure {
+	t.Current.Mu.Lock()
+	defer t.Current.Mu.Unlock()
+	return t.Current.Tenure
 }
 
 // WatchRaft follows raft's leadership until the store stops. The observer's
 // channel holds one signal, and what it signals is read afresh each time, so
 // that none is missed and raft never waits.
-func (s *Tracker) WatchRaft() {
+func (t *Tracker) WatchRaft() {
 	signals := make(chan raft.Observation, 1)
 	observer := raft.NewObserver(signals, false, func(o *raft.Observation) bool {
 		switch o.Data.(type) {
@@ -74,19 +74,19 @@ func (s *Tracker) WatchRaft() {
 		}
 		return false
 	})
-	s.Raft.RegisterObserver(observer)
-	defer s.Raft.DeregisterObserver(observer)
+	t.Raft.RegisterObserver(observer)
+	defer t.Raft.DeregisterObserver(observer)
 	var told loggedRole
 	for {
-		s.update()
-		if now := (loggedRole{s.Raft.State(), s.Tenure().Leader}); now != told {
+		t.update()
+		if now := (loggedRole{t.Raft.State(), t.Tenure().Leader}); now != told {
 			told = now
-			s.Log.Info("leadership", "state", strings.ToLower(now.state.String()), "leader", roster.UserID(now.leader.Server))
+			t.Log.Info("leadership", "state", strings.ToLower(now.state.String()), "leader", roster.UserID(now.leader.Server))
 		}
 		select {
 		case <-signals:
-		case <-s.PlaceChanged:
-		case <-s.Ctx.Done():
+		case <-t.PlaceChanged:
+		case <-t.Ctx.Done():
 			return
 		}
 	}
@@ -99,57 +99,57 @@ type loggedRole struct {
 	leader roster.Peer
 }
 
-func (s *Tracker) update() {
-	now := s.readTenure()
-	if !s.Replace(now) {
+func (t *Tracker) update() {
+	now := t.readTenure()
+	if !t.Replace(now) {
 		return
 	}
 	switch {
 	case now.Leads:
-		s.begin(now, s.WhenLeading)
+		t.begin(now, t.WhenLeading)
 	case now.Leader != roster.Peer{}:
-		s.begin(now, s.WhenFollowing)
+		t.begin(now, t.WhenFollowing)
 	}
 }
 
 // begin starts what lasts as long as a tenure.
-func (s *Tracker) begin(r *Tenure, duties []func(*Tenure)) {
+func (t *Tracker) begin(r *Tenure, duties []func(*Tenure)) {
 	for _, duty := range duties {
-		s.Life.Go(func() { duty(r) })
+		t.Life.Go(func() { duty(r) })
 	}
 }
 
 // readTenure reads the leader and its term from raft. The term is read on both sides of the
 // leader: raft forgets a leader before it goes to another term.
-func (s *Tracker) readTenure() *Tenure {
+func (t *Tracker) readTenure() *Tenure {
 	for {
-		now := &Tenure{Term: s.Raft.CurrentTerm(), Began: time.Now()}
-		addr, id := s.Raft.LeaderWithID()
-		now.Leads = s.Raft.State() == raft.Leader && s.IsPlaced()
+		now := &Tenure{Term: t.Raft.CurrentTerm(), Began: time.Now()}
+		addr, id := t.Raft.LeaderWithID()
+		now.Leads = t.Raft.State() == raft.Leader && t.IsPlaced()
 		switch {
 		case now.Leads:
-			now.Leader = roster.Peer{Server: s.Server, Addr: s.Addr}
-		case id == s.Server, id == "": // was the leader a moment ago; a signal will follow
+			now.Leader = roster.Peer{Server: t.Server, Addr: t.Addr}
+		case id == t.Server, id == "": // was the leader a moment ago; a signal will follow
 			now.Term = 0
 		default:
 			now.Leader = roster.Peer{Server: id, Addr: string(addr)}
 		}
-		if now.Term == 0 || s.Raft.CurrentTerm() == now.Term {
+		if now.Term == 0 || t.Raft.CurrentTerm() == now.Term {
 			return now
 		}
 	}
 }
 
 // Replace reports whether now differs from what was before.
-func (s *Tracker) Replace(now *Tenure) bool {
-	c := &s.Current
+func (t *Tracker) Replace(now *Tenure) bool {
+	c := &t.Current
 	c.Mu.Lock()
 	defer c.Mu.Unlock()
 	old := c.Tenure
 	if old.Leader == now.Leader && old.Leads == now.Leads && old.Term == now.Term {
 		return false
 	}
-	now.Ctx, now.Cancel = context.WithCancel(s.Ctx)
+	now.Ctx, now.Cancel = context.WithCancel(t.Ctx)
 	now.Number = old.Number + 1
 	c.Tenure = now
 	old.Cancel()
@@ -159,24 +159,24 @@ func (s *Tracker) Replace(now *Tenure) bool {
 }
 
 // ReasonOr is what keeps this node from knowing a leader, or else err.
-func (s *Tracker) ReasonOr(err error) error {
-	s.Current.Mu.Lock()
-	defer s.Current.Mu.Unlock()
-	if s.Current.Reason != nil && s.Current.Tenure.Leader == (roster.Peer{}) {
-		return s.Current.Reason
+func (t *Tracker) ReasonOr(err error) error {
+	t.Current.Mu.Lock()
+	defer t.Current.Mu.Unlock()
+	if t.Current.Reason != nil && t.Current.Tenure.Leader == (roster.Peer{}) {
+		return t.Current.Reason
 	}
 	return err
 }
 
 // Reason is what keeps this node from its place; nil: nothing, or it has not tried yet.
-func (s *Tracker) Reason() error {
-	s.Current.Mu.Lock()
-	defer s.Current.Mu.Unlock()
-	return s.Current.Reason
+func (t *Tracker) Reason() error {
+	t.Current.Mu.Lock()
+	defer t.Current.Mu.Unlock()
+	return t.Current.Reason
 }
 
-func (s *Tracker) SetReason(err error) {
-	c := &s.Current
+func (t *Tracker) SetReason(err error) {
+	c := &t.Current
 	c.Mu.Lock()
 	defer c.Mu.Unlock()
 	c.Reason = err
@@ -186,17 +186,17 @@ func (s *Tracker) SetReason(err error) {
 
 // AwaitOwnTerm waits until this node, as the leader, has in its state what its
 // predecessors committed: its notes can then be relied on.
-func (s *Tracker) AwaitOwnTerm(ctx context.Context) error {
-	term, err := s.LeaderTerm()
+func (t *Tracker) AwaitOwnTerm(ctx context.Context) error {
+	term, err := t.LeaderTerm()
 	if err != nil {
 		return err
 	}
-	return s.State.AwaitTerm(ctx, term)
+	return t.State.AwaitTerm(ctx, term)
 }
 
 // LeadsIn is an error unless this node leads in a term.
-func (s *Tracker) LeadsIn(term uint64) error {
-	now, err := s.LeaderTerm()
+func (t *Tracker) LeadsIn(term uint64) error {
+	now, err := t.LeaderTerm()
 	if err == nil && now != term {
 		return errs.NotLeader
 	}
@@ -205,14 +205,14 @@ func (s *Tracker) LeadsIn(term uint64) error {
 
 // StillFollows reports whether this node has had no other leader since, and is in the
 // same term: raft may have forgotten the leader.
-func (s *Tracker) StillFollows(r *Tenure) bool {
-	now := s.Tenure()
-	return s.Ctx.Err() == nil && (now == r || now.Leader == roster.Peer{}) && s.Raft.CurrentTerm() == r.Term
+func (t *Tracker) StillFollows(r *Tenure) bool {
+	now := t.Tenure()
+	return t.Ctx.Err() == nil && (now == r || now.Leader == roster.Peer{}) && t.Raft.CurrentTerm() == r.Term
 }
 
 // IsLeaderless reports whether there has been no leader for longer than an
 // election takes.
-func (s *Tracker) IsLeaderless() bool {
-	r := s.Tenure()
-	return r.Leader == roster.Peer{} && time.Since(r.Began) > 2*s.Timing.Election
+func (t *Tracker) IsLeaderless() bool {
+	r := t.Tenure()
+	return r.Leader == roster.Peer{} && time.Since(r.Began) > 2*t.Timing.Election
 }

@@ -49,93 +49,93 @@ type catchUp struct {
 
 // FinishChanges looks after the members for as long as this node leads: what an earlier
 // leader, or a join whose caller gave up, has left half done is finished.
-func (s *Members) FinishChanges(tenure *lead.Tenure) {
-	if s.State.AwaitTerm(tenure.Ctx, tenure.Term) != nil {
+func (ms *Members) FinishChanges(tenure *lead.Tenure) {
+	if ms.State.AwaitTerm(tenure.Ctx, tenure.Term) != nil {
 		return
 	}
-	words, forgetting := loglimit.Trouble{Log: s.Log}, loglimit.Trouble{Log: s.Log}
+	words, forgetting := loglimit.Trouble{Log: ms.Log}, loglimit.Trouble{Log: ms.Log}
 	for tenure.Ctx.Err() == nil {
-		for _, m := range s.Configuration().Servers {
+		for _, m := range ms.Configuration().Servers {
 			switch {
-			case s.IsRemoved(m.ID):
-				words.About("a removal cannot be finished", s.finishRemoval(tenure.Ctx, m))
-			case m.Suffrage != raft.Voter && !s.IsReplica(roster.UserID(m.ID)):
-				s.beginCatchUp(tenure, m)
+			case ms.IsRemoved(m.ID):
+				words.About("a removal cannot be finished", ms.finishRemoval(tenure.Ctx, m))
+			case m.Suffrage != raft.Voter && !ms.IsReplica(roster.UserID(m.ID)):
+				ms.beginCatchUp(tenure, m)
 			}
 		}
-		forgetting.About("old notes of members cannot be struck out", s.forgetFormer(tenure))
-		sleep.For(tenure.Ctx, s.Timing.Heartbeat)
+		forgetting.About("old notes of members cannot be struck out", ms.forgetFormer(tenure))
+		sleep.For(tenure.Ctx, ms.Timing.Heartbeat)
 	}
 }
 
 // finishRemoval waits, as Remove would have refused, until the others are a majority
 // without the member.
-func (s *Members) finishRemoval(ctx context.Context, m raft.Server) error {
-	unlock, err := s.LockMembership(ctx)
+func (ms *Members) finishRemoval(ctx context.Context, m raft.Server) error {
+	unlock, err := ms.LockMembership(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	req := RemoveRequest{ID: roster.UserID(m.ID), Force: s.isRemovedByForce(m.ID)}
-	if err := s.checkRemovable(ctx, s.Configuration(), m, req); err != nil {
+	req := RemoveRequest{ID: roster.UserID(m.ID), Force: ms.isRemovedByForce(m.ID)}
+	if err := ms.checkRemovable(ctx, ms.Configuration(), m, req); err != nil {
 		return err
 	}
-	if m.ID == s.Server {
-		return s.lead.TransferTo(ctx, "")
+	if m.ID == ms.Server {
+		return ms.lead.TransferTo(ctx, "")
 	}
-	return s.removeForGood(ctx, m, req)
+	return ms.removeForGood(ctx, m, req)
 }
 
 // bringUp waits until a member has caught up, and votes unless it is a replica.
-func (s *Members) bringUp(ctx context.Context, tenure *lead.Tenure, server raft.Server) error {
-	l := s.beginCatchUp(tenure, server)
+func (ms *Members) bringUp(ctx context.Context, tenure *lead.Tenure, server raft.Server) error {
+	l := ms.beginCatchUp(tenure, server)
 	select {
 	case <-l.done:
 		return l.err
 	case <-ctx.Done():
-		return fmt.Errorf("it catches up, and is %v: %w", s.Progress()[roster.UserID(server.ID)], errs.Ended(ctx))
+		return fmt.Errorf("it catches up, and is %v: %w", ms.Progress()[roster.UserID(server.ID)], errs.Ended(ctx))
 	}
 }
 
 // beginCatchUp begins to bring a member up, unless that is under way.
-func (s *Members) beginCatchUp(tenure *lead.Tenure, server raft.Server) *catchUp {
-	s.learners.mu.Lock()
-	defer s.learners.mu.Unlock()
-	if l := s.learners.catchingUp[server.ID]; l != nil {
+func (ms *Members) beginCatchUp(tenure *lead.Tenure, server raft.Server) *catchUp {
+	ms.learners.mu.Lock()
+	defer ms.learners.mu.Unlock()
+	if l := ms.learners.catchingUp[server.ID]; l != nil {
 		return l
 	}
 	l := &catchUp{done: make(chan struct{})}
-	if s.learners.catchingUp == nil {
-		s.learners.catchingUp = make(map[raft.ServerID]*catchUp)
+	if ms.learners.catchingUp == nil {
+		ms.learners.catchingUp = make(map[raft.ServerID]*catchUp)
 	}
-	s.learners.catchingUp[server.ID] = l
+	ms.learners.catchingUp[server.ID] = l
 	end := func(err error) {
 		l.err = err
-		delete(s.learners.catchingUp, server.ID)
+		delete(ms.learners.catchingUp, server.ID)
 		close(l.done)
 	}
-	if !s.Life.Go(func() {
-		err := s.promoteWhenCaughtUp(tenure.Ctx, l, server)
-		s.learners.mu.Lock()
-		defer s.learners.mu.Unlock()
+	if !ms.Life.Go(func() {
+		err := ms.promoteWhenCaughtUp(tenure.Ctx, l, server)
+		ms.learners.mu.Lock()
+		defer ms.learners.mu.Unlock()
 		switch {
 		case err == nil:
-			s.learners.failures.About("", nil)
+			ms.learners.failures.About("", nil)
 		case tenure.Ctx.Err() == nil:
-			s.learners.failures.About("a node cannot be brought up", fmt.Errorf("%s: %w", roster.UserID(server.ID), err))
+			ms.learners.failures.About("a node cannot be brought up", fmt.Errorf("%s: %w", roster.UserID(server.ID), err))
 		}
 		end(err)
 	}) {
-		end(s.Life.Err())
+		end(ms.Life.Err())
 	}
 	return l
 }
 
-func (s *Members) promoteWhenCaughtUp(ctx context.Context, l *catchUp, server raft.Server) error {
-	if err := s.awaitCaughtUp(ctx, l, server); err != nil {
+func (ms *Members) promoteWhenCaughtUp(ctx context.Context, l *catchUp, server raft.Server) error {
+	if err := ms.awaitCaughtUp(ctx, l, server); err != nil {
 		return fmt.Errorf("catch up: %w", err)
 	}
-	if err := s.promote(ctx, server); err != nil {
+	if err := ms.promote(ctx, server); err != nil {
 		return fmt.Errorf("promote: %w", err)
 	}
 	return nil
@@ -144,14 +144,14 @@ func (s *Members) promoteWhenCaughtUp(ctx context.Context, l *catchUp, server ra
 // awaitCaughtUp returns when server is as far as the leader was moments ago: after a
 // round that took less than an election timeout (section 4.2.1 of Ongaro's
 // thesis), or ten.
-func (s *Members) awaitCaughtUp(ctx context.Context, l *catchUp, server raft.Server) error {
-	p := &catchUpMonitor{members: s, server: server, catchUp: l, logged: time.Now()}
+func (ms *Members) awaitCaughtUp(ctx context.Context, l *catchUp, server raft.Server) error {
+	p := &catchUpMonitor{members: ms, server: server, catchUp: l, logged: time.Now()}
 	for range 10 {
 		began := time.Now()
-		if err := p.reach(ctx, s.Raft.CommitIndex()); err != nil {
+		if err := p.reach(ctx, ms.Raft.CommitIndex()); err != nil {
 			return err
 		}
-		if time.Since(began) < s.Timing.Election {
+		if time.Since(began) < ms.Timing.Election {
 			return nil
 		}
 	}
@@ -179,11 +179,11 @@ type CatchUpRequest struct {
 
 // reach waits until the member's state has reached a log index.
 func (p *catchUpMonitor) reach(ctx context.Context, target uint64) error {
-	s := p.members
+	ms := p.members
 	to := roster.Peer{Server: p.server.ID, Addr: string(p.server.Address)}
 	for {
-		call, cancel := context.WithTimeout(ctx, s.Patience())
-		answer, err := wire.CallJSON[wire.Raw](call, s.Port, to, wire.CallCatchUp, CatchUpRequest{target, s.Timing.Heartbeat / 2, p.progress()})
+		call, cancel := context.WithTimeout(ctx, ms.Patience())
+		answer, err := wire.CallJSON[wire.Raw](call, ms.Port, to, wire.CallCatchUp, CatchUpRequest{target, ms.Timing.Heartbeat / 2, p.progress()})
 		cancel()
 		if err != nil {
 			return err
@@ -208,10 +208,10 @@ func (p *catchUpMonitor) progress() Progress {
 // note works out the progress of a member that is at a log index.
 func (p *catchUpMonitor) note(index uint64) {
 	const logEvery = 10 * time.Second
-	s := p.members
-	lacking, size := s.lacking(p.server.ID, index)
+	ms := p.members
+	lacking, size := ms.lacking(p.server.ID, index)
 	now := Progress{Index: index, Bytes: lacking}
-	if last := s.Raft.LastIndex(); last > index {
+	if last := ms.Raft.LastIndex(); last > index {
 		now.Behind = last - index
 	}
 	before := p.progress()
@@ -223,34 +223,34 @@ func (p *catchUpMonitor) note(index uint64) {
 	p.at, p.lacking, p.size = time.Now(), lacking, size
 	if time.Since(p.logged) > logEvery {
 		p.logged = p.at
-		s.Log.Info("a node catches up", "id", roster.UserID(p.server.ID), "progress", now)
+		ms.Log.Info("a node catches up", "id", roster.UserID(p.server.ID), "progress", now)
 	}
-	s.learners.mu.Lock()
-	defer s.learners.mu.Unlock()
+	ms.learners.mu.Lock()
+	defer ms.learners.mu.Unlock()
 	p.catchUp.progress = now
 }
 
 // lacking is how many bytes a member at a log index lacks: of the newest snapshot,
 // if the log does not reach back to the index, and of the log. size is that of all
 // that could be lacking.
-func (s *Members) lacking(server raft.ServerID, index uint64) (bytes, size int64) {
-	first, last := s.Logs.Bounds()
-	size = s.Logs.Bytes()
+func (ms *Members) lacking(server raft.ServerID, index uint64) (bytes, size int64) {
+	first, last := ms.Logs.Bounds()
+	size = ms.Logs.Bytes()
 	if index+1 >= first {
-		return s.Logs.SizeOf(index+1, last), size
+		return ms.Logs.SizeOf(index+1, last), size
 	}
-	list, err := s.Snapshots.List()
+	list, err := ms.Snapshots.List()
 	if err != nil || len(list) == 0 { // then raft cannot send one either
 		return size, size
 	}
 	size += list[0].Size
-	return max(0, list[0].Size-s.RaftNet.SentTo(server)) + s.Logs.SizeOf(list[0].Index+1, last), size
+	return max(0, list[0].Size-ms.RaftNet.SentTo(server)) + ms.Logs.SizeOf(list[0].Index+1, last), size
 }
 
 // ServeCatchUp is the member's side.
-func (s *Members) ServeCatchUp(ctx context.Context, p CatchUpRequest) (wire.Raw, error) {
+func (ms *Members) ServeCatchUp(ctx context.Context, p CatchUpRequest) (wire.Raw, error) {
 	const logEvery = 10 * time.Second
-	l := &s.learners
+	l := &ms.learners
 	l.mu.Lock()
 	l.told, l.toldAt = p.So, time.Now()
 	log := time.Since(l.loggedAt) > logEvery && p.So.Behind > 0
@@ -259,48 +259,48 @@ func (s *Members) ServeCatchUp(ctx context.Context, p CatchUpRequest) (wire.Raw,
 	}
 	l.mu.Unlock()
 	if log {
-		s.Log.Info("catching up", "progress", p.So)
+		ms.Log.Info("catching up", "progress", p.So)
 	}
 	wait, cancel := context.WithTimeout(ctx, cmp.Or(p.Within, wire.MaxCall))
 	defer cancel()
-	err := s.State.AwaitIndex(wait, p.Target)
+	err := ms.State.AwaitIndex(wait, p.Target)
 	if wait.Err() != nil && ctx.Err() == nil {
 		err = nil
 	}
-	return binary.BigEndian.AppendUint64(nil, s.Index()), err
+	return binary.BigEndian.AppendUint64(nil, ms.Index()), err
 }
 
 // Progress is that of the members that this node brings up, by id, or its own.
-func (s *Members) Progress() map[string]Progress {
-	l := &s.learners
+func (ms *Members) Progress() map[string]Progress {
+	l := &ms.learners
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := make(map[string]Progress)
 	for server, lesson := range l.catchingUp {
 		all[roster.UserID(server)] = lesson.progress
 	}
-	if l.told.Behind > 0 && time.Since(l.toldAt) < 2*s.Timing.Heartbeat {
-		all[s.ID] = l.told
+	if l.told.Behind > 0 && time.Since(l.toldAt) < 2*ms.Timing.Heartbeat {
+		all[ms.ID] = l.told
 	}
 	return all
 }
 
 // promote gives a member its vote, unless it is a replica.
-func (s *Members) promote(ctx context.Context, server raft.Server) error {
-	unlock, err := s.LockMembership(ctx)
+func (ms *Members) promote(ctx context.Context, server raft.Server) error {
+	unlock, err := ms.LockMembership(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	for _, m := range s.Configuration().Servers {
-		if m.ID != server.ID || s.IsRemoved(m.ID) {
+	for _, m := range ms.Configuration().Servers {
+		if m.ID != server.ID || ms.IsRemoved(m.ID) {
 			continue
 		}
-		if m.Suffrage == raft.Voter || s.IsReplica(roster.UserID(m.ID)) { // what it is to be may have changed meanwhile
+		if m.Suffrage == raft.Voter || ms.IsReplica(roster.UserID(m.ID)) { // what it is to be may have changed meanwhile
 			return nil
 		}
-		s.Log.Info("promote to voter", "id", roster.UserID(m.ID), "addr", roster.DialAddr(string(m.Address)))
-		return s.Change(ctx, func() raft.Future { return s.Raft.AddVoter(m.ID, m.Address, 0, s.Patience()) })
+		ms.Log.Info("promote to voter", "id", roster.UserID(m.ID), "addr", roster.DialAddr(string(m.Address)))
+		return ms.Change(ctx, func() raft.Future { return ms.Raft.AddVoter(m.ID, m.Address, 0, ms.Patience()) })
 	}
 	return fmt.Errorf("%w: it was removed meanwhile", errs.Unsent)
 }

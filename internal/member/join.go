@@ -38,42 +38,42 @@ type JoinRequest struct {
 // ErrRemovedNode is what a removed node is told that wants to be a member again.
 var ErrRemovedNode = fmt.Errorf("%w; empty its data directory to let it join as a new node", errs.Removed)
 
-func (s *Members) Join(ctx context.Context, req JoinRequest) error {
-	return s.lead.ChangeThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) error {
-		return s.joinThrough(ctx, tenure, req)
+func (ms *Members) Join(ctx context.Context, req JoinRequest) error {
+	return ms.lead.ChangeThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) error {
+		return ms.joinThrough(ctx, tenure, req)
 	})
 }
 
-func (s *Members) joinThrough(ctx context.Context, tenure *lead.Tenure, req JoinRequest) error {
+func (ms *Members) joinThrough(ctx context.Context, tenure *lead.Tenure, req JoinRequest) error {
 	if tenure.Leads {
-		return s.addMember(ctx, tenure, req)
+		return ms.addMember(ctx, tenure, req)
 	}
 	req.Forwarded = true
-	_, err := wire.CallJSON[wire.Raw](ctx, s.Port, tenure.Leader, wire.CallJoin, req)
+	_, err := wire.CallJSON[wire.Raw](ctx, ms.Port, tenure.Leader, wire.CallJoin, req)
 	return err
 }
 
-func (s *Members) ServeJoin(ctx context.Context, req JoinRequest) (wire.Raw, error) {
-	return nil, s.lead.ServeChange(ctx, req.Forwarded, func(ctx context.Context, r *lead.Tenure) error { return s.joinThrough(ctx, r, req) })
+func (ms *Members) ServeJoin(ctx context.Context, req JoinRequest) (wire.Raw, error) {
+	return nil, ms.lead.ServeChange(ctx, req.Forwarded, func(ctx context.Context, r *lead.Tenure) error { return ms.joinThrough(ctx, r, req) })
 }
 
 // addMember makes a node a member, as the leader. The order is what matters: a
 // node that was not reached never counts for the quorum, and one that has not
 // caught up does not hold it up.
-func (s *Members) addMember(ctx context.Context, tenure *lead.Tenure, req JoinRequest) error {
-	server, err := s.addNonvoter(ctx, req)
+func (ms *Members) addMember(ctx context.Context, tenure *lead.Tenure, req JoinRequest) error {
+	server, err := ms.addNonvoter(ctx, req)
 	if err != nil {
 		return fmt.Errorf("join node %s at %s: %w", req.ID, req.Addr, err)
 	}
 	switch {
 	case req.Away: // it hears so from a leader that a majority confirms
-		_, err := s.lead.Rounds.Join(ctx)
+		_, err := ms.lead.Rounds.Join(ctx)
 		return err
-	case roster.IsVoter(s.Configuration(), server.ID):
+	case roster.IsVoter(ms.Configuration(), server.ID):
 		return nil
 	}
-	err = s.bringUp(ctx, tenure, server)
-	if err == nil && req.Role == RoleVoter && !roster.IsVoter(s.Configuration(), server.ID) {
+	err = ms.bringUp(ctx, tenure, server)
+	if err == nil && req.Role == RoleVoter && !roster.IsVoter(ms.Configuration(), server.ID) {
 		err = errors.New("another call has made it a replica meanwhile")
 	}
 	if err != nil { // it is a member already
@@ -103,15 +103,15 @@ type arrival struct {
 // member at that address. It waits for others before it locks the membership: a
 // stranger that answers slowly, or not at all, holds up nobody else's change. What it has
 // found counts if the members are the same afterwards.
-func (s *Members) addNonvoter(ctx context.Context, req JoinRequest) (raft.Server, error) {
+func (ms *Members) addNonvoter(ctx context.Context, req JoinRequest) (raft.Server, error) {
 	for {
-		a, err := s.lookAt(ctx, req)
+		a, err := ms.lookAt(ctx, req)
 		entered := false
 		if err == nil {
-			entered, err = s.addArrival(ctx, a)
+			entered, err = ms.addArrival(ctx, a)
 		}
 		if entered && err == nil && a.unconfirmed {
-			err = s.places.ConfirmPlace(ctx, a.server.ID, req.Addr)
+			err = ms.places.ConfirmPlace(ctx, a.server.ID, req.Addr)
 		}
 		switch {
 		case err != nil && entered && !errors.Is(err, errs.Unknown):
@@ -125,20 +125,20 @@ func (s *Members) addNonvoter(ctx context.Context, req JoinRequest) (raft.Server
 }
 
 // lookAt asks others about a node that is to be a member.
-func (s *Members) lookAt(ctx context.Context, req JoinRequest) (*arrival, error) {
-	if err := s.arriving.Acquire(ctx, 1); err != nil {
+func (ms *Members) lookAt(ctx context.Context, req JoinRequest) (*arrival, error) {
+	if err := ms.arriving.Acquire(ctx, 1); err != nil {
 		return nil, fmt.Errorf("%w: other nodes are being looked at: %w", errs.Unsent, errs.Ended(ctx))
 	}
-	defer s.arriving.Release(1)
-	if err := s.lead.AwaitOwnTerm(ctx); err != nil {
+	defer ms.arriving.Release(1)
+	if err := ms.lead.AwaitOwnTerm(ctx); err != nil {
 		return nil, err
 	}
-	term, err := s.LeaderTerm()
+	term, err := ms.LeaderTerm()
 	if err != nil {
 		return nil, err
 	}
-	a := &arrival{term: term, config: s.Configuration(), role: req.Role}
-	who, err := s.identifyAt(ctx, req)
+	a := &arrival{term: term, config: ms.Configuration(), role: req.Role}
+	who, err := ms.identifyAt(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -150,19 +150,19 @@ func (s *Members) lookAt(ctx context.Context, req JoinRequest) (*arrival, error)
 	case req.Itself && listed: // the cluster knows better what it is to be
 		a.role = ""
 	}
-	return a, s.lookAround(ctx, a, who)
+	return a, ms.lookAround(ctx, a, who)
 }
 
 // identifyAt is who answers, if it may be a member.
-func (s *Members) identifyAt(ctx context.Context, req JoinRequest) (wire.Welcome, error) {
-	who, err := s.Probe(ctx, req.Addr)
+func (ms *Members) identifyAt(ctx context.Context, req JoinRequest) (wire.Welcome, error) {
+	who, err := ms.Probe(ctx, req.Addr)
 	if err != nil && ctx.Err() != nil { // the leader's time is up, or the caller's: it says nothing of the node
 		return who, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
 	if err != nil {
-		return who, fmt.Errorf("%w from the leader, %s: %w", errs.Unreachable, s.ID, err)
+		return who, fmt.Errorf("%w from the leader, %s: %w", errs.Unreachable, ms.ID, err)
 	}
-	cluster := s.Self().Cluster
+	cluster := ms.Self().Cluster
 	switch {
 	case cluster == "": // a moment after hraftd's cluster was taken over
 		return who, fmt.Errorf("%w: the cluster has yet to get its id", errs.Unsent)
@@ -170,11 +170,11 @@ func (s *Members) identifyAt(ctx context.Context, req JoinRequest) (wire.Welcome
 		return who, fmt.Errorf("%w: the node at %s is %q", errs.Refused, req.Addr, roster.UserID(who.Node))
 	case who.Cluster != "" && who.Cluster != cluster:
 		return who, fmt.Errorf("%w: it belongs to another cluster (%s, this one is %s); empty its data directory to move it", errs.Refused, who.Cluster, cluster)
-	case s.IsRemoved(who.Node), s.isForgotten(who):
+	case ms.IsRemoved(who.Node), ms.isForgotten(who):
 		return who, ErrRemovedNode
 	case who.Node == req.Server && req.Process != "" && who.Process != req.Process: // both have the address, in places that do not see each other
 		return who, place.Copied(who.Node, req.Addr)
-	case who.Cluster == "" && roster.HasNoIdentity(who.Node) && s.Lists(who.Node): // its new address can wait: it dials the others
+	case who.Cluster == "" && roster.HasNoIdentity(who.Node) && ms.Lists(who.Node): // its new address can wait: it dials the others
 		return who, fmt.Errorf("%w: it has yet to hear which cluster it belongs to", errs.Unsent)
 	case who.Cluster == "" && roster.HasNoIdentity(who.Node):
 		return who, fmt.Errorf("%w: it has the data of a cluster of hraftd's in which it has not been started since; empty its data directory", errs.Refused)
@@ -183,22 +183,22 @@ func (s *Members) identifyAt(ctx context.Context, req JoinRequest) (wire.Welcome
 }
 
 // lookAround looks whether another stands where the node, who, is to stand.
-func (s *Members) lookAround(ctx context.Context, a *arrival, who wire.Welcome) (err error) {
+func (ms *Members) lookAround(ctx context.Context, a *arrival, who wire.Welcome) (err error) {
 	if a.role == RoleReplica && roster.IsVoter(a.config, a.server.ID) {
 		return fmt.Errorf("%w: node %s is a voter; to make it a replica, remove it, empty its data directory and join it again", errs.Refused, roster.UserID(a.server.ID))
 	}
 	a.unconfirmed = who.Unconfirmed && who.Cluster != ""
-	if a.stands, err = s.stands(ctx, a.config, a.server, who); err != nil {
+	if a.stands, err = ms.stands(ctx, a.config, a.server, who); err != nil {
 		return err
 	}
-	if p, ok := s.Promised(a.server.ID); ok && p.To != string(a.server.Address) { // it, or a copy, was there without having got a place
-		if there, err := s.ProbeSoon(ctx, p.To); err == nil && there.Node == a.server.ID && there.Process != who.Process {
+	if p, ok := ms.Promised(a.server.ID); ok && p.To != string(a.server.Address) { // it, or a copy, was there without having got a place
+		if there, err := ms.ProbeSoon(ctx, p.To); err == nil && there.Node == a.server.ID && there.Process != who.Process {
 			return place.Rivalry(there, a.server.ID, p.To)
 		}
 		a.unconfirmed = true
 	}
 	if !a.stands {
-		a.replaced, err = s.inTheWay(ctx, a.config, a.server, who)
+		a.replaced, err = ms.inTheWay(ctx, a.config, a.server, who)
 	}
 	return err
 }
@@ -207,38 +207,38 @@ func (s *Members) lookAround(ctx context.Context, a *arrival, who wire.Welcome) 
 // whether the members were still those that it was found among. A node that is in no
 // cluster is admitted only then: one that is refused stays as it was. It has just
 // answered, and is not waited for for long.
-func (s *Members) addArrival(ctx context.Context, a *arrival) (entered bool, err error) {
-	unlock, err := s.LockMembership(ctx)
+func (ms *Members) addArrival(ctx context.Context, a *arrival) (entered bool, err error) {
+	unlock, err := ms.LockMembership(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	term, err := s.LeaderTerm()
-	if err != nil || term != a.term || s.IsRemoved(a.server.ID) || !slices.Equal(s.Configuration().Servers, a.config.Servers) {
+	term, err := ms.LeaderTerm()
+	if err != nil || term != a.term || ms.IsRemoved(a.server.ID) || !slices.Equal(ms.Configuration().Servers, a.config.Servers) {
 		return false, err
 	}
 	server := a.server
 	switch {
 	case a.fresh:
-		if err := s.admitSoon(ctx, place.Admission{Cluster: s.Self().Cluster, Server: server.ID}, string(server.Address)); err != nil {
+		if err := ms.admitSoon(ctx, place.Admission{Cluster: ms.Self().Cluster, Server: server.ID}, string(server.Address)); err != nil {
 			return false, fmt.Errorf("admit: %w", err)
 		}
 	case !a.stands:
-		server.Address = s.places.Relocated(string(server.Address))
+		server.Address = ms.places.Relocated(string(server.Address))
 	case a.unconfirmed: // what has been promised of it ends with an entry, see place.go
-		server.Address = s.places.Relocated(roster.DialAddr(roster.AddressOf(a.config, server.ID)))
+		server.Address = ms.places.Relocated(roster.DialAddr(roster.AddressOf(a.config, server.ID)))
 	}
-	return true, s.writeIn(ctx, server, a)
+	return true, ms.writeIn(ctx, server, a)
 }
 
 // stands reports whether server has its address in the configuration already, or
 // another by which it is reached as well.
-func (s *Members) stands(ctx context.Context, config raft.Configuration, server raft.Server, who wire.Welcome) (bool, error) {
+func (ms *Members) stands(ctx context.Context, config raft.Configuration, server raft.Server, who wire.Welcome) (bool, error) {
 	old := roster.DialAddr(roster.AddressOf(config, server.ID))
 	if old == "" || old == string(server.Address) {
 		return old != "", nil
 	}
-	there, err := s.ProbeSoon(ctx, old)
+	there, err := ms.ProbeSoon(ctx, old)
 	switch {
 	case err != nil || there.Node != server.ID: // it has moved
 		return false, nil
@@ -250,28 +250,28 @@ func (s *Members) stands(ctx context.Context, config raft.Configuration, server 
 
 // writeIn removes those whom an arrival replaces, and adds the server that it is unless
 // that stands in the configuration with its place.
-func (s *Members) writeIn(ctx context.Context, server raft.Server, a *arrival) error {
+func (ms *Members) writeIn(ctx context.Context, server raft.Server, a *arrival) error {
 	for _, m := range a.replaced {
-		s.Log.Warn("a member came back without its data: it is replaced", "id", roster.UserID(m.ID), "old", m.ID, "new", server.ID)
-		if err := s.removeIdentity(ctx, m, RemoveRequest{}); err != nil {
+		ms.Log.Warn("a member came back without its data: it is replaced", "id", roster.UserID(m.ID), "old", m.ID, "new", server.ID)
+		if err := ms.removeIdentity(ctx, m, RemoveRequest{}); err != nil {
 			return fmt.Errorf("remove the old identity: %w", err)
 		}
 	}
-	if err := s.assignRole(server.ID, a.role); err != nil || a.stands && !a.unconfirmed {
+	if err := ms.assignRole(server.ID, a.role); err != nil || a.stands && !a.unconfirmed {
 		return err
 	}
-	s.Log.Info("a node joins", "id", roster.UserID(server.ID), "addr", roster.DialAddr(string(server.Address)), "identity", server.ID)
-	return s.places.Relocate(ctx, server.ID, server.Address)
+	ms.Log.Info("a node joins", "id", roster.UserID(server.ID), "addr", roster.DialAddr(string(server.Address)), "identity", server.ID)
+	return ms.places.Relocate(ctx, server.ID, server.Address)
 }
 
 // assignRole takes a note of what a node is to be, if that is new.
-func (s *Members) assignRole(server raft.ServerID, role string) error {
+func (ms *Members) assignRole(server raft.ServerID, role string) error {
 	id := roster.UserID(server)
 	switch {
-	case role == RoleReplica && !s.IsReplica(id):
-		return s.WriteNote(ReplicaNote(id), "1")
+	case role == RoleReplica && !ms.IsReplica(id):
+		return ms.WriteNote(ReplicaNote(id), "1")
 	case role == RoleVoter:
-		return s.clearNote(ReplicaNote(id))
+		return ms.clearNote(ReplicaNote(id))
 	}
 	return nil
 }
@@ -281,25 +281,25 @@ func (s *Members) assignRole(server raft.ServerID, role string) error {
 // answered. Any other member that stands in the way stays. A server that is no member
 // yet is refused for it; a member is not: the other is not there any more, as whoever
 // dials it there finds out, and asks for its new address itself.
-func (s *Members) inTheWay(ctx context.Context, config raft.Configuration, server raft.Server, who wire.Welcome) (replaced []raft.Server, err error) {
+func (ms *Members) inTheWay(ctx context.Context, config raft.Configuration, server raft.Server, who wire.Welcome) (replaced []raft.Server, err error) {
 	for _, m := range config.Servers {
 		if m.ID == server.ID {
 			continue
 		}
 		sameID, sameAddr := roster.UserID(m.ID) == roster.UserID(server.ID), roster.DialAddr(string(m.Address)) == string(server.Address)
 		if sameID && !sameAddr { // unless it goes by two names
-			there, err := s.ProbeSoon(ctx, string(m.Address))
+			there, err := ms.ProbeSoon(ctx, string(m.Address))
 			sameAddr = err == nil && there.Process == who.Process
 		}
 		switch {
 		case !sameID && !sameAddr:
 		case sameID && sameAddr:
-			if at, ok := s.places.Whereabouts(ctx, m); ok {
-				return nil, s.liveElsewhere(m, at)
+			if at, ok := ms.places.Whereabouts(ctx, m); ok {
+				return nil, ms.liveElsewhere(m, at)
 			}
 			replaced = append(replaced, m)
 		case sameID:
-			return nil, s.idTaken(ctx, m)
+			return nil, ms.idTaken(ctx, m)
 		case roster.AddressOf(config, server.ID) == "":
 			return nil, fmt.Errorf("%w: the address belongs to member %s", errs.Refused, roster.UserID(m.ID))
 		}
@@ -307,12 +307,12 @@ func (s *Members) inTheWay(ctx context.Context, config raft.Configuration, serve
 	return replaced, nil
 }
 
-func (s *Members) liveElsewhere(m raft.Server, at string) error {
+func (ms *Members) liveElsewhere(m raft.Server, at string) error {
 	return fmt.Errorf("%w: the id %s is taken by the live member at %s, which has moved away from %s; choose another id", errs.Refused, roster.UserID(m.ID), at, roster.DialAddr(string(m.Address)))
 }
 
-func (s *Members) idTaken(ctx context.Context, m raft.Server) error {
-	if who, err := s.ProbeSoon(ctx, string(m.Address)); err == nil && who.Node == m.ID {
+func (ms *Members) idTaken(ctx context.Context, m raft.Server) error {
+	if who, err := ms.ProbeSoon(ctx, string(m.Address)); err == nil && who.Node == m.ID {
 		return fmt.Errorf("%w: the id %s is taken by the live member at %s; choose another id", errs.Refused, roster.UserID(m.ID), roster.DialAddr(string(m.Address)))
 	}
 	return fmt.Errorf("%w: the id %s belongs to a member at %s that does not answer; start the node at that address to replace it, or choose another id",
@@ -320,8 +320,8 @@ func (s *Members) idTaken(ctx context.Context, m raft.Server) error {
 }
 
 // admitSoon is admit as probeSoon is probe.
-func (s *Members) admitSoon(ctx context.Context, a place.Admission, addr string) error {
-	ctx, cancel := context.WithTimeout(ctx, s.Timing.Heartbeat)
+func (ms *Members) admitSoon(ctx context.Context, a place.Admission, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, ms.Timing.Heartbeat)
 	defer cancel()
-	return s.places.Admit(ctx, a, addr)
+	return ms.places.Admit(ctx, a, addr)
 }

@@ -35,10 +35,10 @@ func New(n *node.Node, lead *lead.Tracker, p *place.Places) *Members {
 // LockMembership lets one change at a time through. A channel, not a mutex: it
 // is held while the network is waited for. A change whose time is up before its turn
 // has not begun.
-func (s *Members) LockMembership(ctx context.Context) (unlock func(), err error) {
+func (ms *Members) LockMembership(ctx context.Context) (unlock func(), err error) {
 	select {
-	case s.changing <- struct{}{}:
-		return func() { <-s.changing }, nil
+	case ms.changing <- struct{}{}:
+		return func() { <-ms.changing }, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: another change of the membership is under way: %w", errs.Unsent, errs.Ended(ctx))
 	}
@@ -46,11 +46,11 @@ func (s *Members) LockMembership(ctx context.Context) (unlock func(), err error)
 
 // AsVoter is for raftFilter: a candidate that this node knows without a vote goes by
 // this node's own id.
-func (s *Members) AsVoter(candidate []byte) []byte {
+func (ms *Members) AsVoter(candidate []byte) []byte {
 	id := raft.ServerID(candidate)
-	config := s.Configuration()
-	if s.Lists(id) && !roster.IsVoter(config, id) {
-		return []byte(s.Server)
+	config := ms.Configuration()
+	if ms.Lists(id) && !roster.IsVoter(config, id) {
+		return []byte(ms.Server)
 	}
 	return candidate
 }
@@ -58,17 +58,17 @@ func (s *Members) AsVoter(candidate []byte) []byte {
 // OpenTerm puts an empty command into the log. When the state machine sees it,
 // everything that earlier leaders committed is in the state: reads of this term
 // may begin. raft's own first entry never reaches the state machine.
-func (s *Members) OpenTerm(r *lead.Tenure) {
+func (ms *Members) OpenTerm(r *lead.Tenure) {
 	const pause = 10 * time.Millisecond
 	for r.Ctx.Err() == nil {
-		_, err := s.Commit(command.Append(nil, nil))
-		if err == nil && s.Logs.Record().IsLegacy() {
-			err = s.assignClusterID(r.Ctx)
+		_, err := ms.Commit(command.Append(nil, nil))
+		if err == nil && ms.Logs.Record().IsLegacy() {
+			err = ms.assignClusterID(r.Ctx)
 		}
 		if err == nil || r.Ctx.Err() != nil { // another leads
 			return
 		}
-		s.Log.Warn("open the term", "term", r.Term, "error", err)
+		ms.Log.Warn("open the term", "term", r.Term, "error", err)
 		sleep.For(r.Ctx, pause)
 	}
 }

@@ -16,36 +16,36 @@ import (
 // that was committed before, and what another leader may have written and this one
 // does not see never will be. Nor does it begin again before it knows what became of
 // its own.
-func (s *Members) assignClusterID(ctx context.Context) error {
-	unlock, err := s.LockMembership(ctx)
+func (ms *Members) assignClusterID(ctx context.Context) error {
+	unlock, err := ms.LockMembership(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := s.lead.AwaitOwnTerm(ctx); err != nil {
+	if err := ms.lead.AwaitOwnTerm(ctx); err != nil {
 		return err
 	}
-	if s.Note(ClusterIDNote) != "" {
+	if ms.Note(ClusterIDNote) != "" {
 		return nil
 	}
-	return s.WriteNote(ClusterIDNote, cmp.Or(s.Self().Cluster, roster.NewIdentity()))
+	return ms.WriteNote(ClusterIDNote, cmp.Or(ms.Self().Cluster, roster.NewIdentity()))
 }
 
 // VouchWithoutClusterID tells what speaks against a dialer that is nameless, or that dials
 // this node which is. Its id must be a member's, as far as this node knows. Members
 // of another cluster may have the same ids, if that was hraftd's too: they have other
 // entries in their logs.
-func (s *Members) VouchWithoutClusterID(o wire.Opening) error {
-	if !s.Lists(o.From) {
-		return fmt.Errorf("node %s, taken over from hraftd, has no member %s in its cluster", s.Server, o.From)
+func (ms *Members) VouchWithoutClusterID(o wire.Opening) error {
+	if !ms.Lists(o.From) {
+		return fmt.Errorf("node %s, taken over from hraftd, has no member %s in its cluster", ms.Server, o.From)
 	}
 	for _, theirs := range o.Log {
 		var entry raft.Log
-		if first, _ := s.Logs.Bounds(); theirs.Index < first || s.Logs.GetLog(theirs.Index, &entry) != nil {
+		if first, _ := ms.Logs.Bounds(); theirs.Index < first || ms.Logs.GetLog(theirs.Index, &entry) != nil {
 			continue
 		}
 		if entry.Term == theirs.Term && wire.Sample(disk.SampleOf(&entry)) != theirs {
-			return fmt.Errorf("the log of node %s has another entry %d than that of node %s: they are of two clusters of hraftd's with the same ids", o.From, theirs.Index, s.Server)
+			return fmt.Errorf("the log of node %s has another entry %d than that of node %s: they are of two clusters of hraftd's with the same ids", o.From, theirs.Index, ms.Server)
 		}
 	}
 	return nil

@@ -53,38 +53,38 @@ const (
 	tombstoneByForce = "forced"
 )
 
-func (s *Members) IsReplica(id string) bool        { return s.Note(ReplicaNote(id)) != "" }
-func (s *Members) IsRemoved(id raft.ServerID) bool { return s.Note(RemovedNote(id)) != "" }
+func (ms *Members) IsReplica(id string) bool        { return ms.Note(ReplicaNote(id)) != "" }
+func (ms *Members) IsRemoved(id raft.ServerID) bool { return ms.Note(RemovedNote(id)) != "" }
 
-func (s *Members) isRemovedByForce(id raft.ServerID) bool {
-	how, _, _ := strings.Cut(s.Note(RemovedNote(id)), " ")
+func (ms *Members) isRemovedByForce(id raft.ServerID) bool {
+	how, _, _ := strings.Cut(ms.Note(RemovedNote(id)), " ")
 	return how == tombstoneByForce
 }
 
 // isForgotten reports whether a node was removed, or has left, so long ago that there is
 // no note of it any more.
-func (s *Members) isForgotten(who wire.Welcome) bool {
-	return s.Note(forgottenNote) != "" && who.Cluster == s.Self().Cluster && who.Joined && !s.Lists(who.Node) && s.Note(LeftNote(who.Node)) == ""
+func (ms *Members) isForgotten(who wire.Welcome) bool {
+	return ms.Note(forgottenNote) != "" && who.Cluster == ms.Self().Cluster && who.Joined && !ms.Lists(who.Node) && ms.Note(LeftNote(who.Node)) == ""
 }
 
-func (s *Members) Note(name string) string { return s.State.Note(name) }
+func (ms *Members) Note(name string) string { return ms.State.Note(name) }
 
 // Dated is the text of a note that is taken now.
-func (s *Members) Dated(text string) string { return fmt.Sprintf("%s %d", text, s.Index()) }
+func (ms *Members) Dated(text string) string { return fmt.Sprintf("%s %d", text, ms.Index()) }
 
 // WriteNote takes a note, as the leader.
-func (s *Members) WriteNote(name, text string) error {
-	if err := s.WriteNotes([]command.Op{NoteOp(name, text)}); err != nil {
+func (ms *Members) WriteNote(name, text string) error {
+	if err := ms.WriteNotes([]command.Op{NoteOp(name, text)}); err != nil {
 		return fmt.Errorf("take note of %s: %w", name, err)
 	}
 	return nil
 }
 
 // WriteNotes takes notes, all or none.
-func (s *Members) WriteNotes(ops []command.Op) error {
+func (ms *Members) WriteNotes(ops []command.Op) error {
 	request := command.Request{Ops: ops}
-	s.Ids.Stamp(&request, s.Index())
-	results, err := s.Commit(command.Append(nil, []command.Request{request}))
+	ms.Ids.Stamp(&request, ms.Index())
+	results, err := ms.Commit(command.Append(nil, []command.Request{request}))
 	if err == nil && results[0].Code != command.OK {
 		err = fmt.Errorf("%w: the request expired", errs.Unsent)
 	}
@@ -97,11 +97,11 @@ func NoteOp(name, text string) command.Op {
 }
 
 // clearNote makes a note undone, if there is one.
-func (s *Members) clearNote(name string) error {
-	if s.Note(name) == "" {
+func (ms *Members) clearNote(name string) error {
+	if ms.Note(name) == "" {
 		return nil
 	}
-	return s.WriteNote(name, "")
+	return ms.WriteNote(name, "")
 }
 
 // former is an identity that was removed or has left.
@@ -111,8 +111,8 @@ type former struct {
 }
 
 // former are the identities of one kind of notes, the oldest first.
-func (s *Members) former(note func(raft.ServerID) string) (all []former) {
-	s.State.Notes(func(name, text string) bool {
+func (ms *Members) former(note func(raft.ServerID) string) (all []former) {
+	ms.State.Notes(func(name, text string) bool {
 		if server, ok := strings.CutPrefix(name, note("")); ok {
 			_, at, _ := strings.Cut(text, " ")
 			index, _ := strconv.ParseUint(at, 10, 64)
@@ -125,8 +125,8 @@ func (s *Members) former(note func(raft.ServerID) string) (all []former) {
 }
 
 // Formerly are the identities of one kind of notes under an id.
-func (s *Members) Formerly(id string, note func(raft.ServerID) string) (servers []raft.ServerID) {
-	for _, f := range s.former(note) {
+func (ms *Members) Formerly(id string, note func(raft.ServerID) string) (servers []raft.ServerID) {
+	for _, f := range ms.former(note) {
 		if roster.UserID(f.server) == id {
 			servers = append(servers, f.server)
 		}
@@ -135,13 +135,13 @@ func (s *Members) Formerly(id string, note func(raft.ServerID) string) (servers 
 }
 
 // forgetFormer strikes out the notes that are too many, as the leader.
-func (s *Members) forgetFormer(tenure *lead.Tenure) error {
-	if s.State.NotesLen() <= maxFormer {
+func (ms *Members) forgetFormer(tenure *lead.Tenure) error {
+	if ms.State.NotesLen() <= maxFormer {
 		return nil
 	}
 	for _, note := range []func(raft.ServerID) string{RemovedNote, LeftNote} {
-		for len(s.excess(note)) > 0 {
-			if err := s.forgetOldest(tenure, note); err != nil {
+		for len(ms.excess(note)) > 0 {
+			if err := ms.forgetOldest(tenure, note); err != nil {
 				return fmt.Errorf("strike out notes: %w", err)
 			}
 		}
@@ -151,30 +151,30 @@ func (s *Members) forgetFormer(tenure *lead.Tenure) error {
 
 // excess are the oldest of one kind of notes, beyond those that are kept. What is noted of
 // a member, of which the removal is to be finished, does not count and stays.
-func (s *Members) excess(note func(raft.ServerID) string) []former {
-	all := slices.DeleteFunc(s.former(note), func(f former) bool { return s.Lists(f.server) })
+func (ms *Members) excess(note func(raft.ServerID) string) []former {
+	all := slices.DeleteFunc(ms.former(note), func(f former) bool { return ms.Lists(f.server) })
 	return all[:max(len(all)-maxFormer, 0)]
 }
 
 // forgetOldest strikes out some notes that are too many, by one entry. Between two of
 // those changes of the membership have their turn.
-func (s *Members) forgetOldest(tenure *lead.Tenure, note func(raft.ServerID) string) error {
-	unlock, err := s.LockMembership(tenure.Ctx)
+func (ms *Members) forgetOldest(tenure *lead.Tenure, note func(raft.ServerID) string) error {
+	unlock, err := ms.LockMembership(tenure.Ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	oldest := s.excess(note)
+	oldest := ms.excess(note)
 	if len(oldest) == 0 { // since a moment ago
 		return nil
 	}
-	return s.WriteNotes(s.forgetting(oldest[:min(len(oldest), maxStriking)], note))
+	return ms.WriteNotes(ms.forgetting(oldest[:min(len(oldest), maxStriking)], note))
 }
 
 // forgetting is what strikes out notes of one kind, and first says so.
-func (s *Members) forgetting(oldest []former, note func(raft.ServerID) string) []command.Op {
+func (ms *Members) forgetting(oldest []former, note func(raft.ServerID) string) []command.Op {
 	left := make(map[string]int) // nodes of an id
-	for _, f := range s.former(LeftNote) {
+	for _, f := range ms.former(LeftNote) {
 		left[roster.UserID(f.server)]++
 	}
 	ops := []command.Op{NoteOp(forgottenNote, "1")}
@@ -184,7 +184,7 @@ func (s *Members) forgetting(oldest []former, note func(raft.ServerID) string) [
 		if name != LeftNote(f.server) {
 			continue
 		}
-		if left[id]--; left[id] == 0 && s.IsReplica(id) && !s.isMemberID(id) { // nobody is left that is to be one
+		if left[id]--; left[id] == 0 && ms.IsReplica(id) && !ms.isMemberID(id) { // nobody is left that is to be one
 			ops = append(ops, NoteOp(ReplicaNote(id), ""))
 		}
 	}
@@ -192,6 +192,6 @@ func (s *Members) forgetting(oldest []former, note func(raft.ServerID) string) [
 }
 
 // isMemberID reports whether a member is called so.
-func (s *Members) isMemberID(id string) bool {
-	return slices.ContainsFunc(s.Configuration().Servers, func(m raft.Server) bool { return roster.UserID(m.ID) == id })
+func (ms *Members) isMemberID(id string) bool {
+	return slices.ContainsFunc(ms.Configuration().Servers, func(m raft.Server) bool { return roster.UserID(m.ID) == id })
 }

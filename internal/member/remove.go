@@ -29,12 +29,12 @@ type RemoveRequest struct {
 // That one had its effect in its own term, or never will have; and a leader has in its
 // state what was done in the terms before it, and refuses nothing of which there is a
 // note.
-func (s *Members) RemoveFor(ctx context.Context, req RemoveRequest) error {
+func (ms *Members) RemoveFor(ctx context.Context, req RemoveRequest) error {
 	var refusal error
 	doubt := uint64(0) // the last term in which an attempt may have begun
-	err := s.lead.ChangeThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) error {
+	err := ms.lead.ChangeThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) error {
 		req.Term = tenure.Term
-		err := s.removeThrough(ctx, tenure, req)
+		err := ms.removeThrough(ctx, tenure, req)
 		switch {
 		case errors.Is(err, errs.Unknown):
 			doubt = tenure.Term
@@ -53,70 +53,70 @@ func (s *Members) RemoveFor(ctx context.Context, req RemoveRequest) error {
 
 // removeThrough keeps the term in which it was asked: a request that was held up on the
 // way is not one of the term in which it arrives.
-func (s *Members) removeThrough(ctx context.Context, tenure *lead.Tenure, req RemoveRequest) error {
+func (ms *Members) removeThrough(ctx context.Context, tenure *lead.Tenure, req RemoveRequest) error {
 	if req.Term == 0 {
 		req.Term = tenure.Term
 	}
 	if tenure.Leads {
-		if err := s.removeMember(ctx, req); err != nil {
+		if err := ms.removeMember(ctx, req); err != nil {
 			return fmt.Errorf("remove node %s: %w", req.ID, err)
 		}
 		return nil
 	}
 	req.Forwarded = true
-	_, err := wire.CallJSON[wire.Raw](ctx, s.Port, tenure.Leader, wire.CallRemove, req)
+	_, err := wire.CallJSON[wire.Raw](ctx, ms.Port, tenure.Leader, wire.CallRemove, req)
 	return err
 }
 
-func (s *Members) ServeRemove(ctx context.Context, req RemoveRequest) (wire.Raw, error) {
-	return nil, s.lead.ServeChange(ctx, req.Forwarded, func(ctx context.Context, r *lead.Tenure) error { return s.removeThrough(ctx, r, req) })
+func (ms *Members) ServeRemove(ctx context.Context, req RemoveRequest) (wire.Raw, error) {
+	return nil, ms.lead.ServeChange(ctx, req.Forwarded, func(ctx context.Context, r *lead.Tenure) error { return ms.removeThrough(ctx, r, req) })
 }
 
 // removeMember removes a member, as the leader.
-func (s *Members) removeMember(ctx context.Context, req RemoveRequest) error {
-	unlock, err := s.LockMembership(ctx)
+func (ms *Members) removeMember(ctx context.Context, req RemoveRequest) error {
+	unlock, err := ms.LockMembership(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := s.lead.AwaitOwnTerm(ctx); err != nil {
+	if err := ms.lead.AwaitOwnTerm(ctx); err != nil {
 		return err
 	}
-	if err := s.lead.LeadsIn(req.Term); err != nil {
+	if err := ms.lead.LeadsIn(req.Term); err != nil {
 		return err
 	}
-	config := s.Configuration()
+	config := ms.Configuration()
 	at := slices.IndexFunc(config.Servers, func(m raft.Server) bool { return roster.UserID(m.ID) == req.ID })
 	if at < 0 {
-		return s.removeAgain(req)
+		return ms.removeAgain(req)
 	}
 	m := config.Servers[at]
-	err = s.checkRemovable(ctx, config, m, req)
+	err = ms.checkRemovable(ctx, config, m, req)
 	switch {
-	case err != nil && s.IsRemoved(m.ID):
+	case err != nil && ms.IsRemoved(m.ID):
 		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", errs.Unknown, errs.Reason(err))
 	case err != nil:
 		return err
 	}
-	if err := s.lead.LeadsIn(req.Term); err != nil {
+	if err := ms.lead.LeadsIn(req.Term); err != nil {
 		return err
 	}
-	if m.ID == s.Server { // the next leader does it
-		if err := s.lead.TransferTo(ctx, ""); err != nil {
+	if m.ID == ms.Server { // the next leader does it
+		if err := ms.lead.TransferTo(ctx, ""); err != nil {
 			return fmt.Errorf("%w: %v", errs.Unsent, errs.Reason(err)) // of the removal
 		}
 		return errs.NotLeader
 	}
 	if req.MayReturn {
-		return s.removeReturning(ctx, m)
+		return ms.removeReturning(ctx, m)
 	}
-	return s.removeForGood(ctx, m, req)
+	return ms.removeForGood(ctx, m, req)
 }
 
 // removeAgain is for the id of a node that is no member any more. There is something
 // to do when one has left that was to return, and now is not.
-func (s *Members) removeAgain(req RemoveRequest) error {
-	left, removed := s.Formerly(req.ID, LeftNote), s.Formerly(req.ID, RemovedNote)
+func (ms *Members) removeAgain(req RemoveRequest) error {
+	left, removed := ms.Formerly(req.ID, LeftNote), ms.Formerly(req.ID, RemovedNote)
 	switch {
 	case len(left) == 0 && len(removed) == 0:
 		return fmt.Errorf("%w: no member is called %q", errs.NotFound, req.ID)
@@ -124,38 +124,38 @@ func (s *Members) removeAgain(req RemoveRequest) error {
 		return nil
 	}
 	for _, server := range left {
-		if err := s.WriteNote(RemovedNote(server), s.Dated(Tombstone)); err != nil {
+		if err := ms.WriteNote(RemovedNote(server), ms.Dated(Tombstone)); err != nil {
 			return err
 		}
-		if err := s.clearNote(LeftNote(server)); err != nil {
+		if err := ms.clearNote(LeftNote(server)); err != nil {
 			return err
 		}
 	}
-	return s.clearNote(ReplicaNote(req.ID))
+	return ms.clearNote(ReplicaNote(req.ID))
 }
 
 // removeReturning removes a member that may return. What it is to be then stays noted. It may have
 // left before: the note is of this time.
-func (s *Members) removeReturning(ctx context.Context, m raft.Server) error {
-	if err := s.WriteNote(LeftNote(m.ID), s.Dated("1")); err != nil {
+func (ms *Members) removeReturning(ctx context.Context, m raft.Server) error {
+	if err := ms.WriteNote(LeftNote(m.ID), ms.Dated("1")); err != nil {
 		return err
 	}
-	return s.Change(ctx, func() raft.Future { return s.Raft.RemoveServer(m.ID, 0, s.Patience()) })
+	return ms.Change(ctx, func() raft.Future { return ms.Raft.RemoveServer(m.ID, 0, ms.Patience()) })
 }
 
 // removeForGood removes a member for good, with what was noted of it.
-func (s *Members) removeForGood(ctx context.Context, m raft.Server, req RemoveRequest) error {
-	if err := s.removeIdentity(ctx, m, req); err != nil {
+func (ms *Members) removeForGood(ctx context.Context, m raft.Server, req RemoveRequest) error {
+	if err := ms.removeIdentity(ctx, m, req); err != nil {
 		return err
 	}
-	if err := s.clearNote(ReplicaNote(roster.UserID(m.ID))); err != nil {
+	if err := ms.clearNote(ReplicaNote(roster.UserID(m.ID))); err != nil {
 		return fmt.Errorf("%w: it is removed: %v", errs.Unknown, errs.Reason(err))
 	}
 	return nil
 }
 
-func (s *Members) checkRemovable(ctx context.Context, config raft.Configuration, m raft.Server, req RemoveRequest) error {
-	if req.IfSilent && len(s.Silent(ctx, []raft.Server{m})) == 0 {
+func (ms *Members) checkRemovable(ctx context.Context, config raft.Configuration, m raft.Server, req RemoveRequest) error {
+	if req.IfSilent && len(ms.Silent(ctx, []raft.Server{m})) == 0 {
 		return fmt.Errorf("%w: it answers at %s", errs.Refused, roster.DialAddr(string(m.Address)))
 	}
 	if ctx.Err() != nil { // that it is silent then says nothing
@@ -171,7 +171,7 @@ func (s *Members) checkRemovable(ctx context.Context, config raft.Configuration,
 	if req.Force {
 		return nil
 	}
-	silent := s.Silent(ctx, rest)
+	silent := ms.Silent(ctx, rest)
 	if ctx.Err() != nil { // likewise
 		return fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
@@ -186,19 +186,19 @@ func (s *Members) checkRemovable(ctx context.Context, config raft.Configuration,
 // in between leaves its successor word of what is to be done, and from then on
 // nobody can say that nothing was changed. That it has left before does not count any
 // more.
-func (s *Members) removeIdentity(ctx context.Context, m raft.Server, req RemoveRequest) error {
-	if !s.IsRemoved(m.ID) {
+func (ms *Members) removeIdentity(ctx context.Context, m raft.Server, req RemoveRequest) error {
+	if !ms.IsRemoved(m.ID) {
 		how := Tombstone
 		if req.Force {
 			how = tombstoneByForce
 		}
-		if err := s.WriteNote(RemovedNote(m.ID), s.Dated(how)); err != nil {
+		if err := ms.WriteNote(RemovedNote(m.ID), ms.Dated(how)); err != nil {
 			return err
 		}
 	}
-	err := s.clearNote(LeftNote(m.ID))
+	err := ms.clearNote(LeftNote(m.ID))
 	if err == nil {
-		err = s.Change(ctx, func() raft.Future { return s.Raft.RemoveServer(m.ID, 0, s.Patience()) })
+		err = ms.Change(ctx, func() raft.Future { return ms.Raft.RemoveServer(m.ID, 0, ms.Patience()) })
 	}
 	if err != nil {
 		return fmt.Errorf("%w: note was taken of it, and it goes on: %v", errs.Unknown, errs.Reason(err))

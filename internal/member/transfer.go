@@ -20,16 +20,16 @@ type TransferRequest struct {
 }
 
 // Transfer makes a voter the leader, or with an empty id any other than the present one.
-func (s *Members) Transfer(ctx context.Context, id string) error {
+func (ms *Members) Transfer(ctx context.Context, id string) error {
 	var old roster.Peer // the leader that was asked, and may have handed over
-	return s.lead.ChangeThroughLeader(ctx, func(_ context.Context, tenure *lead.Tenure) error {
+	return ms.lead.ChangeThroughLeader(ctx, func(_ context.Context, tenure *lead.Tenure) error {
 		if leader := tenure.Leader; roster.UserID(leader.Server) == id || id == "" && old != (roster.Peer{}) && leader != old {
 			return nil
 		}
 		// Its answer counts although its tenure ends.
-		asking, cancel := context.WithTimeout(ctx, s.Patience())
+		asking, cancel := context.WithTimeout(ctx, ms.Patience())
 		defer cancel()
-		err := s.transferThrough(asking, tenure, TransferRequest{To: id})
+		err := ms.transferThrough(asking, tenure, TransferRequest{To: id})
 		if !errors.Is(err, errs.Unsent) {
 			old = tenure.Leader
 		}
@@ -40,29 +40,29 @@ func (s *Members) Transfer(ctx context.Context, id string) error {
 	})
 }
 
-func (s *Members) transferThrough(ctx context.Context, tenure *lead.Tenure, req TransferRequest) error {
+func (ms *Members) transferThrough(ctx context.Context, tenure *lead.Tenure, req TransferRequest) error {
 	if tenure.Leads {
-		return s.transferAsLeader(ctx, req)
+		return ms.transferAsLeader(ctx, req)
 	}
 	req.Forwarded = true
-	_, err := wire.CallJSON[wire.Raw](ctx, s.Port, tenure.Leader, wire.CallTransfer, req)
+	_, err := wire.CallJSON[wire.Raw](ctx, ms.Port, tenure.Leader, wire.CallTransfer, req)
 	return err
 }
 
-func (s *Members) ServeTransfer(ctx context.Context, req TransferRequest) (wire.Raw, error) {
-	return nil, s.lead.ServeChange(ctx, req.Forwarded, func(ctx context.Context, r *lead.Tenure) error { return s.transferThrough(ctx, r, req) })
+func (ms *Members) ServeTransfer(ctx context.Context, req TransferRequest) (wire.Raw, error) {
+	return nil, ms.lead.ServeChange(ctx, req.Forwarded, func(ctx context.Context, r *lead.Tenure) error { return ms.transferThrough(ctx, r, req) })
 }
 
-func (s *Members) transferAsLeader(ctx context.Context, req TransferRequest) error {
-	unlock, err := s.LockMembership(ctx)
+func (ms *Members) transferAsLeader(ctx context.Context, req TransferRequest) error {
+	unlock, err := ms.LockMembership(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if _, err := s.LeaderTerm(); err != nil {
+	if _, err := ms.LeaderTerm(); err != nil {
 		return err
 	}
-	config := s.Configuration()
+	config := ms.Configuration()
 	to := raft.ServerID("")
 	if req.To != "" {
 		at := slices.IndexFunc(config.Servers, func(m raft.Server) bool { return roster.UserID(m.ID) == req.To })
@@ -71,16 +71,16 @@ func (s *Members) transferAsLeader(ctx context.Context, req TransferRequest) err
 			return fmt.Errorf("hand leadership over: %w: no member is called %q", errs.NotFound, req.To)
 		case config.Servers[at].Suffrage != raft.Voter:
 			return fmt.Errorf("hand leadership over: %w: node %s does not vote", errs.Refused, req.To)
-		case config.Servers[at].ID == s.Server:
+		case config.Servers[at].ID == ms.Server:
 			return nil
 		}
-		if silent := s.Silent(ctx, config.Servers[at:at+1]); len(silent) > 0 {
+		if silent := ms.Silent(ctx, config.Servers[at:at+1]); len(silent) > 0 {
 			return fmt.Errorf("hand leadership over: %w: %s", errs.Unreachable, silent[0])
 		}
 		to = config.Servers[at].ID
 	}
-	if !s.HasOtherVoter() {
+	if !ms.HasOtherVoter() {
 		return fmt.Errorf("hand leadership over: %w: there is no other voter", errs.Refused)
 	}
-	return s.lead.TransferTo(ctx, to)
+	return ms.lead.TransferTo(ctx, to)
 }

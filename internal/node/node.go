@@ -85,80 +85,80 @@ func New(t Timing, log hclog.Logger) *Node {
 	}
 }
 
-func (s *Node) Configuration() raft.Configuration {
-	return s.Raft.GetConfiguration().Configuration() // in memory; never waits or fails
+func (n *Node) Configuration() raft.Configuration {
+	return n.Raft.GetConfiguration().Configuration() // in memory; never waits or fails
 }
 
 // roster.Lists reports whether a node is a member.
-func (s *Node) IsMember() bool { return s.Lists(s.Server) }
+func (n *Node) IsMember() bool { return n.Lists(n.Server) }
 
-func (s *Node) Lists(id raft.ServerID) bool {
-	return roster.Lists(s.Configuration(), id)
+func (n *Node) Lists(id raft.ServerID) bool {
+	return roster.Lists(n.Configuration(), id)
 }
 
-func (s *Node) IsPlaced() bool { return s.Placed.Load() }
+func (n *Node) IsPlaced() bool { return n.Placed.Load() }
 
 // LastEntry is how far this node's log reaches, or the snapshot that replaces it.
-func (s *Node) LastEntry() (term, index uint64) {
-	_, last := s.Logs.Bounds()
+func (n *Node) LastEntry() (term, index uint64) {
+	_, last := n.Logs.Bounds()
 	var entry raft.Log
-	if last > 0 && s.Logs.GetLog(last, &entry) == nil {
+	if last > 0 && n.Logs.GetLog(last, &entry) == nil {
 		return entry.Term, last
 	}
-	if list, err := s.Snapshots.List(); err == nil && len(list) > 0 {
+	if list, err := n.Snapshots.List(); err == nil && len(list) > 0 {
 		return list[0].Term, list[0].Index
 	}
 	return 0, 0
 }
 
-func (s *Node) HasOtherVoter() bool {
-	return slices.ContainsFunc(s.Configuration().Servers, func(m raft.Server) bool {
-		return m.Suffrage == raft.Voter && m.ID != s.Server
+func (n *Node) HasOtherVoter() bool {
+	return slices.ContainsFunc(n.Configuration().Servers, func(m raft.Server) bool {
+		return m.Suffrage == raft.Voter && m.ID != n.Server
 	})
 }
 
 // LeaderTerm is the term in which this node is the leader.
-func (s *Node) LeaderTerm() (uint64, error) {
-	term := s.Raft.CurrentTerm()
-	if s.Raft.State() != raft.Leader || s.Raft.CurrentTerm() != term || !s.IsPlaced() {
+func (n *Node) LeaderTerm() (uint64, error) {
+	term := n.Raft.CurrentTerm()
+	if n.Raft.State() != raft.Leader || n.Raft.CurrentTerm() != term || !n.IsPlaced() {
 		return 0, errs.NotLeader
 	}
 	return term, nil
 }
 
 // AskRaft has this node's raft answer a message, without the network.
-func (s *Node) AskRaft(ctx context.Context, message any) error {
-	return s.RaftNet.Ask(ctx, raft.RPC{Command: message})
+func (n *Node) AskRaft(ctx context.Context, message any) error {
+	return n.RaftNet.Ask(ctx, raft.RPC{Command: message})
 }
 
 // Probe asks who is at an address.
-func (s *Node) Probe(ctx context.Context, addr string) (wire.Welcome, error) {
+func (n *Node) Probe(ctx context.Context, addr string) (wire.Welcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, wire.HandshakeTimeout)
 	defer cancel()
-	return s.Port.Ping(ctx, roster.Peer{Addr: addr})
+	return n.Port.Ping(ctx, roster.Peer{Addr: addr})
 }
 
 // ProbeSoon is probe for where somebody was that is likely to be gone: several of those
 // must not take all the time that there is for a call.
-func (s *Node) ProbeSoon(ctx context.Context, addr string) (wire.Welcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.Timing.Heartbeat)
+func (n *Node) ProbeSoon(ctx context.Context, addr string) (wire.Welcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, n.Timing.Heartbeat)
 	defer cancel()
-	return s.Probe(ctx, addr)
+	return n.Probe(ctx, addr)
 }
 
 // Silent probes other nodes, all at once, and says of which there was no answer,
 // and why.
-func (s *Node) Silent(ctx context.Context, nodes []raft.Server) (which []string) {
-	ctx, cancel := context.WithTimeout(ctx, s.Timing.Heartbeat)
+func (n *Node) Silent(ctx context.Context, nodes []raft.Server) (which []string) {
+	ctx, cancel := context.WithTimeout(ctx, n.Timing.Heartbeat)
 	defer cancel()
 	var mu sync.Mutex // guards which
 	var probing sync.WaitGroup
 	for _, m := range nodes {
-		if m.ID == s.Server {
+		if m.ID == n.Server {
 			continue
 		}
 		probing.Go(func() {
-			_, err := s.Port.Ping(ctx, roster.Peer{Server: m.ID, Addr: string(m.Address)})
+			_, err := n.Port.Ping(ctx, roster.Peer{Server: m.ID, Addr: string(m.Address)})
 			if err == nil {
 				return
 			}
@@ -172,22 +172,22 @@ func (s *Node) Silent(ctx context.Context, nodes []raft.Server) (which []string)
 	return which
 }
 
-func (s *Node) Self() wire.Self {
-	m := s.Logs.Record()
+func (n *Node) Self() wire.Self {
+	m := n.Logs.Record()
 	return wire.Self{Cluster: m.Cluster, Server: m.ServerID()}
 }
 
 // StopForFault stops the node at once: it answers nobody any more, and the
 // others elect a leader without it. It is called from raft's goroutines and does
 // not wait. What is left is for Close to clear away.
-func (s *Node) StopForFault(err error) {
-	s.Life.Fail(err)
-	s.Log.Error("the node stops", "error", err)
+func (n *Node) StopForFault(err error) {
+	n.Life.Fail(err)
+	n.Log.Error("the node stops", "error", err)
 }
 
 // LastIndexOf asks another node for the last index of its log.
-func (s *Node) LastIndexOf(ctx context.Context, to roster.Peer) (uint64, error) {
-	answer, err := s.Port.Call(ctx, to, wire.CallLastIndex, nil)
+func (n *Node) LastIndexOf(ctx context.Context, to roster.Peer) (uint64, error) {
+	answer, err := n.Port.Call(ctx, to, wire.CallLastIndex, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -195,21 +195,21 @@ func (s *Node) LastIndexOf(ctx context.Context, to roster.Peer) (uint64, error) 
 }
 
 // Index is the newest log index in this node's state.
-func (s *Node) Index() uint64 { return s.State.Index() }
+func (n *Node) Index() uint64 { return n.State.Index() }
 
 // Change waits for a change of the configuration to be committed. It can be
 // asked for again whatever the error was.
-func (s *Node) Change(ctx context.Context, ask func() raft.Future) error {
-	if !s.Futures.Enter() {
-		return s.Life.Err()
+func (n *Node) Change(ctx context.Context, ask func() raft.Future) error {
+	if !n.Futures.Enter() {
+		return n.Life.Err()
 	}
 	done := make(chan error, 1)
-	if !s.Life.Go(func() {
-		defer s.Futures.Leave()
+	if !n.Life.Go(func() {
+		defer n.Futures.Leave()
 		done <- ask().Error()
 	}) {
-		s.Futures.Leave()
-		return s.Life.Err()
+		n.Futures.Leave()
+		return n.Life.Err()
 	}
 	select {
 	case err := <-done:
@@ -224,13 +224,13 @@ func (s *Node) Change(ctx context.Context, ask func() raft.Future) error {
 
 // Promised returns the promise for a member, as long as it holds: until the
 // configuration has it elsewhere.
-func (s *Node) Promised(id raft.ServerID) (disk.PlacePromise, bool) {
-	p, ok := s.Logs.Record().Places[id]
-	return p, ok && roster.AddressOf(s.Configuration(), id) == p.From
+func (n *Node) Promised(id raft.ServerID) (disk.PlacePromise, bool) {
+	p, ok := n.Logs.Record().Places[id]
+	return p, ok && roster.AddressOf(n.Configuration(), id) == p.From
 }
 
-func (s *Node) AddressOf(id raft.ServerID, addr string) string {
-	if p, ok := s.Promised(id); ok && p.From == addr {
+func (n *Node) AddressOf(id raft.ServerID, addr string) string {
+	if p, ok := n.Promised(id); ok && p.From == addr {
 		return p.To
 	}
 	return roster.DialAddr(addr)
@@ -239,65 +239,65 @@ func (s *Node) AddressOf(id raft.ServerID, addr string) string {
 // VotersIn are those of the newest configuration, which is that of the leader of the
 // term: this node still leads in it after it has read them. A configuration of a later
 // leader may be without the voters that elected that one, down to this node alone.
-func (s *Node) VotersIn(term uint64) ([]raft.Server, error) {
-	config := s.Configuration()
-	now, err := s.LeaderTerm()
+func (n *Node) VotersIn(term uint64) ([]raft.Server, error) {
+	config := n.Configuration()
+	now, err := n.LeaderTerm()
 	if err == nil && now != term {
 		err = errs.NotLeader
 	}
 	return roster.Voters(config), err
 }
 
-func (s *Node) TakePlace() {
-	if !s.Placed.Swap(true) {
-		s.tellPlace()
+func (n *Node) TakePlace() {
+	if !n.Placed.Swap(true) {
+		n.tellPlace()
 	}
 }
 
 // LosePlace is for a node that another has turned away, because it finds it elsewhere.
-func (s *Node) LosePlace(at string) {
-	if !s.Placed.Swap(false) {
+func (n *Node) LosePlace(at string) {
+	if !n.Placed.Swap(false) {
 		return
 	}
-	s.Log.Warn("others find this node at another address: it has to be confirmed", "addr", s.Addr, "other", at)
-	s.Port.KeepOnly(nil)
-	s.tellPlace()
+	n.Log.Warn("others find this node at another address: it has to be confirmed", "addr", n.Addr, "other", at)
+	n.Port.KeepOnly(nil)
+	n.tellPlace()
 }
 
 // tellPlace makes watchRaft look.
-func (s *Node) tellPlace() {
+func (n *Node) tellPlace() {
 	select {
-	case s.PlaceChanged <- struct{}{}:
+	case n.PlaceChanged <- struct{}{}:
 	default:
 	}
 }
 
 // ConfiguredAt is the address that the configuration has for this node; empty: it is
 // no member.
-func (s *Node) ConfiguredAt() string {
-	return roster.AddressOf(s.Configuration(), s.Server)
+func (n *Node) ConfiguredAt() string {
+	return roster.AddressOf(n.Configuration(), n.Server)
 }
 
 // Patience is how long a call on the leader may take before it is made again.
-func (s *Node) Patience() time.Duration { return 3 * s.Timing.Election }
+func (n *Node) Patience() time.Duration { return 3 * n.Timing.Election }
 
-func (s *Node) RaftConfig() *raft.Config {
+func (n *Node) RaftConfig() *raft.Config {
 	c := raft.DefaultConfig()
-	c.LocalID = s.Server
-	c.HeartbeatTimeout = s.Timing.Heartbeat
-	c.ElectionTimeout = s.Timing.Election
-	c.LeaderLeaseTimeout = s.Timing.Lease
-	c.CommitTimeout = s.Timing.Commit
+	c.LocalID = n.Server
+	c.HeartbeatTimeout = n.Timing.Heartbeat
+	c.ElectionTimeout = n.Timing.Election
+	c.LeaderLeaseTimeout = n.Timing.Lease
+	c.CommitTimeout = n.Timing.Commit
 	c.ShutdownOnRemove = false           // it would leave the transport open
 	c.SnapshotThreshold = math.MaxUint64 // raft counts entries; takeSnapshots counts bytes
 	c.SnapshotInterval = 24 * time.Hour
-	c.Logger = s.RaftLog
+	c.Logger = n.RaftLog
 	c.NoLegacyTelemetry = true
 	return c
 }
 
-func (s *Node) ServeLastIndex(context.Context, []byte) ([]byte, error) {
-	return binary.BigEndian.AppendUint64(nil, s.Raft.LastIndex()), nil
+func (n *Node) ServeLastIndex(context.Context, []byte) ([]byte, error) {
+	return binary.BigEndian.AppendUint64(nil, n.Raft.LastIndex()), nil
 }
 
 // EmptyQuestion is answered by raft without effect, if there has been a term.

@@ -41,20 +41,20 @@ type ClaimAnswer struct {
 }
 
 // LookAtOldPlace reports whether the old address leads to this node too.
-func (s *Places) LookAtOldPlace() (here bool, err error) {
-	at := roster.DialAddr(s.ConfiguredAt())
+func (p *Places) LookAtOldPlace() (here bool, err error) {
+	at := roster.DialAddr(p.ConfiguredAt())
 	if at == "" {
 		return false, nil
 	}
-	there, err := s.ProbeSoon(s.Ctx, at)
+	there, err := p.ProbeSoon(p.Ctx, at)
 	switch {
-	case err != nil || there.Node != s.Server:
+	case err != nil || there.Node != p.Server:
 		return false, nil
-	case there.Process == s.Port.Process():
-		s.TakePlace()
+	case there.Process == p.Port.Process():
+		p.TakePlace()
 		return true, nil
 	}
-	return false, Rivalry(there, s.Server, at)
+	return false, Rivalry(there, p.Server, at)
 }
 
 // Rivalry is the answer to a claim of a place at which another process answers.
@@ -67,15 +67,15 @@ func Rivalry(there wire.Welcome, id raft.ServerID, at string) error {
 
 // AskForPlace asks all addresses that may be nodes', at once. It fails when one knows
 // that this node is a copy.
-func (s *Places) AskForPlace(addrs []string, promise bool) ([]ClaimAnswer, error) {
-	ctx, cancel := context.WithTimeout(s.Ctx, 3*s.Timing.Heartbeat) // the other side looks for one
+func (p *Places) AskForPlace(addrs []string, promise bool) ([]ClaimAnswer, error) {
+	ctx, cancel := context.WithTimeout(p.Ctx, 3*p.Timing.Heartbeat) // the other side looks for one
 	defer cancel()
 	answers, failures := make([]ClaimAnswer, len(addrs)), make([]error, len(addrs))
 	var asking sync.WaitGroup
 	for i, addr := range addrs {
 		asking.Go(func() {
-			question := Claim{s.Server, s.Addr, s.Port.Process(), promise}
-			answers[i], failures[i] = wire.AskJSON[ClaimAnswer](ctx, s.Port, addr, wire.CallClaim, question)
+			question := Claim{p.Server, p.Addr, p.Port.Process(), promise}
+			answers[i], failures[i] = wire.AskJSON[ClaimAnswer](ctx, p.Port, addr, wire.CallClaim, question)
 		})
 	}
 	asking.Wait()
@@ -112,12 +112,12 @@ func (t tally) String() string {
 
 // Count goes by the newest configuration, that of the node whose log reaches furthest. An identity under
 // which two answer counts for nobody.
-func (s *Places) Count(answers []ClaimAnswer) (t tally) {
-	newest := s.claimAnswer()
+func (p *Places) Count(answers []ClaimAnswer) (t tally) {
+	newest := p.claimAnswer()
 	by := make(map[raft.ServerID]ClaimAnswer)
 	double := make(map[raft.ServerID]bool)
 	for _, a := range answers {
-		if a.Server == "" || a.Server == s.Server {
+		if a.Server == "" || a.Server == p.Server {
 			continue
 		}
 		if other, ok := by[a.Server]; ok && other.Process != a.Process {
@@ -134,7 +134,7 @@ func (s *Places) Count(answers []ClaimAnswer) (t tally) {
 	for _, id := range newest.Voters {
 		a, ok := by[id]
 		switch {
-		case id == s.Server:
+		case id == p.Server:
 		case !ok || double[id]:
 			t.missing = append(t.missing, roster.UserID(id))
 		default:
@@ -143,7 +143,7 @@ func (s *Places) Count(answers []ClaimAnswer) (t tally) {
 			placed += oneIf(a.Placed)
 		}
 	}
-	t.Leader = t.Leader || placed > t.voters/2 || !slices.Contains(newest.Voters, s.Server)
+	t.Leader = t.Leader || placed > t.voters/2 || !slices.Contains(newest.Voters, p.Server)
 	return t
 }
 
@@ -154,53 +154,53 @@ func oneIf(is bool) int {
 	return 0
 }
 
-func (s *Places) claimAnswer() ClaimAnswer {
-	term, index := s.LastEntry()
+func (p *Places) claimAnswer() ClaimAnswer {
+	term, index := p.LastEntry()
 	return ClaimAnswer{
-		Server: s.Server, Process: s.Port.Process(), Placed: s.IsPlaced(), Led: s.Lead.Tenure().Leader != roster.Peer{},
-		Voters: roster.IDs(roster.Voters(s.Configuration())), Term: term, Index: index,
+		Server: p.Server, Process: p.Port.Process(), Placed: p.IsPlaced(), Led: p.Lead.Tenure().Leader != roster.Peer{},
+		Voters: roster.IDs(roster.Voters(p.Configuration())), Term: term, Index: index,
 	}
 }
 
 // ServeClaim is the other side.
-func (s *Places) ServeClaim(ctx context.Context, c Claim) (ClaimAnswer, error) {
-	if mine := s.Self().Cluster; mine == "" || wire.CallerOf(ctx).Cluster != mine {
+func (p *Places) ServeClaim(ctx context.Context, c Claim) (ClaimAnswer, error) {
+	if mine := p.Self().Cluster; mine == "" || wire.CallerOf(ctx).Cluster != mine {
 		return ClaimAnswer{}, fmt.Errorf("%w: a claim of another cluster", errs.Unsent)
 	}
-	a := s.claimAnswer()
-	from := roster.AddressOf(s.Configuration(), c.Server)
+	a := p.claimAnswer()
+	from := roster.AddressOf(p.Configuration(), c.Server)
 	switch {
-	case c.Server == s.Server && c.Process != a.Process:
-		return a, Rivalry(wire.Welcome{Unconfirmed: !a.Placed}, s.Server, s.Addr)
-	case c.Server == s.Server, a.Led, from == "":
+	case c.Server == p.Server && c.Process != a.Process:
+		return a, Rivalry(wire.Welcome{Unconfirmed: !a.Placed}, p.Server, p.Addr)
+	case c.Server == p.Server, a.Led, from == "":
 		return a, nil
 	}
 	at := []string{roster.DialAddr(from)}
-	if p, ok := s.Promised(c.Server); ok {
-		at = append(at, p.To)
+	if promise, ok := p.Promised(c.Server); ok {
+		at = append(at, promise.To)
 	}
-	if rival := s.claims.note(c); rival != "" {
+	if rival := p.claims.note(c); rival != "" {
 		at = append(at, rival)
 	}
 	a.Absent = true
 	for _, addr := range at {
-		absent, err := s.isAbsent(ctx, c, addr)
+		absent, err := p.isAbsent(ctx, c, addr)
 		if err != nil {
 			return a, err
 		}
 		a.Absent = a.Absent && absent
 	}
-	s.claims.take(c)
+	p.claims.take(c)
 	if !c.Promise {
 		return a, nil
 	}
-	return a, s.promisePlace(c.Server, disk.PlacePromise{From: from, To: c.Addr})
+	return a, p.promisePlace(c.Server, disk.PlacePromise{From: from, To: c.Addr})
 }
 
 // isAbsent reports whether the member of a claim is known not to be at an address but
 // for the claimant itself. Silence tells nothing.
-func (s *Places) isAbsent(ctx context.Context, c Claim, addr string) (bool, error) {
-	there, err := s.ProbeSoon(ctx, addr)
+func (p *Places) isAbsent(ctx context.Context, c Claim, addr string) (bool, error) {
+	there, err := p.ProbeSoon(ctx, addr)
 	switch {
 	case err != nil:
 		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wire.ErrNoPeer), nil

@@ -72,24 +72,24 @@ func Copied(id raft.ServerID, at string) error {
 // FindPlace is for the start: a node that is where its configuration has it needs no
 // confirmation, or where it was admitted while it has none; nor does one that is taken
 // over from hraftd and has yet to hear of its cluster.
-func (s *Places) FindPlace() {
-	at := roster.DialAddr(s.ConfiguredAt())
-	if p, ok := s.Promised(s.Server); ok {
-		at = p.To
+func (p *Places) FindPlace() {
+	at := roster.DialAddr(p.ConfiguredAt())
+	if promise, ok := p.Promised(p.Server); ok {
+		at = promise.To
 	}
-	if s.Logs.Record().LacksClusterID() || at == s.Addr {
-		s.TakePlace()
+	if p.Logs.Record().LacksClusterID() || at == p.Addr {
+		p.TakePlace()
 	}
 }
 
-func (s *Places) Relocated(addr string) raft.ServerAddress {
-	return roster.MovedAddr(addr, s.Raft.CurrentTerm(), s.Raft.LastIndex())
+func (p *Places) Relocated(addr string) raft.ServerAddress {
+	return roster.MovedAddr(addr, p.Raft.CurrentTerm(), p.Raft.LastIndex())
 }
 
-func (s *Places) promisePlace(id raft.ServerID, p disk.PlacePromise) error {
-	config := s.Configuration()
-	err := s.Logs.Update(func(m *disk.Record) {
-		places := map[raft.ServerID]disk.PlacePromise{id: p}
+func (p *Places) promisePlace(id raft.ServerID, promise disk.PlacePromise) error {
+	config := p.Configuration()
+	err := p.Logs.Update(func(m *disk.Record) {
+		places := map[raft.ServerID]disk.PlacePromise{id: promise}
 		for other, old := range m.Places { // those that still hold
 			if other != id && roster.AddressOf(config, other) == old.From {
 				places[other] = old
@@ -105,20 +105,20 @@ func (s *Places) promisePlace(id raft.ServerID, p disk.PlacePromise) error {
 
 // ConfirmPlace tells a member at addr that its place is there. The entry by which it is
 // must be committed.
-func (s *Places) ConfirmPlace(ctx context.Context, id raft.ServerID, addr string) error {
-	if err := s.Admit(ctx, Admission{Cluster: s.Self().Cluster, Server: id, Addr: addr}, addr); err != nil {
+func (p *Places) ConfirmPlace(ctx context.Context, id raft.ServerID, addr string) error {
+	if err := p.Admit(ctx, Admission{Cluster: p.Self().Cluster, Server: id, Addr: addr}, addr); err != nil {
 		return fmt.Errorf("confirm its place: %w", err)
 	}
 	return nil
 }
 
 // Relocate gives a member another address, as the leader.
-func (s *Places) Relocate(ctx context.Context, id raft.ServerID, to raft.ServerAddress) error {
-	s.relocating.Store(id, to)
+func (p *Places) Relocate(ctx context.Context, id raft.ServerID, to raft.ServerAddress) error {
+	p.relocating.Store(id, to)
 	// For a member this changes the address only; a voter stays one.
-	return s.Change(ctx, func() raft.Future {
-		defer s.relocating.CompareAndDelete(id, to)
-		f := s.Raft.AddNonvoter(id, to, 0, s.Patience())
+	return p.Change(ctx, func() raft.Future {
+		defer p.relocating.CompareAndDelete(id, to)
+		f := p.Raft.AddNonvoter(id, to, 0, p.Patience())
 		f.Error() // it is known then; the caller asks again
 		return f
 	})
@@ -126,21 +126,21 @@ func (s *Places) Relocate(ctx context.Context, id raft.ServerID, to raft.ServerA
 
 // HoldsBack reports whether entries must not go to a member at addr: it is about to get
 // another. raft sends an entry before it goes by it.
-func (s *Places) HoldsBack(id raft.ServerID, addr raft.ServerAddress) bool {
-	to, ok := s.relocating.Load(id)
+func (p *Places) HoldsBack(id raft.ServerID, addr raft.ServerAddress) bool {
+	to, ok := p.relocating.Load(id)
 	return ok && to != addr
 }
 
 // Whereabouts is where a member answers that is not at its address.
-func (s *Places) Whereabouts(ctx context.Context, m raft.Server) (string, bool) {
-	if m.ID == s.Server {
-		return s.Addr, true
+func (p *Places) Whereabouts(ctx context.Context, m raft.Server) (string, bool) {
+	if m.ID == p.Server {
+		return p.Addr, true
 	}
-	for _, addr := range []string{s.AddressOf(m.ID, string(m.Address)), s.Port.CallsFrom(m.ID).At} {
+	for _, addr := range []string{p.AddressOf(m.ID, string(m.Address)), p.Port.CallsFrom(m.ID).At} {
 		if addr == "" || addr == roster.DialAddr(string(m.Address)) {
 			continue
 		}
-		if there, err := s.ProbeSoon(ctx, addr); err == nil && there.Node == m.ID {
+		if there, err := p.ProbeSoon(ctx, addr); err == nil && there.Node == m.ID {
 			return addr, true
 		}
 	}
@@ -149,12 +149,12 @@ func (s *Places) Whereabouts(ctx context.Context, m raft.Server) (string, bool) 
 
 // TurnAway is for who has a right to the place by a configuration that the promise came
 // after.
-func (s *Places) TurnAway(o wire.Opening) (why, elsewhere string) {
-	if !s.IsPlaced() {
-		return fmt.Sprintf("node %s has to be confirmed at its new address", s.Server), ""
+func (p *Places) TurnAway(o wire.Opening) (why, elsewhere string) {
+	if !p.IsPlaced() {
+		return fmt.Sprintf("node %s has to be confirmed at its new address", p.Server), ""
 	}
-	if p, ok := s.Promised(o.From); ok && o.At == roster.DialAddr(p.From) && o.Configured == p.From {
-		return fmt.Sprintf("node %s has promised to find node %s at %s", s.Server, o.From, p.To), p.To
+	if promise, ok := p.Promised(o.From); ok && o.At == roster.DialAddr(promise.From) && o.Configured == promise.From {
+		return fmt.Sprintf("node %s has promised to find node %s at %s", p.Server, o.From, promise.To), promise.To
 	}
 	return "", ""
 }
@@ -166,9 +166,9 @@ type Admission struct {
 	Addr    string        `json:"addr,omitempty"` // and where it has its place, for a member that is confirmed there
 }
 
-func (s *Places) Admit(ctx context.Context, a Admission, addr string) error {
+func (p *Places) Admit(ctx context.Context, a Admission, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, wire.HandshakeTimeout)
 	defer cancel()
-	_, err := wire.AskJSON[wire.Raw](ctx, s.Port, addr, wire.CallAdmit, a)
+	_, err := wire.AskJSON[wire.Raw](ctx, p.Port, addr, wire.CallAdmit, a)
 	return err
 }
