@@ -25,9 +25,9 @@ const (
 // rows has the packages of the module, those of internal by their names. A package may
 // import those of the rows above its own. What links nothing of the module comes first.
 var rows = []string{
-	"command errs roster sleep durable progress connlimit logqueue ownaddr raftlog kvrafttest/memnet",
-	"state founding life pace loglimit raftrpc boltlog disktest",
-	"feed batch disk wire",
+	"command errs sleep durable progress connlimit logqueue ownaddr raftlog kvrafttest/memnet",
+	"roster state life pace loglimit raftrpc boltlog disktest",
+	"founding feed batch disk wire",
 	"snapshots raftnet limits wire/wiretest",
 	"node",
 	"lead",
