@@ -11,14 +11,13 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	"golang.org/x/sync/semaphore"
 
-	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/failover"
 	"github.com/kvraft/kvraft/internal/joining"
 	"github.com/kvraft/kvraft/internal/lead"
+	"github.com/kvraft/kvraft/internal/limits"
 	"github.com/kvraft/kvraft/internal/logqueue"
 	"github.com/kvraft/kvraft/internal/member"
 	"github.com/kvraft/kvraft/internal/node"
@@ -47,11 +46,8 @@ type Store struct {
 
 	watchdog *watchdog.Watchdog
 
-	asking    [2]*batch.Rounds    // of a follower, by the level of its readers; each a question to the leader
-	readers   atomic.Int32        // Gets that wait on this node as a follower
-	forwarded *semaphore.Weighted // a place for each of maxForwardedReads
-	proof     atomic.Pointer[freshness]
-	writes    *batch.Groups
+	reads  *reader
+	writes *writer
 
 	closeCalled atomic.Bool
 	closed      chan struct{} // closed when Close is done
@@ -101,14 +97,13 @@ func newStore(o options) *Store {
 		Node: n, Lead: s.lead, Places: s.places, Members: s.members,
 		Given: o.join, Find: o.joinFunc, LookupHost: o.lookupHost, Expect: o.expect, Replica: o.replica,
 	}
-	for l := range s.asking {
-		s.asking[l] = batch.NewRounds(func() (uint64, error) { return s.askLeader(ReadLevel(l)) }, n.Life.Go)
-	}
-	s.forwarded = semaphore.NewWeighted(maxForwardedReads)
-	s.writes = batch.NewGroups(s.propose, n.Life.Go)
-	n.Commit = s.replicate
-	n.Life.OnStop = func(why error) { s.writes.Refuse(why) }
-	context.AfterFunc(n.Ctx, func() { s.writes.Abandon(n.Life.Err()) })
+	s.fsm = newFSM(n.Ctx, o.snapshots.EveryBytes, o.history, func() string { return n.Self().Cluster }, n.StopForFault)
+	n.State = s.fsm
+	s.reads = newReader(n, s.lead, s.fsm)
+	s.writes = newWriter(n, s.lead, limits.Limits(o.limits))
+	n.Commit = s.writes.replicate
+	n.Life.OnStop = func(why error) { s.writes.groups.Refuse(why) }
+	context.AfterFunc(n.Ctx, func() { s.writes.groups.Abandon(n.Life.Err()) })
 	s.lead.WhenLeading = []func(*lead.Tenure){s.members.OpenTerm, s.members.FinishChanges}
 	s.lead.WhenFollowing = []func(*lead.Tenure){s.failures.Monitor, s.failures.AwaitSilence}
 	return s
@@ -166,7 +161,7 @@ func (s *Store) open() (err error) {
 	}
 	s.places.FindPlace()
 	s.watchdog = watchdog.New(s.node, s.lead, s.failures, func(ctx context.Context, leader roster.Peer) (uint64, error) {
-		return s.forwardReadIndex(ctx, leader, LeaderLocal)
+		return s.reads.forwardReadIndex(ctx, leader, LeaderLocal)
 	})
 	s.node.Logs.SetHooks(disk.Hooks{NeedsOthers: s.needsOthers, MayCut: s.mayCut})
 	s.start()
@@ -227,8 +222,6 @@ func (s *Store) identify() error {
 }
 
 func (s *Store) newRaft() (r *raft.Raft, err error) {
-	s.fsm = newFSM(s.node.Ctx, s.opts.snapshots.EveryBytes, s.opts.history, func() string { return s.node.Self().Cluster }, s.node.StopForFault)
-	s.node.State = s.fsm
 	s.fsm.logBytes = firstPhase(s.opts.snapshots.EveryBytes)
 	err = s.node.Life.Apart("start raft", func() (err error) {
 		r, err = raft.NewRaft(s.node.RaftConfig(), s.fsm, s.node.Logs, s.node.Logs, s.node.Snapshots, s.node.RaftNet)
@@ -345,7 +338,7 @@ func (s *Store) Close() error {
 func (s *Store) shutdown() error {
 	t := s.node.Timing
 	if s.node.Ctx.Err() == nil {
-		s.writes.Drain(t.Election)
+		s.writes.groups.Drain(t.Election)
 	}
 	s.node.Futures.Drain(2*t.Lease + t.Election)
 	if s.node.Ctx.Err() == nil {

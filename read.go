@@ -7,13 +7,17 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/kvraft/kvraft/internal/batch"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/lead"
+	"github.com/kvraft/kvraft/internal/node"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/state"
 	"github.com/kvraft/kvraft/internal/wire"
+	"golang.org/x/sync/semaphore"
 )
 
 // Entry is a key with its value.
@@ -93,7 +97,7 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 	}
 	o := gather[readOptions](opts)
 	if o.level == Stale {
-		now, err := s.localState(ctx, o)
+		now, err := s.reads.localState(ctx, o)
 		if err != nil {
 			return Entry{}, err
 		}
@@ -104,11 +108,11 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 	err := s.lead.ReadThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) (err error) {
 		switch {
 		case tenure.Leads:
-			entry, err = s.readAsLeader(ctx, key, o.level)
+			entry, err = s.reads.readAsLeader(ctx, key, o.level)
 		case slow:
-			entry, err = s.readHere(ctx, key, o.level)
+			entry, err = s.reads.readHere(ctx, key, o.level)
 		default:
-			entry, err = s.readAsFollower(ctx, tenure.Leader, key, o.level)
+			entry, err = s.reads.readAsFollower(ctx, tenure.Leader, key, o.level)
 			slow = errors.Is(err, wire.ErrSlow)
 		}
 		return err
@@ -117,7 +121,7 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 }
 
 // readAsLeader answers from this node's state.
-func (s *Store) readAsLeader(ctx context.Context, key string, l ReadLevel) (Entry, error) {
+func (s *reader) readAsLeader(ctx context.Context, key string, l ReadLevel) (Entry, error) {
 	if _, err := s.readIndexAsLeader(ctx, l); err != nil {
 		return Entry{}, err
 	}
@@ -131,16 +135,16 @@ func (s *Store) readAsLeader(ctx context.Context, key string, l ReadLevel) (Entr
 // that lags behind by more they ask for their entries after all.
 const fewReaders = 2
 
-func (s *Store) readAsFollower(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
-	defer s.readers.Add(-1)
-	if s.readers.Add(1) <= fewReaders {
+func (s *reader) readAsFollower(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
+	defer s.waiting.Add(-1)
+	if s.waiting.Add(1) <= fewReaders {
 		return s.forwardGet(ctx, leader, key, l)
 	}
 	index, err := s.asking[l].Join(ctx)
 	if err != nil {
 		return Entry{}, err
 	}
-	if s.Index() < index {
+	if s.node.Index() < index {
 		soon, cancel := context.WithTimeout(ctx, 4*s.node.Timing.Commit)
 		defer cancel()
 		if s.fsm.AwaitIndex(soon, index) != nil {
@@ -152,7 +156,7 @@ func (s *Store) readAsFollower(ctx context.Context, leader roster.Peer, key stri
 
 // readHere waits until this node has what the leader had, for as long as it takes: the
 // entry may be too large for the link, or the link too slow.
-func (s *Store) readHere(ctx context.Context, key string, l ReadLevel) (Entry, error) {
+func (s *reader) readHere(ctx context.Context, key string, l ReadLevel) (Entry, error) {
 	index, err := s.asking[l].Join(ctx)
 	if err != nil {
 		return Entry{}, err
@@ -166,7 +170,7 @@ func (s *Store) readHere(ctx context.Context, key string, l ReadLevel) (Entry, e
 // readIndexAsLeader returns a log index that this node's state has reached. If
 // linearizable, a quorum has confirmed that no later leader can have committed
 // anything before the call, and the state holds everything committed by then.
-func (s *Store) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, error) {
+func (s *reader) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, error) {
 	if l == LeaderLocal {
 		term, err := s.node.LeaderTerm()
 		if err != nil {
@@ -175,14 +179,14 @@ func (s *Store) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, err
 		if err := s.fsm.AwaitTerm(ctx, term); err != nil { // what its predecessors have acknowledged
 			return 0, err
 		}
-		return s.Index(), nil
+		return s.node.Index(), nil
 	}
 	return s.lead.Rounds.Join(ctx)
 }
 
 // readIndex is readIndexAsLeader on whoever leads. Once this node's state has
 // reached the index it serves as well as the leader's.
-func (s *Store) readIndex(ctx context.Context, l ReadLevel) (index uint64, err error) {
+func (s *reader) readIndex(ctx context.Context, l ReadLevel) (index uint64, err error) {
 	err = s.lead.ReadThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) (err error) {
 		if tenure.Leads {
 			index, err = s.readIndexAsLeader(ctx, l)
@@ -198,7 +202,7 @@ func (s *Store) readIndex(ctx context.Context, l ReadLevel) (index uint64, err e
 const maxForwardedReads = 16
 
 // forwardGet asks the leader for an entry, when it is its turn.
-func (s *Store) forwardGet(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
+func (s *reader) forwardGet(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
 	if s.forwarded.Acquire(ctx, 1) != nil {
 		return Entry{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
@@ -213,7 +217,7 @@ func (s *Store) forwardGet(ctx context.Context, leader roster.Peer, key string, 
 	return Entry{Key: key, Value: answer[8:], Version: binary.BigEndian.Uint64(answer)}, nil
 }
 
-func (s *Store) serveGet(ctx context.Context, payload []byte) ([]byte, error) {
+func (s *reader) serveGet(ctx context.Context, payload []byte) ([]byte, error) {
 	l, err := decodeLevel(payload)
 	if err != nil {
 		return nil, err
@@ -226,7 +230,7 @@ func (s *Store) serveGet(ctx context.Context, payload []byte) ([]byte, error) {
 }
 
 // forwardReadIndex asks the leader for a log index to read at.
-func (s *Store) forwardReadIndex(ctx context.Context, leader roster.Peer, l ReadLevel) (uint64, error) {
+func (s *reader) forwardReadIndex(ctx context.Context, leader roster.Peer, l ReadLevel) (uint64, error) {
 	answer, err := s.node.Port.CallWithin(ctx, s.node.Patience(), leader, wire.CallReadIndex, []byte{byte(l)})
 	if err != nil {
 		return 0, err
@@ -234,7 +238,7 @@ func (s *Store) forwardReadIndex(ctx context.Context, leader roster.Peer, l Read
 	return wire.DecodeUint64(answer)
 }
 
-func (s *Store) serveReadIndex(ctx context.Context, payload []byte) ([]byte, error) {
+func (s *reader) serveReadIndex(ctx context.Context, payload []byte) ([]byte, error) {
 	l, err := decodeLevel(payload)
 	if err != nil {
 		return nil, err
@@ -254,7 +258,7 @@ func decodeLevel(payload []byte) (ReadLevel, error) {
 }
 
 // askLeader is a round of asking.
-func (s *Store) askLeader(l ReadLevel) (index uint64, err error) {
+func (s *reader) askLeader(l ReadLevel) (index uint64, err error) {
 	now := s.lead.Tenure()
 	if now.Leads {
 		return 0, errs.NoLeaderKnown // whoever takes part asks again
@@ -267,7 +271,7 @@ func (s *Store) askLeader(l ReadLevel) (index uint64, err error) {
 }
 
 // localState returns this node's state when it is as fresh as asked for.
-func (s *Store) localState(ctx context.Context, o readOptions) (*applied, error) {
+func (s *reader) localState(ctx context.Context, o readOptions) (*applied, error) {
 	if err := s.node.Life.Err(); err != nil {
 		return nil, err
 	}
@@ -293,8 +297,8 @@ type freshness struct {
 	index uint64
 }
 
-func (s *Store) proveFresh(ctx context.Context, maxAge time.Duration) error {
-	if proof := s.proof.Load(); proof != nil && time.Since(proof.at) <= maxAge && s.Index() >= proof.index {
+func (s *reader) proveFresh(ctx context.Context, maxAge time.Duration) error {
+	if proof := s.proof.Load(); proof != nil && time.Since(proof.at) <= maxAge && s.node.Index() >= proof.index {
 		return nil
 	}
 	at := time.Now()
@@ -334,7 +338,7 @@ type View struct {
 func (s *Store) View(ctx context.Context, opts ...ReadOption) (*View, error) {
 	o := gather[readOptions](opts)
 	if o.level == Stale {
-		now, err := s.localState(ctx, o)
+		now, err := s.reads.localState(ctx, o)
 		if err != nil {
 			return nil, err
 		}
@@ -348,7 +352,7 @@ func (s *Store) View(ctx context.Context, opts ...ReadOption) (*View, error) {
 
 // freshen waits until this node's state is as fresh as the leader's.
 func (s *Store) freshen(ctx context.Context, l ReadLevel) error {
-	index, err := s.readIndex(ctx, l)
+	index, err := s.reads.readIndex(ctx, l)
 	if err != nil {
 		return err
 	}
@@ -394,4 +398,24 @@ func (v *View) while(from string, in func(key string) bool) iter.Seq[Entry] {
 			return in(key) && yield(entry(key, item))
 		})
 	}
+}
+
+// reader serves the reads of a node.
+type reader struct {
+	node *node.Node
+	lead *lead.Tracker
+	fsm  *fsm
+
+	asking    [2]*batch.Rounds    // of a follower, by the level of its readers; each a question to the leader
+	waiting   atomic.Int32        // Gets that wait on this node as a follower
+	forwarded *semaphore.Weighted // a place for each of maxForwardedReads
+	proof     atomic.Pointer[freshness]
+}
+
+func newReader(n *node.Node, t *lead.Tracker, f *fsm) *reader {
+	r := &reader{node: n, lead: t, fsm: f, forwarded: semaphore.NewWeighted(maxForwardedReads)}
+	for l := range r.asking {
+		r.asking[l] = batch.NewRounds(func() (uint64, error) { return r.askLeader(ReadLevel(l)) }, n.Life.Go)
+	}
+	return r
 }

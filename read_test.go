@@ -331,7 +331,7 @@ func TestAStalenessThatCanBeProvenIs(t *testing.T) {
 			return binary.BigEndian.AppendUint64(nil, 5), nil
 		}))
 		// the proof is 1.9 s old, and the state arrives in 0.2 s
-		s.proof.Store(&freshness{at: time.Now(), index: 5})
+		s.reads.proof.Store(&freshness{at: time.Now(), index: 5})
 		time.Sleep(1900 * time.Millisecond)
 		time.AfterFunc(200*time.Millisecond, func() { s.fsm.Apply(setEntry(5, 1, "k", "v")) })
 		if _, err := s.Get(t.Context(), "k", MaxStaleness(2*time.Second)); err != nil {
@@ -377,7 +377,7 @@ func TestManyReadersOfAFollowerShareAQuestion(t *testing.T) {
 		running := readGreen(t, s, readers)
 		time.Sleep(20 * time.Millisecond) // virtual
 		synctest.Wait()
-		if left := s.readers.Load(); left != readers-fewReaders {
+		if left := s.reads.waiting.Load(); left != readers-fewReaders {
 			t.Errorf("%d wait until the follower has what the leader had, want %d", left, readers-fewReaders)
 		}
 		s.fsm.Apply(setEntry(5, 5, "color", "green"))
@@ -385,7 +385,7 @@ func TestManyReadersOfAFollowerShareAQuestion(t *testing.T) {
 		if e, i := entries.Load(), indexes.Load(); e != fewReaders || i > 2 {
 			t.Errorf("%d readers asked for %d entries and %d indexes, want %d and at most 2", readers, e, i, fewReaders)
 		}
-		if left := s.readers.Load(); left != 0 {
+		if left := s.reads.waiting.Load(); left != 0 {
 			t.Errorf("%d readers are still counted", left)
 		}
 	})
@@ -425,13 +425,13 @@ func TestAForwardedReadIsTheLeadersEntry(t *testing.T) {
 			{"\x00\x00\x00\x00\x00\x00\x00\x01", Entry{"color", []byte{}, 1}},
 		} {
 			answer = c.answer
-			got, err := s.forwardGet(t.Context(), testPeerB, "color", LeaderLocal)
+			got, err := s.reads.forwardGet(t.Context(), testPeerB, "color", LeaderLocal)
 			if err != nil || got.Key != c.want.Key || !bytes.Equal(got.Value, c.want.Value) || got.Version != c.want.Version {
 				t.Errorf("got %+v, %v, want %+v", got, err, c.want)
 			}
 		}
 		for _, answer = range []string{"", "\x00\x00\x00\x00\x00\x00\x00"} {
-			if got, err := s.forwardGet(t.Context(), testPeerB, "color", LeaderLocal); err == nil || errors.Is(err, ErrNotFound) {
+			if got, err := s.reads.forwardGet(t.Context(), testPeerB, "color", LeaderLocal); err == nil || errors.Is(err, ErrNotFound) {
 				t.Errorf("an answer of %d bytes is %+v, %v", len(answer), got, err)
 			}
 		}

@@ -30,7 +30,7 @@ func TestARepetitionThatIsNoLongerRememberedIsUnknownAndNotApplied(t *testing.T)
 			group[i] = command.Request{Origin: command.Caller, Born: s.Index()}
 			binary.BigEndian.PutUint64(group[i].ID[:], n)
 		}
-		if _, err := s.replicate(command.Append(nil, group)); err != nil {
+		if _, err := s.writes.replicate(command.Append(nil, group)); err != nil {
 			t.Fatal(err)
 		}
 	}

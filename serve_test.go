@@ -42,8 +42,7 @@ func newTestServer(t testing.TB) *Store {
 		t.Fatal(err)
 	}
 	s.node.Server = "b#2"
-	s.fsm = newFSM(s.node.Ctx, 1<<20, 1<<20, func() string { return "c1" }, func(err error) { t.Error(err) })
-	s.node.State = s.fsm
+	s.fsm.every, s.fsm.keep, s.fsm.fail = 1<<20, 1<<20, func(err error) { t.Error(err) }
 	host := wiretest.LAN().Host("b")
 	if s.opts.listener, err = host.Listen("b:1"); err != nil {
 		t.Fatal(err)

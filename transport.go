@@ -85,9 +85,9 @@ func (s *Store) newPort() *wire.Port {
 		Network: s.opts.network, Listener: s.opts.listener, Advertise: s.opts.advertise, Shared: s.opts.sharePort, Log: s.node.Log.Named("peer"),
 	}, portHooks{s})
 	p.HandleConn(wire.ForMonitor, s.failures.ServeMonitor)
-	p.Handle(wire.CallWrite, s.serveWrite)
-	p.Handle(wire.CallGet, s.serveGet)
-	p.Handle(wire.CallReadIndex, s.serveReadIndex)
+	p.Handle(wire.CallWrite, s.writes.serveWrite)
+	p.Handle(wire.CallGet, s.reads.serveGet)
+	p.Handle(wire.CallReadIndex, s.reads.serveReadIndex)
 	p.Handle(wire.CallConfirm, s.lead.ServeConfirm)
 	wire.HandleJSON(p, wire.CallCatchUp, s.members.ServeCatchUp)
 	p.Handle(wire.CallLastIndex, s.node.ServeLastIndex)

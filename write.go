@@ -17,6 +17,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/limits"
+	"github.com/kvraft/kvraft/internal/node"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 )
@@ -162,19 +163,19 @@ func (id *RequestID) stamp(r *command.Request) error {
 // Errors: ErrInvalid, ErrTooLarge, ErrConflict, ErrReused, ErrNoLeader and ErrClosed
 // mean that nothing was written; ErrUnknown that it may have been or may still be.
 func (s *Store) Set(ctx context.Context, key string, value []byte, opts ...WriteOption) (version uint64, err error) {
-	return s.batch(ctx, conditions(key, opts, SetOp(key, value)))
+	return s.writes.batch(ctx, conditions(key, opts, SetOp(key, value)))
 }
 
 // Delete deletes key and returns the version of the state after it. Deleting a
 // key that is not there succeeds and changes nothing. Errors are those of Set.
 func (s *Store) Delete(ctx context.Context, key string, opts ...WriteOption) (version uint64, err error) {
-	return s.batch(ctx, conditions(key, opts, DeleteOp(key)))
+	return s.writes.batch(ctx, conditions(key, opts, DeleteOp(key)))
 }
 
 // Batch applies all operations, 65,536 at most, at once, or none: nobody sees a part
 // of it. It returns the version that every key it set now has. Errors are those of Set.
 func (s *Store) Batch(ctx context.Context, ops ...Op) (version uint64, err error) {
-	return s.batch(ctx, ops)
+	return s.writes.batch(ctx, ops)
 }
 
 func conditions(key string, opts []WriteOption, op Op) []Op {
@@ -192,7 +193,7 @@ func conditions(key string, opts []WriteOption, op Op) []Op {
 	return ops
 }
 
-func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
+func (s *writer) batch(ctx context.Context, ops []Op) (uint64, error) {
 	var request command.Request
 	var id *RequestID
 	created := new(bool)
@@ -206,7 +207,7 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 			request.Ops = append(request.Ops, o.op)
 		}
 	}
-	if err := limits.Limits(s.opts.limits).Check(request.Ops); err != nil {
+	if err := s.limits.Check(request.Ops); err != nil {
 		return 0, err
 	}
 	if id != nil {
@@ -214,7 +215,7 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 			return 0, err
 		}
 	} else {
-		s.node.Ids.Stamp(&request, s.Index())
+		s.node.Ids.Stamp(&request, s.node.Index())
 	}
 	result, err := s.submit(ctx, request, id != nil)
 	if err != nil {
@@ -232,8 +233,8 @@ func (s *Store) batch(ctx context.Context, ops []Op) (uint64, error) {
 
 // submit sends the request until its outcome is known or ctx ends. repeated: an
 // earlier call may have brought a copy of it into the log.
-func (s *Store) submit(ctx context.Context, request command.Request, repeated bool) (command.Result, error) {
-	release, err := s.writes.Reserve(ctx, request.Ops)
+func (s *writer) submit(ctx context.Context, request command.Request, repeated bool) (command.Result, error) {
+	release, err := s.groups.Reserve(ctx, request.Ops)
 	if err != nil {
 		return command.Result{}, err
 	}
@@ -248,7 +249,7 @@ func (s *Store) submit(ctx context.Context, request command.Request, repeated bo
 
 // submission is a request on its way.
 type submission struct {
-	s        *Store
+	s        *writer
 	ctx      context.Context
 	request  command.Request
 	encoded  []byte
@@ -262,7 +263,7 @@ type submission struct {
 
 // try makes one attempt, and reports whether the outcome is known.
 func (w *submission) try(t *lead.Tenure) (done bool) {
-	result, err := w.s.writes.Do(w.ctx, w.encoded, w.refused)
+	result, err := w.s.groups.Do(w.ctx, w.encoded, w.refused)
 	if err == nil {
 		err = refusal(result)
 	}
@@ -316,7 +317,7 @@ func isRefusal(err error) bool {
 }
 
 // propose brings a group to the leader, here or elsewhere.
-func (s *Store) propose(seal func() []byte) ([]command.Result, error) {
+func (s *writer) propose(seal func() []byte) ([]command.Result, error) {
 	tenure := s.lead.Tenure()
 	switch {
 	case tenure.Leads:
@@ -327,7 +328,7 @@ func (s *Store) propose(seal func() []byte) ([]command.Result, error) {
 	return s.forwardWrite(tenure, seal)
 }
 
-func (s *Store) applySealed(seal func() []byte) ([]command.Result, error) {
+func (s *writer) applySealed(seal func() []byte) ([]command.Result, error) {
 	entry := seal()
 	if entry == nil {
 		return nil, nil
@@ -337,7 +338,7 @@ func (s *Store) applySealed(seal func() []byte) ([]command.Result, error) {
 
 // forwardWrite sends a group over a connection. A leader to which none can be made has
 // been sent nothing, however long that takes.
-func (s *Store) forwardWrite(r *lead.Tenure, seal func() []byte) ([]command.Result, error) {
+func (s *writer) forwardWrite(r *lead.Tenure, seal func() []byte) ([]command.Result, error) {
 	leader, err := s.node.Port.ConnectWithin(r.Ctx, s.node.Patience(), r.Leader)
 	if err != nil {
 		return nil, err
@@ -363,8 +364,8 @@ func (s *Store) forwardWrite(r *lead.Tenure, seal func() []byte) ([]command.Resu
 // serveWrite lets nothing into the log that a state machine could not decode, or that
 // no caller of this node could have written: the node that forwards may have other
 // limits, or be none.
-func (s *Store) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
-	own := limits.Limits(s.opts.limits)
+func (s *writer) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
+	own := s.limits
 	if len(payload) > own.GroupBytes() {
 		return nil, fmt.Errorf("%w: group of %d bytes, the limit is %d", ErrTooLarge, len(payload), own.GroupBytes())
 	}
@@ -399,7 +400,7 @@ func (s *Store) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
 // state machine has applied it. The entry is raft's from then on. The wait ends: a
 // leader that loses its majority steps down within its lease, and a store that
 // stops drains what is under way first.
-func (s *Store) replicate(entry []byte) ([]command.Result, error) {
+func (s *writer) replicate(entry []byte) ([]command.Result, error) {
 	if !s.node.Futures.Enter() {
 		return nil, fmt.Errorf("%w: %w", errs.Unsent, s.node.Life.Err())
 	}
@@ -430,4 +431,18 @@ func applyError(err error, index uint64) error {
 		return fmt.Errorf("%w: %w", errs.Unsent, err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnknown, err)
+}
+
+// writer takes the writes of a node to the leader's log.
+type writer struct {
+	node   *node.Node
+	lead   *lead.Tracker
+	limits limits.Limits
+	groups *batch.Groups
+}
+
+func newWriter(n *node.Node, t *lead.Tracker, l limits.Limits) *writer {
+	w := &writer{node: n, lead: t, limits: l}
+	w.groups = batch.NewGroups(w.propose, n.Life.Go)
+	return w
 }

@@ -61,7 +61,7 @@ func TestALeaderHoldsForwardedWritesToItsLimits(t *testing.T) {
 		"without an origin": {unmarked, ErrInvalid},
 	} {
 		before := s.node.Raft.LastIndex()
-		if _, err := s.serveWrite(t.Context(), command.Append(nil, []command.Request{c.request})); !errors.Is(err, c.want) {
+		if _, err := s.writes.serveWrite(t.Context(), command.Append(nil, []command.Request{c.request})); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 		if s.node.Raft.LastIndex() != before {
@@ -69,7 +69,7 @@ func TestALeaderHoldsForwardedWritesToItsLimits(t *testing.T) {
 		}
 	}
 	for name, group := range map[string][]command.Request{"no request": nil, "too many requests": slices.Repeat([]command.Request{s.fromPeer(setTo("k", 1))}, batch.GroupRequests+1)} {
-		if _, err := s.serveWrite(t.Context(), command.Append(nil, group)); !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrTooLarge) {
+		if _, err := s.writes.serveWrite(t.Context(), command.Append(nil, group)); !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrTooLarge) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -80,7 +80,7 @@ func TestALeaderHoldsForwardedWritesToItsLimits(t *testing.T) {
 
 func TestTheOthersOfAGroupAreWrittenThoughOneIsOverALimit(t *testing.T) {
 	s := openInMemory(t)
-	answer, err := s.serveWrite(t.Context(), command.Append(nil, []command.Request{
+	answer, err := s.writes.serveWrite(t.Context(), command.Append(nil, []command.Request{
 		s.fromPeer(setTo("a", 1)), s.fromPeer(setTo("large", 1<<20+1)), s.fromPeer(command.Op{Kind: command.Check, Key: "a", Version: 9}),
 		s.fromPeer(setTo("", 1)), s.fromPeer(setTo("b", 1)),
 	}))

@@ -25,7 +25,7 @@ import (
 
 func TestAWriteOverALimitIsNotEvenQueued(t *testing.T) {
 	s := newTestServer(t)
-	s.writes = batch.NewGroups(nil, func(func()) bool { t.Error("it is queued"); return false })
+	s.writes.groups = batch.NewGroups(nil, func(func()) bool { t.Error("it is queued"); return false })
 	_, setErr := s.Set(t.Context(), "k", make([]byte, s.opts.limits.ValueBytes+1))
 	_, deleteErr := s.Delete(t.Context(), strings.Repeat("k", s.opts.limits.BatchBytes+1))
 	_, batchErr := s.Batch(t.Context())
@@ -60,7 +60,7 @@ func (x *scriptedSender) send(s *Store, answers ...answer) {
 		answers = answers[1:]
 		return []command.Result{a.result}, a.err
 	}
-	s.writes = batch.NewGroups(sending(send), func(run func()) bool {
+	s.writes.groups = batch.NewGroups(sending(send), func(run func()) bool {
 		if len(answers) > 0 {
 			go run()
 		}
@@ -84,7 +84,7 @@ func emptyEntry() []byte { return []byte{} }
 // hold makes what is written on s wait for release.
 func hold(s *Store) (release func()) {
 	released := make(chan struct{})
-	s.writes = batch.NewGroups(s.propose, func(run func()) bool {
+	s.writes.groups = batch.NewGroups(s.writes.propose, func(run func()) bool {
 		return s.node.Life.Go(func() {
 			select {
 			case <-released:
@@ -292,9 +292,9 @@ func TestWhatIsOnItsWayWhenTheStoreEndsIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestServer(t)
 		never := make(chan struct{})
-		s.writes = batch.NewGroups(sending(func([]byte) ([]command.Result, error) { <-never; return nil, errEnough }), s.node.Life.Go)
+		s.writes.groups = batch.NewGroups(sending(func([]byte) ([]command.Result, error) { <-never; return nil, errEnough }), s.node.Life.Go)
 		time.AfterFunc(time.Second, func() { s.node.Life.Fail(errEnough) })
-		if _, err := s.writes.Do(t.Context(), []byte{1}, false); !errors.Is(err, ErrUnknown) || errors.Is(err, ErrClosed) {
+		if _, err := s.writes.groups.Do(t.Context(), []byte{1}, false); !errors.Is(err, ErrUnknown) || errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrUnknown alone", err)
 		}
 		close(never) // the group ends a second time, and nobody hears of it
@@ -312,7 +312,7 @@ func TestAnAnswerThatDoesNotFitTheGroupIsUnknown(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newTestFollower(t, answeredBy(func(wire.Method, []byte) ([]byte, error) { return answer, nil }))
 			encoded := command.AppendRequest(nil, &command.Request{Origin: command.Own, Ops: []command.Op{{Kind: command.Set, Key: "k"}}})
-			if _, err := s.writes.Do(t.Context(), encoded, false); !errors.Is(err, ErrUnknown) {
+			if _, err := s.writes.groups.Do(t.Context(), encoded, false); !errors.Is(err, ErrUnknown) {
 				t.Errorf("%s: %v, want ErrUnknown", name, err)
 			}
 		})
@@ -321,13 +321,13 @@ func TestAnAnswerThatDoesNotFitTheGroupIsUnknown(t *testing.T) {
 
 func TestAGroupWithoutALeaderIsUnsent(t *testing.T) {
 	s := newTestServer(t)
-	if _, err := s.propose(emptyEntry); !errors.Is(err, errs.Unsent) {
+	if _, err := s.writes.propose(emptyEntry); !errors.Is(err, errs.Unsent) {
 		t.Errorf("got %v, want errs.Unsent", err)
 	}
 	s.lead.Current.Tenure = newTestTenure(s, testPeerB, true)
 	s.node.Life.Stop(ErrClosed)
 	s.node.Futures.Drain(time.Second)
-	if _, err := s.propose(emptyEntry); !errors.Is(err, errs.Unsent) || !errors.Is(err, ErrClosed) {
+	if _, err := s.writes.propose(emptyEntry); !errors.Is(err, errs.Unsent) || !errors.Is(err, ErrClosed) {
 		t.Errorf("on a leader that closes: %v, want errs.Unsent and ErrClosed", err)
 	}
 }
@@ -336,12 +336,12 @@ func TestAGroupIsGivenUpOnALeaderThatIsSilentOrNoLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestFollower(t, saysNothing)
 		began := time.Now()
-		if _, err := s.propose(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != s.node.Patience() {
+		if _, err := s.writes.propose(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != s.node.Patience() {
 			t.Errorf("after %v: %v, want ErrUnknown after %v", time.Since(began), err, s.node.Patience())
 		}
 		time.AfterFunc(time.Second, func() { s.lead.Replace(&lead.Tenure{Leader: roster.Peer{Server: "c#3", Addr: "c:1"}}) })
 		began = time.Now()
-		if _, err := s.propose(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != time.Second {
+		if _, err := s.writes.propose(emptyEntry); !errors.Is(err, ErrUnknown) || time.Since(began) != time.Second {
 			t.Errorf("after %v: %v, want ErrUnknown when the leader changes", time.Since(began), err)
 		}
 	})
@@ -360,11 +360,11 @@ func TestAGivenUpWriteSendsNoBytesOfItsCallersNextUse(t *testing.T) {
 		}))
 		ctx, cancel := context.WithCancel(t.Context())
 		value := []byte("green")
-		s.writes = batch.NewGroups(sending(func(entry []byte) ([]command.Result, error) {
+		s.writes.groups = batch.NewGroups(sending(func(entry []byte) ([]command.Result, error) {
 			cancel()
 			time.Sleep(time.Second) // in which Set returns: value is its caller's again
 			copy(value, "XXXXX")
-			return s.propose(func() []byte { return entry })
+			return s.writes.propose(func() []byte { return entry })
 		}), s.node.Life.Go)
 		if _, err := s.Set(ctx, "color", value); !errors.Is(err, ErrUnknown) {
 			t.Errorf("given up on its way: %v", err)
