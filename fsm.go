@@ -4,11 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -16,6 +19,7 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/feed"
 	"github.com/kvraft/kvraft/internal/pace"
+	"github.com/kvraft/kvraft/internal/sleep"
 	"github.com/kvraft/kvraft/internal/state"
 )
 
@@ -318,3 +322,44 @@ func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
 }
 
 func (s *fsmSnapshot) Release() {}
+
+// takeSnapshots compacts the log whenever enough of it has gathered.
+func (s *Store) takeSnapshots() {
+	for {
+		select {
+		case <-s.fsm.due:
+		case <-s.node.Ctx.Done():
+			return
+		}
+		pause := sleep.Backoff{Next: s.opts.timing.Heartbeat, Most: time.Minute}
+		for {
+			err := s.takeSnapshot()
+			if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) { // the leader has sent one
+				break
+			}
+			if !pause.Wait(s.node.Ctx) { // a change of the configuration is under way, or the disk is full
+				return
+			}
+		}
+	}
+}
+
+// takeSnapshot lets raft write a snapshot and drop the log before it, but for as
+// many entries as fit into TrailingBytes.
+func (s *Store) takeSnapshot() error {
+	config := s.node.Raft.ReloadableConfig()
+	config.TrailingLogs = max(s.node.Logs.TrailingWithin(s.opts.snapshots.TrailingBytes), 1) // or an entry that is just being appended could go
+	if err := s.node.Raft.ReloadConfig(config); err != nil {
+		return fmt.Errorf("take a snapshot: %w", err)
+	}
+	if err := s.node.Raft.Snapshot().Error(); err != nil {
+		s.node.Log.Warn("take a snapshot", "error", err)
+		return fmt.Errorf("take a snapshot: %w", err)
+	}
+	return nil
+}
+
+// firstPhase is how much of the log before a node's first snapshot counts as written
+// already: at random, or all nodes would write snapshots at once, but never so much
+// that the first few entries bring one.
+func firstPhase(every int64) int64 { return mathrand.Int64N(every - every/8) }

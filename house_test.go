@@ -17,8 +17,8 @@ import (
 // What the root package and its types have now: these figures may only go down, to 14
 // files, 450 lines and 60 methods.
 const (
-	mostRootFiles = 39
-	mostLines     = 490
+	mostRootFiles = 14
+	mostLines     = 450
 	mostMethods   = 86
 )
 

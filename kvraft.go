@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
 	"net"
 	"sync/atomic"
 	"time"
@@ -26,7 +25,7 @@ import (
 	"github.com/kvraft/kvraft/internal/place"
 	"github.com/kvraft/kvraft/internal/raftnet"
 	"github.com/kvraft/kvraft/internal/roster"
-	"github.com/kvraft/kvraft/internal/sleep"
+	"github.com/kvraft/kvraft/internal/snapshots"
 	"github.com/kvraft/kvraft/internal/watchdog"
 )
 
@@ -233,11 +232,6 @@ func (s *Store) newRaft() (r *raft.Raft, err error) {
 	return r, err
 }
 
-// firstPhase is how much of the log before a node's first snapshot counts as written
-// already: at random, or all nodes would write snapshots at once, but never so much
-// that the first few entries bring one.
-func firstPhase(every int64) int64 { return mathrand.Int64N(every - every/8) }
-
 // needsOthers reports whether this node leads and needs others to commit an entry.
 func (s *Store) needsOthers() bool {
 	return s.node.Raft.State() == raft.Leader && len(roster.Voters(s.node.Configuration())) > 1
@@ -251,42 +245,6 @@ func (s *Store) start() {
 	s.node.Life.Go(s.joiner.AdoptClusterID)
 	s.node.Life.Go(s.lead.ElectSelf)
 	s.watchdog.Start()
-}
-
-// takeSnapshots compacts the log whenever enough of it has gathered.
-func (s *Store) takeSnapshots() {
-	for {
-		select {
-		case <-s.fsm.due:
-		case <-s.node.Ctx.Done():
-			return
-		}
-		pause := sleep.Backoff{Next: s.opts.timing.Heartbeat, Most: time.Minute}
-		for {
-			err := s.takeSnapshot()
-			if err == nil || errors.Is(err, raft.ErrNothingNewToSnapshot) { // the leader has sent one
-				break
-			}
-			if !pause.Wait(s.node.Ctx) { // a change of the configuration is under way, or the disk is full
-				return
-			}
-		}
-	}
-}
-
-// takeSnapshot lets raft write a snapshot and drop the log before it, but for as
-// many entries as fit into TrailingBytes.
-func (s *Store) takeSnapshot() error {
-	config := s.node.Raft.ReloadableConfig()
-	config.TrailingLogs = max(s.node.Logs.TrailingWithin(s.opts.snapshots.TrailingBytes), 1) // or an entry that is just being appended could go
-	if err := s.node.Raft.ReloadConfig(config); err != nil {
-		return fmt.Errorf("take a snapshot: %w", err)
-	}
-	if err := s.node.Raft.Snapshot().Error(); err != nil {
-		s.node.Log.Warn("take a snapshot", "error", err)
-		return fmt.Errorf("take a snapshot: %w", err)
-	}
-	return nil
 }
 
 // Index returns the newest log index that is in this node's state. The committed
@@ -380,4 +338,69 @@ func closeListener(l net.Listener) error {
 		return err
 	}
 	return nil
+}
+
+// readStorage reads all that the node has, and writes nothing. What it opens is for
+// closeStorage to close.
+func (s *Store) readStorage() (err error) {
+	opt := disk.Options{
+		Dir:    s.opts.dir,
+		Store:  s.opts.logStore,
+		Name:   s.name(),
+		Stall:  s.opts.timing.Stall,
+		Whose:  s.opts.whose,
+		Fail:   s.node.StopForFault,
+		Logger: s.node.Log.Named("log"),
+	}
+	if s.opts.inMemory {
+		opt.Store = raft.NewInmemStore()
+	}
+	if s.opts.atRest {
+		opt.Whose = nil
+	}
+	if s.node.Logs, err = disk.Open(opt); err != nil {
+		return err
+	}
+	return s.node.Logs.NameForeign(s.readSnapshots())
+}
+
+func (s *Store) readSnapshots() (err error) {
+	codec := snapshots.Codec{Verify: verifySnapshot, VerifyNew: s.verifyNewSnapshot}
+	if s.node.Logs.IsHraftds() || s.node.Logs.Record().IsLegacy() {
+		codec.Verify, codec.Translate = verifyOldSnapshot, translated
+	}
+	if s.opts.inMemory {
+		s.node.Snapshots, err = snapshots.OpenInMemory(s.node.Logs, codec)
+	} else {
+		s.node.Snapshots, err = snapshots.Open(s.opts.dir, s.opts.snapshots.Retain, s.node.Logs, codec, s.node.Log.Named("snapshot"))
+	}
+	return err
+}
+
+// openForWriting is for what has been read, and from which the node can start.
+func (s *Store) openForWriting() error {
+	if err := s.node.Logs.OpenForWriting(); err != nil {
+		return err
+	}
+	if err := s.node.Snapshots.Settle(); err != nil {
+		return err
+	}
+	return s.node.Logs.Tidy()
+}
+
+// pretendWriting takes the place of openForWriting where nothing may be written.
+func (s *Store) pretendWriting() error {
+	s.node.Logs.PretendWriting()
+	return s.node.Snapshots.SettleLog()
+}
+
+// closeStorage closes what has been opened.
+func (s *Store) closeStorage() (err error) {
+	if s.node.Snapshots != nil {
+		err = s.node.Snapshots.Close()
+	}
+	if s.node.Logs != nil {
+		err = errors.Join(err, s.node.Logs.Close())
+	}
+	return err
 }

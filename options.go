@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/joining"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -345,4 +347,33 @@ func checkID(id string) error {
 		return fmt.Errorf("%w: id %.100q: want 1 to %d bytes of UTF-8 without spaces and '#'", ErrInvalid, id, maxID)
 	}
 	return nil
+}
+
+// whose tells which member a directory of hraftd's is. (hraftd knows a member by the bare
+// id, which it keeps, in a cluster without an id: see package member.) It does not say so itself:
+// hraftd was told its id by each command line, or took the address of its peers for
+// it.
+func (o *options) whose(config raft.Configuration) (string, error) {
+	var ids []string
+	for _, m := range config.Servers {
+		if err := checkID(string(m.ID)); err != nil {
+			return "", fmt.Errorf("%w: a cluster with such a member cannot be taken over; set its keys in a new one", err)
+		}
+		ids = append(ids, string(m.ID))
+	}
+	if len(ids) == 0 {
+		return "", fmt.Errorf("%w: it has no configuration, as a node has that never joined or whose raft is older than protocol version 3; empty the directory and let the node join", errs.Invalid)
+	}
+	if o.id != "" && !slices.Contains(ids, o.id) {
+		return "", fmt.Errorf("%w: no member has the id %q; its members are %s", errs.Invalid, o.id, strings.Join(ids, ", "))
+	}
+	for _, id := range []string{o.id, o.advertise, o.addr} {
+		if slices.Contains(ids, id) {
+			return id, nil
+		}
+	}
+	if len(ids) > 1 {
+		return "", fmt.Errorf("%w: it does not say which of the members it is, %s: name its id, as hraftd was told it (WithID, kvd -id)", errs.Invalid, strings.Join(ids, ", "))
+	}
+	return ids[0], nil
 }

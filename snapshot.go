@@ -2,6 +2,7 @@ package kvraft
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/pace"
 	"github.com/kvraft/kvraft/internal/state"
@@ -364,4 +366,57 @@ func (s *Store) hasSnapshot(req *raft.InstallSnapshotRequest) (bool, error) {
 		return true, fmt.Errorf("this node has the snapshot, and has yet to hear a heartbeat of term %d", req.Term)
 	}
 	return true, nil
+}
+
+// verifyOldSnapshot is verifySnapshot for one that may be hraftd's.
+func verifyOldSnapshot(r io.Reader) error {
+	in := bufio.NewReader(r)
+	if !disk.IsHraftdSnapshot(in) {
+		return verifySnapshot(in)
+	}
+	_, err := disk.ReadHraftdSnapshot(in)
+	return err
+}
+
+// translated makes a snapshot of hraftd's one of kvraft's, for this node and for any
+// that is sent it.
+func translated(meta *raft.SnapshotMeta, content io.ReadCloser) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	in := bufio.NewReader(content)
+	if !disk.IsHraftdSnapshot(in) {
+		return meta, struct {
+			io.Reader
+			io.Closer
+		}{in, content}, nil
+	}
+	defer content.Close()
+	pairs, err := disk.ReadHraftdSnapshot(in)
+	if err != nil {
+		return nil, nil, err
+	}
+	var out bytes.Buffer
+	head := snapshotHeader{index: meta.Index, term: meta.Term}
+	if err := writeSnapshot(context.Background(), &out, head, state.NewLegacy(pairs).View()); err != nil {
+		return nil, nil, err
+	}
+	meta.Size = int64(out.Len())
+	return meta, io.NopCloser(&out), nil
+}
+
+// mayCut tells why the log must not end before the entry from, or nil: what is in the
+// state is committed. Messages that would cut it are refused; this is for what they
+// bring about together. Where a snapshot takes the place of the whole log it has been
+// completed before.
+func (s *Store) mayCut(from uint64) error {
+	at := s.Index()
+	if from > at {
+		return nil
+	}
+	list, err := s.node.Snapshots.List()
+	if err != nil {
+		return err
+	}
+	if len(list) > 0 && list[0].Index >= at {
+		return nil
+	}
+	return fmt.Errorf("the state has the entries up to %d: what is committed is not deleted", at)
 }
