@@ -20,6 +20,19 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
+// A linearizable read goes through these, in the order of this file:
+//
+//	Get                          repeats it, on whoever leads, until it has an answer
+//	readAsLeader, readAsFollower answer from this node's state, or ask the leader
+//	batch.Rounds.Join            takes part in a round that begins after the call
+//	askLeader                    on a follower: a call, which serveReadIndex answers
+//	readIndexAsLeader            joins the leader's round
+//	lead.Tracker.Confirm         asks a majority of the voters whether it leads still (internal/lead)
+//	fsm.AwaitIndex               waits until the state has what was committed then (fsm.go)
+//	applied.get                  reads it
+//
+// The round is ReadIndex of section 6.4 of Ongaro's thesis.
+
 // Entry is a key with its value.
 type Entry struct {
 	Key     string
@@ -120,12 +133,32 @@ func (s *Store) Get(ctx context.Context, key string, opts ...ReadOption) (Entry,
 	return entry, err
 }
 
+// reader serves the reads of a node.
+type reader struct {
+	node *node.Node
+	lead *lead.Tracker
+	fsm  *fsm
+
+	asking    [2]*batch.Rounds    // of a follower, by the level of its readers; each a question to the leader
+	waiting   atomic.Int32        // Gets that wait on this node as a follower
+	forwarded *semaphore.Weighted // a place for each of maxForwardedReads
+	proof     atomic.Pointer[freshness]
+}
+
+func newReader(n *node.Node, t *lead.Tracker, f *fsm) *reader {
+	r := &reader{node: n, lead: t, fsm: f, forwarded: semaphore.NewWeighted(maxForwardedReads)}
+	for l := range r.asking {
+		r.asking[l] = batch.NewRounds(func() (uint64, error) { return r.askLeader(ReadLevel(l)) }, n.Life.Go)
+	}
+	return r
+}
+
 // readAsLeader answers from this node's state.
-func (s *reader) readAsLeader(ctx context.Context, key string, l ReadLevel) (Entry, error) {
-	if _, err := s.readIndexAsLeader(ctx, l); err != nil {
+func (r *reader) readAsLeader(ctx context.Context, key string, l ReadLevel) (Entry, error) {
+	if _, err := r.readIndexAsLeader(ctx, l); err != nil {
 		return Entry{}, err
 	}
-	return s.fsm.now.Load().get(key)
+	return r.fsm.now.Load().get(key)
 }
 
 // fewReaders of a follower, or one, ask the leader for their entries. When there are
@@ -135,63 +168,76 @@ func (s *reader) readAsLeader(ctx context.Context, key string, l ReadLevel) (Ent
 // that lags behind by more they ask for their entries after all.
 const fewReaders = 2
 
-func (s *reader) readAsFollower(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
-	defer s.waiting.Add(-1)
-	if s.waiting.Add(1) <= fewReaders {
-		return s.forwardGet(ctx, leader, key, l)
+func (r *reader) readAsFollower(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
+	defer r.waiting.Add(-1)
+	if r.waiting.Add(1) <= fewReaders {
+		return r.forwardGet(ctx, leader, key, l)
 	}
-	index, err := s.asking[l].Join(ctx)
+	index, err := r.asking[l].Join(ctx)
 	if err != nil {
 		return Entry{}, err
 	}
-	if s.node.Index() < index {
-		soon, cancel := context.WithTimeout(ctx, 4*s.node.Timing.Commit)
+	if r.node.Index() < index {
+		soon, cancel := context.WithTimeout(ctx, 4*r.node.Timing.Commit)
 		defer cancel()
-		if s.fsm.AwaitIndex(soon, index) != nil {
-			return s.forwardGet(ctx, leader, key, l)
+		if r.fsm.AwaitIndex(soon, index) != nil {
+			return r.forwardGet(ctx, leader, key, l)
 		}
 	}
-	return s.fsm.now.Load().get(key)
+	return r.fsm.now.Load().get(key)
 }
 
 // readHere waits until this node has what the leader had, for as long as it takes: the
 // entry may be too large for the link, or the link too slow.
-func (s *reader) readHere(ctx context.Context, key string, l ReadLevel) (Entry, error) {
-	index, err := s.asking[l].Join(ctx)
+func (r *reader) readHere(ctx context.Context, key string, l ReadLevel) (Entry, error) {
+	index, err := r.asking[l].Join(ctx)
 	if err != nil {
 		return Entry{}, err
 	}
-	if err := s.fsm.AwaitIndex(ctx, index); err != nil {
+	if err := r.fsm.AwaitIndex(ctx, index); err != nil {
 		return Entry{}, err
 	}
-	return s.fsm.now.Load().get(key)
+	return r.fsm.now.Load().get(key)
+}
+
+// askLeader is a round of asking.
+func (r *reader) askLeader(l ReadLevel) (index uint64, err error) {
+	now := r.lead.Tenure()
+	if now.Leads {
+		return 0, errs.NoLeaderKnown // whoever takes part asks again
+	}
+	err = r.lead.Under(r.node.Ctx, now, func(ctx context.Context, now *lead.Tenure) (err error) {
+		index, err = r.forwardReadIndex(ctx, now.Leader, l)
+		return err
+	})
+	return index, err
 }
 
 // readIndexAsLeader returns a log index that this node's state has reached. If
 // linearizable, a quorum has confirmed that no later leader can have committed
 // anything before the call, and the state holds everything committed by then.
-func (s *reader) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, error) {
+func (r *reader) readIndexAsLeader(ctx context.Context, l ReadLevel) (uint64, error) {
 	if l == LeaderLocal {
-		term, err := s.node.LeaderTerm()
+		term, err := r.node.LeaderTerm()
 		if err != nil {
 			return 0, err
 		}
-		if err := s.fsm.AwaitTerm(ctx, term); err != nil { // what its predecessors have acknowledged
+		if err := r.fsm.AwaitTerm(ctx, term); err != nil { // what its predecessors have acknowledged
 			return 0, err
 		}
-		return s.node.Index(), nil
+		return r.node.Index(), nil
 	}
-	return s.lead.Rounds.Join(ctx)
+	return r.lead.Rounds.Join(ctx)
 }
 
 // readIndex is readIndexAsLeader on whoever leads. Once this node's state has
 // reached the index it serves as well as the leader's.
-func (s *reader) readIndex(ctx context.Context, l ReadLevel) (index uint64, err error) {
-	err = s.lead.ReadThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) (err error) {
+func (r *reader) readIndex(ctx context.Context, l ReadLevel) (index uint64, err error) {
+	err = r.lead.ReadThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) (err error) {
 		if tenure.Leads {
-			index, err = s.readIndexAsLeader(ctx, l)
+			index, err = r.readIndexAsLeader(ctx, l)
 		} else {
-			index, err = s.asking[l].Join(ctx)
+			index, err = r.asking[l].Join(ctx)
 		}
 		return err
 	})
@@ -202,12 +248,12 @@ func (s *reader) readIndex(ctx context.Context, l ReadLevel) (index uint64, err 
 const maxForwardedReads = 16
 
 // forwardGet asks the leader for an entry, when it is its turn.
-func (s *reader) forwardGet(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
-	if s.forwarded.Acquire(ctx, 1) != nil {
+func (r *reader) forwardGet(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
+	if r.forwarded.Acquire(ctx, 1) != nil {
 		return Entry{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
 	}
-	defer s.forwarded.Release(1)
-	answer, err := s.node.Port.CallWithin(ctx, s.node.Patience(), leader, wire.CallGet, append([]byte{byte(l)}, key...))
+	defer r.forwarded.Release(1)
+	answer, err := r.node.Port.CallWithin(ctx, r.node.Patience(), leader, wire.CallGet, append([]byte{byte(l)}, key...))
 	if err != nil {
 		return Entry{}, err
 	}
@@ -217,12 +263,12 @@ func (s *reader) forwardGet(ctx context.Context, leader roster.Peer, key string,
 	return Entry{Key: key, Value: answer[8:], Version: binary.BigEndian.Uint64(answer)}, nil
 }
 
-func (s *reader) serveGet(ctx context.Context, payload []byte) ([]byte, error) {
+func (r *reader) serveGet(ctx context.Context, payload []byte) ([]byte, error) {
 	l, err := decodeLevel(payload)
 	if err != nil {
 		return nil, err
 	}
-	entry, err := s.readAsLeader(ctx, string(payload[1:]), l)
+	entry, err := r.readAsLeader(ctx, string(payload[1:]), l)
 	if err != nil {
 		return nil, err
 	}
@@ -230,20 +276,20 @@ func (s *reader) serveGet(ctx context.Context, payload []byte) ([]byte, error) {
 }
 
 // forwardReadIndex asks the leader for a log index to read at.
-func (s *reader) forwardReadIndex(ctx context.Context, leader roster.Peer, l ReadLevel) (uint64, error) {
-	answer, err := s.node.Port.CallWithin(ctx, s.node.Patience(), leader, wire.CallReadIndex, []byte{byte(l)})
+func (r *reader) forwardReadIndex(ctx context.Context, leader roster.Peer, l ReadLevel) (uint64, error) {
+	answer, err := r.node.Port.CallWithin(ctx, r.node.Patience(), leader, wire.CallReadIndex, []byte{byte(l)})
 	if err != nil {
 		return 0, err
 	}
 	return wire.DecodeUint64(answer)
 }
 
-func (s *reader) serveReadIndex(ctx context.Context, payload []byte) ([]byte, error) {
+func (r *reader) serveReadIndex(ctx context.Context, payload []byte) ([]byte, error) {
 	l, err := decodeLevel(payload)
 	if err != nil {
 		return nil, err
 	}
-	index, err := s.readIndexAsLeader(ctx, l)
+	index, err := r.readIndexAsLeader(ctx, l)
 	if err != nil {
 		return nil, err
 	}
@@ -257,36 +303,23 @@ func decodeLevel(payload []byte) (ReadLevel, error) {
 	return ReadLevel(payload[0]), nil
 }
 
-// askLeader is a round of asking.
-func (s *reader) askLeader(l ReadLevel) (index uint64, err error) {
-	now := s.lead.Tenure()
-	if now.Leads {
-		return 0, errs.NoLeaderKnown // whoever takes part asks again
-	}
-	err = s.lead.Under(s.node.Ctx, now, func(ctx context.Context, now *lead.Tenure) (err error) {
-		index, err = s.forwardReadIndex(ctx, now.Leader, l)
-		return err
-	})
-	return index, err
-}
-
 // localState returns this node's state when it is as fresh as asked for.
-func (s *reader) localState(ctx context.Context, o readOptions) (*applied, error) {
-	if err := s.node.Life.Err(); err != nil {
+func (r *reader) localState(ctx context.Context, o readOptions) (*applied, error) {
+	if err := r.node.Life.Err(); err != nil {
 		return nil, err
 	}
-	if err := s.fsm.awaitVersion(ctx, o.version); err != nil {
+	if err := r.fsm.awaitVersion(ctx, o.version); err != nil {
 		return nil, tooStale(err, "wait for version %d", o.version)
 	}
-	if lost := lostRange(s.fsm.now.Load().view, o.version); o.version > 0 && lost != "" {
+	if lost := lostRange(r.fsm.now.Load().view, o.version); o.version > 0 && lost != "" {
 		return nil, fmt.Errorf("%w: the versions %s, with the writes that had them, were lost in a recovery", ErrStale, lost)
 	}
 	if o.maxAge > 0 {
-		if err := s.proveFresh(ctx, o.maxAge); err != nil {
+		if err := r.proveFresh(ctx, o.maxAge); err != nil {
 			return nil, err
 		}
 	}
-	return s.fsm.now.Load(), nil
+	return r.fsm.now.Load(), nil
 }
 
 // freshness is the proof that a state at or past index lacks nothing that was
@@ -297,17 +330,17 @@ type freshness struct {
 	index uint64
 }
 
-func (s *reader) proveFresh(ctx context.Context, maxAge time.Duration) error {
-	if proof := s.proof.Load(); proof != nil && time.Since(proof.at) <= maxAge && s.node.Index() >= proof.index {
+func (r *reader) proveFresh(ctx context.Context, maxAge time.Duration) error {
+	if proof := r.proof.Load(); proof != nil && time.Since(proof.at) <= maxAge && r.node.Index() >= proof.index {
 		return nil
 	}
 	at := time.Now()
-	index, err := s.readIndex(ctx, Linearizable)
+	index, err := r.readIndex(ctx, Linearizable)
 	if err != nil {
 		return tooStale(err, "ask the leader")
 	}
-	s.proof.Store(&freshness{at, index}) // an older one in its place costs a round, no more
-	if err := s.fsm.AwaitIndex(ctx, index); err != nil {
+	r.proof.Store(&freshness{at, index}) // an older one in its place costs a round, no more
+	if err := r.fsm.AwaitIndex(ctx, index); err != nil {
 		return tooStale(err, "wait for log index %d", index)
 	}
 	if age := time.Since(at); age > maxAge {
@@ -398,24 +431,4 @@ func (v *View) while(from string, in func(key string) bool) iter.Seq[Entry] {
 			return in(key) && yield(entry(key, item))
 		})
 	}
-}
-
-// reader serves the reads of a node.
-type reader struct {
-	node *node.Node
-	lead *lead.Tracker
-	fsm  *fsm
-
-	asking    [2]*batch.Rounds    // of a follower, by the level of its readers; each a question to the leader
-	waiting   atomic.Int32        // Gets that wait on this node as a follower
-	forwarded *semaphore.Weighted // a place for each of maxForwardedReads
-	proof     atomic.Pointer[freshness]
-}
-
-func newReader(n *node.Node, t *lead.Tracker, f *fsm) *reader {
-	r := &reader{node: n, lead: t, fsm: f, forwarded: semaphore.NewWeighted(maxForwardedReads)}
-	for l := range r.asking {
-		r.asking[l] = batch.NewRounds(func() (uint64, error) { return r.askLeader(ReadLevel(l)) }, n.Life.Go)
-	}
-	return r
 }

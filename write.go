@@ -193,7 +193,21 @@ func conditions(key string, opts []WriteOption, op Op) []Op {
 	return ops
 }
 
-func (s *writer) batch(ctx context.Context, ops []Op) (uint64, error) {
+// writer takes the writes of a node to the leader's log.
+type writer struct {
+	node   *node.Node
+	lead   *lead.Tracker
+	limits limits.Limits
+	groups *batch.Groups
+}
+
+func newWriter(n *node.Node, t *lead.Tracker, l limits.Limits) *writer {
+	w := &writer{node: n, lead: t, limits: l}
+	w.groups = batch.NewGroups(w.propose, n.Life.Go)
+	return w
+}
+
+func (w *writer) batch(ctx context.Context, ops []Op) (uint64, error) {
 	var request command.Request
 	var id *RequestID
 	created := new(bool)
@@ -207,7 +221,7 @@ func (s *writer) batch(ctx context.Context, ops []Op) (uint64, error) {
 			request.Ops = append(request.Ops, o.op)
 		}
 	}
-	if err := s.limits.Check(request.Ops); err != nil {
+	if err := w.limits.Check(request.Ops); err != nil {
 		return 0, err
 	}
 	if id != nil {
@@ -215,9 +229,9 @@ func (s *writer) batch(ctx context.Context, ops []Op) (uint64, error) {
 			return 0, err
 		}
 	} else {
-		s.node.Ids.Stamp(&request, s.node.Index())
+		w.node.Ids.Stamp(&request, w.node.Index())
 	}
-	result, err := s.submit(ctx, request, id != nil)
+	result, err := w.submit(ctx, request, id != nil)
 	if err != nil {
 		return 0, err
 	}
@@ -233,23 +247,23 @@ func (s *writer) batch(ctx context.Context, ops []Op) (uint64, error) {
 
 // submit sends the request until its outcome is known or ctx ends. repeated: an
 // earlier call may have brought a copy of it into the log.
-func (s *writer) submit(ctx context.Context, request command.Request, repeated bool) (command.Result, error) {
-	release, err := s.groups.Reserve(ctx, request.Ops)
+func (w *writer) submit(ctx context.Context, request command.Request, repeated bool) (command.Result, error) {
+	release, err := w.groups.Reserve(ctx, request.Ops)
 	if err != nil {
 		return command.Result{}, err
 	}
 	defer release()
-	w := submission{s: s, ctx: ctx, request: request, repeated: repeated}
-	w.encoded = command.AppendRequest(nil, &request)
-	if err := s.lead.Retry(ctx, w.try); err != nil {
-		return w.result, lead.Outcome(ctx, err, w.maybe, s.lead.ReasonOr(w.last))
+	on := submission{writer: w, ctx: ctx, request: request, repeated: repeated}
+	on.encoded = command.AppendRequest(nil, &request)
+	if err := w.lead.Retry(ctx, on.try); err != nil {
+		return on.result, lead.Outcome(ctx, err, on.maybe, w.lead.ReasonOr(on.last))
 	}
-	return w.result, w.last
+	return on.result, on.last
 }
 
 // submission is a request on its way.
 type submission struct {
-	s        *writer
+	writer   *writer
 	ctx      context.Context
 	request  command.Request
 	encoded  []byte
@@ -262,41 +276,41 @@ type submission struct {
 }
 
 // try makes one attempt, and reports whether the outcome is known.
-func (w *submission) try(t *lead.Tenure) (done bool) {
-	result, err := w.s.groups.Do(w.ctx, w.encoded, w.refused)
+func (on *submission) try(t *lead.Tenure) (done bool) {
+	result, err := on.writer.groups.Do(on.ctx, on.encoded, on.refused)
 	if err == nil {
 		err = refusal(result)
 	}
-	w.result = result
+	on.result = result
 	switch {
-	case isRefusal(err) && !w.refused:
-		w.refused, w.last = true, err // once more, alone
-	case isRefusal(err) && w.maybe:
-		return w.end(fmt.Errorf("%w: an earlier attempt may have been applied: %w", ErrUnknown, err))
+	case isRefusal(err) && !on.refused:
+		on.refused, on.last = true, err // once more, alone
+	case isRefusal(err) && on.maybe:
+		return on.end(fmt.Errorf("%w: an earlier attempt may have been applied: %w", ErrUnknown, err))
 	case isRefusal(err):
-		return w.end(err)
+		return on.end(err)
 	case err == nil && result.Code != command.Expired:
-		return w.end(nil)
-	case err == nil && w.repeated && w.request.Born >= result.Version:
-		return w.end(fmt.Errorf("%w: the INDEX %d of the request id lies beyond the log, which is at %d", ErrInvalid, w.request.Born, result.Version))
-	case err == nil && (w.maybe || w.repeated):
-		return w.end(fmt.Errorf("%w: an earlier attempt may have been applied, and is no longer remembered", ErrUnknown))
+		return on.end(nil)
+	case err == nil && on.repeated && on.request.Born >= result.Version:
+		return on.end(fmt.Errorf("%w: the INDEX %d of the request id lies beyond the log, which is at %d", ErrInvalid, on.request.Born, result.Version))
+	case err == nil && (on.maybe || on.repeated):
+		return on.end(fmt.Errorf("%w: an earlier attempt may have been applied, and is no longer remembered", ErrUnknown))
 	case err == nil:
 		// This node's state was so old when the id was minted that nobody
 		// can tell whether it is new. It is: no attempt went out before.
-		w.s.node.Ids.Stamp(&w.request, result.Version)
-		w.encoded = command.AppendRequest(nil, &w.request)
-		return w.try(t)
+		on.writer.node.Ids.Stamp(&on.request, result.Version)
+		on.encoded = command.AppendRequest(nil, &on.request)
+		return on.try(t)
 	case !errors.Is(err, errs.Unsent):
-		w.maybe, w.last = true, err
-	case !w.maybe && (w.last == nil || w.ctx.Err() == nil): // else the last one tells more
-		w.last = err
+		on.maybe, on.last = true, err
+	case !on.maybe && (on.last == nil || on.ctx.Err() == nil): // else the last one tells more
+		on.last = err
 	}
 	return false
 }
 
-func (w *submission) end(err error) (done bool) {
-	w.last = err
+func (on *submission) end(err error) (done bool) {
+	on.last = err
 	return true
 }
 
@@ -317,29 +331,29 @@ func isRefusal(err error) bool {
 }
 
 // propose brings a group to the leader, here or elsewhere.
-func (s *writer) propose(seal func() []byte) ([]command.Result, error) {
-	tenure := s.lead.Tenure()
+func (w *writer) propose(seal func() []byte) ([]command.Result, error) {
+	tenure := w.lead.Tenure()
 	switch {
 	case tenure.Leads:
-		return s.applySealed(seal)
+		return w.applySealed(seal)
 	case tenure.Leader == roster.Peer{}:
 		return nil, errs.NoLeaderKnown
 	}
-	return s.forwardWrite(tenure, seal)
+	return w.forwardWrite(tenure, seal)
 }
 
-func (s *writer) applySealed(seal func() []byte) ([]command.Result, error) {
+func (w *writer) applySealed(seal func() []byte) ([]command.Result, error) {
 	entry := seal()
 	if entry == nil {
 		return nil, nil
 	}
-	return s.replicate(entry)
+	return w.replicate(entry)
 }
 
 // forwardWrite sends a group over a connection. A leader to which none can be made has
 // been sent nothing, however long that takes.
-func (s *writer) forwardWrite(r *lead.Tenure, seal func() []byte) ([]command.Result, error) {
-	leader, err := s.node.Port.ConnectWithin(r.Ctx, s.node.Patience(), r.Leader)
+func (w *writer) forwardWrite(r *lead.Tenure, seal func() []byte) ([]command.Result, error) {
+	leader, err := w.node.Port.ConnectWithin(r.Ctx, w.node.Patience(), r.Leader)
 	if err != nil {
 		return nil, err
 	}
@@ -348,7 +362,7 @@ func (s *writer) forwardWrite(r *lead.Tenure, seal func() []byte) ([]command.Res
 		leader.Release()
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(r.Ctx, s.node.Patience()+time.Duration(len(entry))*wire.PerByte)
+	ctx, cancel := context.WithTimeout(r.Ctx, w.node.Patience()+time.Duration(len(entry))*wire.PerByte)
 	defer cancel()
 	answer, err := leader.Call(ctx, wire.CallWrite, entry)
 	if err != nil {
@@ -364,8 +378,8 @@ func (s *writer) forwardWrite(r *lead.Tenure, seal func() []byte) ([]command.Res
 // serveWrite lets nothing into the log that a state machine could not decode, or that
 // no caller of this node could have written: the node that forwards may have other
 // limits, or be none.
-func (s *writer) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
-	own := s.limits
+func (w *writer) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
+	own := w.limits
 	if len(payload) > own.GroupBytes() {
 		return nil, fmt.Errorf("%w: group of %d bytes, the limit is %d", ErrTooLarge, len(payload), own.GroupBytes())
 	}
@@ -384,7 +398,7 @@ func (s *writer) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
 	default:
 		payload = command.Append(nil, taken)
 	}
-	applied, err := s.replicate(payload)
+	applied, err := w.replicate(payload)
 	if err != nil {
 		return nil, err
 	}
@@ -400,15 +414,15 @@ func (s *writer) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
 // state machine has applied it. The entry is raft's from then on. The wait ends: a
 // leader that loses its majority steps down within its lease, and a store that
 // stops drains what is under way first.
-func (s *writer) replicate(entry []byte) ([]command.Result, error) {
-	if !s.node.Futures.Enter() {
-		return nil, fmt.Errorf("%w: %w", errs.Unsent, s.node.Life.Err())
+func (w *writer) replicate(entry []byte) ([]command.Result, error) {
+	if !w.node.Futures.Enter() {
+		return nil, fmt.Errorf("%w: %w", errs.Unsent, w.node.Life.Err())
 	}
-	defer s.node.Futures.Leave()
-	if !s.node.IsPlaced() {
+	defer w.node.Futures.Leave()
+	if !w.node.IsPlaced() {
 		return nil, wire.ErrUnplaced
 	}
-	future := s.node.Raft.Apply(entry, s.node.Timing.Election)
+	future := w.node.Raft.Apply(entry, w.node.Timing.Election)
 	if err := future.Error(); err != nil {
 		return nil, applyError(err, future.Index())
 	}
@@ -431,18 +445,4 @@ func applyError(err error, index uint64) error {
 		return fmt.Errorf("%w: %w", errs.Unsent, err)
 	}
 	return fmt.Errorf("%w: %w", ErrUnknown, err)
-}
-
-// writer takes the writes of a node to the leader's log.
-type writer struct {
-	node   *node.Node
-	lead   *lead.Tracker
-	limits limits.Limits
-	groups *batch.Groups
-}
-
-func newWriter(n *node.Node, t *lead.Tracker, l limits.Limits) *writer {
-	w := &writer{node: n, lead: t, limits: l}
-	w.groups = batch.NewGroups(w.propose, n.Life.Go)
-	return w
 }
