@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -197,4 +198,33 @@ func typeName(t ast.Expr) string {
 		return t.Name
 	}
 	return ""
+}
+
+// ARCHITECTURE.md names functions, and beside them the files in which they are.
+func TestTheWaysThroughTheCodeLeadToTheirFunctions(t *testing.T) {
+	text, err := os.ReadFile("ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	links := regexp.MustCompile(`\]\(([^)#]+)\)`)
+	for _, link := range links.FindAllStringSubmatch(string(text), -1) {
+		if _, err := os.Stat(link[1]); err != nil {
+			t.Error(err)
+		}
+	}
+	steps := regexp.MustCompile(`(?m)^\| [1-8] \| .*$`).FindAllString(string(text), -1)
+	if len(steps) != 16 {
+		t.Errorf("%d steps, want 8 of a write and 8 of a read", len(steps))
+	}
+	for _, step := range steps {
+		file, err := os.ReadFile(links.FindStringSubmatch(step)[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile("`([A-Za-z]+)`").FindAllStringSubmatch(step, -1) {
+			if !regexp.MustCompile(`(?m)^func (\(\w+ \*?\w+\) )?` + name[1] + `\(`).Match(file) {
+				t.Errorf("no function %s for the step %s", name[1], step)
+			}
+		}
+	}
 }
