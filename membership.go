@@ -196,9 +196,7 @@ func (s *Store) leaderOf(r *lead.Tenure) Node {
 // ErrNoLeader with the context's error.
 func (s *Store) WaitLeader(ctx context.Context) (Node, error) {
 	for {
-		s.lead.Current.Mu.Lock()
-		r, trouble, changed := s.lead.Current.Tenure, s.lead.Current.Reason, s.lead.Current.Changed
-		s.lead.Current.Mu.Unlock()
+		r, changed, trouble := s.lead.Now()
 		switch {
 		case s.node.Life.Err() != nil:
 			return Node{}, s.node.Life.Err()
@@ -232,9 +230,7 @@ func (s *Store) LeaderChanges(ctx context.Context) iter.Seq[Leadership] {
 	return func(yield func(Leadership) bool) {
 		var last *lead.Tenure
 		for {
-			s.lead.Current.Mu.Lock()
-			now, changed := s.lead.Current.Tenure, s.lead.Current.Changed
-			s.lead.Current.Mu.Unlock()
+			now, changed, _ := s.lead.Now()
 			if s.node.Life.Err() != nil || ctx.Err() != nil {
 				return
 			}

@@ -33,7 +33,7 @@ func newTestFollowerOn(t *testing.T, lan *memnet.Network, serve func(*wire.Port)
 	leader.Start()
 	s := newTestServer(t)
 	s.node.Port = wiretest.Port(t, lan, "a:1", testA)
-	s.lead.Current.Tenure = newTestTenure(s, testPeerB, false)
+	s.lead.Replace(&lead.Tenure{Leader: testPeerB})
 	return s
 }
 

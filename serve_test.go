@@ -1,7 +1,6 @@
 package kvraft
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"testing"
@@ -13,7 +12,6 @@ import (
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
-	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/place"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -33,7 +31,7 @@ func newTestServer(t testing.TB) *Store {
 		s.lines.Close(logPatience)
 	})
 	s.node.Raft = new(raft.Raft)
-	s.node.Placed.Store(true)
+	s.node.TakePlace()
 	var err error
 	if s.node.Logs, err = disk.Open(disk.Options{Store: raft.NewInmemStore(), Fail: func(err error) { t.Error(err) }}); err != nil {
 		t.Fatal(err)
@@ -50,7 +48,6 @@ func newTestServer(t testing.TB) *Store {
 	s.opts.network, s.opts.advertise = host, "b:1"
 	s.node.Port = s.newPort()
 	t.Cleanup(s.node.Port.Close)
-	s.lead.Current.Tenure = newTestTenure(s, roster.Peer{}, false)
 	return s
 }
 
@@ -68,12 +65,6 @@ func callOf(t *testing.T, s *Store) func(m wire.Method, payload string) ([]byte,
 	return func(m wire.Method, payload string) ([]byte, error) {
 		return a.Call(t.Context(), testPeerB, m, []byte(payload))
 	}
-}
-
-func newTestTenure(s *Store, leader roster.Peer, leads bool) *lead.Tenure {
-	r := &lead.Tenure{Leader: leader, Leads: leads}
-	r.Ctx, r.Cancel = context.WithCancel(s.node.Ctx)
-	return r
 }
 
 func TestAPayloadThatMakesNoSenseIsInvalid(t *testing.T) {

@@ -90,7 +90,7 @@ func (s *Store) newPort() *wire.Port {
 	p.Handle(wire.CallReadIndex, s.reads.serveReadIndex)
 	p.Handle(wire.CallConfirm, s.lead.ServeConfirm)
 	wire.HandleJSON(p, wire.CallCatchUp, s.members.ServeCatchUp)
-	p.Handle(wire.CallLastIndex, s.node.ServeLastIndex)
+	p.Handle(wire.CallLastIndex, s.lead.ServeLastIndex)
 	wire.HandleJSON(p, wire.CallJoin, s.members.ServeJoin)
 	wire.HandleJSON(p, wire.CallNodes, s.serveNodes)
 	wire.HandleJSON(p, wire.CallAdmit, s.joiner.AcceptAdmission)

@@ -229,7 +229,7 @@ func (w *writer) batch(ctx context.Context, ops []Op) (uint64, error) {
 			return 0, err
 		}
 	} else {
-		w.node.Ids.Stamp(&request, w.node.Index())
+		w.node.RequestIDs.Stamp(&request, w.node.Index())
 	}
 	result, err := w.submit(ctx, request, id != nil)
 	if err != nil {
@@ -298,7 +298,7 @@ func (on *submission) try(t *lead.Tenure) (done bool) {
 	case err == nil:
 		// This node's state was so old when the id was minted that nobody
 		// can tell whether it is new. It is: no attempt went out before.
-		on.writer.node.Ids.Stamp(&on.request, result.Version)
+		on.writer.node.RequestIDs.Stamp(&on.request, result.Version)
 		on.encoded = command.AppendRequest(nil, &on.request)
 		return on.try(t)
 	case !errors.Is(err, errs.Unsent):

@@ -30,7 +30,7 @@ func openInMemory(t *testing.T, opts ...Option) *Store {
 // fromPeer is a request as another node sends it.
 func (s *Store) fromPeer(ops ...command.Op) command.Request {
 	r := command.Request{Ops: ops}
-	s.node.Ids.Stamp(&r, s.Index())
+	s.node.RequestIDs.Stamp(&r, s.Index())
 	return r
 }
 

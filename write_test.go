@@ -324,7 +324,7 @@ func TestAGroupWithoutALeaderIsUnsent(t *testing.T) {
 	if _, err := s.writes.propose(emptyEntry); !errors.Is(err, errs.Unsent) {
 		t.Errorf("got %v, want errs.Unsent", err)
 	}
-	s.lead.Current.Tenure = newTestTenure(s, testPeerB, true)
+	s.lead.Replace(&lead.Tenure{Leader: testPeerB, Leads: true})
 	s.node.Life.Stop(ErrClosed)
 	s.node.Futures.Drain(time.Second)
 	if _, err := s.writes.propose(emptyEntry); !errors.Is(err, errs.Unsent) || !errors.Is(err, ErrClosed) {

@@ -229,7 +229,7 @@ func (d *Detector) CampaignAfter(r *lead.Tenure, reason string) bool {
 // campaignIfLost stands, in a term, unless raft has heard of another leader meanwhile, or
 // voted, or heard of the lost one.
 func (d *Detector) campaignIfLost(ctx context.Context, r *lead.Tenure, term uint64, heard time.Time) error {
-	if err := d.AskRaft(ctx, node.EmptyQuestion()); err != nil {
+	if err := d.AskRaft(ctx, node.EmptyRequest()); err != nil {
 		return err
 	}
 	_, leader := d.Raft.LeaderWithID() // in its own term it is the lost one

@@ -52,7 +52,7 @@ func (t *Tracker) Confirm() (index uint64, err error) {
 // term. The answers that it does not wait for keep their connections busy for a
 // while; a voter that is slow is left out of further rounds meanwhile.
 func (t *Tracker) AskVoters(ctx context.Context, term uint64) error {
-	voters, err := t.VotersIn(term)
+	voters, err := t.votersIn(term)
 	if err != nil {
 		return err
 	}
@@ -84,9 +84,17 @@ func (t *Tracker) AskVoters(ctx context.Context, term uint64) error {
 	return nil
 }
 
+// votersIn are those of the newest configuration, which is that of the leader of the
+// term: this node still leads in it after it has read them. A configuration of a later
+// leader may be without the voters that elected that one, down to this node alone.
+func (t *Tracker) votersIn(term uint64) ([]raft.Server, error) {
+	voters := roster.Voters(t.Configuration())
+	return voters, t.LeadsIn(term)
+}
+
 // askInBackground puts one answer into answers, unless it returns false.
 func (t *Tracker) askInBackground(server raft.Server, term uint64, answers chan<- error) bool {
-	release, ok := t.questions.Acquire(server.ID)
+	release, ok := t.inFlight.Acquire(server.ID)
 	if !ok {
 		return false
 	}

@@ -2,6 +2,7 @@ package lead
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -11,10 +12,12 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
-// TransferTo hands leadership over while the store runs: to one voter, or to any. What
-// is written meanwhile waits, and then goes to the next leader.
+// TransferTo hands leadership over while the store runs: to one voter, or with an empty
+// id to any. What is written meanwhile waits, and then goes to the next leader. An error
+// is errs.Unsent when nobody was asked to take it.
 func (t *Tracker) TransferTo(ctx context.Context, to raft.ServerID) error {
 	near, cancel := context.WithTimeout(ctx, t.Timing.Election)
 	defer cancel()
@@ -30,8 +33,8 @@ func (t *Tracker) TransferTo(ctx context.Context, to raft.ServerID) error {
 }
 
 // HandOver gives leadership to another voter, which has the whole log, and
-// returns when this node no longer leads. Nothing may be appended meanwhile: its
-// caller has drained the futures.
+// returns when this node no longer leads, or after an election timeout. Nothing may be
+// appended meanwhile: its caller has drained the futures.
 //
 // raft's own LeadershipTransfer is not used. When the leader loses its place in
 // the middle of one, a flag stays behind by which raft, leader again later,
@@ -84,7 +87,7 @@ func (t *Tracker) TimeoutNow(to roster.Peer) error {
 	return t.RaftNet.TimeoutNow(to.Server, raft.ServerAddress(to.Addr), t.timeoutNowRequest(), new(raft.TimeoutNowResponse))
 }
 
-// Campaign is timeoutNow for this node, without the network.
+// Campaign is TimeoutNow for this node, without the network.
 func (t *Tracker) Campaign(ctx context.Context) error { return t.AskRaft(ctx, t.timeoutNowRequest()) }
 
 func (t *Tracker) timeoutNowRequest() *raft.TimeoutNowRequest {
@@ -118,7 +121,7 @@ func (t *Tracker) upToDateVoter(ctx context.Context, to raft.ServerID, end uint6
 		}
 		asked.Go(func() {
 			voter := roster.Peer{Server: server.ID, Addr: string(server.Address)}
-			if last, err := t.LastIndexOf(ctx, voter); err == nil && last >= end {
+			if last, err := t.lastIndexOf(ctx, voter); err == nil && last >= end {
 				found <- voter
 				cancel() // the others need not answer
 			}
@@ -134,8 +137,22 @@ func (t *Tracker) upToDateVoter(ctx context.Context, to raft.ServerID, end uint6
 	}
 }
 
-// StepDown makes raft follow nobody, in the next term: as if a candidate that cannot win
-// had asked for its vote.
+// lastIndexOf asks another node for the last index of its log.
+func (t *Tracker) lastIndexOf(ctx context.Context, to roster.Peer) (uint64, error) {
+	answer, err := t.Port.Call(ctx, to, wire.CallLastIndex, nil)
+	if err != nil {
+		return 0, err
+	}
+	return wire.DecodeUint64(answer)
+}
+
+// ServeLastIndex is the other side.
+func (t *Tracker) ServeLastIndex(context.Context, []byte) ([]byte, error) {
+	return binary.BigEndian.AppendUint64(nil, t.Raft.LastIndex()), nil
+}
+
+// StepDown makes raft follow nobody, in the term after term: as if a candidate that
+// cannot win had asked for its vote.
 func (t *Tracker) StepDown(ctx context.Context, term uint64, candidate roster.Peer) error {
 	return t.AskRaft(ctx, &raft.RequestVoteRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(candidate.Server), Addr: t.RaftNet.EncodePeer(candidate.Server, raft.ServerAddress(candidate.Addr))},
@@ -143,8 +160,9 @@ func (t *Tracker) StepDown(ctx context.Context, term uint64, candidate roster.Pe
 	})
 }
 
-// HandOverTo makes target stand for election, steps down if that is of no use, and abstains
-// for a while.
+// HandOverTo makes target stand for election, steps down if that is of no use, and asks
+// nobody for a vote for so long. Unlike HandOver it drains nothing: it is for a leader
+// that commits nothing, or that nobody reaches.
 func (t *Tracker) HandOverTo(r *Tenure, target roster.Peer, abstain time.Duration) {
 	t.RaftNet.Abstain(abstain)
 	asked := make(chan error, 1)

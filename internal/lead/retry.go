@@ -120,7 +120,7 @@ func Outcome(ctx context.Context, err error, maybe bool, last error) error {
 	return errs.NoLeaderBefore(ctx, last)
 }
 
-// ServeChange makes one attempt at a change of the membership: the node that asks
+// ServeChange makes one attempt at a change of the membership for another node. That one
 // has other members to ask, and asks again. What was forwarded is not passed on.
 func (t *Tracker) ServeChange(ctx context.Context, forwarded bool, attempt func(context.Context, *Tenure) error) error {
 	tenure := t.Tenure()

@@ -1,3 +1,31 @@
+// Package lead knows who leads: as what raft tells it changes, it begins and ends tenures,
+// confirms with a majority that this node leads still, repeats what is to be done through
+// the leader, and hands leadership over.
+//
+//	t := lead.New(n)
+//	t.WhenLeading = []func(*lead.Tenure){openTerm} // duties, as long as a tenure lasts
+//	n.Life.Go(t.WatchRaft)
+//
+//	err := t.ReadThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) error {
+//		if tenure.Leads {
+//			index, err := t.Rounds.Join(ctx) // a majority confirms it, now
+//			…
+//		}
+//		…                                    // ask tenure.Leader; ctx ends with the tenure
+//	})
+//
+// WatchRaft is one goroutine, which the root package starts with Life.Go; it starts one
+// for each duty of a tenure, which is to return when Tenure.Ctx ends. A round has a
+// goroutine for each voter that it asks, and may return before they do. All are in Life,
+// and Close waits for them.
+//
+// One mutex guards the present tenure and the reason why this node has no place. It is a
+// leaf: nothing is called or waited for under it. A waiter takes the channel that Now
+// returns.
+//
+// Confirm is ReadIndex, section 6.4 of Ongaro's thesis, and HandOver the leadership
+// transfer of its section 3.10. Tests: clusters and single stores in the root package, in
+// virtual time.
 package lead
 
 import (
@@ -15,51 +43,59 @@ import (
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
-// Tracker is who leads.
+// Tracker is who leads, as this node knows it.
 type Tracker struct {
 	*node.Node
-	Current   trackedLeader
-	Rounds    *batch.Rounds // of a leader
-	questions batch.PerKey[raft.ServerID]
+	Rounds *batch.Rounds // of Confirm, on a leader: callers at one time share one
 
-	WhenLeading, WhenFollowing []func(*Tenure) // what a node does for as long as a tenure lasts
+	// WhenLeading and WhenFollowing are what a node does for as long as a tenure lasts:
+	// each in a goroutine of its own. They are set before WatchRaft starts.
+	WhenLeading, WhenFollowing []func(*Tenure)
+
+	inFlight batch.PerKey[raft.ServerID] // questions of rounds, by the voter
+
+	mu      sync.Mutex
+	tenure  *Tenure       // guarded by mu: the present one
+	reason  error         // guarded by mu: what keeps this node from its place; nil: nothing, or it has not tried yet
+	changed chan struct{} // guarded by mu: closed and replaced when one of them changes
 }
 
+// New returns a tracker that knows no leader.
 func New(n *node.Node) *Tracker {
-	t := &Tracker{Node: n}
+	t := &Tracker{Node: n, tenure: &Tenure{Began: time.Now()}, changed: make(chan struct{})}
 	t.Rounds = batch.NewRounds(t.Confirm, n.Life.Go)
-	t.questions.Most = 2
-	t.Current.Tenure = &Tenure{Began: time.Now()}
-	t.Current.Tenure.Ctx, t.Current.Tenure.Cancel = context.WithCancel(n.Ctx)
-	t.Current.Changed = make(chan struct{})
+	t.inFlight.Most = 2
+	t.tenure.Ctx, t.tenure.cancel = context.WithCancel(n.Ctx)
 	return t
 }
 
-// Tenure is the time during which a node sees one leader, or none.
+// Tenure is the time during which a node sees one leader in one term, or none.
 type Tenure struct {
-	Leader     roster.Peer // zero: none is known
-	Leads      bool        // this node is the leader
-	Term       uint64      // in which the leader leads; 0: none is known
-	Number     uint64      // counts the tenures that this node has seen
-	Began      time.Time
-	Dead       atomic.Bool // this node takes the leader for dead, see failover.go
+	Leader roster.Peer // zero: none is known
+	Leads  bool        // this node is the leader
+	Term   uint64      // in which the leader leads; 0: none is known
+	Number uint64      // counts the tenures that this node has seen
+	Began  time.Time
+	Ctx    context.Context // ends with the tenure, and with it what was asked of this leader
+
+	Dead       atomic.Bool // this node takes the leader for dead, see package failover
 	Campaigned atomic.Bool // this node has stood for election to take its place
-	Ctx        context.Context
-	Cancel     context.CancelFunc // ends ctx, and with it what was asked of this leader
+
+	cancel context.CancelFunc
 }
 
-// trackedLeader holds the present tenure, and what keeps a node from having one.
-type trackedLeader struct {
-	Mu      sync.Mutex
-	Tenure  *Tenure       // guarded by mu
-	Reason  error         // guarded by mu: what keeps this node from its place; nil: nothing, or it has not tried yet
-	Changed chan struct{} // guarded by mu: closed and replaced when one of them changes
-}
-
+// Tenure is the present one.
 func (t *Tracker) Tenure() *Tenure {
-	t.Current.Mu.Lock()
-	defer t.Current.Mu.Unlock()
-	return t.Current.Tenure
+	tenure, _, _ := t.Now()
+	return tenure
+}
+
+// Now returns the present tenure, and what keeps this node from its place, or nil; and a
+// channel that is closed when one of the two changes.
+func (t *Tracker) Now() (tenure *Tenure, changed <-chan struct{}, reason error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.tenure, t.changed, t.reason
 }
 
 // WatchRaft follows raft's leadership until the store stops. The observer's
@@ -85,7 +121,7 @@ func (t *Tracker) WatchRaft() {
 		}
 		select {
 		case <-signals:
-		case <-t.PlaceChanged:
+		case <-t.PlaceChanged():
 		case <-t.Ctx.Done():
 			return
 		}
@@ -140,48 +176,48 @@ func (t *Tracker) readTenure() *Tenure {
 	}
 }
 
-// Replace reports whether now differs from what was before.
-func (t *Tracker) Replace(now *Tenure) bool {
-	c := &t.Current
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
-	old := c.Tenure
+// Replace begins the tenure now, and ends the one before, unless the two are the same.
+func (t *Tracker) Replace(now *Tenure) (replaced bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old := t.tenure
 	if old.Leader == now.Leader && old.Leads == now.Leads && old.Term == now.Term {
 		return false
 	}
-	now.Ctx, now.Cancel = context.WithCancel(t.Ctx)
+	now.Ctx, now.cancel = context.WithCancel(t.Ctx)
 	now.Number = old.Number + 1
-	c.Tenure = now
-	old.Cancel()
-	close(c.Changed)
-	c.Changed = make(chan struct{})
+	t.tenure = now
+	old.cancel()
+	t.tellChange()
 	return true
 }
 
-// ReasonOr is what keeps this node from knowing a leader, or else err.
-func (t *Tracker) ReasonOr(err error) error {
-	t.Current.Mu.Lock()
-	defer t.Current.Mu.Unlock()
-	if t.Current.Reason != nil && t.Current.Tenure.Leader == (roster.Peer{}) {
-		return t.Current.Reason
-	}
-	return err
+// tellChange is called with mu held.
+func (t *Tracker) tellChange() {
+	close(t.changed)
+	t.changed = make(chan struct{})
 }
 
 // Reason is what keeps this node from its place; nil: nothing, or it has not tried yet.
 func (t *Tracker) Reason() error {
-	t.Current.Mu.Lock()
-	defer t.Current.Mu.Unlock()
-	return t.Current.Reason
+	_, _, reason := t.Now()
+	return reason
 }
 
-func (t *Tracker) SetReason(err error) {
-	c := &t.Current
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
-	c.Reason = err
-	close(c.Changed)
-	c.Changed = make(chan struct{})
+// ReasonOr is what keeps this node from knowing a leader, or else err.
+func (t *Tracker) ReasonOr(err error) error {
+	if tenure, _, reason := t.Now(); reason != nil && tenure.Leader == (roster.Peer{}) {
+		return reason
+	}
+	return err
+}
+
+// SetReason says what keeps this node from its place, or with nil that nothing does.
+func (t *Tracker) SetReason(reason error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.reason = reason
+	t.tellChange()
 }
 
 // AwaitOwnTerm waits until this node, as the leader, has in its state what its
@@ -194,7 +230,7 @@ func (t *Tracker) AwaitOwnTerm(ctx context.Context) error {
 	return t.State.AwaitTerm(ctx, term)
 }
 
-// LeadsIn is an error unless this node leads in a term.
+// LeadsIn is errs.NotLeader unless this node leads in a term.
 func (t *Tracker) LeadsIn(term uint64) error {
 	now, err := t.LeaderTerm()
 	if err == nil && now != term {

@@ -83,7 +83,7 @@ func (ms *Members) WriteNote(name, text string) error {
 // WriteNotes takes notes, all or none.
 func (ms *Members) WriteNotes(ops []command.Op) error {
 	request := command.Request{Ops: ops}
-	ms.Ids.Stamp(&request, ms.Index())
+	ms.RequestIDs.Stamp(&request, ms.Index())
 	results, err := ms.Commit(command.Append(nil, []command.Request{request}))
 	if err == nil && results[0].Code != command.OK {
 		err = fmt.Errorf("%w: the request expired", errs.Unsent)

@@ -148,7 +148,7 @@ func (w *Watchdog) probeRaft() bool {
 	if w.Raft.CurrentTerm() == 0 { // it would look further
 		return true
 	}
-	err := w.AskRaft(w.Ctx, node.EmptyQuestion())
+	err := w.AskRaft(w.Ctx, node.EmptyRequest())
 	if err == nil {
 		w.RaftNet.EndIncoming()
 	}
