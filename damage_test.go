@@ -87,8 +87,8 @@ func fillTestDir(t *testing.T, dir string, tail bool) {
 			t.Fatal(err)
 		}
 	}
-	step(n.logs.Update(func(m *disk.Record) { m.ID, m.Identity, m.Cluster = "n1", "ab", "cd" }))
-	step(n.logs.SetUint64([]byte("CurrentTerm"), 3), n.logs.Set([]byte("LastVoteCand"), []byte("10.0.0.1:7000")))
+	step(n.logs.Stable().Update(func(m *disk.Record) { m.ID, m.Identity, m.Cluster = "n1", "ab", "cd" }))
+	step(n.logs.Stable().SetUint64([]byte("CurrentTerm"), 3), n.logs.Stable().Set([]byte("LastVoteCand"), []byte("10.0.0.1:7000")))
 	rng := rand.New(rand.NewPCG(5, 6))
 	store := func(upTo uint64) {
 		t.Helper()
@@ -125,7 +125,7 @@ func contentsOf(dir string) (contents string, err error) {
 	}
 	defer func() { err = errors.Join(err, n.logs.Close()) }()
 	var all strings.Builder
-	record, err := n.logs.Record().Encode()
+	record, err := n.logs.Stable().Record().Encode()
 	if err != nil {
 		return "", err
 	}

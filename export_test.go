@@ -104,7 +104,7 @@ func (s *Store) HoldMembership() (release func()) {
 func (s *Store) NobodyToAsk() error { return s.joiner.NobodyToAsk() }
 
 // Promised reports whether the node has promised to form a cluster.
-func (s *Store) Promised() bool { return s.node.Logs.Record().Promise != nil }
+func (s *Store) Promised() bool { return s.node.Stable().Record().Promise != nil }
 
 // CompactAll leaves nothing of the log: whoever lacks anything needs a snapshot.
 func (s *Store) CompactAll() error {

@@ -15,12 +15,12 @@ import (
 	"testing"
 )
 
-// What the root package and its types have now: these figures may only go down, to 14
-// files, 450 lines and 60 methods.
+// How large a room may be: the files of the root package, the lines of a file, and the
+// methods of a type with those of what it embeds.
 const (
 	mostRootFiles = 14
 	mostLines     = 450
-	mostMethods   = 72
+	mostMethods   = 60
 )
 
 // rows has the packages of the module, those of internal by their names. A package may

@@ -186,7 +186,7 @@ func (s *Store) listen() error {
 // checkID makes sure that the node may have the id that it was given. One that no cluster
 // has heard of yet may get another.
 func (s *Store) checkID() error {
-	meta := s.node.Logs.Record()
+	meta := s.node.Stable().Record()
 	if s.isRenamed() && (meta.Cluster != "" || meta.Promise != nil || meta.IsLegacy()) {
 		return fmt.Errorf("%w: this is the data of node %q, not of %q", ErrInvalid, meta.ID, s.opts.id)
 	}
@@ -194,17 +194,17 @@ func (s *Store) checkID() error {
 }
 
 func (s *Store) isRenamed() bool {
-	id := s.node.Logs.Record().ID
+	id := s.node.Stable().Record().ID
 	return id != "" && s.opts.id != "" && s.opts.id != id
 }
 
 // identify gives an empty node its identity. One that looks for no others promises
 // to form a cluster with itself.
 func (s *Store) identify() error {
-	meta := s.node.Logs.Record()
+	meta := s.node.Stable().Record()
 	first := meta.ID == ""
 	if first || s.isRenamed() {
-		err := s.node.Logs.Update(func(m *disk.Record) {
+		err := s.node.Stable().Update(func(m *disk.Record) {
 			m.ID, m.Identity = s.opts.id, roster.NewIdentity()
 			orDefault(&m.ID, s.opts.advertise)
 			if first && !s.opts.joins() {
@@ -214,7 +214,7 @@ func (s *Store) identify() error {
 		if err != nil {
 			return fmt.Errorf("write the node's identity: %w", err)
 		}
-		meta = s.node.Logs.Record()
+		meta = s.node.Stable().Record()
 	}
 	s.opts.id, s.node.ID, s.node.Server = meta.ID, meta.ID, meta.ServerID()
 	return nil
@@ -223,7 +223,7 @@ func (s *Store) identify() error {
 func (s *Store) newRaft() (r *raft.Raft, err error) {
 	s.fsm.logBytes = firstPhase(s.opts.snapshots.EveryBytes)
 	err = s.node.Life.Apart("start raft", func() (err error) {
-		r, err = raft.NewRaft(s.node.RaftConfig(), s.fsm, s.node.Logs, s.node.Logs, s.node.Snapshots, s.node.RaftNet)
+		r, err = raft.NewRaft(s.node.RaftConfig(), s.fsm, s.node.Logs, s.node.Stable(), s.node.Snapshots, s.node.RaftNet)
 		return err
 	})
 	if err != nil && r != nil { // it had started when its storage failed
@@ -366,7 +366,7 @@ func (s *Store) readStorage() (err error) {
 
 func (s *Store) readSnapshots() (err error) {
 	codec := snapshots.Codec{Verify: verifySnapshot, VerifyNew: s.verifyNewSnapshot}
-	if s.node.Logs.IsHraftds() || s.node.Logs.Record().IsLegacy() {
+	if s.node.Logs.IsHraftds() || s.node.Stable().Record().IsLegacy() {
 		codec.Verify, codec.Translate = verifyOldSnapshot, translated
 	}
 	if s.opts.inMemory {

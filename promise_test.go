@@ -27,7 +27,7 @@ func TestAPromiseIsKept(t *testing.T) {
 		{nil, others["a#1"].Set}, // what another has promised for this node comes before what it would choose
 		{promised, promised},
 	} {
-		if err := s.node.Logs.Update(func(m *disk.Record) { m.Cluster, m.Promise = "", c.promise }); err != nil {
+		if err := s.node.Stable().Update(func(m *disk.Record) { m.Cluster, m.Promise = "", c.promise }); err != nil {
 			t.Fatal(err)
 		}
 		set, err := s.joiner.Intend(others)
@@ -38,7 +38,7 @@ func TestAPromiseIsKept(t *testing.T) {
 	if _, err := s.joiner.AcceptAdmission(t.Context(), place.Admission{Cluster: "another cluster", Server: "b#2"}); err == nil {
 		t.Error("it let itself be admitted elsewhere")
 	}
-	if _, err := s.joiner.AcceptAdmission(t.Context(), place.Admission{Cluster: founding.ClusterID(promised), Server: "b#2"}); err != nil || s.node.Logs.Record().Promise != nil {
+	if _, err := s.joiner.AcceptAdmission(t.Context(), place.Admission{Cluster: founding.ClusterID(promised), Server: "b#2"}); err != nil || s.node.Stable().Record().Promise != nil {
 		t.Errorf("an admission to the cluster that it promised: %v", err)
 	}
 }
@@ -47,14 +47,14 @@ func TestAPromiseIsKept(t *testing.T) {
 func TestAPromiseIsVoidOnceAMemberBelongsElsewhere(t *testing.T) {
 	s := newTestServer(t)
 	promised := []roster.Peer{{Server: "b#2", Addr: "b:1"}, {Server: "c#3", Addr: "c:1"}}
-	if err := s.node.Logs.Update(func(m *disk.Record) { m.Cluster, m.Promise = "", promised }); err != nil {
+	if err := s.node.Stable().Update(func(m *disk.Record) { m.Cluster, m.Promise = "", promised }); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.joiner.MeetMember(founding.Statement{Peer: roster.Peer{Server: "x#9", Addr: "x:1"}, Cluster: "elsewhere"}); err == nil || s.node.Logs.Record().Promise == nil {
-		t.Errorf("a stranger's cluster: %v, promise %v", err, s.node.Logs.Record().Promise)
+	if err := s.joiner.MeetMember(founding.Statement{Peer: roster.Peer{Server: "x#9", Addr: "x:1"}, Cluster: "elsewhere"}); err == nil || s.node.Stable().Record().Promise == nil {
+		t.Errorf("a stranger's cluster: %v, promise %v", err, s.node.Stable().Record().Promise)
 	}
-	if err := s.joiner.MeetMember(founding.Statement{Peer: roster.Peer{Server: "c#3", Addr: "c:1"}, Cluster: "elsewhere"}); err == nil || s.node.Logs.Record().Promise != nil {
-		t.Errorf("a member's cluster: %v, promise %v", err, s.node.Logs.Record().Promise)
+	if err := s.joiner.MeetMember(founding.Statement{Peer: roster.Peer{Server: "c#3", Addr: "c:1"}, Cluster: "elsewhere"}); err == nil || s.node.Stable().Record().Promise != nil {
+		t.Errorf("a member's cluster: %v, promise %v", err, s.node.Stable().Record().Promise)
 	}
 }
 
@@ -62,7 +62,7 @@ func TestAPromiseIsVoidOnceAMemberBelongsElsewhere(t *testing.T) {
 func TestASetThatIsImpossibleIsNotIntended(t *testing.T) {
 	s := newTestServer(t)
 	s.opts.expect = 3
-	if err := s.node.Logs.Update(func(m *disk.Record) { m.Cluster = "" }); err != nil {
+	if err := s.node.Stable().Update(func(m *disk.Record) { m.Cluster = "" }); err != nil {
 		t.Fatal(err)
 	}
 	a, b, c, d := roster.Peer{Server: "a#1", Addr: "a:1"}, roster.Peer{Server: "b#2", Addr: "b:1"}, roster.Peer{Server: "c#3", Addr: "c:1"}, roster.Peer{Server: "d#4", Addr: "d:1"}

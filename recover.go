@@ -87,14 +87,14 @@ func Recover(dir string, opts ...Option) (Recovery, error) {
 		r.Cluster = roster.NewIdentity()
 		r.NewVersion = r.Version + leastSkip + rand.Uint64N(leastSkip)
 		// First of all it is no member of the old cluster any more.
-		if err := s.node.Logs.Update(func(m *disk.Record) { m.Cluster = r.Cluster }); err != nil {
+		if err := s.node.Stable().Update(func(m *disk.Record) { m.Cluster = r.Cluster }); err != nil {
 			return r, err
 		}
 		config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: s.node.Server, Address: raft.ServerAddress(r.Addr)}}}
 		_, nowhere := raft.NewInmemTransport("")
 		state := &recovering{s.newFSM(func() string { return "" }), r, s.node.Server}
 		err := s.node.Life.Apart("set the new configuration", func() error {
-			return raft.RecoverCluster(s.node.RaftConfig(), state, s.node.Logs, s.node.Logs, s.node.Snapshots, nowhere, config)
+			return raft.RecoverCluster(s.node.RaftConfig(), state, s.node.Logs, s.node.Stable(), s.node.Snapshots, nowhere, config)
 		})
 		return r, err
 	})
@@ -202,7 +202,7 @@ func atRest(dir string, opts []Option, settle func(*Store) error, f func(*Store,
 
 // takeStock reads all that the node has.
 func (s *Store) takeStock() (r Recovery, err error) {
-	meta := s.node.Logs.Record()
+	meta := s.node.Stable().Record()
 	if meta.Cluster == "" && !meta.IsLegacy() {
 		return r, fmt.Errorf("%w: node %s belongs to no cluster", ErrInvalid, meta.ID)
 	}

@@ -36,7 +36,7 @@ func newTestServer(t testing.TB) *Store {
 	if s.node.Logs, err = disk.Open(disk.Options{Store: raft.NewInmemStore(), Fail: func(err error) { t.Error(err) }}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.node.Logs.Update(func(m *disk.Record) { m.ID, m.Identity, m.Cluster = "b", "2", "c1" }); err != nil {
+	if err := s.node.Stable().Update(func(m *disk.Record) { m.ID, m.Identity, m.Cluster = "b", "2", "c1" }); err != nil {
 		t.Fatal(err)
 	}
 	s.node.Server = "b#2"
@@ -133,7 +133,7 @@ func TestANodeConfirmsATermUnlessItHasSeenALaterOne(t *testing.T) {
 
 func TestAnAdmissionNamesACluster(t *testing.T) {
 	s := newTestServer(t)
-	if err := s.node.Logs.Update(func(m *disk.Record) { m.Cluster = "" }); err != nil {
+	if err := s.node.Stable().Update(func(m *disk.Record) { m.Cluster = "" }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.joiner.AcceptAdmission(t.Context(), place.Admission{Server: "b#2"}); err == nil {

@@ -444,14 +444,14 @@ func TestASnapshotThatCouldNotBeRestoredIsNotOneThatWasVerified(t *testing.T) {
 		t.Error("it was found to be right")
 	}
 	s := newTestServer(t)
-	if err := s.node.Logs.Update(func(m *disk.Record) { m.Cluster = "another" }); err != nil {
+	if err := s.node.Stable().Update(func(m *disk.Record) { m.Cluster = "another" }); err != nil {
 		t.Fatal(err)
 	}
 	meta := raft.SnapshotMeta{Index: 200, Term: 3}
 	if err := s.verifyNewSnapshot(meta, bytes.NewReader(good)); err == nil || !strings.Contains(err.Error(), "snapshot of cluster cd") {
 		t.Errorf("that of another cluster: %v", err)
 	}
-	if err := s.node.Logs.Update(func(m *disk.Record) { m.Cluster = "cd" }); err != nil {
+	if err := s.node.Stable().Update(func(m *disk.Record) { m.Cluster = "cd" }); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.verifyNewSnapshot(meta, bytes.NewReader(good)); err != nil {

@@ -133,7 +133,7 @@ func (s *Store) notReady(st Status, now *applied) string {
 		return "catching up with the leader" + behind(st.Progress[st.ID])
 	case !s.joiner.IsSettled():
 		return s.joiner.Standing()
-	case s.node.Logs.Record().LacksClusterID():
+	case s.node.Stable().Record().LacksClusterID():
 		return "the cluster, taken over from hraftd, has yet to get its id"
 	case now.term < st.Term:
 		return fmt.Sprintf("catching up with the leader: nothing of its term, %d, is in the state yet", st.Term)

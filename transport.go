@@ -130,7 +130,7 @@ func (o *options) advertised(this ownaddr.Host) (string, error) {
 type raftFilter struct{ s *Store }
 
 func (f raftFilter) Node() raftrpc.Node              { return f.s.raftNode() }
-func (f raftFilter) Term() uint64                    { return f.s.node.Logs.Term() }
+func (f raftFilter) Term() uint64                    { return f.s.node.Stable().Term() }
 func (f raftFilter) Leads() bool                     { return f.s.lead.Tenure().Leads }
 func (f raftFilter) IsPlaced() bool                  { return f.s.node.IsPlaced() }
 func (f raftFilter) AsVoter(candidate []byte) []byte { return f.s.members.AsVoter(candidate) }

@@ -46,6 +46,16 @@ func (f *failStop) Fail(err error) error {
 	return f.Err()
 }
 
+// hold takes a channel that is held while the disk writes, unless the store fails first.
+func (f *failStop) hold(turn chan struct{}) error {
+	select {
+	case turn <- struct{}{}:
+		return nil
+	case <-f.failed:
+		return f.Err()
+	}
+}
+
 // Writing reports whether a write is under way.
 func (f *failStop) Writing() bool { return f.writing.Load() > 0 }
 

@@ -41,11 +41,11 @@ func raftOver(l *Log, snaps raft.SnapshotStore, bootstrap bool) (node *raft.Raft
 		addr, trans := raft.NewInmemTransport("n1")
 		if bootstrap {
 			members := raft.Configuration{Servers: []raft.Server{{ID: "n1", Address: addr}}}
-			if err := raft.BootstrapCluster(conf, l, l, snaps, trans, members); err != nil {
+			if err := raft.BootstrapCluster(conf, l, l.stable, snaps, trans, members); err != nil {
 				return
 			}
 		}
-		if started, err := raft.NewRaft(conf, nothingFSM{}, l, l, snaps, trans); err == nil {
+		if started, err := raft.NewRaft(conf, nothingFSM{}, l, l.stable, snaps, trans); err == nil {
 			node = started
 		}
 	}()

@@ -37,7 +37,7 @@ func TestAFileCutShortUnderARunningNodeIsAnError(t *testing.T) {
 	}
 	dir, told := t.TempDir(), &disktest.Failures{}
 	l := openTestFile(t, dir, 1, told.Tell)
-	if err := errors.Join(l.SetUint64(termKey, 1), l.StoreLogs(disktest.Entries(1, 300, 1)), os.Truncate(filepath.Join(dir, "raft.db"), 0)); err != nil {
+	if err := errors.Join(l.stable.SetUint64(termKey, 1), l.StoreLogs(disktest.Entries(1, 300, 1)), os.Truncate(filepath.Join(dir, "raft.db"), 0)); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.GetLog(200, new(raft.Log)); err == nil || len(told.Told()) != 1 {
@@ -91,7 +91,7 @@ func BenchmarkGetLog(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			l := openTestFile(b, b.TempDir(), cache, disktest.FailTest(b))
 			defer l.Close()
-			if err := errors.Join(l.SetUint64(termKey, 1), l.StoreLogs(disktest.Entries(1, 1000, 1))); err != nil {
+			if err := errors.Join(l.stable.SetUint64(termKey, 1), l.StoreLogs(disktest.Entries(1, 1000, 1))); err != nil {
 				b.Fatal(err)
 			}
 			b.Run("logStore", func(b *testing.B) { benchmarkGetLog(b, l) })

@@ -24,14 +24,14 @@ import (
 
 // readHraftds reads into m, which is no record yet, what raft has kept in the base
 // store.
-func (l *Log) readHraftds(m *Record) error {
-	last, err := l.base.LastIndex()
+func (s *Stable) readHraftds(m *Record) error {
+	last, err := s.base.LastIndex()
 	if err != nil {
 		return fmt.Errorf("%w: find the last entry: %w", errs.Damaged, err)
 	}
 	m.ChecksummedFrom = last + 1
 	for _, key := range boltlog.RaftKeys {
-		value, err := getStable(l.base, key)
+		value, err := getStable(s.base, key)
 		if err != nil {
 			return fmt.Errorf("%w: %w", errs.Damaged, err)
 		}
@@ -39,7 +39,7 @@ func (l *Log) readHraftds(m *Record) error {
 			m.Raft[string(key)] = bytes.Clone(value)
 		}
 	}
-	if _, err := l.GetUint64([]byte("LastVoteTerm")); err != nil && err != errKeyNotFound {
+	if _, err := s.GetUint64([]byte("LastVoteTerm")); err != nil && err != errKeyNotFound {
 		return err
 	}
 	return nil
@@ -134,7 +134,7 @@ func (l *Log) newestConfiguration(config raft.Configuration, from uint64) (raft.
 // takeOver writes the record of a node whose newest snapshot is newest. It is the
 // first operation that changes anything, and the only one that is needed.
 func (l *Log) takeOver(newest SnapshotMark) error {
-	err := l.Update(func(m *Record) { m.ID, m.Snapshot = l.owner, newest })
+	err := l.stable.Update(func(m *Record) { m.ID, m.Snapshot = l.owner, newest })
 	if err != nil {
 		return fmt.Errorf("take over from hraftd: %w", err)
 	}
@@ -159,7 +159,7 @@ func SampleOf(entry *raft.Log) Sample {
 func (l *Log) Samples() (all []Sample) {
 	const most = 16
 	first, last := l.Bounds()
-	if end := l.record.Load().ChecksummedFrom; end > 0 {
+	if end := l.stable.record.Load().ChecksummedFrom; end > 0 {
 		last = min(last, end-1)
 	}
 	step := (last-first)/most + 1

@@ -1,5 +1,6 @@
 // Package disk keeps what a node must not forget: its log, and beside that one record with
-// its term, its vote, its identity and its promises. A [Log] is what raft sees of it.
+// its term, its vote, its identity and its promises. A [Log] is what raft sees of the one,
+// and its [Stable] what raft sees of the other.
 //
 // A log stands on a raft.db or on a store of the user's own, see engine, and puts before
 // it what raft counts on: a checksum for each entry, the newest entries in memory, a
@@ -10,11 +11,12 @@
 // is refused. [OpenReader] is for a look at a stopped node's log, damaged or not.
 //
 // Methods may be called from any goroutine once raft runs. Two channels take the place of
-// locks, as they are held while the disk writes: end, for where the log ends, and turn, for
-// the record; end comes first. The mutex of the window is held last, and never while the
-// disk works. One goroutine at a time writes a leader's entries behind raft's back, and
-// Flush waits for it. Tests run scripts on a store whose k-th operation goes wrong, for
-// each k, and raft itself on such a store.
+// locks, as they are held while the disk writes: the Log's end, for where the log ends, and
+// the Stable's turn, for the record. end is held before turn, as a deletion lowers what the
+// record counts on; who holds turn changes nothing of the log. The mutex of the window is
+// held last, and never while the disk works. One goroutine at a time writes a leader's
+// entries behind raft's back, and Flush waits for it. Tests run scripts on a store whose
+// k-th operation goes wrong, for each k, and raft itself on such a store.
 package disk
 
 import (
@@ -32,16 +34,16 @@ import (
 // deleteChunk is how many entries one transaction deletes: writes wait for it.
 const deleteChunk = 1024
 
-// Log is the log store and the stable store that raft sees: a base store
-// behind checksums, fail-stop and a watchdog, with the newest entries in
-// memory.
+// Log is the log store that raft sees: a base store behind checksums, fail-stop
+// and a watchdog, with the newest entries in memory.
 type Log struct {
 	*failStop
 	*logWindow
-	base engine
-	dir  string
-	name string
-	log  hclog.Logger
+	stable *Stable
+	base   engine
+	dir    string
+	name   string
+	log    hclog.Logger
 
 	// fresh says that base was empty when it was opened, hraftds that it has what
 	// hraftd has written and no record yet.
@@ -51,18 +53,14 @@ type Log struct {
 	owner string
 	// severed is the first of the entries in front of a gap; 0: there is none.
 	severed uint64
-	// record is what is stored; the one behind the pointer never changes.
-	record atomic.Pointer[Record]
-	hooks  atomic.Pointer[Hooks] // nil: raft has yet to start
+	hooks   atomic.Pointer[Hooks] // nil: raft has yet to start
 	// behind is the latest write for which raft did not wait; nil: there was none.
 	behind atomic.Pointer[writeBehind]
-	// turn is held by the one that rewrites the record. It is a channel, as
-	// it is held while the disk writes.
-	turn chan struct{}
 	// end is held by the one that changes where the log ends, for as long as it does.
 	// Else what a snapshot replaces up to the end of the log could be deleted, from its
 	// end on, beside entries that follow it: a power loss would leave these without
-	// those before. It is a channel too, and held before turn.
+	// those before. It is a channel, as it is held while the disk writes, and held before
+	// the turn of stable.
 	end chan struct{}
 }
 
@@ -76,7 +74,7 @@ func (l *Log) Flush() error {
 	if l.Err() != nil {
 		return nil
 	}
-	return l.raiseTail()
+	return l.stable.raiseTail()
 }
 
 // Close closes the raft.db.
@@ -94,7 +92,7 @@ func (l *Log) read(index uint64, entry *raft.Log) error {
 	if err != nil {
 		return fmt.Errorf("read entry %d: %w", index, err)
 	}
-	return l.record.Load().verifyEntry(entry, index)
+	return l.stable.record.Load().verifyEntry(entry, index)
 }
 
 // FirstIndex returns the index of the first entry, 0 when there is none.
@@ -290,7 +288,7 @@ func (l *Log) deleteSuffix(from, to uint64) error {
 		}
 	}
 	l.dropFrom(from)
-	if err := l.lowerTail(from - 1); err != nil {
+	if err := l.stable.lowerTail(from - 1); err != nil {
 		return err
 	}
 	for high := to; high >= from; {
@@ -316,8 +314,8 @@ func (l *Log) Settle(newest SnapshotMark) (err error) {
 	switch {
 	case l.hraftds:
 		err = l.takeOver(newest)
-	case newest != l.Record().Snapshot:
-		err = l.Remember(newest)
+	case newest != l.stable.Record().Snapshot:
+		err = l.stable.Remember(newest)
 	}
 	if err != nil {
 		return err
@@ -326,17 +324,6 @@ func (l *Log) Settle(newest SnapshotMark) (err error) {
 		return err
 	}
 	return l.dropSevered()
-}
-
-// Remember records that a snapshot is complete, unless a newer one was installed meanwhile.
-func (l *Log) Remember(mark SnapshotMark) error {
-	return l.UpdateIf(func(m *Record) bool {
-		if mark.OlderThan(m.Snapshot) {
-			return false
-		}
-		m.Snapshot = mark
-		return true
-	})
 }
 
 // IsNew reports whether there was nothing yet when the log was opened.

@@ -68,7 +68,7 @@ func TestAWriteThatHangsStopsTheStore(t *testing.T) {
 	writes := map[string]func(l *Log) error{
 		"entries":  func(l *Log) error { return l.StoreLogs(disktest.Entries(11, 12, 1)) },
 		"deletion": func(l *Log) error { return l.DeleteRange(1, 5) },
-		"record":   func(l *Log) error { return l.Update(func(m *Record) { m.Cluster = "c" }) },
+		"record":   func(l *Log) error { return l.stable.Update(func(m *Record) { m.Cluster = "c" }) },
 	}
 	for name, write := range writes {
 		t.Run(name, func(t *testing.T) {
@@ -93,7 +93,7 @@ func TestAWriteThatHangsStopsTheStore(t *testing.T) {
 				if len(errs) != 1 || !strings.Contains(errs[0].Error(), "within 5s") {
 					t.Fatalf("told %v", errs)
 				}
-				if err := l.Update(func(*Record) {}); err != errs[0] {
+				if err := l.stable.Update(func(*Record) {}); err != errs[0] {
 					t.Fatalf("the next write waited for the hanging one and returned %v", err)
 				}
 				if err := <-returned; err != errs[0] {
@@ -174,7 +174,7 @@ func TestADeletionThatIsCutOffAnywhereLeavesALogToStartFrom(t *testing.T) {
 func TestDeletingASuffixLowersWhatTheRecordCountsOn(t *testing.T) {
 	disk := newScriptedDisk(t)
 	l := openTestLog(t, disk)
-	if err := errors.Join(l.StoreLogs(disktest.Entries(1, 100, 1)), l.raiseTail(), l.DeleteRange(50, 100)); err != nil {
+	if err := errors.Join(l.StoreLogs(disktest.Entries(1, 100, 1)), l.stable.raiseTail(), l.DeleteRange(50, 100)); err != nil {
 		t.Fatal(err)
 	}
 	if _, last := openTestLog(t, disk.Rebooted()).Bounds(); last != 49 {
@@ -232,7 +232,7 @@ func TestAbsenceIsNotAFailure(t *testing.T) {
 	if err := l.GetLog(1, new(raft.Log)); err != raft.ErrLogNotFound {
 		t.Fatalf("got %v", err)
 	}
-	if _, err := l.GetUint64(termKey); err == nil || err.Error() != "not found" {
+	if _, err := l.stable.GetUint64(termKey); err == nil || err.Error() != "not found" {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -103,11 +103,11 @@ func Open(opt Options) (*Log, error) {
 		name:      opt.Name,
 		log:       opt.Logger,
 		whose:     opt.Whose,
-		turn:      make(chan struct{}, 1),
 		end:       make(chan struct{}, 1),
 	}
 	err := l.openBase(opt.Store)
 	if err == nil {
+		l.stable = &Stable{failStop: l.failStop, base: l.base, name: l.name, stored: l.stored, turn: make(chan struct{}, 1)}
 		if err = boltlog.Contain(l.load); err != nil {
 			err = fmt.Errorf("open %s: %w", l.name, err)
 		}
@@ -136,7 +136,10 @@ func (l *Log) OpenForWriting() error { return l.base.OpenForWriting(!l.hraftds, 
 
 // PretendWriting takes the place of OpenForWriting where nothing may be written. What the
 // log store is told to write it knows from then on all the same.
-func (l *Log) PretendWriting() { l.base = readOnly{l.base} }
+func (l *Log) PretendWriting() {
+	l.base = readOnly{l.base}
+	l.stable.base = l.base
+}
 
 // SetHooks is for when raft has started.
 func (l *Log) SetHooks(h Hooks) { l.hooks.Store(&h) }
@@ -144,8 +147,8 @@ func (l *Log) SetHooks(h Hooks) { l.hooks.Store(&h) }
 // Tidy removes what crashes have left beside the log.
 func (l *Log) Tidy() error { return l.base.Tidy() }
 
-func (l *Log) load() error {
-	if err := l.loadRecord(); err != nil {
+func (l *Log) load() (err error) {
+	if l.fresh, l.hraftds, err = l.stable.load(); err != nil {
 		return err
 	}
 	if err := l.loadEntries(); err != nil {
@@ -156,7 +159,7 @@ func (l *Log) load() error {
 
 // loadEntries reads and checks every entry that base has.
 func (l *Log) loadEntries() error {
-	current, err := l.GetUint64([]byte("CurrentTerm"))
+	current, err := l.stable.GetUint64([]byte("CurrentTerm"))
 	if err != nil && err != errKeyNotFound {
 		return err
 	}
@@ -174,14 +177,14 @@ func (l *Log) loadEntries() error {
 	if first > last || (first == 0) != (last == 0) {
 		return fmt.Errorf("the log claims to reach from entry %d to %d", first, last)
 	}
-	if tail := l.record.Load().Tail; last < tail {
+	if tail := l.stable.record.Load().Tail; last < tail {
 		return fmt.Errorf("the log ends at entry %d, but entries up to %d were stored", last, tail)
 	}
 	var term uint64
 	for index := first; index <= last && last > 0; index++ {
 		var entry raft.Log
 		err := l.read(index, &entry)
-		if l.record.Load().isOld(index) && errors.Is(err, raft.ErrLogNotFound) {
+		if l.stable.record.Load().isOld(index) && errors.Is(err, raft.ErrLogNotFound) {
 			l.severed = first
 			l.dropFrom(0)
 			continue

@@ -14,7 +14,7 @@ import (
 func TestALogThatLostItsLastEntriesIsDamaged(t *testing.T) {
 	disk := newScriptedDisk(t)
 	l := openTestLog(t, disk)
-	if err := errors.Join(l.StoreLogs(disktest.Entries(1, 100, 1)), l.raiseTail(), disk.DeleteRange(100, 100)); err != nil {
+	if err := errors.Join(l.StoreLogs(disktest.Entries(1, 100, 1)), l.stable.raiseTail(), disk.DeleteRange(100, 100)); err != nil {
 		t.Fatal(err)
 	}
 	expectDamage(t, disk, "ends at entry 99")
@@ -43,7 +43,7 @@ func TestOpenNamesTheDamagedEntry(t *testing.T) {
 		t.Run(text, func(t *testing.T) {
 			disk := newScriptedDisk(t)
 			l := openTestLog(t, disk)
-			if err := errors.Join(l.StoreLogs(disktest.Entries(1, 3, 1)), l.SetUint64(termKey, 3), l.StoreLogs(disktest.Entries(4, 10, 3)), l.raiseTail()); err != nil {
+			if err := errors.Join(l.StoreLogs(disktest.Entries(1, 3, 1)), l.stable.SetUint64(termKey, 3), l.StoreLogs(disktest.Entries(4, 10, 3)), l.stable.raiseTail()); err != nil {
 				t.Fatal(err)
 			}
 			damage(disk)
@@ -66,7 +66,7 @@ func TestOldEntriesMayLackAChecksumWhereTheRecordSaysSo(t *testing.T) {
 	for _, e := range old {
 		e.Data = []byte(`{"op":"set","key":"k"}`)
 	}
-	err := errors.Join(disk.StoreLogs(old), l.Update(func(m *Record) { m.ChecksummedFrom = 10 }))
+	err := errors.Join(disk.StoreLogs(old), l.stable.Update(func(m *Record) { m.ChecksummedFrom = 10 }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestALogWithWhatRaftPanicsOnIsDamagedAndSaysWhere(t *testing.T) {
 		disk := disktest.NewFaultStore()
 		l := openTestLog(t, disk)
 		entry.Index, entry.Term = 3, 1
-		if err := errors.Join(l.SetUint64(termKey, 1), l.StoreLogs(disktest.Entries(1, 2, 1)), l.StoreLogs([]*raft.Log{&entry})); err != nil {
+		if err := errors.Join(l.stable.SetUint64(termKey, 1), l.StoreLogs(disktest.Entries(1, 2, 1)), l.StoreLogs([]*raft.Log{&entry})); err != nil {
 			t.Fatal(err)
 		}
 		_, err := Open(Options{Store: disk, Fail: disktest.FailTest(t)})
@@ -103,7 +103,7 @@ func TestALogWithWhatRaftPanicsOnIsDamagedAndSaysWhere(t *testing.T) {
 
 func TestATermThatNoElectionLeadsToIsDamage(t *testing.T) {
 	disk := disktest.NewFaultStore()
-	if err := openTestLog(t, disk).SetUint64(termKey, math.MaxUint64); err != nil {
+	if err := openTestLog(t, disk).stable.SetUint64(termKey, math.MaxUint64); err != nil {
 		t.Fatal(err)
 	}
 	_, err := Open(Options{Store: disk, Fail: disktest.FailTest(t)})

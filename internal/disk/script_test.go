@@ -52,14 +52,14 @@ func (s *scripted) operation() func() error {
 		return func() error { return s.check(index) }
 	case kind == 6:
 		return func() error {
-			err := s.l.SetUint64(termKey, s.term+1)
+			err := s.l.stable.SetUint64(termKey, s.term+1)
 			s.term++
 			return err
 		}
 	case kind == 7:
 		vote := s.votes + 1
 		return func() error {
-			err := s.l.Set(voteKey, fmt.Append(nil, vote))
+			err := s.l.stable.Set(voteKey, fmt.Append(nil, vote))
 			s.votes = vote
 			return err
 		}
@@ -126,11 +126,11 @@ func (s *scripted) verify(t *testing.T, l *Log) {
 	if first, last := l.Bounds(); first != 0 && (first > s.deleting[1]+1 && first > s.first || last > s.last+s.storing) {
 		t.Fatalf("log is %d to %d, acknowledged %d to %d", first, last, s.first, s.last)
 	}
-	term, err := l.GetUint64(termKey)
+	term, err := l.stable.GetUint64(termKey)
 	if err != nil || term != s.term && term != s.term+1 {
 		t.Fatalf("term is %d, %v, acknowledged was %d", term, err, s.term)
 	}
-	vote, err := l.Get(voteKey)
+	vote, err := l.stable.Get(voteKey)
 	if got := string(vote); s.votes > 0 && (err != nil || got != fmt.Sprint(s.votes) && got != fmt.Sprint(s.votes+1)) {
 		t.Fatalf("vote is %q, %v, acknowledged was %d", vote, err, s.votes)
 	}
@@ -151,7 +151,7 @@ func openTestLog(t testing.TB, base Store) *Log {
 // newScriptedDisk is a disk on which a first term was saved.
 func newScriptedDisk(t *testing.T) *disktest.FaultStore {
 	disk := disktest.NewFaultStore()
-	if err := openTestLog(t, disk).SetUint64(termKey, 1); err != nil {
+	if err := openTestLog(t, disk).stable.SetUint64(termKey, 1); err != nil {
 		t.Fatal(err)
 	}
 	return disk

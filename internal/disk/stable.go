@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 
 	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/errs"
@@ -14,29 +15,45 @@ import (
 // errKeyNotFound is compared by raft by its text.
 var errKeyNotFound = errors.New("not found")
 
-// loadRecord reads the record. An empty store has none, and reads as one without an
-// id. So does, for the time being, a store of hraftd's; see takeOver.
-func (l *Log) loadRecord() error {
-	stored, err := getStable(l.base, boltlog.RecordKey)
+// Stable is the stable store that raft sees. What raft keeps in it is part of the node's
+// record.
+type Stable struct {
+	*failStop
+	base   Store
+	name   string
+	stored func() uint64 // how far the log reaches on the disk
+	// record is what is stored; the one behind the pointer never changes.
+	record atomic.Pointer[Record]
+	// turn is held by the one that rewrites the record. It is a channel, as
+	// it is held while the disk writes.
+	turn chan struct{}
+}
+
+// Stable is where the node's record is, and raft's values in it.
+func (l *Log) Stable() *Stable { return l.stable }
+
+// load reads the record. An empty store is fresh: it has none, and reads as one without
+// an id. So does, for the time being, a store of hraftd's; see takeOver.
+func (s *Stable) load() (fresh, hraftds bool, err error) {
+	stored, err := getStable(s.base, boltlog.RecordKey)
 	if err != nil {
-		return fmt.Errorf("%w: read the node's record: %w", errs.Damaged, err)
+		return false, false, fmt.Errorf("%w: read the node's record: %w", errs.Damaged, err)
 	}
 	if len(stored) > 0 {
 		m, err := DecodeRecord(stored)
-		l.record.Store(&m)
-		return err
+		s.record.Store(&m)
+		return false, false, err
 	}
-	written, err := writtenByOthers(l.base)
+	written, err := writtenByOthers(s.base)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errs.Damaged, err)
+		return false, false, fmt.Errorf("%w: %w", errs.Damaged, err)
 	}
 	m := Record{Format: recordFormat}.clone()
-	l.record.Store(&m)
-	l.fresh, l.hraftds = !written, written
+	s.record.Store(&m)
 	if written {
-		return l.readHraftds(&m)
+		err = s.readHraftds(&m)
 	}
-	return nil
+	return !written, written, err
 }
 
 // getStable reads key from base, which has two ways to say that it is absent.
@@ -63,71 +80,72 @@ func writtenByOthers(base Store) (bool, error) {
 }
 
 // Record returns a copy of the record.
-func (l *Log) Record() Record { return l.record.Load().clone() }
+func (s *Stable) Record() Record { return s.record.Load().clone() }
 
 // Update changes the record; the change is on disk when it returns nil.
 // It may be called from any goroutine; change runs alone.
-func (l *Log) Update(change func(*Record)) error {
-	return l.UpdateIf(func(m *Record) bool {
+func (s *Stable) Update(change func(*Record)) error {
+	return s.UpdateIf(func(m *Record) bool {
 		change(m)
 		return true
 	})
 }
 
-// hold takes a channel that is held while the disk writes, unless the store fails first.
-func (l *Log) hold(turn chan struct{}) error {
-	select {
-	case turn <- struct{}{}:
-		return nil
-	case <-l.failed:
-		return l.Err()
-	}
-}
-
-// UpdateIf is updateMeta for a change that may turn out to be none.
-func (l *Log) UpdateIf(change func(*Record) bool) error {
-	if err := l.hold(l.turn); err != nil {
+// UpdateIf is Update for a change that may turn out to be none.
+func (s *Stable) UpdateIf(change func(*Record) bool) error {
+	if err := s.hold(s.turn); err != nil {
 		return err
 	}
-	defer func() { <-l.turn }()
+	defer func() { <-s.turn }()
 
-	next := l.Record()
+	next := s.Record()
 	if !change(&next) {
-		return l.Err()
+		return s.Err()
 	}
 	next.Format = recordFormat
-	next.Tail = l.stored()
+	next.Tail = s.stored()
 	stored, err := next.Encode()
 	if err != nil {
 		return err
 	}
-	err = l.write("store the node's record", len(stored), func() error { return l.base.Set(boltlog.RecordKey, stored) })
+	err = s.write("store the node's record", len(stored), func() error { return s.base.Set(boltlog.RecordKey, stored) })
 	if err != nil {
 		return err
 	}
-	l.record.Store(&next)
+	s.record.Store(&next)
 	return nil
 }
 
+// Remember records that a snapshot is complete, unless a newer one was installed meanwhile.
+func (s *Stable) Remember(mark SnapshotMark) error {
+	return s.UpdateIf(func(m *Record) bool {
+		if mark.OlderThan(m.Snapshot) {
+			return false
+		}
+		m.Snapshot = mark
+		return true
+	})
+}
+
 // lowerTail makes sure that the record does not count on entries above index.
-func (l *Log) lowerTail(index uint64) error {
-	return l.UpdateIf(func(m *Record) bool { return m.Tail > index })
+func (s *Stable) lowerTail(index uint64) error {
+	return s.UpdateIf(func(m *Record) bool { return m.Tail > index })
 }
 
 // raiseTail makes the record count on all that is stored.
-func (l *Log) raiseTail() error {
-	return l.UpdateIf(func(m *Record) bool { return m.Tail < l.stored() })
+func (s *Stable) raiseTail() error {
+	return s.UpdateIf(func(m *Record) bool { return m.Tail < s.stored() })
 }
 
 // Set stores one of raft's values. It does not return if that fails: raft
 // panics when it cannot save its term, so its goroutine ends here instead.
 // Shutdown then still returns, and the node's owner has been told.
-func (l *Log) Set(key, value []byte) error {
-	if err := l.checkTerm(key, value); err != nil {
-		_ = l.Fail(err)
+func (s *Stable) Set(key, value []byte) error {
+	if err := s.checkTerm(key, value); err != nil {
+		_ = s.Fail(err)
 		endGoroutine()
 	}
-	err := l.UpdateIf(func(m *Record) bool {
+	err := s.UpdateIf(func(m *Record) bool {
 		old, known := m.Raft[string(key)]
 		if known && bytes.Equal(old, value) {
 			return false // raft saves its term again whenever it starts
@@ -149,20 +167,20 @@ func (l *Log) Set(key, value []byte) error {
 }
 
 // Term is the term that raft has saved, which is the one that it is in.
-func (l *Log) Term() uint64 { return l.record.Load().Term() }
+func (s *Stable) Term() uint64 { return s.record.Load().Term() }
 
 // checkTerm makes sure that no term follows a higher one: in a term that comes for the
 // second time a node can vote twice. raft wraps around from 2^64-1 to 0.
-func (l *Log) checkTerm(key, value []byte) error {
+func (s *Stable) checkTerm(key, value []byte) error {
 	name := string(key)
 	if name != "CurrentTerm" && name != "LastVoteTerm" || len(value) != 8 {
 		return nil
 	}
-	was, now := l.record.Load().number(name), binary.BigEndian.Uint64(value)
+	was, now := s.record.Load().number(name), binary.BigEndian.Uint64(value)
 	if now >= was {
 		return nil
 	}
-	return fmt.Errorf("%s: %s was to go from %d to %d, and terms only rise", l.name, name, was, now)
+	return fmt.Errorf("%s: %s was to go from %d to %d, and terms only rise", s.name, name, was, now)
 }
 
 // endGoroutine ends the calling goroutine, one of raft's, in place of an error
@@ -171,11 +189,11 @@ func endGoroutine() { runtime.Goexit() }
 
 // Get returns one of raft's values, which must not be changed, or an error
 // with the text "not found".
-func (l *Log) Get(key []byte) ([]byte, error) {
-	if err := l.Err(); err != nil {
+func (s *Stable) Get(key []byte) ([]byte, error) {
+	if err := s.Err(); err != nil {
 		return nil, err
 	}
-	value, known := l.record.Load().Raft[string(key)]
+	value, known := s.record.Load().Raft[string(key)]
 	if !known {
 		return nil, errKeyNotFound
 	}
@@ -183,18 +201,18 @@ func (l *Log) Get(key []byte) ([]byte, error) {
 }
 
 // SetUint64 is Set for a number.
-func (l *Log) SetUint64(key []byte, value uint64) error {
-	return l.Set(key, binary.BigEndian.AppendUint64(nil, value))
+func (s *Stable) SetUint64(key []byte, value uint64) error {
+	return s.Set(key, binary.BigEndian.AppendUint64(nil, value))
 }
 
 // GetUint64 is Get for a number.
-func (l *Log) GetUint64(key []byte) (uint64, error) {
-	value, err := l.Get(key)
+func (s *Stable) GetUint64(key []byte) (uint64, error) {
+	value, err := s.Get(key)
 	if err != nil {
 		return 0, err
 	}
 	if len(value) != 8 {
-		return 0, fmt.Errorf("%w: %s: %s has %d bytes", errs.Damaged, l.name, key, len(value))
+		return 0, fmt.Errorf("%w: %s: %s has %d bytes", errs.Damaged, s.name, key, len(value))
 	}
 	return binary.BigEndian.Uint64(value), nil
 }

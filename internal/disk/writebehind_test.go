@@ -92,7 +92,7 @@ func TestTheRecordDoesNotCountOnEntriesThatAreBeingStored(t *testing.T) {
 		disk.FailAt(1, slowDisk)
 		err := l.StoreLogs(disktest.Entries(11, 12, 1))
 		synctest.Wait() // the disk has the entries before it
-		if err := errors.Join(err, l.Update(func(m *Record) { m.Cluster = "c" })); err != nil {
+		if err := errors.Join(err, l.stable.Update(func(m *Record) { m.Cluster = "c" })); err != nil {
 			t.Fatal(err)
 		}
 		crashed, err := Open(Options{Store: disk.Rebooted(), Fail: disktest.FailTest(t)})
@@ -102,7 +102,7 @@ func TestTheRecordDoesNotCountOnEntriesThatAreBeingStored(t *testing.T) {
 		if _, last := crashed.Bounds(); last != 10 {
 			t.Errorf("the log ends at %d", last)
 		}
-		if err := errors.Join(l.awaitAll(), l.raiseTail()); err != nil {
+		if err := errors.Join(l.awaitAll(), l.stable.raiseTail()); err != nil {
 			t.Fatal(err)
 		}
 		if err := disk.DeleteRange(12, 12); err != nil {

@@ -19,7 +19,7 @@ import (
 func (j *Joiner) AcceptAdmission(_ context.Context, a place.Admission) (wire.Raw, error) {
 	var refusal error
 	var fresh bool
-	err := j.Logs.Update(func(m *disk.Record) {
+	err := j.Stable().Update(func(m *disk.Record) {
 		switch {
 		case a.Cluster == "":
 			refusal = fmt.Errorf("%w: an admission to no cluster", errs.Invalid)

@@ -56,7 +56,7 @@ func (f *foundingState) setJoining(joining bool) {
 // expected is how many nodes are to form a cluster; 0: none that this node is
 // among.
 func (j *Joiner) expected() int {
-	meta := j.Logs.Record()
+	meta := j.Stable().Record()
 	if n := max(j.Expect, len(meta.Promise)); n > 1 && !meta.IsLegacy() {
 		return n
 	}
@@ -68,7 +68,7 @@ func (j *Joiner) Founding() founding.Statement {
 	j.founders.mu.Lock()
 	set, known := j.founders.intended, j.founders.known
 	j.founders.mu.Unlock()
-	meta := j.Logs.Record()
+	meta := j.Stable().Record()
 	if meta.Promise != nil {
 		set = meta.Promise
 	}
@@ -79,7 +79,7 @@ func (j *Joiner) Founding() founding.Statement {
 // node has promised. A formation that a crash cut off is ended, or begun again:
 // nobody can have voted in it.
 func (j *Joiner) FoundAlone() error {
-	meta := j.Logs.Record()
+	meta := j.Stable().Record()
 	last, err := j.Logs.LastIndex()
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func (j *Joiner) FoundAlone() error {
 	case last > 0: // with others, too: the log comes before the cluster's id
 		return j.recordFounding(meta.Promise)
 	}
-	if err := j.Logs.UpdateIf(func(m *disk.Record) bool {
+	if err := j.Stable().UpdateIf(func(m *disk.Record) bool {
 		had := len(m.Raft) > 0
 		m.Raft = nil
 		return had
@@ -101,7 +101,7 @@ func (j *Joiner) FoundAlone() error {
 		return nil
 	}
 	err = j.Life.Apart("bootstrap", func() error {
-		return raft.BootstrapCluster(j.RaftConfig(), j.Logs, j.Logs, j.Snapshots, j.RaftNet, founding.Configuration(meta.Promise))
+		return raft.BootstrapCluster(j.RaftConfig(), j.Logs, j.Stable(), j.Snapshots, j.RaftNet, founding.Configuration(meta.Promise))
 	})
 	if err != nil {
 		return err
@@ -126,7 +126,7 @@ func (j *Joiner) foundTogether() error {
 	if err != nil {
 		return errors.Join(append([]error{err}, unheard...)...)
 	}
-	if j.Logs.Record().Promise == nil {
+	if j.Stable().Record().Promise == nil {
 		if err := founding.Agreed(set, j.Server, others, func(f founding.Statement) bool { return true }); err != nil {
 			return errors.Join(append([]error{err}, unheard...)...)
 		}
@@ -145,7 +145,7 @@ func (j *Joiner) foundTogether() error {
 // looked at others.
 func (j *Joiner) promise(set []roster.Peer) error {
 	admitted := ""
-	err := j.Logs.UpdateIf(func(m *disk.Record) bool {
+	err := j.Stable().UpdateIf(func(m *disk.Record) bool {
 		if admitted = m.Cluster; admitted == "" {
 			m.Promise = set
 		}
@@ -239,7 +239,7 @@ func (j *Joiner) askFounder(addr string, me founding.Statement) (founding.Statem
 // MeetMember goes on when another node belongs to a cluster: that of this node's
 // promise, or one to join.
 func (j *Joiner) MeetMember(other founding.Statement) error {
-	promise := j.Logs.Record().Promise
+	promise := j.Stable().Record().Promise
 	switch {
 	case promise == nil:
 		j.founders.setJoining(true)
@@ -250,7 +250,7 @@ func (j *Joiner) MeetMember(other founding.Statement) error {
 		return fmt.Errorf("this node has promised to form a cluster with %s, and found a member of cluster %s at %s", founding.Names(promise), other.Cluster, other.Addr)
 	}
 	j.Log.Warn("a promise to form a cluster is void, as one of its nodes belongs to another cluster", "with", founding.Names(promise), "node", other.Server, "cluster", other.Cluster)
-	if err := j.Logs.Update(func(m *disk.Record) { m.Promise = nil }); err != nil {
+	if err := j.Stable().Update(func(m *disk.Record) { m.Promise = nil }); err != nil {
 		return fmt.Errorf("take a promise back: %w", err)
 	}
 	return j.askToJoin()
@@ -307,7 +307,7 @@ func (j *Joiner) found(set []roster.Peer) error {
 // belongs to that cluster or to none.
 func (j *Joiner) recordFounding(set []roster.Peer) error {
 	other := ""
-	err := j.Logs.Update(func(m *disk.Record) {
+	err := j.Stable().Update(func(m *disk.Record) {
 		if m.Cluster != "" && m.Cluster != founding.ClusterID(set) {
 			other = m.Cluster
 			return

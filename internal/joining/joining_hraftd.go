@@ -10,14 +10,14 @@ import (
 
 // AdoptClusterID gives a nameless node the id of its cluster, when its state has it.
 func (j *Joiner) AdoptClusterID() {
-	if !j.Logs.Record().LacksClusterID() {
+	if !j.Stable().Record().LacksClusterID() {
 		return
 	}
 	if err := j.State.AwaitNote(j.Ctx, member.ClusterIDNote); err != nil {
 		return // the store stops
 	}
 	cluster := j.Members.Note(member.ClusterIDNote)
-	if err := j.Logs.Update(func(m *disk.Record) { m.Cluster = cluster }); err != nil {
+	if err := j.Stable().Update(func(m *disk.Record) { m.Cluster = cluster }); err != nil {
 		return // likewise
 	}
 	j.Log.Info("the cluster that was taken over from hraftd has an id", "cluster", cluster)

@@ -144,7 +144,7 @@ func (j *Joiner) seekPlace() error {
 		return j.stayAway()
 	case j.founds():
 		return j.foundTogether()
-	case j.Logs.Record().LacksClusterID():
+	case j.Stable().Record().LacksClusterID():
 		return j.seekLeaderWithoutID()
 	case !j.IsPlaced() && j.Self().Cluster != "":
 		return j.seekConfirmation()
@@ -274,7 +274,7 @@ func (j *Joiner) memberAddrs() ([]string, error) {
 	addrs, err := j.givenAddrs()
 	if j.Self().Cluster == "" {
 		addrs = append(addrs, j.Founding().Known...)
-		for _, f := range j.Logs.Record().Promise {
+		for _, f := range j.Stable().Record().Promise {
 			addrs = append(addrs, f.Addr)
 		}
 	}

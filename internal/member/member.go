@@ -62,7 +62,7 @@ func (ms *Members) OpenTerm(r *lead.Tenure) {
 	const pause = 10 * time.Millisecond
 	for r.Ctx.Err() == nil {
 		_, err := ms.Commit(command.Append(nil, nil))
-		if err == nil && ms.Logs.Record().IsLegacy() {
+		if err == nil && ms.Stable().Record().IsLegacy() {
 			err = ms.assignClusterID(r.Ctx)
 		}
 		if err == nil || r.Ctx.Err() != nil { // another leads

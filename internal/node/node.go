@@ -104,9 +104,12 @@ func New(t Timing, log hclog.Logger) *Node {
 
 // Self is what the node says of itself in a handshake.
 func (n *Node) Self() wire.Self {
-	m := n.Logs.Record()
+	m := n.Stable().Record()
 	return wire.Self{Cluster: m.Cluster, Server: m.ServerID()}
 }
+
+// Stable is where this node's record is.
+func (n *Node) Stable() *disk.Stable { return n.Logs.Stable() }
 
 // Index is the newest log index in this node's state.
 func (n *Node) Index() uint64 { return n.State.Index() }

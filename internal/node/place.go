@@ -47,7 +47,7 @@ func (n *Node) ConfiguredAt() string {
 // Promised returns the promise for a member, as long as it holds: until the
 // configuration has it elsewhere.
 func (n *Node) Promised(id raft.ServerID) (disk.PlacePromise, bool) {
-	p, ok := n.Logs.Record().Places[id]
+	p, ok := n.Stable().Record().Places[id]
 	return p, ok && roster.AddressOf(n.Configuration(), id) == p.From
 }
 

@@ -77,7 +77,7 @@ func (p *Places) FindPlace() {
 	if promise, ok := p.Promised(p.Server); ok {
 		at = promise.To
 	}
-	if p.Logs.Record().LacksClusterID() || at == p.Addr {
+	if p.Stable().Record().LacksClusterID() || at == p.Addr {
 		p.TakePlace()
 	}
 }
@@ -88,7 +88,7 @@ func (p *Places) Relocated(addr string) raft.ServerAddress {
 
 func (p *Places) promisePlace(id raft.ServerID, promise disk.PlacePromise) error {
 	config := p.Configuration()
-	err := p.Logs.Update(func(m *disk.Record) {
+	err := p.Stable().Update(func(m *disk.Record) {
 		places := map[raft.ServerID]disk.PlacePromise{id: promise}
 		for other, old := range m.Places { // those that still hold
 			if other != id && roster.AddressOf(config, other) == old.From {

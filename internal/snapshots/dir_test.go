@@ -191,7 +191,7 @@ func TestASnapshotThatFailsAtAnyOperationLeavesTheNodeRunningAndNothingOnDisk(t 
 			err := takeTestSnapshot(snaps, 300, 3)
 			more = ops.count >= k
 			what := fmt.Sprintf("operation %d fails (%v)", k, worked)
-			remembered := snaps.logs.Record().Snapshot
+			remembered := snaps.remembered()
 			if want := uint64(200); err == nil {
 				want = 300
 				if remembered.Index != want {
@@ -340,7 +340,7 @@ func TestASnapshotHasTheFormThatRaftsFileStoreGivesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	list, err := reader.List()
-	if err != nil || len(list) != 1 || list[0].ID != logOver(t, kept).Record().Snapshot.ID {
+	if err != nil || len(list) != 1 || list[0].ID != logOver(t, kept).Stable().Record().Snapshot.ID {
 		t.Fatalf("%v, %v", list, err)
 	}
 	_, state, err := reader.Open(list[0].ID)

@@ -130,13 +130,16 @@ type survey struct {
 	unreadable []string // but no newer than newest
 }
 
+// remembered is the newest snapshot that was completed here, as the record has it.
+func (s *files) remembered() disk.SnapshotMark { return s.logs.Stable().Record().Snapshot }
+
 // survey verifies every snapshot, and changes nothing.
 func (s *files) survey() (found survey, err error) {
 	entries, err := s.dir.ReadDir()
 	if err != nil {
 		return found, fmt.Errorf("list snapshots: %w", err)
 	}
-	remembered := s.logs.Record().Snapshot
+	remembered := s.remembered()
 	damage := map[string]error{}
 	for _, entry := range entries {
 		id := entry.Name()
@@ -167,7 +170,7 @@ func (s *files) survey() (found survey, err error) {
 
 // judgeFound decides whether the node can start from what was found.
 func (s *files) judgeFound(found *survey, damage map[string]error) error {
-	remembered := s.logs.Record().Snapshot
+	remembered := s.remembered()
 	for _, id := range slices.Sorted(maps.Keys(damage)) {
 		name, ok := parseName(id)
 		if !ok || id == remembered.ID || found.newest.ID == "" || found.newest.OlderThan(name.mark()) {
@@ -179,7 +182,7 @@ func (s *files) judgeFound(found *survey, damage map[string]error) error {
 	if found.newest.OlderThan(remembered) {
 		return s.older(found.newest, remembered)
 	}
-	if term := s.logs.Term(); found.newest.Term > term {
+	if term := s.logs.Stable().Term(); found.newest.Term > term {
 		return fmt.Errorf("%w: snapshot %s is of term %d, but %s has come to term %d only: it is older than the snapshots", errs.Damaged, filepath.Join(s.path, found.newest.ID), found.newest.Term, s.logs.Name(), term)
 	}
 	return nil
@@ -287,10 +290,10 @@ func (s *files) complete(id string) error {
 	if err != nil {
 		return errors.Join(s.judge(err), s.retire(id))
 	}
-	if err := s.logs.Remember(mark); err != nil {
+	if err := s.logs.Stable().Remember(mark); err != nil {
 		return err // it may be remembered all the same; the node stops
 	}
-	if s.logs.Record().Snapshot != mark {
+	if s.remembered() != mark {
 		return errors.Join(errOvertaken, s.retire(id))
 	}
 	s.reap(mark)
@@ -353,7 +356,7 @@ func (s *files) List() ([]*raft.SnapshotMeta, error) {
 		if err := s.logs.Err(); err != nil {
 			return nil, err
 		}
-		remembered := s.logs.Record().Snapshot
+		remembered := s.remembered()
 		if remembered.ID == "" {
 			return nil, nil
 		}
@@ -364,7 +367,7 @@ func (s *files) List() ([]*raft.SnapshotMeta, error) {
 		switch {
 		case err == nil:
 			return []*raft.SnapshotMeta{&meta.SnapshotMeta}, nil
-		case s.logs.Record().Snapshot == remembered: // else newer ones may have replaced it meanwhile
+		case s.remembered() == remembered: // else newer ones may have replaced it meanwhile
 			return nil, s.unreadable(remembered.ID, err)
 		}
 	}
@@ -395,7 +398,7 @@ func (s *files) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 		return nil, nil, err
 	}
 	meta, content, err := s.open(id)
-	if err != nil && s.logs.Record().Snapshot.ID == id {
+	if err != nil && s.remembered().ID == id {
 		err = s.unreadable(id, err)
 	}
 	if err != nil || s.codec.Translate == nil {
@@ -405,7 +408,7 @@ func (s *files) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 }
 
 func (s *files) open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
-	meta, _, err := verifyFiles(s.dir, id, s.logs.Record().Snapshot, func(io.Reader) error { return nil })
+	meta, _, err := verifyFiles(s.dir, id, s.remembered(), func(io.Reader) error { return nil })
 	if err != nil {
 		return nil, nil, err
 	}

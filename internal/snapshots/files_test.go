@@ -69,7 +69,7 @@ func openTestSnapshots(t *testing.T, dir string, kept disk.Store) (*files, error
 func snapshotsInDir(t *testing.T, indexes ...uint64) (dir string, kept *disktest.FaultStore) {
 	t.Helper()
 	dir, kept = t.TempDir(), disktest.NewFaultStore()
-	if err := logOver(t, kept).SetUint64([]byte("CurrentTerm"), 3); err != nil {
+	if err := logOver(t, kept).Stable().SetUint64([]byte("CurrentTerm"), 3); err != nil {
 		t.Fatal(err)
 	}
 	snaps, err := openTestSnapshots(t, dir, kept)
@@ -85,7 +85,7 @@ func snapshotsInDir(t *testing.T, indexes ...uint64) (dir string, kept *disktest
 // newestIn returns the directory of the newest snapshot in dir.
 func newestIn(t *testing.T, dir string, kept *disktest.FaultStore) string {
 	t.Helper()
-	return filepath.Join(dir, boltlog.SnapshotsDir, logOver(t, kept.Rebooted()).Record().Snapshot.ID)
+	return filepath.Join(dir, boltlog.SnapshotsDir, logOver(t, kept.Rebooted()).Stable().Record().Snapshot.ID)
 }
 
 func TestTheNewestSnapshotIsTheOnlyOneListedAndRemembered(t *testing.T) {
@@ -98,7 +98,7 @@ func TestTheNewestSnapshotIsTheOnlyOneListedAndRemembered(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Index != 200 {
 		t.Fatalf("%v, %v", list, err)
 	}
-	mark := snaps.logs.Record().Snapshot
+	mark := snaps.remembered()
 	if mark.ID != list[0].ID || mark.Index != 200 || mark.Term != 3 || mark.Size != int64(len(keptState)) {
 		t.Fatalf("%+v", mark)
 	}
@@ -143,7 +143,7 @@ func TestANewerSnapshotThanRememberedIsTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if mark := snaps.logs.Record().Snapshot; mark.Index != 200 {
+	if mark := snaps.remembered(); mark.Index != 200 {
 		t.Fatalf("%+v", mark)
 	}
 }
@@ -282,7 +282,7 @@ func TestSnapshotsOfALaterTermThanTheRecordAreRefused(t *testing.T) {
 	dir, kept := snapshotsInDir(t, 100)
 	older := kept.Rebooted()
 	snaps, err := openTestSnapshots(t, dir, kept)
-	if err := errors.Join(err, snaps.logs.SetUint64([]byte("CurrentTerm"), 4), takeTestSnapshot(snaps, 200, 4)); err != nil {
+	if err := errors.Join(err, snaps.logs.Stable().SetUint64([]byte("CurrentTerm"), 4), takeTestSnapshot(snaps, 200, 4)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openTestSnapshots(t, dir, older); !errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "is of term 4") {
@@ -302,7 +302,7 @@ func TestASnapshotThatIsFoundToBeDamagedStopsARunningNode(t *testing.T) {
 		if err := disktest.ReplaceIn(filepath.Join(newestIn(t, dir, kept), file), "e", "f"); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := snaps.Open(snaps.logs.Record().Snapshot.ID); !errors.Is(err, errs.Damaged) || len(told.Told()) != 1 {
+		if _, _, err := snaps.Open(snaps.remembered().ID); !errors.Is(err, errs.Damaged) || len(told.Told()) != 1 {
 			t.Errorf("%s: %v, told %v", file, err, told.Told())
 		}
 	}
@@ -327,7 +327,7 @@ func TestASnapshotBesideAnEmptyLogStoreIsRefused(t *testing.T) {
 func TestTheLogIsMadeToFitTheSnapshot(t *testing.T) {
 	dir, kept := snapshotsInDir(t, 100)
 	l := logOver(t, kept)
-	if err := errors.Join(l.SetUint64([]byte("CurrentTerm"), 3), l.StoreLogs(disktest.Entries(1, 50, 3))); err != nil {
+	if err := errors.Join(l.Stable().SetUint64([]byte("CurrentTerm"), 3), l.StoreLogs(disktest.Entries(1, 50, 3))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := openTestSnapshots(t, dir, kept); err != nil {

@@ -31,7 +31,7 @@ type memorySnapshot struct {
 // OpenInMemory returns a store without a snapshot. It refuses a node
 // that remembers having completed one.
 func OpenInMemory(logs *disk.Log, codec Codec) (Store, error) {
-	if mark := logs.Record().Snapshot; mark.ID != "" {
+	if mark := logs.Stable().Record().Snapshot; mark.ID != "" {
 		return nil, fmt.Errorf("%w: this node completed snapshot %s, which was in memory only", errs.Damaged, mark.ID)
 	}
 	if err := logs.CheckFollows(disk.SnapshotMark{}); err != nil {
