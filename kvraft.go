@@ -89,8 +89,8 @@ func newStore(o options) *Store {
 	o.logger = lines.Logger()
 	n := node.New(node.Timing(o.timing), o.logger)
 	s := &Store{opts: o, lines: lines, node: n, lead: lead.New(n), closed: make(chan struct{})}
-	s.failures = &failover.Detector{Node: n, Lead: s.lead}
-	s.places = &place.Places{Node: n, Lead: s.lead}
+	s.failures = failover.New(n, s.lead)
+	s.places = place.New(n, s.lead)
 	s.members = member.New(n, s.lead, s.places)
 	s.joiner = &joining.Joiner{
 		Node: n, Lead: s.lead, Places: s.places, Members: s.members,

@@ -225,7 +225,7 @@ func (ms *Members) addArrival(ctx context.Context, a *arrival) (entered bool, er
 		}
 	case !a.stands:
 		server.Address = ms.places.Relocated(string(server.Address))
-	case a.unconfirmed: // what has been promised of it ends with an entry, see place.go
+	case a.unconfirmed: // what has been promised of it ends with an entry, see package place
 		server.Address = ms.places.Relocated(roster.DialAddr(roster.AddressOf(a.config, server.ID)))
 	}
 	return true, ms.writeIn(ctx, server, a)

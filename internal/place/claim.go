@@ -1,12 +1,9 @@
 package place
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -16,9 +13,6 @@ import (
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 )
-
-// How a node seeks to be confirmed in its place, of a leader or of the other voters; see
-// place.go.
 
 // Claim asks for the confirmation of a place.
 type Claim struct {
@@ -40,24 +34,8 @@ type ClaimAnswer struct {
 	Index   uint64          `json:"index"`  // likewise
 }
 
-// LookAtOldPlace reports whether the old address leads to this node too.
-func (p *Places) LookAtOldPlace() (here bool, err error) {
-	at := roster.DialAddr(p.ConfiguredAt())
-	if at == "" {
-		return false, nil
-	}
-	there, err := p.ProbeSoon(p.Ctx, at)
-	switch {
-	case err != nil || there.Node != p.Server:
-		return false, nil
-	case there.Process == p.Port.Process():
-		p.TakePlace()
-		return true, nil
-	}
-	return false, Rivalry(there, p.Server, at)
-}
-
-// Rivalry is the answer to a claim of a place at which another process answers.
+// Rivalry is the answer to a claim of a place at which another process answers: an
+// errs.Refused, or errs.Copied if that one has its place.
 func Rivalry(there wire.Welcome, id raft.ServerID, at string) error {
 	if there.Unconfirmed { // neither of the two has more of a right to it
 		return fmt.Errorf("%w: another node claims the place of %s, at %s: stop the one that runs on a copy", errs.Refused, roster.UserID(id), at)
@@ -65,104 +43,15 @@ func Rivalry(there wire.Welcome, id raft.ServerID, at string) error {
 	return Copied(id, at)
 }
 
-// AskForPlace asks all addresses that may be nodes', at once. It fails when one knows
-// that this node is a copy.
-func (p *Places) AskForPlace(addrs []string, promise bool) ([]ClaimAnswer, error) {
-	ctx, cancel := context.WithTimeout(p.Ctx, 3*p.Timing.Heartbeat) // the other side looks for one
-	defer cancel()
-	answers, failures := make([]ClaimAnswer, len(addrs)), make([]error, len(addrs))
-	var asking sync.WaitGroup
-	for i, addr := range addrs {
-		asking.Go(func() {
-			question := Claim{p.Server, p.Addr, p.Port.Process(), promise}
-			answers[i], failures[i] = wire.AskJSON[ClaimAnswer](ctx, p.Port, addr, wire.CallClaim, question)
-		})
-	}
-	asking.Wait()
-	var refused error
-	for _, err := range failures {
-		switch {
-		case errors.Is(err, errs.Copied):
-			return nil, err
-		case errors.Is(err, errs.Refused):
-			refused = err
-		}
-	}
-	return answers, refused
-}
-
-// tally is what the answers to a claim come to.
-type tally struct {
-	voters  int
-	there   int  // roster.Voters that answer, this one among them
-	absent  int  // of those, how many know that it does not run at its old address, this one among them
-	Leader  bool // there is one, or will be without this node
-	missing []string
-}
-
-func (t tally) Enough() bool { return t.there == t.voters || t.absent > t.voters/2 }
-
-func (t tally) String() string {
-	text := fmt.Sprintf("%d of %d voters are here, and %d know that it is not there any more", t.there, t.voters, t.absent)
-	if len(t.missing) > 0 {
-		text += "; missing are " + strings.Join(t.missing, ", ")
-	}
-	return text
-}
-
-// Count goes by the newest configuration, that of the node whose log reaches furthest. An identity under
-// which two answer counts for nobody.
-func (p *Places) Count(answers []ClaimAnswer) (t tally) {
-	newest := p.claimAnswer()
-	by := make(map[raft.ServerID]ClaimAnswer)
-	double := make(map[raft.ServerID]bool)
-	for _, a := range answers {
-		if a.Server == "" || a.Server == p.Server {
-			continue
-		}
-		if other, ok := by[a.Server]; ok && other.Process != a.Process {
-			double[a.Server] = true
-		}
-		by[a.Server] = a
-		if cmp.Or(cmp.Compare(a.Term, newest.Term), cmp.Compare(a.Index, newest.Index)) > 0 {
-			newest = a
-		}
-		t.Leader = t.Leader || a.Led
-	}
-	t.voters, t.there, t.absent = len(newest.Voters), 1, 1
-	placed := 0
-	for _, id := range newest.Voters {
-		a, ok := by[id]
-		switch {
-		case id == p.Server:
-		case !ok || double[id]:
-			t.missing = append(t.missing, roster.UserID(id))
-		default:
-			t.there++
-			t.absent += oneIf(a.Absent)
-			placed += oneIf(a.Placed)
-		}
-	}
-	t.Leader = t.Leader || placed > t.voters/2 || !slices.Contains(newest.Voters, p.Server)
-	return t
-}
-
-func oneIf(is bool) int {
-	if is {
-		return 1
-	}
-	return 0
-}
-
 func (p *Places) claimAnswer() ClaimAnswer {
 	term, index := p.LastEntry()
 	return ClaimAnswer{
-		Server: p.Server, Process: p.Port.Process(), Placed: p.IsPlaced(), Led: p.Lead.Tenure().Leader != roster.Peer{},
+		Server: p.Server, Process: p.Port.Process(), Placed: p.IsPlaced(), Led: p.lead.Tenure().Leader != roster.Peer{},
 		Voters: roster.IDs(roster.Voters(p.Configuration())), Term: term, Index: index,
 	}
 }
 
-// ServeClaim is the other side.
+// ServeClaim is the other side, of a claimant of the same cluster.
 func (p *Places) ServeClaim(ctx context.Context, c Claim) (ClaimAnswer, error) {
 	if mine := p.Self().Cluster; mine == "" || wire.CallerOf(ctx).Cluster != mine {
 		return ClaimAnswer{}, fmt.Errorf("%w: a claim of another cluster", errs.Unsent)

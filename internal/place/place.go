@@ -1,19 +1,5 @@
-package place
-
-import (
-	"context"
-	"fmt"
-	"sync"
-
-	"github.com/hashicorp/raft"
-	"github.com/kvraft/kvraft/internal/disk"
-	"github.com/kvraft/kvraft/internal/errs"
-	"github.com/kvraft/kvraft/internal/lead"
-	"github.com/kvraft/kvraft/internal/node"
-	"github.com/kvraft/kvraft/internal/roster"
-	"github.com/kvraft/kvraft/internal/wire"
-)
-
+// Package place says whether a node may act where it runs, and has it confirmed elsewhere.
+//
 // A copy of a data directory has the identity of its original. If both acted under it,
 // each could give the vote that the other has given, and two sides of a partition could
 // each find a majority. What tells them apart is where they are:
@@ -54,16 +40,52 @@ import (
 // itself, and an address that another member still has in the configuration is no
 // obstacle. So whatever the addresses have become, nodes that are all there confirm each
 // other, and a leader moves them one by one.
+//
+// It is used so:
+//
+//	p := place.New(n, tracker)
+//	p.FindPlace()                         // at the start: n.IsPlaced says what came of it
+//	viaLeader, err := p.Seek(memberAddrs) // while it has none, again and again
+//
+//	err := p.Relocate(ctx, id, p.Relocated(addr)) // a leader confirms a member: by an entry,
+//	err = p.ConfirmPlace(ctx, id, addr)           // of which it then tells the member
+//
+// Promises are in the node's record on disk, of which package disk guards the writing. The
+// one lock here, of the claims that were made on this node, is a leaf, and not held while
+// anybody is asked. Goroutines: those by which Seek asks several nodes at once, for which it
+// waits, and those of node.Change.
+//
+// Tests: claim_test.go has what the answers come to. The rest are clusters in virtual time
+// in the root package: place_test.go and moved_test.go.
+package place
 
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/disk"
+	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/lead"
+	"github.com/kvraft/kvraft/internal/node"
+	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/wire"
+)
+
+// Places is one node's own place, and what it knows of those of others.
 type Places struct {
 	*node.Node
-	Lead *lead.Tracker
+	lead *lead.Tracker
 
 	claims     claims
-	relocating sync.Map // of server ids to their next addresses, by this node as the leader; see relocate
+	relocating sync.Map // of server ids to their next addresses, by this node as the leader; see Relocate
 }
 
-// Copied is told to a node that runs on a copy.
+// New returns the places of a node, which has none before FindPlace.
+func New(n *node.Node, t *lead.Tracker) *Places { return &Places{Node: n, lead: t} }
+
+// Copied is told to a node that runs on a copy: errs.Copied.
 func Copied(id raft.ServerID, at string) error {
 	return fmt.Errorf("%w: node %s runs at %s already; keep one of the two, empty the data directory of the other, and let it join as a new node under another id",
 		errs.Copied, roster.UserID(id), at)
@@ -82,6 +104,8 @@ func (p *Places) FindPlace() {
 	}
 }
 
+// Relocated is addr as the configuration has it from now on: it differs from what stood
+// there before, also where the address is the same.
 func (p *Places) Relocated(addr string) raft.ServerAddress {
 	return roster.MovedAddr(addr, p.Raft.CurrentTerm(), p.Raft.LastIndex())
 }
@@ -112,7 +136,8 @@ func (p *Places) ConfirmPlace(ctx context.Context, id raft.ServerID, addr string
 	return nil
 }
 
-// Relocate gives a member another address, as the leader.
+// Relocate gives a member another address, as the leader, and waits until that is
+// committed; or it makes a node a member.
 func (p *Places) Relocate(ctx context.Context, id raft.ServerID, to raft.ServerAddress) error {
 	p.relocating.Store(id, to)
 	// For a member this changes the address only; a voter stays one.
@@ -131,7 +156,8 @@ func (p *Places) HoldsBack(id raft.ServerID, addr raft.ServerAddress) bool {
 	return ok && to != addr
 }
 
-// Whereabouts is where a member answers that is not at its address.
+// Whereabouts is where a member answers that is not at its address; false: nowhere that
+// is known.
 func (p *Places) Whereabouts(ctx context.Context, m raft.Server) (string, bool) {
 	if m.ID == p.Server {
 		return p.Addr, true
@@ -147,8 +173,9 @@ func (p *Places) Whereabouts(ctx context.Context, m raft.Server) (string, bool) 
 	return "", false
 }
 
-// TurnAway is for who has a right to the place by a configuration that the promise came
-// after.
+// TurnAway says why a dialer is turned away, and where it has its place if elsewhere;
+// empty: it is not. That is for one that has a right to its place by a configuration that
+// is older than the promise.
 func (p *Places) TurnAway(o wire.Opening) (why, elsewhere string) {
 	if !p.IsPlaced() {
 		return fmt.Sprintf("node %s has to be confirmed at its new address", p.Server), ""
@@ -166,6 +193,8 @@ type Admission struct {
 	Addr    string        `json:"addr,omitempty"` // and where it has its place, for a member that is confirmed there
 }
 
+// Admit tells the node at addr that it is admitted, or confirmed, and waits for it to
+// have written that down.
 func (p *Places) Admit(ctx context.Context, a Admission, addr string) error {
 	ctx, cancel := context.WithTimeout(ctx, wire.HandshakeTimeout)
 	defer cancel()

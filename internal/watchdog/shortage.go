@@ -11,8 +11,8 @@ import (
 )
 
 // A leader without file descriptors keeps its place: it has its connections to the others,
-// and heartbeats go on. But nobody can connect to it, and who has no connection to it
-// already waits for a leader that does not take his calls, and elects no other.
+// and heartbeats go on. But nobody can connect to it. Who has no connection to it
+// already waits for a leader that takes no calls, and elects no other.
 //
 // It hands over, as a leader does that commits nothing (see standstill.go). The target gets
 // no vote of this node, which it cannot reach, so that a majority without it must be

@@ -90,21 +90,14 @@ func (w *Watchdog) electableWithout(r *lead.Tenure) (roster.Peer, error) {
 	ctx, cancel := context.WithTimeout(r.Ctx, w.Timing.Heartbeat)
 	defer cancel()
 	all := roster.Voters(w.Configuration())
-	answers := make(chan failover.SuspicionVote, len(all))
-	asked := 0
-	for _, m := range all {
-		if m.ID != w.Server && w.Life.Go(func() { answers <- w.failures.AskSuspicion(ctx, m, failover.Suspicion{Leader: w.Server, Term: r.Term}) }) {
-			asked++
-		}
-	}
+	votes := w.failures.AskVoters(ctx, all, failover.Suspicion{Leader: w.Server, Term: r.Term})
 	heard, best := 0, failover.SuspicionVote{}
-	for range asked {
-		t := <-answers
-		if t.Server != "" {
+	for _, vote := range votes {
+		if vote.Server != "" {
 			heard++
 		}
-		if t.Server != "" && !t.Abstains && (best.Server == "" || t.Before(best)) {
-			best = t
+		if vote.Server != "" && !vote.Abstains && (best.Server == "" || vote.Before(best)) {
+			best = vote
 		}
 	}
 	term, index := w.LastEntry()
@@ -114,5 +107,5 @@ func (w *Watchdog) electableWithout(r *lead.Tenure) (roster.Peer, error) {
 			return roster.Peer{Server: m.ID, Addr: string(m.Address)}, nil
 		}
 	}
-	return roster.Peer{}, fmt.Errorf("%d of the %d other voters answer", heard, asked)
+	return roster.Peer{}, fmt.Errorf("%d of the %d other voters answer", heard, len(votes))
 }

@@ -1,3 +1,37 @@
+// Package watchdog watches whether this node gets anything done; package progress has the
+// rule and what it has to do with pauses. Each kind of work that stands still makes the
+// node not ready. What is done then depends on whose fault it is:
+//
+//   - raft's main goroutine. It is asked something without effect at each step. As
+//     long as it does not answer, signs of what it is busy with count too: entries
+//     applied, bytes of a snapshot that arrive or are restored, and writes of the log
+//     store under way, which have watchdogs of their own. Without any for Timing.Stall,
+//     and longer by the size of a snapshot, the node stops: the others carry on, and
+//     if it leads they elect one of theirs.
+//   - The state machine, while a call of it lasts. Likewise.
+//   - The log, on a leader: entries wait to be committed, and neither is one committed
+//     nor do the voters that a majority lacks get nearer to it. A leader without
+//     contact to a majority has lost its place by its lease before; this one has
+//     contact, and what it sends does not arrive. See standstill.go.
+//   - The listener: it fails to accept connections, and accepts none. A leader then hands
+//     over. See shortage.go.
+//   - The state, on a follower: it lacks what its leader had long ago, or the leader
+//     says nothing.
+//
+// It is used so:
+//
+//	w := watchdog.New(n, tracker, detector, askIndex)
+//	w.Start()    // once raft runs
+//	w.NotReady() // for the status: why this node is not ready, or ""
+//
+// Start has three goroutines in Life, for which Close waits: one looks, one asks raft's
+// main goroutine and may be held up with it, and one asks the leader. What the first one
+// keeps between its looks is its own. The two others leave their answers in atomics, and
+// in w.leader under its mutex, which is a leaf and not held while anything is waited for.
+// To hand over, a look starts a goroutine of Life, which ends with the tenure.
+//
+// Tests: package progress has those of the rule. The rest are clusters in virtual time in
+// the root package: shortage_test.go, progress_test.go, guards_test.go, dark_test.go.
 package watchdog
 
 import (
@@ -16,46 +50,28 @@ import (
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
-// Watchdog watches whether this node gets anything done; package progress has the rule
-// and what it has to do with pauses. Each kind of work that stands still makes the node
-// not ready. What is done then depends on whose fault it is:
-//
-//   - raft's main goroutine. It is asked something without effect at each step. As
-//     long as it does not answer, signs of what it is busy with count too: entries
-//     applied, bytes of a snapshot that arrive or are restored, and writes of the log
-//     store under way, which have watchdogs of their own. Without any for Timing.Stall,
-//     and longer by the size of a snapshot, the node stops: the others carry on, and
-//     if it leads they elect one of theirs.
-//   - The state machine, while a call of it lasts. Likewise.
-//   - The log, on a leader: entries wait to be committed, and neither is one committed
-//     nor do those get nearer to it that are missing for a majority. A leader without
-//     contact to a majority has lost its place by its lease before; this one has
-//     contact, and what it sends does not arrive. See standstill.go.
-//   - The listener: it fails to accept connections, and accepts none. A leader then hands
-//     over. See shortage.go.
-//   - The state, on a follower: it lacks what its leader had long ago, or the leader
-//     says nothing.
+// Watchdog watches one node.
 type Watchdog struct {
 	*node.Node
 	lead     *lead.Tracker
 	failures *failover.Detector
 	askIndex func(ctx context.Context, leader roster.Peer) (uint64, error) // how far the state of a leader is
-	probe    func() bool                                                   // asks raft's main goroutine; false: the node has stopped
 
 	answers atomic.Uint64 // of raft's main goroutine
+	reason  atomic.Pointer[string]
 	stopped sync.Once
 
 	main, answering, stateWatch, accepting progress.Watch
 
 	handOverAt time.Duration // for how long nothing was accepted after which leadership is handed over, again
+	handOvers  atomic.Int32  // how often it was because nothing was committed, since the last commit
 
 	// of one tenure
 	tenure            *lead.Tenure
 	commits           progress.Watch
+	committed         uint64        // what was committed at the last look
 	sent              int64         // the most bytes of snapshots that were sent
 	stalledHandOverAt time.Duration // standstill after which leadership is handed over, again
-	handOvers         atomic.Int32  // how often it was, since the last commit
-	committed         uint64        // what was committed at the last look
 	lag               progress.Watch
 	asking            progress.Watch
 	goal              uint64 // log index that the state is to reach
@@ -67,13 +83,12 @@ type Watchdog struct {
 		answers uint64 // guarded by the mutex
 		err     error  // guarded by the mutex
 	}
-
-	reason atomic.Pointer[string]
 }
 
+// New returns a watchdog that does nothing before Start. askIndex asks a leader for the
+// newest log index in its state.
 func New(n *node.Node, lead *lead.Tracker, failures *failover.Detector, askIndex func(context.Context, roster.Peer) (uint64, error)) *Watchdog {
 	w := &Watchdog{Node: n, lead: lead, failures: failures, askIndex: askIndex}
-	w.probe = w.probeRaft
 	for _, watch := range []*progress.Watch{&w.main, &w.answering, &w.stateWatch, &w.accepting} {
 		watch.Step = w.step()
 	}
@@ -96,7 +111,7 @@ func (w *Watchdog) Start() {
 	w.Life.Go(func() { w.every(w.step(), w.look) })
 	w.Life.Go(func() {
 		w.every(w.step(), func() {
-			if w.probe() {
+			if w.probeRaft() {
 				w.answers.Add(1)
 			}
 		})
@@ -143,7 +158,7 @@ func (w *Watchdog) begin(r *lead.Tenure) {
 }
 
 // probeRaft has raft's main goroutine answer a message of term 0, at which it does not
-// look any further.
+// look any further. It returns false when the node has stopped.
 func (w *Watchdog) probeRaft() bool {
 	if w.Raft.CurrentTerm() == 0 { // it would look further
 		return true

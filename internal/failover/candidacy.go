@@ -1,0 +1,103 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/lead"
+	"github.com/kvraft/kvraft/internal/node"
+	"github.com/kvraft/kvraft/internal/roster"
+	"github.com/kvraft/kvraft/internal/sleep"
+)
+
+// candidacy is one node's, among those that find the leader of a tenure lost.
+type candidacy struct {
+	d      *Detector
+	tenure *lead.Tenure
+	agreed time.Time // when a majority was first found to
+}
+
+func (d *Detector) newCandidacy(r *lead.Tenure) *candidacy { return &candidacy{d: d, tenure: r} }
+
+// isDue reports whether a majority of the voters find the leader lost, and those of them
+// that are placed better have had the time to try.
+func (c *candidacy) isDue(ctx context.Context) bool {
+	each := c.d.Timing.Heartbeat / 4
+	rank, majority := c.d.rankAmongSuspecting(ctx, c.tenure)
+	if majority && c.agreed.IsZero() {
+		c.agreed = time.Now()
+	}
+	return majority && time.Since(c.agreed) >= time.Duration(rank)*each
+}
+
+// AwaitSilence stands for election when a majority of the voters have not heard from
+// the leader for Heartbeat, which raft may find out before or later.
+func (d *Detector) AwaitSilence(r *lead.Tenure) {
+	heartbeat := d.Timing.Heartbeat
+	candidacy := d.newCandidacy(r)
+	for d.lead.StillFollows(r) {
+		silence := d.silence()
+		wait := heartbeat - silence
+		switch {
+		case wait > 0:
+			candidacy = d.newCandidacy(r)
+		case !d.RaftNet.Abstains() && candidacy.isDue(d.Ctx) && d.CampaignAfter(r, "the leader is silent"):
+			return
+		case silence < 3*heartbeat:
+			wait = heartbeat / 50
+		default: // there is no majority
+			wait = heartbeat / 4
+		}
+		if !sleep.For(d.Ctx, wait) {
+			return
+		}
+	}
+}
+
+// silence is how long this node has heard nothing from a leader, nor voted for one. What
+// its process before this one has heard it does not know.
+func (d *Detector) silence() time.Duration {
+	return min(time.Since(d.Raft.LastContact()), time.Since(d.Opened))
+}
+
+// CampaignAfter stands for election, in place of the leader of a tenure, and reports whether
+// this node has.
+func (d *Detector) CampaignAfter(r *lead.Tenure, reason string) bool {
+	heard := d.Raft.LastContact()
+	if !d.lead.StillFollows(r) {
+		return false // raft has heard of another, or voted
+	}
+	if !r.Campaigned.CompareAndSwap(false, true) {
+		return true
+	}
+	d.Log.Warn("standing for election", "reason", reason, "leader", roster.UserID(r.Leader.Server))
+	term := r.Term
+	var err error
+	if d.Raft.State() == raft.Candidate { // it waits for pre-votes, and would not hear of it
+		term++
+		err = d.lead.StepDown(d.Ctx, r.Term, roster.Peer{Server: d.Server, Addr: d.Addr})
+	}
+	if err == nil {
+		err = d.RaftNet.Between(d.Ctx, func(ctx context.Context) error { return d.campaignIfLost(ctx, r, term, heard) })
+	}
+	if err != nil {
+		d.Log.Warn("stand for election", "error", err)
+		r.Campaigned.Store(false)
+	}
+	return err == nil
+}
+
+// campaignIfLost stands, in a term, unless raft has heard of another leader meanwhile, or
+// voted, or heard of the lost one.
+func (d *Detector) campaignIfLost(ctx context.Context, r *lead.Tenure, term uint64, heard time.Time) error {
+	if err := d.AskRaft(ctx, node.EmptyRequest()); err != nil {
+		return err
+	}
+	_, leader := d.Raft.LeaderWithID() // in its own term it is the lost one
+	if d.Raft.CurrentTerm() != term || leader != "" && term != r.Term || !d.Raft.LastContact().Equal(heard) {
+		return errors.New("this node has heard of a leader, or voted, meanwhile")
+	}
+	return d.lead.Campaign(ctx)
+}
