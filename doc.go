@@ -12,30 +12,30 @@
 // # Map
 //
 // For those who read the code; ARCHITECTURE.md follows a write and a read through it.
-// This package is what users call; http, serf and kvrafttest stand on it. Below it, in
-// internal, each package imports only what comes before it:
+// This package is what users call, and has the state machine and the format of its
+// snapshots; http, serf and kvrafttest stand on it. Below it, in internal, from the bottom
+// up:
 //
 //   - errs, roster, sleep, durable, life: errors, nodes as a configuration has them,
 //     pauses, directories that are synced, until when a node may go on.
-//   - command, limits, state: what a write is in the log, how large it may be, and what
-//     the replicated state makes of it, once.
-//   - feed, batch: the latest changes and who waits for one; callers at one time share
-//     one piece of work.
-//   - boltlog, disk, snapshots: a log in one file, a node's log with its term, vote and
-//     record, and its snapshots.
-//   - wire, raftrpc, raftnet: the peer port with its handshake and calls; raft's messages
-//     read within bounds; and sent and judged on that port.
+//   - connlimit, loglimit, logqueue, raftlog, pace, ownaddr, progress: bounds of
+//     connections and of log lines, where those go, raft's lines sorted, writers that
+//     rest, a host's own address, whether something stands still.
+//   - command, state: what a write is in the log, and what the replicated state makes of
+//     it, once.
+//   - feed, batch, limits: the latest changes and who waits for one; callers at one time
+//     share one piece of work; how large a write may be.
+//   - raftrpc, boltlog, disk, snapshots: raft's messages read within bounds; a log in one
+//     file; a node's log with its term, vote and record; and where its snapshots are kept.
+//   - wire, raftnet: the peer port with its handshake and calls; raft's messages on it.
 //   - node: what one node has, for all that follow.
 //   - lead: who leads, whether that is still so, and who is next.
 //   - failover: the failure detector, by which a dead or silent leader is replaced.
-//   - watchdog, progress: whether the node gets anything done, and what to do if not.
+//   - watchdog: whether the node gets anything done, and what to do if not.
 //   - place: where a member is, so that a copy of its data cannot act for it.
 //   - founding: which set of nodes forms a cluster.
 //   - member: the leader's part of the membership: to admit, promote and remove.
 //   - joining: a node's own part: to form a cluster, to ask for its place, to leave.
-//   - connlimit, loglimit, logqueue, raftlog, pace, ownaddr: bounds of connections, of
-//     log lines and of where those go; raft's lines, sorted; writers that rest; a host's
-//     own address.
 //
 // # Guarantees
 //

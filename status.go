@@ -24,7 +24,7 @@ type State string
 const (
 	Joining   State = "joining"   // no member: waiting to be admitted to a cluster, or to form one; or it has left
 	Follower  State = "follower"  // following a leader, or waiting for one
-	Candidate State = "candidate" // loggedRole for election
+	Candidate State = "candidate" // standing for election
 	Leading   State = "leader"    // the leader of its term
 	Stopped   State = "stopped"   // closed, or stopped by itself: see Store.Done
 )

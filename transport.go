@@ -79,7 +79,7 @@ func (h portHooks) Samples() (all []wire.Sample) {
 	return all
 }
 
-// wire.New makes the node's port, with the calls that the node serves.
+// newPort makes the node's port, with the calls that the node serves.
 func (s *Store) newPort() *wire.Port {
 	p := wire.New(s.node.Ctx, wire.Config{
 		Network: s.opts.network, Listener: s.opts.listener, Advertise: s.opts.advertise, Shared: s.opts.sharePort, Log: s.node.Log.Named("peer"),
