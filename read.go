@@ -23,13 +23,14 @@ import (
 // A linearizable read goes through these, in the order of this file:
 //
 //	Get                          repeats it, on whoever leads, until it has an answer
-//	readAsLeader, readAsFollower answer from this node's state, or ask the leader
-//	batch.Rounds.Join            takes part in a round that begins after the call
-//	askLeader                    on a follower: a call, which serveReadIndex answers
-//	readIndexAsLeader            joins the leader's round
+//	readAsFollower               asks the leader: one or two readers for the entry,
+//	forwardGet                     which serveGet answers,
+//	askLeader                    or, by a round of batch that many share, for a log index,
+//	forwardReadIndex               which serveReadIndex answers
+//	readAsLeader                 on the leader
+//	readIndexAsLeader            joins a round that begins after the call
 //	lead.Tracker.Confirm         asks a majority of the voters whether it leads still (internal/lead)
 //	fsm.AwaitIndex               waits until the state has what was committed then (fsm.go)
-//	applied.get                  reads it
 //
 // The round is ReadIndex of section 6.4 of Ongaro's thesis.
 
@@ -139,7 +140,7 @@ type reader struct {
 	lead *lead.Tracker
 	fsm  *fsm
 
-	asking    [2]*batch.Rounds    // of a follower, by the level of its readers; each a question to the leader
+	asking    [2]*batch.Rounds    // of a follower, by ReadLevel: Linearizable, LeaderLocal; each a question to the leader
 	waiting   atomic.Int32        // Gets that wait on this node as a follower
 	forwarded *semaphore.Weighted // a place for each of maxForwardedReads
 	proof     atomic.Pointer[freshness]
@@ -153,19 +154,11 @@ func newReader(n *node.Node, t *lead.Tracker, f *fsm) *reader {
 	return r
 }
 
-// readAsLeader answers from this node's state.
-func (r *reader) readAsLeader(ctx context.Context, key string, l ReadLevel) (Entry, error) {
-	if _, err := r.readIndexAsLeader(ctx, l); err != nil {
-		return Entry{}, err
-	}
-	return r.fsm.now.Load().get(key)
-}
-
-// fewReaders of a follower, or one, ask the leader for their entries. When there are
-// more they share a question, for a log index, and read here. It is one message in
-// place of many, but they wait until this node has what the leader had then, which the
-// leader tells it with the next entries or after up to twice Timing.Commit. On a node
-// that lags behind by more they ask for their entries after all.
+// While at most fewReaders wait on a follower, each asks the leader for its entry. Further
+// readers share one question for a log index, and read this node's state once it has
+// reached that index: one message for many. The follower hears of that commit within about
+// twice Timing.Commit. A reader that has waited for four times Timing.Commit asks for its
+// entry after all.
 const fewReaders = 2
 
 func (r *reader) readAsFollower(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
@@ -187,6 +180,34 @@ func (r *reader) readAsFollower(ctx context.Context, leader roster.Peer, key str
 	return r.fsm.now.Load().get(key)
 }
 
+// forwardGet asks the leader for an entry, when it is its turn.
+func (r *reader) forwardGet(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
+	if r.forwarded.Acquire(ctx, 1) != nil {
+		return Entry{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
+	}
+	defer r.forwarded.Release(1)
+	answer, err := r.node.Port.CallWithin(ctx, r.node.Patience(), leader, wire.CallGet, append([]byte{byte(l)}, key...))
+	if err != nil {
+		return Entry{}, err
+	}
+	if len(answer) < 8 {
+		return Entry{}, errors.New("kvraft: short answer to a read")
+	}
+	return Entry{Key: key, Value: answer[8:], Version: binary.BigEndian.Uint64(answer)}, nil
+}
+
+func (r *reader) serveGet(ctx context.Context, payload []byte) ([]byte, error) {
+	l, err := decodeLevel(payload)
+	if err != nil {
+		return nil, err
+	}
+	entry, err := r.readAsLeader(ctx, string(payload[1:]), l)
+	if err != nil {
+		return nil, err
+	}
+	return append(binary.BigEndian.AppendUint64(nil, entry.Version), entry.Value...), nil
+}
+
 // readHere waits until this node has what the leader had, for as long as it takes: the
 // entry may be too large for the link, or the link too slow.
 func (r *reader) readHere(ctx context.Context, key string, l ReadLevel) (Entry, error) {
@@ -200,17 +221,53 @@ func (r *reader) readHere(ctx context.Context, key string, l ReadLevel) (Entry, 
 	return r.fsm.now.Load().get(key)
 }
 
-// askLeader is a round of asking.
+// askLeader gets a log index from the leader, for all readers of a round.
 func (r *reader) askLeader(l ReadLevel) (index uint64, err error) {
 	now := r.lead.Tenure()
 	if now.Leads {
-		return 0, errs.NoLeaderKnown // whoever takes part asks again
+		return 0, errs.NoLeaderKnown // by now this node leads: each reader tries again, as the leader
 	}
 	err = r.lead.Under(r.node.Ctx, now, func(ctx context.Context, now *lead.Tenure) (err error) {
 		index, err = r.forwardReadIndex(ctx, now.Leader, l)
 		return err
 	})
 	return index, err
+}
+
+// forwardReadIndex asks the leader for a log index to read at.
+func (r *reader) forwardReadIndex(ctx context.Context, leader roster.Peer, l ReadLevel) (uint64, error) {
+	answer, err := r.node.Port.CallWithin(ctx, r.node.Patience(), leader, wire.CallReadIndex, []byte{byte(l)})
+	if err != nil {
+		return 0, err
+	}
+	return wire.DecodeUint64(answer)
+}
+
+func (r *reader) serveReadIndex(ctx context.Context, payload []byte) ([]byte, error) {
+	l, err := decodeLevel(payload)
+	if err != nil {
+		return nil, err
+	}
+	index, err := r.readIndexAsLeader(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	return binary.BigEndian.AppendUint64(nil, index), nil
+}
+
+func decodeLevel(payload []byte) (ReadLevel, error) {
+	if len(payload) == 0 || ReadLevel(payload[0]) != Linearizable && ReadLevel(payload[0]) != LeaderLocal {
+		return 0, fmt.Errorf("%w: a read without a level that the leader knows", ErrInvalid)
+	}
+	return ReadLevel(payload[0]), nil
+}
+
+// readAsLeader answers from this node's state.
+func (r *reader) readAsLeader(ctx context.Context, key string, l ReadLevel) (Entry, error) {
+	if _, err := r.readIndexAsLeader(ctx, l); err != nil {
+		return Entry{}, err
+	}
+	return r.fsm.now.Load().get(key)
 }
 
 // readIndexAsLeader returns a log index that this node's state has reached. If
@@ -246,62 +303,6 @@ func (r *reader) readIndex(ctx context.Context, l ReadLevel) (index uint64, err 
 
 // maxForwardedReads ask the leader for their entries; others wait for their turn.
 const maxForwardedReads = 16
-
-// forwardGet asks the leader for an entry, when it is its turn.
-func (r *reader) forwardGet(ctx context.Context, leader roster.Peer, key string, l ReadLevel) (Entry, error) {
-	if r.forwarded.Acquire(ctx, 1) != nil {
-		return Entry{}, fmt.Errorf("%w: %w", errs.Unsent, errs.Ended(ctx))
-	}
-	defer r.forwarded.Release(1)
-	answer, err := r.node.Port.CallWithin(ctx, r.node.Patience(), leader, wire.CallGet, append([]byte{byte(l)}, key...))
-	if err != nil {
-		return Entry{}, err
-	}
-	if len(answer) < 8 {
-		return Entry{}, errors.New("kvraft: short answer to a read")
-	}
-	return Entry{Key: key, Value: answer[8:], Version: binary.BigEndian.Uint64(answer)}, nil
-}
-
-func (r *reader) serveGet(ctx context.Context, payload []byte) ([]byte, error) {
-	l, err := decodeLevel(payload)
-	if err != nil {
-		return nil, err
-	}
-	entry, err := r.readAsLeader(ctx, string(payload[1:]), l)
-	if err != nil {
-		return nil, err
-	}
-	return append(binary.BigEndian.AppendUint64(nil, entry.Version), entry.Value...), nil
-}
-
-// forwardReadIndex asks the leader for a log index to read at.
-func (r *reader) forwardReadIndex(ctx context.Context, leader roster.Peer, l ReadLevel) (uint64, error) {
-	answer, err := r.node.Port.CallWithin(ctx, r.node.Patience(), leader, wire.CallReadIndex, []byte{byte(l)})
-	if err != nil {
-		return 0, err
-	}
-	return wire.DecodeUint64(answer)
-}
-
-func (r *reader) serveReadIndex(ctx context.Context, payload []byte) ([]byte, error) {
-	l, err := decodeLevel(payload)
-	if err != nil {
-		return nil, err
-	}
-	index, err := r.readIndexAsLeader(ctx, l)
-	if err != nil {
-		return nil, err
-	}
-	return binary.BigEndian.AppendUint64(nil, index), nil
-}
-
-func decodeLevel(payload []byte) (ReadLevel, error) {
-	if len(payload) == 0 || ReadLevel(payload[0]) != Linearizable && ReadLevel(payload[0]) != LeaderLocal {
-		return 0, fmt.Errorf("%w: a read without a level that the leader knows", ErrInvalid)
-	}
-	return ReadLevel(payload[0]), nil
-}
 
 // localState returns this node's state when it is as fresh as asked for.
 func (r *reader) localState(ctx context.Context, o readOptions) (*applied, error) {

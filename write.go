@@ -24,21 +24,23 @@ import (
 
 // The way of a write, in the order of this file:
 //
-//	Set, Delete, Batch  make a request with an id, within the limits
-//	submit              sends it until its outcome is known
-//	batch.Groups.Do     joins the group that gathers; one goroutine sends that group
-//	propose             brings the group to the leader: replicate, or else
+//	Set, Delete, Batch  (all by write) make a request with an id, within the limits
+//	submit              sends it until its outcome is known: lead.Retry repeats try
+//	batch.Groups.Do     joins the group that gathers, which is sent by
+//	propose             to the leader: replicate, if that is this node, or else
 //	forwardWrite        a call, which serveWrite answers with replicate
 //	replicate           puts the group into the log, and waits for its results
 //	fsm.ApplyBatch      decodes, applies and publishes (fsm.go)
 //	state.State.Apply   looks its id up, checks, sets (internal/state)
 //
-// The state remembers the ids of recent requests, the dedup window ([state.Window]), and so
-// knows a copy of one that it has applied. What it has forgotten it must still not apply
-// twice: each id comes with a log index that lies below every copy of the request, and when
-// the state has forgotten requests above that index it refuses. Callers' own ids are
-// remembered apart from these, and for longer: a store is done with an id when it has
-// answered, a caller may come back with one after minutes.
+// The results come back as the answers of replicate, of serveWrite, and of Do.
+//
+// The state keeps the ids and results of recent requests, the dedup window ([state.Window]).
+// A copy of one of these gets the old result. Older ids are forgotten. So each request also
+// carries a log index, Born, that is lower than the index of each of its copies: if the state
+// has forgotten anything applied above Born, a copy may be among it, and the request is
+// refused (Expired). Callers' ids have a larger window, since a caller may repeat after
+// minutes. The proof is in internal/state/recent.go.
 
 // Op is one operation of a batch.
 type Op struct {
@@ -163,22 +165,22 @@ func (id *RequestID) stamp(r *command.Request) error {
 // Errors: ErrInvalid, ErrTooLarge, ErrConflict, ErrReused, ErrNoLeader and ErrClosed
 // mean that nothing was written; ErrUnknown that it may have been or may still be.
 func (s *Store) Set(ctx context.Context, key string, value []byte, opts ...WriteOption) (version uint64, err error) {
-	return s.writes.batch(ctx, conditions(key, opts, SetOp(key, value)))
+	return s.writes.write(ctx, withOptions(key, opts, SetOp(key, value)))
 }
 
 // Delete deletes key and returns the version of the state after it. Deleting a
 // key that is not there succeeds and changes nothing. Errors are those of Set.
 func (s *Store) Delete(ctx context.Context, key string, opts ...WriteOption) (version uint64, err error) {
-	return s.writes.batch(ctx, conditions(key, opts, DeleteOp(key)))
+	return s.writes.write(ctx, withOptions(key, opts, DeleteOp(key)))
 }
 
 // Batch applies all operations, 65,536 at most, at once, or none: nobody sees a part
 // of it. It returns the version that every key it set now has. Errors are those of Set.
 func (s *Store) Batch(ctx context.Context, ops ...Op) (version uint64, err error) {
-	return s.writes.batch(ctx, ops)
+	return s.writes.write(ctx, ops)
 }
 
-func conditions(key string, opts []WriteOption, op Op) []Op {
+func withOptions(key string, opts []WriteOption, op Op) []Op {
 	o := gather[writeOptions](opts)
 	ops := []Op{op}
 	if o.conditional {
@@ -207,7 +209,7 @@ func newWriter(n *node.Node, t *lead.Tracker, l limits.Limits) *writer {
 	return w
 }
 
-func (w *writer) batch(ctx context.Context, ops []Op) (uint64, error) {
+func (w *writer) write(ctx context.Context, ops []Op) (uint64, error) {
 	var request command.Request
 	var id *RequestID
 	created := new(bool)
@@ -253,12 +255,12 @@ func (w *writer) submit(ctx context.Context, request command.Request, repeated b
 		return command.Result{}, err
 	}
 	defer release()
-	on := submission{writer: w, ctx: ctx, request: request, repeated: repeated}
-	on.encoded = command.AppendRequest(nil, &request)
-	if err := w.lead.Retry(ctx, on.try); err != nil {
-		return on.result, lead.Outcome(ctx, err, on.maybe, w.lead.ReasonOr(on.last))
+	sub := submission{writer: w, ctx: ctx, request: request, repeated: repeated}
+	sub.encoded = command.AppendRequest(nil, &request)
+	if err := w.lead.Retry(ctx, sub.try); err != nil {
+		return sub.result, lead.Outcome(ctx, err, sub.inDoubt, w.lead.ReasonOr(sub.last))
 	}
-	return on.result, on.last
+	return sub.result, sub.last
 }
 
 // submission is a request on its way.
@@ -269,48 +271,49 @@ type submission struct {
 	encoded  []byte
 	repeated bool // an attempt may have gone out before this call
 
-	maybe   bool // an attempt of this call may be in the log
-	refused bool // the leader has refused it, or the group that it came in
+	inDoubt bool // an attempt of this call may be in the log
+	alone   bool // the leader has refused it, or the group that it came in: it goes once more, by itself
 	result  command.Result
-	last    error // how the last attempt ended, or the one before if that tells more
+	last    error // the most telling error so far
 }
 
 // try makes one attempt, and reports whether the outcome is known.
-func (on *submission) try(t *lead.Tenure) (done bool) {
-	result, err := on.writer.groups.Do(on.ctx, on.encoded, on.refused)
+func (sub *submission) try(t *lead.Tenure) (done bool) {
+	result, err := sub.writer.groups.Do(sub.ctx, sub.encoded, sub.alone)
 	if err == nil {
 		err = refusal(result)
 	}
-	on.result = result
+	sub.result = result
 	switch {
-	case isRefusal(err) && !on.refused:
-		on.refused, on.last = true, err // once more, alone
-	case isRefusal(err) && on.maybe:
-		return on.end(fmt.Errorf("%w: an earlier attempt may have been applied: %w", ErrUnknown, err))
+	case isRefusal(err) && !sub.alone:
+		sub.alone, sub.last = true, err // once more, alone
+	case isRefusal(err) && sub.inDoubt:
+		return sub.end(fmt.Errorf("%w: an earlier attempt may have been applied: %w", ErrUnknown, err))
 	case isRefusal(err):
-		return on.end(err)
+		return sub.end(err)
 	case err == nil && result.Code != command.Expired:
-		return on.end(nil)
-	case err == nil && on.repeated && on.request.Born >= result.Version:
-		return on.end(fmt.Errorf("%w: the INDEX %d of the request id lies beyond the log, which is at %d", ErrInvalid, on.request.Born, result.Version))
-	case err == nil && (on.maybe || on.repeated):
-		return on.end(fmt.Errorf("%w: an earlier attempt may have been applied, and is no longer remembered", ErrUnknown))
+		return sub.end(nil)
+	case err == nil && sub.repeated && sub.request.Born >= result.Version:
+		return sub.end(fmt.Errorf("%w: the INDEX %d of the request id lies beyond the log, which is at %d", ErrInvalid, sub.request.Born, result.Version))
+	case err == nil && (sub.inDoubt || sub.repeated):
+		return sub.end(fmt.Errorf("%w: an earlier attempt may have been applied, and is no longer remembered", ErrUnknown))
 	case err == nil:
-		// This node's state was so old when the id was minted that nobody
-		// can tell whether it is new. It is: no attempt went out before.
-		on.writer.node.RequestIDs.Stamp(&on.request, result.Version)
-		on.encoded = command.AppendRequest(nil, &on.request)
-		return on.try(t)
+		// The state of this node was so old when the id was made that the leader
+		// could not tell whether it is new, and says at which log index. No attempt
+		// was applied: a new id is safe.
+		sub.writer.node.RequestIDs.Stamp(&sub.request, result.Version)
+		sub.encoded = command.AppendRequest(nil, &sub.request)
+		return sub.try(t)
 	case !errors.Is(err, errs.Unsent):
-		on.maybe, on.last = true, err
-	case !on.maybe && (on.last == nil || on.ctx.Err() == nil): // else the last one tells more
-		on.last = err
+		sub.inDoubt, sub.last = true, err
+	case !sub.inDoubt && (sub.last == nil || sub.ctx.Err() == nil): // else the last one tells more
+		sub.last = err
 	}
 	return false
 }
 
-func (on *submission) end(err error) (done bool) {
-	on.last = err
+func (sub *submission) end(err error) (done bool) {
+	sub.last = err
 	return true
 }
 
@@ -335,25 +338,20 @@ func (w *writer) propose(seal func() []byte) ([]command.Result, error) {
 	tenure := w.lead.Tenure()
 	switch {
 	case tenure.Leads:
-		return w.applySealed(seal)
+		if entry := seal(); entry != nil {
+			return w.replicate(entry)
+		}
+		return nil, nil
 	case tenure.Leader == roster.Peer{}:
 		return nil, errs.NoLeaderKnown
 	}
 	return w.forwardWrite(tenure, seal)
 }
 
-func (w *writer) applySealed(seal func() []byte) ([]command.Result, error) {
-	entry := seal()
-	if entry == nil {
-		return nil, nil
-	}
-	return w.replicate(entry)
-}
-
-// forwardWrite sends a group over a connection. A leader to which none can be made has
-// been sent nothing, however long that takes.
-func (w *writer) forwardWrite(r *lead.Tenure, seal func() []byte) ([]command.Result, error) {
-	leader, err := w.node.Port.ConnectWithin(r.Ctx, w.node.Patience(), r.Leader)
+// forwardWrite connects to the leader, and only then seals the group: if there is no
+// connection in time, nothing was sent.
+func (w *writer) forwardWrite(tenure *lead.Tenure, seal func() []byte) ([]command.Result, error) {
+	leader, err := w.node.Port.ConnectWithin(tenure.Ctx, w.node.Patience(), tenure.Leader)
 	if err != nil {
 		return nil, err
 	}
@@ -362,7 +360,7 @@ func (w *writer) forwardWrite(r *lead.Tenure, seal func() []byte) ([]command.Res
 		leader.Release()
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(r.Ctx, w.node.Patience()+time.Duration(len(entry))*wire.PerByte)
+	ctx, cancel := context.WithTimeout(tenure.Ctx, w.node.Patience()+time.Duration(len(entry))*wire.PerByte)
 	defer cancel()
 	answer, err := leader.Call(ctx, wire.CallWrite, entry)
 	if err != nil {
@@ -377,7 +375,7 @@ func (w *writer) forwardWrite(r *lead.Tenure, seal func() []byte) ([]command.Res
 
 // serveWrite lets nothing into the log that a state machine could not decode, or that
 // no caller of this node could have written: the node that forwards may have other
-// limits, or be none.
+// limits, or may not be a node of kvraft's.
 func (w *writer) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
 	own := w.limits
 	if len(payload) > own.GroupBytes() {
@@ -411,9 +409,9 @@ func (w *writer) serveWrite(_ context.Context, payload []byte) ([]byte, error) {
 }
 
 // replicate puts the entry of a group into the log as its leader, and waits until the
-// state machine has applied it. The entry is raft's from then on. The wait ends: a
-// leader that loses its majority steps down within its lease, and a store that
-// stops drains what is under way first.
+// state machine has applied it. The caller must not use entry again. It
+// always returns: a leader without a majority steps down within its lease, and a store
+// that stops waits for these calls before it shuts raft down.
 func (w *writer) replicate(entry []byte) ([]command.Result, error) {
 	if !w.node.Futures.Enter() {
 		return nil, fmt.Errorf("%w: %w", errs.Unsent, w.node.Life.Err())
