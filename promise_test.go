@@ -58,31 +58,6 @@ func TestAPromiseIsVoidOnceAMemberBelongsElsewhere(t *testing.T) {
 	}
 }
 
-// A set one of whose members has promised another will never be founded.
-func TestASetThatIsImpossibleIsNotIntended(t *testing.T) {
-	s := newTestServer(t)
-	s.opts.expect = 3
-	if err := s.node.Stable().Update(func(m *disk.Record) { m.Cluster = "" }); err != nil {
-		t.Fatal(err)
-	}
-	a, b, c, d := roster.Peer{Server: "a#1", Addr: "a:1"}, roster.Peer{Server: "b#2", Addr: "b:1"}, roster.Peer{Server: "c#3", Addr: "c:1"}, roster.Peer{Server: "d#4", Addr: "d:1"}
-	of := func(f roster.Peer, promise ...roster.Peer) founding.Statement {
-		return founding.Statement{Peer: f, Expect: 3, Set: promise, Promised: promise != nil}
-	}
-	set, err := s.joiner.Intend(map[raft.ServerID]founding.Statement{
-		a.Server: of(a, a, b, c),
-		d.Server: of(d, b, c, d),
-		c.Server: of(c, b, c, d), // it has decided
-	})
-	if err != nil || !slices.Equal(set, []roster.Peer{b, c, d}) {
-		t.Errorf("intends %v, %v", set, err)
-	}
-	set, err = s.joiner.Intend(map[raft.ServerID]founding.Statement{a.Server: of(a, a, b, c), d.Server: of(d, b, d, c), c.Server: of(c, a, b, c)})
-	if err != nil || !slices.Equal(set, []roster.Peer{a, b, c}) {
-		t.Errorf("the other way round: intends %v, %v", set, err)
-	}
-}
-
 // A node that is silent for a while is asked again where it was, and told of to others.
 func TestWhereANodeWasFoundIsNotForgotten(t *testing.T) {
 	s := newTestServer(t)

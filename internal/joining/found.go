@@ -17,22 +17,6 @@ import (
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
-// A cluster is formed by one node alone, or by n empty nodes that were all told
-// to expect n (WithBootstrapExpect). Together it goes like this:
-//
-// Each node asks the others what they are. When it has found enough of them, it
-// intends to form a cluster with the first n by identity. When it sees that the
-// rest of that set intends the same, it promises the set, on disk. When it sees
-// that all n have promised, it bootstraps: the same configuration as the others,
-// in a cluster whose id is a hash of the set.
-//
-// Why there are never two: a node promises one set, and until it is bootstrapped
-// takes part in nothing else; and a set that lacks the promise of one of its
-// members is bootstrapped by none. So two sets that are bootstrapped have no node
-// in common. A promise is taken back in one case, when a member of the set
-// belongs to another cluster: it bootstraps no other set, so nobody forms this one,
-// and none has. No clock decides anything.
-
 // foundingState is what a node knows while it forms a cluster.
 type foundingState struct {
 	mu       sync.Mutex

@@ -1,3 +1,33 @@
+// Package founding decides with whom a node forms a cluster. It has no state and does
+// nothing: package joining asks the other nodes, keeps the promise and bootstraps.
+//
+// A cluster is formed by one node alone, or by n empty nodes that were all told
+// to expect n (WithBootstrapExpect). Together it goes like this:
+//
+// Each node asks the others what they are. When it has found enough of them, it
+// intends to form a cluster with the first n by identity. When it sees that the
+// rest of that set intends the same, it promises the set, on disk. When it sees
+// that all n have promised, it bootstraps: the same configuration as the others,
+// in a cluster whose id is a hash of the set.
+//
+// Why there are never two: a node promises one set, and until it is bootstrapped
+// takes part in nothing else; and a set that lacks the promise of one of its
+// members is bootstrapped by none. So two sets that are bootstrapped have no node
+// in common. A promise is taken back in one case, when a member of the set
+// belongs to another cluster: it bootstraps no other set, so nobody forms this one,
+// and none has. No clock decides anything.
+//
+// A step goes so:
+//
+//	set := founding.Choose(me, others) // what others said of themselves
+//	err := founding.Check(set)
+//	err = founding.Agreed(set, me.Server, others, func(founding.Statement) bool { return true })
+//	…                                  // promise it, on disk
+//	err = founding.Agreed(set, me.Server, others, func(s founding.Statement) bool { return s.Promised })
+//	…                                  // bootstrap founding.Configuration(set) as founding.ClusterID(set)
+//
+// It may be called from anywhere: there are no goroutines and no locks. Tests: beside it,
+// and clusters in virtual time in found_test.go of the root package.
 package founding
 
 import (
@@ -29,10 +59,12 @@ func ClusterID(set []roster.Peer) string {
 	return hex.EncodeToString(sum[:8])
 }
 
+// Includes reports whether a set includes a node.
 func Includes(set []roster.Peer, server raft.ServerID) bool {
 	return slices.ContainsFunc(set, func(f roster.Peer) bool { return f.Server == server })
 }
 
+// Configuration is that with which the cluster of a set begins: all of it vote.
 func Configuration(set []roster.Peer) (c raft.Configuration) {
 	for _, f := range set {
 		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: f.Server, Address: raft.ServerAddress(f.Addr)})
@@ -40,7 +72,9 @@ func Configuration(set []roster.Peer) (c raft.Configuration) {
 	return c
 }
 
-// Choose returns nil when there are too few nodes.
+// Choose chooses a set for a node that has promised none: what another has promised for
+// it as well, of several the one with the least ClusterID; or the first Expect nodes by
+// identity of those that expect as many. It returns nil when there are too few.
 func Choose(me Statement, others map[raft.ServerID]Statement) (set []roster.Peer) {
 	found := []roster.Peer{me.Peer}
 	for _, other := range others {
@@ -66,7 +100,7 @@ func stillPossible(set []roster.Peer, others map[raft.ServerID]Statement) bool {
 	})
 }
 
-// Check finds nodes that cannot be in one cluster.
+// Check finds nodes of a set that cannot be in one cluster.
 func Check(set []roster.Peer) error {
 	for i, a := range set {
 		for _, b := range set[:i] {
@@ -81,8 +115,8 @@ func Check(set []roster.Peer) error {
 	return nil
 }
 
-// Agreed returns nil if all of the set but this node have the same set in mind,
-// and as settled as that.
+// Agreed returns nil if all of the set but this node, me, have the same set in mind, and
+// each is settled. Else it says who is not, and what helps.
 func Agreed(set []roster.Peer, me raft.ServerID, others map[raft.ServerID]Statement, settled func(Statement) bool) error {
 	var doubts []string
 	lost := 0 // nodes of the set that are others now
