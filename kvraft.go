@@ -92,10 +92,9 @@ func newStore(o options) *Store {
 	s.failures = failover.New(n, s.lead)
 	s.places = place.New(n, s.lead)
 	s.members = member.New(n, s.lead, s.places)
-	s.joiner = &joining.Joiner{
-		Node: n, Lead: s.lead, Places: s.places, Members: s.members,
+	s.joiner = joining.New(n, s.lead, s.places, s.members, joining.Config{
 		Given: o.join, Find: o.joinFunc, LookupHost: o.lookupHost, Expect: o.expect, Replica: o.replica,
-	}
+	})
 	s.fsm = newFSM(n.Ctx, o.snapshots.EveryBytes, o.history, func() string { return n.Self().Cluster }, n.StopForFault)
 	n.State = s.fsm
 	s.reads = newReader(n, s.lead, s.fsm)

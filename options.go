@@ -307,7 +307,7 @@ func (o *options) validate() error {
 		errs = append(errs, roster.CheckAddr("WithAddr", o.addr))
 	}
 	for _, addr := range o.join {
-		errs = append(errs, roster.CheckAddr("WithJoin", strings.TrimPrefix(addr, joining.DnsPrefix)))
+		errs = append(errs, roster.CheckAddr("WithJoin", strings.TrimPrefix(addr, joining.DNSPrefix)))
 	}
 	if o.expect < 1 || o.expect > maxExpect {
 		bad("WithBootstrapExpect: want 1 to %d, have %d", maxExpect, o.expect)

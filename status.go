@@ -60,7 +60,7 @@ func (s *Store) Status() Status {
 	st := Status{
 		Node:         s.ownNode(),
 		Cluster:      s.node.Self().Cluster,
-		Founded:      s.joiner.Founded.Load(),
+		Founded:      s.joiner.Founded(),
 		State:        s.phase(),
 		Nodes:        s.listNodes(),
 		Progress:     s.progress(),
@@ -119,7 +119,7 @@ func (s *Store) notReady(st Status, now *applied) string {
 			st.Cluster, stranger.Cluster, stranger.To)
 	case !st.Voter && st.Progress[st.ID].Behind > 0:
 		return "catching up with the leader" + behind(st.Progress[st.ID])
-	case s.joiner.Left.Load():
+	case s.joiner.HasLeft():
 		return joining.ErrLeft.Error()
 	case s.watchdog.NotReady() != "":
 		return s.watchdog.NotReady()

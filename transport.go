@@ -117,7 +117,7 @@ func (o *options) advertised(this ownaddr.Host) (string, error) {
 	}
 	var others []string
 	for _, addr := range o.join {
-		others = append(others, strings.TrimPrefix(addr, joining.DnsPrefix))
+		others = append(others, strings.TrimPrefix(addr, joining.DNSPrefix))
 	}
 	ip, err := this.Choose(ownaddr.Resolve(others, o.lookupHost), ownaddr.IsV4(listener))
 	if err != nil {

@@ -9,12 +9,11 @@ import (
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/founding"
-	"github.com/kvraft/kvraft/internal/member"
 	"github.com/kvraft/kvraft/internal/place"
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
-// AcceptAdmission is the other side of admit: the cluster is on disk before the
+// AcceptAdmission is the other side of place.Admit: the cluster is on disk before the
 // answer leaves, and from then on only that cluster is heard.
 func (j *Joiner) AcceptAdmission(_ context.Context, a place.Admission) (wire.Raw, error) {
 	var refusal error
@@ -49,15 +48,4 @@ func (j *Joiner) AcceptAdmission(_ context.Context, a place.Admission) (wire.Raw
 		j.TakePlace()
 	}
 	return nil, nil
-}
-
-// Leave removes this node, which does not ask to be admitted meanwhile or afterwards.
-func (j *Joiner) Leave(ctx context.Context, req member.RemoveRequest) error {
-	j.leaving.Add(1)
-	defer j.leaving.Add(-1)
-	err := j.Members.RemoveFor(ctx, req)
-	if err == nil {
-		j.Left.Store(true)
-	}
-	return err
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/founding"
+	"github.com/kvraft/kvraft/internal/node"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -41,14 +42,14 @@ func (f *foundingState) setJoining(joining bool) {
 // among.
 func (j *Joiner) expected() int {
 	meta := j.Stable().Record()
-	if n := max(j.Expect, len(meta.Promise)); n > 1 && !meta.IsLegacy() {
+	if n := max(j.config.Expect, len(meta.Promise)); n > 1 && !meta.IsLegacy() {
 		return n
 	}
 	return 0
 }
 
-// founding.Statement is what this node says.
-func (j *Joiner) Founding() founding.Statement {
+// statement is what this node says of itself.
+func (j *Joiner) statement() founding.Statement {
 	j.founders.mu.Lock()
 	set, known := j.founders.intended, j.founders.known
 	j.founders.mu.Unlock()
@@ -102,11 +103,11 @@ func (j *Joiner) foundTogether() error {
 	}
 	for _, other := range others {
 		if other.Cluster != "" {
-			return j.MeetMember(other)
+			return j.meetMember(other)
 		}
 	}
 	j.founders.setJoining(false)
-	set, err := j.Intend(others)
+	set, err := j.intend(others)
 	if err != nil {
 		return errors.Join(append([]error{err}, unheard...)...)
 	}
@@ -151,15 +152,8 @@ func (j *Joiner) meet() (others map[raft.ServerID]founding.Statement, unheard []
 	if err != nil {
 		unheard = append(unheard, err)
 	}
-	me := j.Founding()
-	answers := make([]founding.Statement, len(addrs))
-	failures := make([]error, len(addrs))
-	var asking sync.WaitGroup
-	for i, addr := range addrs {
-		asking.Go(func() { answers[i], failures[i] = j.askFounder(addr, me) })
-	}
-	asking.Wait()
-
+	me := j.statement()
+	answers, failures := node.AskAll(addrs, func(addr string) (founding.Statement, error) { return j.askFounder(addr, me) })
 	others = make(map[raft.ServerID]founding.Statement)
 	var found, heardOf []string
 	for i, answer := range answers {
@@ -175,12 +169,12 @@ func (j *Joiner) meet() (others map[raft.ServerID]founding.Statement, unheard []
 			return nil, nil, err
 		}
 	}
-	j.NoteKnown(append(found, heardOf...))
+	j.noteKnown(append(found, heardOf...))
 	return others, unheard, nil
 }
 
-// NoteKnown remembers addresses at which nodes were found, also while they are silent.
-func (j *Joiner) NoteKnown(addrs []string) {
+// noteKnown remembers addresses at which nodes were found, also while they are silent.
+func (j *Joiner) noteKnown(addrs []string) {
 	const most = 64
 	j.founders.mu.Lock()
 	defer j.founders.mu.Unlock()
@@ -195,9 +189,9 @@ func (j *Joiner) NoteKnown(addrs []string) {
 
 // ServeFound answers another node, and remembers where it is.
 func (j *Joiner) ServeFound(_ context.Context, other founding.Statement) (founding.Statement, error) {
-	me := j.Founding()
+	me := j.statement()
 	if j.founds() && other.Expect > 0 && roster.CheckReachable("address", other.Addr) == nil {
-		j.NoteKnown([]string{other.Addr})
+		j.noteKnown([]string{other.Addr})
 	}
 	return me, nil
 }
@@ -220,9 +214,9 @@ func (j *Joiner) askFounder(addr string, me founding.Statement) (founding.Statem
 	return again, nil
 }
 
-// MeetMember goes on when another node belongs to a cluster: that of this node's
+// meetMember goes on when another node belongs to a cluster: that of this node's
 // promise, or one to join.
-func (j *Joiner) MeetMember(other founding.Statement) error {
+func (j *Joiner) meetMember(other founding.Statement) error {
 	promise := j.Stable().Record().Promise
 	switch {
 	case promise == nil:
@@ -240,10 +234,10 @@ func (j *Joiner) MeetMember(other founding.Statement) error {
 	return j.askToJoin()
 }
 
-// Intend chooses the set: what this node has promised; or what another one has
+// intend chooses the set: what this node has promised; or what another one has
 // promised for this one as well; or the first by identity.
-func (j *Joiner) Intend(others map[raft.ServerID]founding.Statement) ([]roster.Peer, error) {
-	me := j.Founding()
+func (j *Joiner) intend(others map[raft.ServerID]founding.Statement) ([]roster.Peer, error) {
+	me := j.statement()
 	if me.Promised {
 		return me.Set, nil
 	}
@@ -283,7 +277,7 @@ func (j *Joiner) found(set []roster.Peer) error {
 	if err := j.recordFounding(set); err != nil {
 		return err
 	}
-	j.Places.FindPlace()
+	j.places.FindPlace()
 	return nil
 }
 
@@ -304,7 +298,7 @@ func (j *Joiner) recordFounding(set []roster.Peer) error {
 	if err != nil {
 		return fmt.Errorf("form a cluster: %w", err)
 	}
-	j.Founded.Store(true)
+	j.founded.Store(true)
 	j.Log.Info("formed the cluster", "cluster", founding.ClusterID(set), "with", founding.Names(set))
 	return nil
 }
