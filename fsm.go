@@ -45,7 +45,7 @@ func entry(key string, item state.Item) Entry {
 }
 
 // fsm is the state machine that raft drives. It decodes, applies and publishes:
-// no I/O, no clock, no randomness.
+// that uses no I/O, no clock, no randomness. (Asking for snapshots, below, does.)
 //
 // Its index, not raft's AppliedIndex, says what can be read: raft's advances
 // when entries are queued for the state machine.

@@ -10,8 +10,10 @@
 // It also knows what can be seen here alone: how far followers have acknowledged, how much
 // of a snapshot was sent or has arrived.
 //
-// All goroutines are the port's: the filter loop, and one for each connection that others
-// have made for raft. No lock is held while another is taken, or while a [Filter] is asked.
+// The goroutines are the port's: the filter loop, one for each connection that others have
+// made for raft, and one that reads a snapshot to its end which is not wanted. raft's own
+// transport has one that Close ends. No lock (of acked.go and installs.go) is held while
+// another is taken, or while a [Filter] is asked.
 //
 // Tests put two transports on a network in memory, or send one node what no node sends.
 package raftnet

@@ -11,18 +11,19 @@
 // A connection opens with a handshake (handshake.go), which says what it is for: raft's
 // messages, calls, or to be watched. The kinds of calls are the table in calls.go; how a
 // message of one is encoded is known to whoever serves it. What a node must answer for
-// its port (who it is, whether it leads, who may come in) goes by [Hooks].
+// its port (who it is, whether it leads, who may come in) is asked through [Hooks].
 //
-// Doors for what is to come: [Config.Security] has each connection before its handshake,
-// for encryption. A secret that nodes share is a field of [Opening] and [Welcome] that
+// Extension points: [Config.Security] has each connection before its handshake, for
+// encryption; refuseOne answers before that, and under Shared what else comes to the port
+// comes after it. A shared secret would be a field of [Opening] and [Welcome] that
 // acceptHandshake and dialHandshake compare. Limits are in limits.go, and the rules of a
-// call in the table of calls.go. To count, there is one place for each thing: Conn's track
-// and forget for connections, Port.answer and Client.ask for calls, noteRefusal for what
-// is refused.
+// call in the table of calls.go. To count, there is one place for each thing: track and
+// forget of Port for connections (and handOut, which gives one away), Port.answer and
+// exchange for calls, noteRefusal for what is refused.
 //
 // Goroutines are the port's: one that accepts, one for each connection that was accepted,
-// and those of Go. Close waits for all of them. What hangs on a connection that was dialed
-// runs in its caller's. Port.mu is never held while the network is waited for or a hook is
+// and those of Go. Close waits for all of them. A call runs on its caller's goroutine.
+// Port.mu is never held while the network is waited for or a hook is
 // asked; the pool's mutex is taken before Port.mu, where a connection is closed under it.
 //
 // Tests run on package memnet's network in virtual time.
