@@ -107,7 +107,7 @@ func (s *Store) Remove(ctx context.Context, id string, opts ...RemoveOption) err
 	if id == s.node.ID && req.MayReturn {
 		return s.joiner.Leave(ctx, req)
 	}
-	return s.members.RemoveFor(ctx, req)
+	return s.members.Remove(ctx, req)
 }
 
 // TransferLeadership makes the voter id the leader, or with an empty id any other

@@ -15,7 +15,7 @@ var ErrLeft = errors.New("it has left the cluster: start it again, or join it th
 func (j *Joiner) Leave(ctx context.Context, req member.RemoveRequest) error {
 	j.leaving.Add(1)
 	defer j.leaving.Add(-1)
-	err := j.members.RemoveFor(ctx, req)
+	err := j.members.Remove(ctx, req)
 	if err == nil {
 		j.left.Store(true)
 	}

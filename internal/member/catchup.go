@@ -34,7 +34,7 @@ func (p Progress) String() string {
 type learners struct {
 	mu         sync.Mutex
 	catchingUp map[raft.ServerID]*catchUp // guarded by mu: by this node
-	failures   loglimit.Trouble           // guarded by mu: of lessons
+	failures   loglimit.Trouble           // guarded by mu: to bring members up
 	told       Progress                   // guarded by mu: this node's own
 	toldAt     time.Time                  // guarded by mu
 	loggedAt   time.Time                  // guarded by mu
@@ -247,7 +247,8 @@ func (ms *Members) lacking(server raft.ServerID, index uint64) (bytes, size int6
 	return max(0, list[0].Size-ms.RaftNet.SentTo(server)) + ms.Logs.SizeOf(list[0].Index+1, last), size
 }
 
-// ServeCatchUp is the member's side.
+// ServeCatchUp is the member's side: it answers with the newest log index in its state,
+// when that has reached the target, or when the time is up.
 func (ms *Members) ServeCatchUp(ctx context.Context, p CatchUpRequest) (wire.Raw, error) {
 	const logEvery = 10 * time.Second
 	l := &ms.learners
@@ -270,14 +271,14 @@ func (ms *Members) ServeCatchUp(ctx context.Context, p CatchUpRequest) (wire.Raw
 	return binary.BigEndian.AppendUint64(nil, ms.Index()), err
 }
 
-// Progress is that of the members that this node brings up, by id, or its own.
+// Progress is that of the members that this node brings up, by id, or this node's own.
 func (ms *Members) Progress() map[string]Progress {
 	l := &ms.learners
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := make(map[string]Progress)
-	for server, lesson := range l.catchingUp {
-		all[roster.UserID(server)] = lesson.progress
+	for server, c := range l.catchingUp {
+		all[roster.UserID(server)] = c.progress
 	}
 	if l.told.Behind > 0 && time.Since(l.toldAt) < 2*ms.Timing.Heartbeat {
 		all[ms.ID] = l.told

@@ -40,6 +40,8 @@ const (
 	maxStriking = 256 // notes that are struck out at once: a change of the membership waits as long
 )
 
+// The names of the notes: of the id of a replica, of an identity that was removed, and of
+// one that has left and may return.
 func ReplicaNote(id string) string            { return "replica/" + id }
 func RemovedNote(server raft.ServerID) string { return "retired/" + string(server) }
 func LeftNote(server raft.ServerID) string    { return "left/" + string(server) }
@@ -53,7 +55,10 @@ const (
 	tombstoneByForce = "forced"
 )
 
-func (ms *Members) IsReplica(id string) bool        { return ms.Note(ReplicaNote(id)) != "" }
+// IsReplica reports whether what has an id is to stay without a vote.
+func (ms *Members) IsReplica(id string) bool { return ms.Note(ReplicaNote(id)) != "" }
+
+// IsRemoved reports whether an identity was removed for good, or is to be.
 func (ms *Members) IsRemoved(id raft.ServerID) bool { return ms.Note(RemovedNote(id)) != "" }
 
 func (ms *Members) isRemovedByForce(id raft.ServerID) bool {
@@ -67,6 +72,7 @@ func (ms *Members) isForgotten(who wire.Welcome) bool {
 	return ms.Note(forgottenNote) != "" && who.Cluster == ms.Self().Cluster && who.Joined && !ms.Lists(who.Node) && ms.Note(LeftNote(who.Node)) == ""
 }
 
+// Note is the text of a note; empty: there is none.
 func (ms *Members) Note(name string) string { return ms.State.Note(name) }
 
 // Dated is the text of a note that is taken now.
@@ -80,7 +86,7 @@ func (ms *Members) WriteNote(name, text string) error {
 	return nil
 }
 
-// WriteNotes takes notes, all or none.
+// WriteNotes takes notes, all or none, as the leader.
 func (ms *Members) WriteNotes(ops []command.Op) error {
 	request := command.Request{Ops: ops}
 	ms.RequestIDs.Stamp(&request, ms.Index())

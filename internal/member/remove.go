@@ -25,11 +25,11 @@ type RemoveRequest struct {
 	Term uint64 `json:"term,omitempty"` // of the leader that is asked: it does nothing about it in another. 0: of one that does not know this
 }
 
-// RemoveFor also tells a refusal as such when an attempt on an earlier leader is in doubt.
-// That one had its effect in its own term, or never will have; and a leader has in its
-// state what was done in the terms before it, and refuses nothing of which there is a
-// note.
-func (ms *Members) RemoveFor(ctx context.Context, req RemoveRequest) error {
+// Remove removes a member, through the leader, and waits until that is committed. It tells
+// a refusal as such also when an attempt on an earlier leader is in doubt: that attempt had
+// its effect in its own term, or never will have; and a leader has in its state what was
+// done in the terms before its own, and refuses nothing of which there is a note.
+func (ms *Members) Remove(ctx context.Context, req RemoveRequest) error {
 	var refusal error
 	doubt := uint64(0) // the last term in which an attempt may have begun
 	err := ms.lead.ChangeThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) error {
@@ -68,6 +68,7 @@ func (ms *Members) removeThrough(ctx context.Context, tenure *lead.Tenure, req R
 	return err
 }
 
+// ServeRemove is the other side.
 func (ms *Members) ServeRemove(ctx context.Context, req RemoveRequest) (wire.Raw, error) {
 	return nil, ms.lead.ServeChange(ctx, req.Forwarded, func(ctx context.Context, r *lead.Tenure) error { return ms.removeThrough(ctx, r, req) })
 }

@@ -19,7 +19,8 @@ type TransferRequest struct {
 	Forwarded bool   `json:"forwarded"` // by a member to its leader, which must not pass it on
 }
 
-// Transfer makes a voter the leader, or with an empty id any other than the present one.
+// Transfer makes a voter the leader, or with an empty id any other than the present one,
+// and waits until this node follows that.
 func (ms *Members) Transfer(ctx context.Context, id string) error {
 	var old roster.Peer // the leader that was asked, and may have handed over
 	return ms.lead.ChangeThroughLeader(ctx, func(_ context.Context, tenure *lead.Tenure) error {
@@ -49,6 +50,7 @@ func (ms *Members) transferThrough(ctx context.Context, tenure *lead.Tenure, req
 	return err
 }
 
+// ServeTransfer is the other side.
 func (ms *Members) ServeTransfer(ctx context.Context, req TransferRequest) (wire.Raw, error) {
 	return nil, ms.lead.ServeChange(ctx, req.Forwarded, func(ctx context.Context, r *lead.Tenure) error { return ms.transferThrough(ctx, r, req) })
 }

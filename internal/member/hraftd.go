@@ -31,8 +31,8 @@ func (ms *Members) assignClusterID(ctx context.Context) error {
 	return ms.WriteNote(ClusterIDNote, cmp.Or(ms.Self().Cluster, roster.NewIdentity()))
 }
 
-// VouchWithoutClusterID tells what speaks against a dialer that is nameless, or that dials
-// this node which is. Its id must be a member's, as far as this node knows. Members
+// VouchWithoutClusterID tells what speaks against a dialer, where one of the two was taken
+// over from hraftd and has no cluster id to compare. The dialer's id must be a member's, as far as this node knows. Members
 // of another cluster may have the same ids, if that was hraftd's too: they have other
 // entries in their logs.
 func (ms *Members) VouchWithoutClusterID(o wire.Opening) error {
