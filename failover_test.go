@@ -431,15 +431,15 @@ func TestWhatWasAcknowledgedBeforeAFailoverIsThereAfterIt(t *testing.T) {
 	})
 }
 
-// nameless is a host on a network where for a while nobody can look up the leader's
+// unresolved is a host on a network where for a while nobody can look up the leader's
 // name, and the leader nobody's.
-type nameless struct {
+type unresolved struct {
 	*kvrafttest.Host
 	out  *atomic.Bool
 	self string
 }
 
-func (n nameless) Dial(ctx context.Context, addr string) (net.Conn, error) {
+func (n unresolved) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	if n.out.Load() && (addr == "n1:7000" || n.self == "n1") {
 		return nil, &net.OpError{Op: "dial", Net: "mem", Err: &net.DNSError{Err: "server misbehaving", Name: addr, IsTemporary: true}}
 	}
@@ -453,7 +453,7 @@ func TestALeaderWhoseNameCannotBeLookedUpKeepsItsPlace(t *testing.T) {
 		network := kvrafttest.NewNetwork()
 		var stores []*kvraft.Store
 		for _, id := range []string{"n1", "n2", "n3"} {
-			opts := []kvraft.Option{kvraft.WithID(id), kvraft.WithAddr(id + ":7000"), kvraft.WithNetwork(nameless{network.Host(id), &out, id}), kvraft.WithLogStore(kvrafttest.NewDisk().Open())}
+			opts := []kvraft.Option{kvraft.WithID(id), kvraft.WithAddr(id + ":7000"), kvraft.WithNetwork(unresolved{network.Host(id), &out, id}), kvraft.WithLogStore(kvrafttest.NewDisk().Open())}
 			if id != "n1" {
 				opts = append(opts, kvraft.WithJoin("n1:7000"))
 			}

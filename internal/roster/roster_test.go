@@ -24,10 +24,10 @@ func TestTheAddressOfAMemberThatHasMovedIsDialedWhereItIs(t *testing.T) {
 
 func TestTheIDOfANodeIsWhatComesBeforeItsIdentity(t *testing.T) {
 	if id := UserID("n1#abc"); id != "n1" || HasNoIdentity("n1#abc") {
-		t.Errorf("n1#abc is %q, nameless %v", id, HasNoIdentity("n1#abc"))
+		t.Errorf("n1#abc is %q, no identity %v", id, HasNoIdentity("n1#abc"))
 	}
 	if id := UserID("n1"); id != "n1" || !HasNoIdentity("n1") {
-		t.Errorf("n1 is %q, nameless %v", id, HasNoIdentity("n1"))
+		t.Errorf("n1 is %q, no identity %v", id, HasNoIdentity("n1"))
 	}
 }
 

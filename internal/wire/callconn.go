@@ -18,17 +18,17 @@ import (
 // used by the goroutine that serves it.
 type callConn struct {
 	net.Conn
-	in     *bufio.Reader // of paced
-	paced  *pacedReader
-	knock  bool                // the caller names no node
-	budget *semaphore.Weighted // bytes of callBytes
-	held   int64               // of budget, for the present call
+	in      *bufio.Reader // of paced
+	paced   *pacedReader
+	unnamed bool                // the caller names no node
+	budget  *semaphore.Weighted // bytes of callBytes
+	held    int64               // of budget, for the present call
 }
 
 // call is what a caller asks.
 type call struct {
 	method  Method
-	knock   bool // the caller names no node
+	unnamed bool // the caller names no node
 	timeout time.Duration
 	payload []byte
 }
@@ -38,9 +38,9 @@ var (
 	errNoRoom  = fmt.Errorf("%w: the calls that are under way here take all the memory they may", errs.Unsent)
 )
 
-func newCallConn(conn net.Conn, knock bool, budget *semaphore.Weighted) *callConn {
+func newCallConn(conn net.Conn, unnamed bool, budget *semaphore.Weighted) *callConn {
 	paced := &pacedReader{conn: conn}
-	return &callConn{Conn: conn, in: bufio.NewReaderSize(paced, 4<<10), paced: paced, knock: knock, budget: budget}
+	return &callConn{Conn: conn, in: bufio.NewReaderSize(paced, 4<<10), paced: paced, unnamed: unnamed, budget: budget}
 }
 
 // serveOne answers a call, or returns why there will be none.
@@ -75,8 +75,8 @@ func (c *callConn) serveOne(ctx context.Context, serve func(context.Context, cal
 // next waits for a call to begin and reads it. A refusal is to be answered.
 func (c *callConn) next() (q call, refusal, err error) {
 	limit := IdleLimit
-	if c.knock {
-		limit = knockLimit
+	if c.unnamed {
+		limit = unnamedLimit
 	}
 	c.paced.await(limit)
 	if _, err := c.in.Peek(1); err != nil {
@@ -87,10 +87,10 @@ func (c *callConn) next() (q call, refusal, err error) {
 	if _, err := io.ReadFull(c.in, head[:]); err != nil {
 		return q, nil, err
 	}
-	q.method, q.knock = Method(head[0]), c.knock
+	q.method, q.unnamed = Method(head[0]), c.unnamed
 	q.timeout = min(time.Duration(binary.BigEndian.Uint32(head[1:]))*time.Millisecond, MaxCall)
 	n := binary.BigEndian.Uint32(head[5:])
-	if n > q.method.limit(q.knock) {
+	if n > q.method.limit(q.unnamed) {
 		return q, errTooLong, nil
 	}
 	q.payload, err = readFrame(c.in, n, c.hold)

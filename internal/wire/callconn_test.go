@@ -153,10 +153,10 @@ func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 func TestOnlyWritesAndReadsMayBeLarge(t *testing.T) {
 	for m := range CallClaim + 2 {
-		for _, knock := range []bool{false, true} {
-			large := !knock && (m == CallWrite || m == CallGet)
-			if n := m.limit(knock); large != (n > 64<<10) {
-				t.Errorf("call %d may have %d bytes, where a knock is %v", m, n, knock)
+		for _, unnamed := range []bool{false, true} {
+			large := !unnamed && (m == CallWrite || m == CallGet)
+			if n := m.limit(unnamed); large != (n > 64<<10) {
+				t.Errorf("call %d may have %d bytes, where no node is named is %v", m, n, unnamed)
 			}
 		}
 	}
@@ -194,7 +194,7 @@ func TestAConnectionWithoutCallsEnds(t *testing.T) {
 		limit time.Duration
 	}{
 		"of a node":         {helloB, IdleLimit},
-		"that names nobody": {Hello{For: ForRPC, From: "x#1"}, knockLimit},
+		"that names nobody": {Hello{For: ForRPC, From: "x#1"}, unnamedLimit},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			conn := servedBy(t, newCallServer(t), c.h)

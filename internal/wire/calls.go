@@ -44,20 +44,20 @@ const (
 // rules are those of the methods that are not as most: small, and only for a caller that
 // names this node.
 var rules = [256]struct {
-	large bool // up to MaxFrame, of a caller that names this node
-	knock bool // the caller need not name it
+	large   bool // up to MaxFrame, of a caller that names this node
+	unnamed bool // the caller need not name it
 }{
 	CallWrite: {large: true},
 	CallGet:   {large: true}, // a key of hraftd's may have any size
-	CallJoin:  {knock: true},
-	CallAdmit: {knock: true},
-	CallFound: {knock: true},
-	CallClaim: {knock: true},
+	CallJoin:  {unnamed: true},
+	CallAdmit: {unnamed: true},
+	CallFound: {unnamed: true},
+	CallClaim: {unnamed: true},
 }
 
 // limit is how large a call may be.
-func (m Method) limit(knock bool) uint32 {
-	if !knock && rules[m].large {
+func (m Method) limit(unnamed bool) uint32 {
+	if !unnamed && rules[m].large {
 		return MaxFrame
 	}
 	return maxSmallFrame
@@ -161,7 +161,7 @@ func (p *Port) serveCalls(conn net.Conn, h Hello) {
 func (p *Port) answer(ctx context.Context, q call) ([]byte, error) {
 	serve := p.calls[q.method]
 	switch {
-	case q.knock && !rules[q.method].knock:
+	case q.unnamed && !rules[q.method].unnamed:
 		return nil, fmt.Errorf("%w: call %d without naming the node that is meant", errs.Invalid, q.method)
 	case serve == nil:
 		return nil, fmt.Errorf("%w: call %d is not known here", errs.Invalid, q.method)

@@ -277,10 +277,10 @@ func FuzzCall(f *testing.F) {
 }
 
 // answersTo counts the whole calls in data, and one over its limit, which is the last.
-func answersTo(data []byte, knock bool) (answers int) {
+func answersTo(data []byte, unnamed bool) (answers int) {
 	for len(data) >= 9 {
 		m, n := Method(data[0]), binary.BigEndian.Uint32(data[5:])
-		if data = data[9:]; n > m.limit(knock) {
+		if data = data[9:]; n > m.limit(unnamed) {
 			return answers + 1
 		} else if n > uint32(len(data)) {
 			return answers

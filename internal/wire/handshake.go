@@ -51,7 +51,7 @@ type Hello struct {
 // Opening is a hello as it is sent.
 type Opening struct {
 	Hello
-	Log        []Sample `json:"log,omitempty"`        // of the dialer's, where one of the two may be nameless
+	Log        []Sample `json:"log,omitempty"`        // of the dialer's, where one of the two may have no cluster id
 	Configured string   `json:"configured,omitempty"` // the dialer's address in its own configuration
 }
 
@@ -76,14 +76,14 @@ type Self struct {
 
 // judge answers a hello. It never refuses because it does not know the dialer:
 // a node that lags behind would refuse the leader that could teach it. But where one
-// of the two is nameless no cluster's id can be compared, and vouch tells what speaks
+// of the two has no cluster id they cannot be compared, and vouch tells what speaks
 // against the dialer.
 func (me Self) judge(h Hello, vouch func() error) Welcome {
 	w := Welcome{Cluster: me.Cluster, Node: me.Server}
 	switch {
 	case h.For != ForRaft && h.For != ForRPC && h.For != ForMonitor:
 		w.Refused = fmt.Sprintf("connections for %q are not known here", h.For)
-	case h.To == "" && h.For == ForRPC: // a knock; what may be asked is limited in calls.go
+	case h.To == "" && h.For == ForRPC: // to whoever is there; what may be asked is limited in calls.go
 	case h.To != me.Server:
 		w.Refused = fmt.Sprintf("this is node %s, not %s", me.Server, h.To)
 	case me.Cluster == "" && !roster.HasNoIdentity(me.Server):

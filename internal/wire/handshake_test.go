@@ -25,7 +25,7 @@ import (
 
 func TestAHelloIsJudgedByWhomItMeans(t *testing.T) {
 	member, outside := Self{"c1", "b#2"}, Self{"", "b#2"}
-	old, nameless := Self{"c1", "b"}, Self{"", "b"} // of a cluster of hraftd's
+	old, withoutID := Self{"c1", "b"}, Self{"", "b"} // of a cluster of hraftd's
 	for _, c := range []struct {
 		name    string
 		me      Self
@@ -35,10 +35,10 @@ func TestAHelloIsJudgedByWhomItMeans(t *testing.T) {
 		{"raft of the cluster", member, Hello{For: ForRaft, Cluster: "c1", From: "a#1", To: "b#2"}, ""},
 		{"a call of the cluster", member, Hello{For: ForRPC, Cluster: "c1", From: "a#1", To: "b#2"}, ""},
 		{"raft of a dialer nobody knows", member, Hello{For: ForRaft, Cluster: "c1", From: "stranger#9", To: "b#2"}, ""},
-		{"a knock of the cluster", member, Hello{For: ForRPC, Cluster: "c1", From: "a#1"}, ""},
-		{"a knock of a node without a cluster", member, Hello{For: ForRPC, From: "a#1"}, ""},
-		{"a knock of another cluster, which may look who is there", member, Hello{For: ForRPC, Cluster: "c2", From: "a#1"}, ""},
-		{"a knock at a node that waits", outside, Hello{For: ForRPC, Cluster: "c1", From: "a#1"}, ""},
+		{"a call of the cluster to whoever is there", member, Hello{For: ForRPC, Cluster: "c1", From: "a#1"}, ""},
+		{"such a call of a node without a cluster", member, Hello{For: ForRPC, From: "a#1"}, ""},
+		{"such a call of another cluster, which may look who is there", member, Hello{For: ForRPC, Cluster: "c2", From: "a#1"}, ""},
+		{"such a call at a node that waits", outside, Hello{For: ForRPC, Cluster: "c1", From: "a#1"}, ""},
 		{"raft without naming the node", member, Hello{For: ForRaft, Cluster: "c1", From: "a#1"}, "not "},
 		{"raft for another node", member, Hello{For: ForRaft, Cluster: "c1", From: "a#1", To: "x#2"}, "not x#2"},
 		{"raft for the identity before", member, Hello{For: ForRaft, Cluster: "c1", From: "a#1", To: "b#1"}, "not b#1"},
@@ -51,16 +51,16 @@ func TestAHelloIsJudgedByWhomItMeans(t *testing.T) {
 		{"a call to a node that waits", outside, Hello{For: ForRPC, Cluster: "c1", From: "a#1", To: "b#2"}, "waits to be admitted"},
 		{"raft between two that wait", outside, Hello{For: ForRaft, From: "a#1", To: "b#2"}, "waits to be admitted"},
 		{"raft of the cluster to an old member", old, Hello{For: ForRaft, Cluster: "c1", From: "stranger#9", To: "b"}, ""},
-		{"raft of a nameless member", member, Hello{For: ForRaft, From: "a", To: "b#2"}, ""},
-		{"raft of a nameless member to an old one", old, Hello{For: ForRaft, From: "a", To: "b"}, ""},
-		{"raft of a nameless node that is no member", old, Hello{For: ForRaft, From: "stranger", To: "b"}, "not a member"},
+		{"raft of a member without a cluster id", member, Hello{For: ForRaft, From: "a", To: "b#2"}, ""},
+		{"raft of a member without a cluster id to an old one", old, Hello{For: ForRaft, From: "a", To: "b"}, ""},
+		{"raft of a node without a cluster id that is no member", old, Hello{For: ForRaft, From: "stranger", To: "b"}, "not a member"},
 		{"raft of another cluster to an old member", old, Hello{For: ForRaft, Cluster: "c2", From: "a", To: "b"}, "belongs to cluster c1"},
 		{"raft without a cluster to an old member", old, Hello{For: ForRaft, From: "a#1", To: "b"}, "belongs to cluster c1"},
-		{"raft between nameless members", nameless, Hello{For: ForRaft, From: "a", To: "b"}, ""},
-		{"raft of a member to a nameless one", nameless, Hello{For: ForRaft, Cluster: "c1", From: "a", To: "b"}, ""},
-		{"raft of no member to a nameless one", nameless, Hello{For: ForRaft, Cluster: "c1", From: "stranger#9", To: "b"}, "not a member"},
-		{"raft to a nameless node, for another", nameless, Hello{For: ForRaft, From: "a", To: "x"}, "not x"},
-		{"a knock at a nameless node", nameless, Hello{For: ForRPC, Cluster: "c2", From: "stranger#9"}, ""},
+		{"raft between members without a cluster id", withoutID, Hello{For: ForRaft, From: "a", To: "b"}, ""},
+		{"raft of a member to one without a cluster id", withoutID, Hello{For: ForRaft, Cluster: "c1", From: "a", To: "b"}, ""},
+		{"raft of no member to one without a cluster id", withoutID, Hello{For: ForRaft, Cluster: "c1", From: "stranger#9", To: "b"}, "not a member"},
+		{"raft to a node without a cluster id, for another", withoutID, Hello{For: ForRaft, From: "a", To: "x"}, "not x"},
+		{"such a call at a node without a cluster id", withoutID, Hello{For: ForRPC, Cluster: "c2", From: "stranger#9"}, ""},
 		{"an unknown purpose", member, Hello{For: "gossip", Cluster: "c1", From: "a#1", To: "b#2"}, `"gossip"`},
 		{"no purpose", member, Hello{Cluster: "c1", From: "a#1", To: "b#2"}, "not known"},
 	} {
@@ -421,8 +421,8 @@ func FuzzHandshake(f *testing.F) {
 			t.Fatalf("%v, with %q to be put back before %q", err, other.head, rest)
 		}
 		right := h.Cluster == "c1" && h.To == "b#2" && (h.For == ForRaft || h.For == ForRPC)
-		knock := h.To == "" && h.For == ForRPC
-		if welcomed := err == nil; welcomed && !right && !knock {
+		unnamed := h.To == "" && h.For == ForRPC
+		if welcomed := err == nil; welcomed && !right && !unnamed {
 			t.Fatalf("%+v was welcomed", h)
 		} else if !welcomed && right {
 			t.Fatalf("%+v was refused: %v", h, err)

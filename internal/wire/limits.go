@@ -26,9 +26,9 @@ const (
 
 	// Connections that nobody uses are closed by the side that made them, well before the
 	// other side would: that could be while a call is on its way.
-	restLimit  = 30 * time.Second
-	IdleLimit  = time.Minute
-	knockLimit = 10 * time.Second // for a caller that names no node, and makes one call
+	restLimit    = 30 * time.Second
+	IdleLimit    = time.Minute
+	unnamedLimit = 10 * time.Second // for a caller that names no node, and makes one call
 
 	maxIdle     = 24 // connections kept open to one node
 	maxRefusing = 64 // connections over the limit that are told so; the others are just closed
