@@ -1,6 +1,6 @@
-// Package joining sees to a node's place in a cluster, for as long as the store runs: it forms
-// a cluster with others, asks to be admitted to one, announces a new address, and finds
-// out what is wrong when there is no leader.
+// Package joining sees to a node's place in a cluster, for as long as the store runs: it
+// forms a cluster with others, asks to be admitted to one, announces a new address, and
+// finds out what is wrong when there is no leader.
 //
 //	j := joining.New(n, tracker, places, members, joining.Config{Given: addrs, Expect: 3})
 //	wire.HandleJSON(port, wire.CallFound, j.ServeFound)
@@ -72,9 +72,7 @@ func New(n *node.Node, t *lead.Tracker, p *place.Places, ms *member.Members, c C
 	return &Joiner{Node: n, lead: t, places: p, members: ms, config: c}
 }
 
-// Settle sees to this node's place in a cluster for as long as the store runs. It
-// forms a cluster with others, asks to be admitted, announces a new address, and
-// finds out what is wrong when there is no leader. What stands in the way is
+// Settle goes one step after another until the store stops. What stands in the way of one is
 // the reason why the node is not ready.
 func (j *Joiner) Settle() {
 	const shortest, longest, longestFounding = 50 * time.Millisecond, 5 * time.Second, time.Second
