@@ -182,8 +182,10 @@ func logEntry(index uint64, entry *raft.Log) LogEntry {
 	case raft.LogCommand:
 		e.Requests, e.Unknown = logRequests(entry.Data)
 	case raft.LogConfiguration:
-		var config raft.Configuration
-		config, e.Unknown = disk.DecodeConfiguration(entry.Data)
+		config, err := disk.DecodeConfiguration(entry.Data)
+		if err != nil {
+			e.Unknown = fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
 		e.Members = logMembers(config)
 	}
 	return e

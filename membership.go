@@ -183,7 +183,7 @@ func (s *Store) leaderOf(r *lead.Tenure) Node {
 	}
 	config := s.node.Configuration()
 	suffrage := raft.Nonvoter                                                      // as a leader is while its own removal is under way
-	if roster.IsVoter(config, r.Leader.Server) || !s.node.Lists(r.Leader.Server) { // roster.Voters have elected it, of whom this node may not know yet
+	if roster.IsVoter(config, r.Leader.Server) || !s.node.Lists(r.Leader.Server) { // voters have elected it, of whom this node may not know yet
 		suffrage = raft.Voter
 	}
 	return s.nodeOf(raft.Server{ID: r.Leader.Server, Address: raft.ServerAddress(r.Leader.Addr), Suffrage: suffrage})

@@ -705,3 +705,26 @@ func TestOfTwoNodesThatJoinAtOnceUnderOneIdOneIsAdmitted(t *testing.T) {
 		c.Abandon()
 	})
 }
+
+// Between the loss of a leader and the reason that a node finds for it there is a second
+// or two in which nobody is known.
+func TestAReadWhoseLeaderIsLostTellsWhatBecameOfIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 2)
+		leader := c.WaitLeader()
+		c.Crash(leader)
+		var reading sync.WaitGroup
+		for timeout := 500 * time.Millisecond; timeout < 4*time.Second; timeout += 500 * time.Millisecond {
+			reading.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), timeout)
+				defer cancel()
+				_, err := c.Store(1-leader).Get(ctx, "key")
+				if !errors.Is(err, kvraft.ErrNoLeader) || strings.Contains(err.Error(), "(no leader is known)") {
+					t.Errorf("after %v: %v", timeout, err)
+				}
+			})
+		}
+		reading.Wait()
+		c.Restart(leader)
+	})
+}

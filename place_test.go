@@ -366,3 +366,35 @@ func TestANodeAsksThoseWhoHaveCalledItForItsPlace(t *testing.T) {
 		}
 	})
 }
+
+// The one with the longest log does not know where another is that the third has confirmed,
+// and the third is not confirmed yet: the two that have their places cannot elect anybody.
+func TestANodeIsConfirmedAlthoughAMajorityHaveTheirPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		second, third := (leader+1)%3, (leader+2)%3
+		c.Isolate(leader)
+		ended, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := c.Store(leader).Set(ended, "key", []byte("in the log of one")); err == nil {
+			t.Fatal("it was committed without the others")
+		}
+		for _, i := range []int{second, third} {
+			c.Crash(i)
+		}
+		c.Isolate(third) // its old address is silent, which tells nothing
+		for _, i := range []int{second, third} {
+			c.Move(i)
+			c.Restart(i)
+		}
+		eventually(t, "the second has its place", func() bool {
+			return strings.HasPrefix(c.Store(second).Status().Reason, "no leader")
+		})
+		if reason := c.Store(third).Status().Reason; !strings.HasPrefix(reason, "waiting to be confirmed") {
+			t.Fatalf("the third has its place, and the test shows nothing: %s", reason)
+		}
+		c.Heal()
+		c.WaitReady(leader, second, third)
+	})
+}

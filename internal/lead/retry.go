@@ -58,11 +58,12 @@ func (t *Tracker) Under(ctx context.Context, tenure *Tenure, attempt func(contex
 
 // ReadThroughLeader repeats a read until it has an answer.
 func (t *Tracker) ReadThroughLeader(ctx context.Context, read func(context.Context, *Tenure) error) error {
-	var last error
+	last := errs.NoLeaderKnown
 	err := t.Retry(ctx, func(tenure *Tenure) bool {
-		if tenure.Leads {
+		switch {
+		case tenure.Leads:
 			last = read(ctx, tenure) // a round ends by itself, and soon
-		} else {
+		case tenure.Leader != roster.Peer{}: // else the last attempt tells more
 			last = t.Under(ctx, tenure, read)
 		}
 		return last == nil || errors.Is(last, errs.NotFound) || errors.Is(last, errs.Invalid)

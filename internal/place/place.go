@@ -36,7 +36,9 @@
 //     who know what it did are away, it is as if a disk had lost data.)
 //
 // Nodes that have their places are not asked for that if they are a majority: they will
-// have a leader. Nobody waits for the place of another: to promise a node needs no place
+// have a leader. If they have none after some elections' time they are asked all the same:
+// one of them may have been confirmed by others, and the rest do not know where it is.
+// Nobody waits for the place of another: to promise a node needs no place
 // itself, and an address that another member still has in the configuration is no
 // obstacle. So whatever the addresses have become, nodes that are all there confirm each
 // other, and a leader moves them one by one.
@@ -63,6 +65,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/disk"
@@ -78,8 +81,9 @@ type Places struct {
 	*node.Node
 	lead *lead.Tracker
 
-	claims     claims
-	relocating sync.Map // of server ids to their next addresses, by this node as the leader; see Relocate
+	placedSince time.Time // a majority has had its places, and no leader, since then; used by Seek alone
+	claims      claims
+	relocating  sync.Map // of server ids to their next addresses, by this node as the leader; see Relocate
 }
 
 // New returns the places of a node, which has none before FindPlace.

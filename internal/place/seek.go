@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
@@ -31,7 +32,7 @@ func (p *Places) Seek(addrs func() []string) (viaLeader bool, err error) {
 		return false, err
 	}
 	t := p.count(answers)
-	if t.leader {
+	if t.leader || p.electsSoon(t) {
 		return true, nil
 	}
 	if t.enough() {
@@ -45,6 +46,20 @@ func (p *Places) Seek(addrs func() []string) (viaLeader bool, err error) {
 		}
 	}
 	return false, fmt.Errorf("it was at %s, and has to be confirmed: %s; start those that are missing, or this node at its old address", roster.DialAddr(p.ConfiguredAt()), t)
+}
+
+// electsSoon reports whether a majority has its places, and will have a leader. It is given
+// some elections' time for that: those who were confirmed by others than their peers cannot
+// be dialed by these.
+func (p *Places) electsSoon(t tally) bool {
+	if t.placed <= t.voters/2 {
+		p.placedSince = time.Time{}
+		return false
+	}
+	if p.placedSince.IsZero() {
+		p.placedSince = time.Now()
+	}
+	return time.Since(p.placedSince) < 4*(p.Timing.Heartbeat+p.Timing.Election)
 }
 
 // lookAtOldPlace reports whether the old address leads to this node too.
@@ -90,7 +105,8 @@ type tally struct {
 	voters  int
 	there   int  // voters that answer, this one among them
 	absent  int  // of those, how many know that it does not run at its old address, this one among them
-	leader  bool // there is one, or will be without this node
+	placed  int  // of those, how many have their places
+	leader  bool // there is one, or this node is no voter
 	missing []string
 }
 
@@ -124,7 +140,6 @@ func (p *Places) count(answers []ClaimAnswer) (t tally) {
 		t.leader = t.leader || a.Led
 	}
 	t.voters, t.there, t.absent = len(newest.Voters), 1, 1
-	placed := 0
 	for _, id := range newest.Voters {
 		a, ok := by[id]
 		switch {
@@ -134,10 +149,10 @@ func (p *Places) count(answers []ClaimAnswer) (t tally) {
 		default:
 			t.there++
 			t.absent += oneIf(a.Absent)
-			placed += oneIf(a.Placed)
+			t.placed += oneIf(a.Placed)
 		}
 	}
-	t.leader = t.leader || placed > t.voters/2 || !slices.Contains(newest.Voters, p.Server)
+	t.leader = t.leader || !slices.Contains(newest.Voters, p.Server)
 	return t
 }
 

@@ -63,5 +63,6 @@ func (p *Port) Ping(ctx context.Context, to roster.Peer) (Welcome, error) {
 	if err != nil {
 		return who, err
 	}
-	return who, conn.Close()
+	_ = conn.Close() // it has answered, whatever becomes of the connection
+	return who, nil
 }
