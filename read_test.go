@@ -297,34 +297,6 @@ func TestABoundOnStalenessFailsWithoutALeader(t *testing.T) {
 	})
 }
 
-func TestAPauseEndsWithWhatItWaitsFor(t *testing.T) {
-	enough := errors.New("enough")
-	synctest.Test(t, func(t *testing.T) {
-		s := newTestServer(t)
-		for attempt, want := range map[int]time.Duration{0: time.Millisecond, 1: 2 * time.Millisecond, 6: 64 * time.Millisecond, 7: 100 * time.Millisecond, 1 << 30: 100 * time.Millisecond} {
-			began := time.Now()
-			if err := s.lead.Pause(t.Context(), s.lead.Tenure(), attempt); err != nil || time.Since(began) != want {
-				t.Errorf("attempt %d: %v, %v, want %v", attempt, time.Since(began), err, want)
-			}
-		}
-		ctx, cancel := context.WithCancelCause(t.Context())
-		cancel(enough)
-		if err := s.lead.Pause(ctx, s.lead.Tenure(), 9); !errors.Is(err, enough) {
-			t.Errorf("with an ended context: %v, want its cause", err)
-		}
-		old := s.lead.Tenure()
-		time.AfterFunc(time.Microsecond, func() { s.lead.Replace(&lead.Tenure{Leader: testPeerB}) })
-		began := time.Now()
-		if err := s.lead.Pause(t.Context(), old, 9); err != nil || time.Since(began) != time.Microsecond {
-			t.Errorf("when the leader changes: %v, %v, want to go on at once", time.Since(began), err)
-		}
-		time.AfterFunc(time.Microsecond, func() { s.node.Life.Stop(ErrClosed) })
-		if err := s.lead.Pause(t.Context(), s.lead.Tenure(), 9); !errors.Is(err, ErrClosed) {
-			t.Errorf("when the store closes: %v, want ErrClosed", err)
-		}
-	})
-}
-
 func TestAStalenessThatCanBeProvenIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestFollower(t, answeredBy(func(wire.Method, []byte) ([]byte, error) {
@@ -400,12 +372,6 @@ func TestReadersOfAFollowerThatLagsFarBehindHaveTheLeadersAnswer(t *testing.T) {
 			t.Errorf("they waited for %v", took)
 		}
 	})
-}
-
-func TestANodeThatIsNoLeaderConfirmsNothing(t *testing.T) {
-	if _, err := newTestServer(t).lead.Confirm(); !errors.Is(err, errs.Unsent) {
-		t.Errorf("got %v, want errs.Unsent: another node may answer", err)
-	}
 }
 
 func TestAForwardedReadIsTheLeadersEntry(t *testing.T) {

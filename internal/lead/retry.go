@@ -21,15 +21,15 @@ func (t *Tracker) Retry(ctx context.Context, attempt func(*Tenure) (done bool)) 
 		if attempt(tenure) {
 			return nil
 		}
-		if err := t.Pause(ctx, tenure, n); err != nil {
+		if err := t.pause(ctx, tenure, n); err != nil {
 			return err
 		}
 	}
 }
 
-// Pause waits before the next attempt: until the leader changes, or a moment. An
+// pause waits before the next attempt: until the leader changes, or a moment. An
 // error ends the attempts.
-func (t *Tracker) Pause(ctx context.Context, tenure *Tenure, attempt int) error {
+func (t *Tracker) pause(ctx context.Context, tenure *Tenure, attempt int) error {
 	const shortest, longest = time.Millisecond, 100 * time.Millisecond
 	timer := time.NewTimer(min(shortest<<min(attempt, 10), longest))
 	defer timer.Stop()

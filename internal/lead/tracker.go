@@ -24,7 +24,8 @@
 // returns.
 //
 // Confirm is ReadIndex, section 6.4 of Ongaro's thesis, and HandOver the leadership
-// transfer of its section 3.10. Tests: clusters and single stores in the root package, in
+// transfer of its section 3.10. Tests: tracker_test.go has tenures and the wait between two
+// attempts. The rest are clusters and single stores in the root package, in
 // virtual time.
 package lead
 
