@@ -29,9 +29,13 @@ type messageConn struct {
 	inMessage bool
 	read      int64         // bytes of the message
 	waited    time.Duration // for them: not what its user did meanwhile
+	failed    error         // of the message: raft reads on, for what it has given up
 }
 
 func (c *messageConn) Read(b []byte) (int, error) {
+	if c.failed != nil {
+		return 0, c.failed
+	}
 	began, limit := time.Now(), wire.IdleLimit
 	if c.inMessage {
 		limit = min(wire.MessageTimeout, wire.MessageTimeout+time.Duration(c.read)*time.Second/leastRate-c.waited)
@@ -48,11 +52,12 @@ func (c *messageConn) Read(b []byte) (int, error) {
 	if errors.Is(err, net.ErrClosed) {
 		err = io.EOF // cut by this node: not the error that raft would log it as
 	}
+	c.failed = err
 	return n, err
 }
 
 func (c *messageConn) Write(b []byte) (int, error) {
-	c.inMessage, c.read, c.waited = false, 0, 0
+	c.inMessage, c.read, c.waited, c.failed = false, 0, 0, nil
 	if err := c.SetWriteDeadline(time.Now().Add(wire.MessageTimeout)); err != nil {
 		return 0, err
 	}

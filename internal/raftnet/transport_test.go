@@ -118,6 +118,28 @@ func TestARaftMessageThatStallsInItsMiddleEndsTheConnection(t *testing.T) {
 	})
 }
 
+// raft reads what is left of a snapshot that it could not read. Its main goroutine waits for
+// that.
+func TestNobodyWaitsTwiceForARaftMessageThatStalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		raw, far := memnet.Pipe()
+		conn := &messageConn{Conn: raw}
+		const arrives = 5 * leastRate
+		var sending sync.WaitGroup
+		sending.Go(func() { _, _ = far.Write(make([]byte, arrives)) })
+		defer func() { raw.Close(); far.Close(); sending.Wait() }()
+		if _, err := io.ReadFull(conn, make([]byte, arrives)); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		for range 2 {
+			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != wire.MessageTimeout {
+				t.Errorf("after %v: %v, want a timeout after %v", time.Since(began), err, wire.MessageTimeout)
+			}
+		}
+	})
+}
+
 func TestARaftMessageThatDripsEndsTheConnection(t *testing.T) {
 	for name, c := range map[string]struct {
 		bytes int           // in a piece

@@ -176,6 +176,9 @@ func (w *Watchdog) lookAtRaft(now time.Time) string {
 	done := answers + w.State.Steps() + uint64(total)
 	stalled := w.main.Look(now, !w.Logs.Writing(), done)
 	limit := w.Timing.Stall + time.Duration(got)*wire.PerByte
+	if size > 0 { // it may wait for the network as well
+		limit += wire.MessageTimeout
+	}
 	if stalled > limit {
 		w.stop(fmt.Errorf("raft has got nothing done for %v: its main goroutine is held up", stalled))
 	}
