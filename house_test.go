@@ -1,8 +1,6 @@
 package kvraft_test
 
 import (
-	"bytes"
-	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -10,17 +8,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-)
-
-// How large a room may be: the files of the root package, the lines of a file, and the
-// methods of a type with those of what it embeds.
-const (
-	mostRootFiles = 14
-	mostLines     = 450
-	mostMethods   = 60
 )
 
 // rows has the packages of the module, those of internal by their names. A package may
@@ -44,14 +33,6 @@ var rows = []string{
 // raftless are the packages that decide without raft.
 var raftless = strings.Fields("command state feed batch")
 
-// source is a package without its tests.
-type source struct {
-	files    []string
-	imports  map[string]bool
-	methods  map[string]int      // of a type's own
-	embedded map[string][]string // types of the package, by the struct that embeds them
-}
-
 func TestAPackageImportsOnlyWhatIsBelowIt(t *testing.T) {
 	row := map[string]int{}
 	for i, names := range rows {
@@ -59,12 +40,12 @@ func TestAPackageImportsOnlyWhatIsBelowIt(t *testing.T) {
 			row[name] = i
 		}
 	}
-	for name, p := range readModule(t) {
+	for name, imports := range readModule(t) {
 		mine, ok := row[name]
 		if !ok {
 			t.Errorf("package %s is in no row", name)
 		}
-		for path := range p.imports {
+		for path := range imports {
 			if slices.Contains(raftless, name) && path == "github.com/hashicorp/raft" {
 				t.Errorf("package %s imports %s", name, path)
 			}
@@ -73,45 +54,6 @@ func TestAPackageImportsOnlyWhatIsBelowIt(t *testing.T) {
 			}
 		}
 	}
-}
-
-func TestNoRoomIsTooLarge(t *testing.T) {
-	for name, p := range readModule(t) {
-		if name == "." && len(p.files) > mostRootFiles {
-			t.Errorf("%d files in the root, want at most %d", len(p.files), mostRootFiles)
-		}
-		for _, path := range p.files {
-			text, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if lines := bytes.Count(text, []byte("\n")); lines > mostLines {
-				t.Errorf("%s has %d lines, want at most %d", path, lines, mostLines)
-			}
-		}
-		for of := range p.methods {
-			if n := p.methodsOf(of); n > mostMethods {
-				t.Errorf("type %s of package %s has %d methods, want at most %d", of, name, n, mostMethods)
-			}
-		}
-	}
-}
-
-// methodsOf counts the methods of a type, with those of what it embeds, each once.
-func (p *source) methodsOf(name string) (n int) {
-	seen := map[string]bool{}
-	var count func(name string)
-	count = func(name string) {
-		if !seen[name] {
-			seen[name] = true
-			n += p.methods[name]
-			for _, embedded := range p.embedded[name] {
-				count(embedded)
-			}
-		}
-	}
-	count(name)
-	return n
 }
 
 // moduleName is the name of a package in the rows.
@@ -124,9 +66,9 @@ func moduleName(path string) (string, bool) {
 	return strings.TrimPrefix(name, "internal/"), ok
 }
 
-// readModule parses the module's packages, but for those that are modules of their own.
-func readModule(t *testing.T) map[string]*source {
-	packages := map[string]*source{}
+// readModule has what the module's packages import, but for those that are modules of their own.
+func readModule(t *testing.T) map[string]map[string]bool {
+	packages := map[string]map[string]bool{}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -143,61 +85,21 @@ func readModule(t *testing.T) map[string]*source {
 		}
 		name := strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), "internal/")
 		if packages[name] == nil {
-			packages[name] = &source{imports: map[string]bool{}, methods: map[string]int{}, embedded: map[string][]string{}}
+			packages[name] = map[string]bool{}
 		}
-		return packages[name].read(path)
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, i := range file.Imports {
+			packages[name][strings.Trim(i.Path.Value, `"`)] = true
+		}
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return packages
-}
-
-func (p *source) read(path string) error {
-	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-	if err != nil {
-		return err
-	}
-	p.files = append(p.files, path)
-	for _, i := range file.Imports {
-		imported, err := strconv.Unquote(i.Path.Value)
-		if err != nil {
-			return err
-		}
-		p.imports[imported] = true
-	}
-	ast.Inspect(file, func(n ast.Node) bool {
-		switch n := n.(type) {
-		case *ast.FuncDecl:
-			if n.Recv != nil {
-				p.methods[typeName(n.Recv.List[0].Type)]++
-			}
-			return false
-		case *ast.TypeSpec:
-			if s, ok := n.Type.(*ast.StructType); ok {
-				for _, field := range s.Fields.List {
-					if field.Names == nil {
-						p.embedded[n.Name.Name] = append(p.embedded[n.Name.Name], typeName(field.Type))
-					}
-				}
-			}
-		}
-		return true
-	})
-	return nil
-}
-
-// typeName is the name of a type of the same package, which may be generic or pointed to.
-func typeName(t ast.Expr) string {
-	switch t := t.(type) {
-	case *ast.StarExpr:
-		return typeName(t.X)
-	case *ast.IndexExpr:
-		return typeName(t.X)
-	case *ast.Ident:
-		return t.Name
-	}
-	return ""
 }
 
 // ARCHITECTURE.md names functions, and beside them the files in which they are.

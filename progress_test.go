@@ -224,3 +224,34 @@ func TestASnapshotThatTakesLongIsInstalled(t *testing.T) {
 		}
 	})
 }
+
+// raft's main goroutine reads the snapshot, and waits for the network for longer than a disk
+// may take.
+func TestASnapshotThatStopsInItsMiddleStopsNoNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3, kvraft.WithSnapshots(kvraft.Snapshots{TrailingBytes: 1}), kvraft.WithTiming(kvraft.Timing{Stall: time.Second}))
+		leader := c.WaitLeader()
+		follower := (leader + 1) % 3
+		c.Crash(follower)
+		for i := range 20 {
+			mustSet(t, c.Store(leader), fmt.Sprint(i), strings.Repeat("x", 1<<20))
+		}
+		if err := c.Store(leader).TakeSnapshot(); err != nil {
+			t.Fatal(err)
+		}
+		for _, edge := range [][2]int{{leader, follower}, {follower, leader}} {
+			c.Network().SetDelay(c.Host(edge[0]), c.Host(edge[1]), 50*time.Millisecond)
+		}
+		c.Restart(follower)
+		eventually(t, "it installs a snapshot", func() bool {
+			return strings.HasPrefix(c.Store(follower).Status().Reason, "installing a snapshot: ")
+		})
+		c.Isolate(follower)
+		time.Sleep(30 * time.Second)
+		if err := c.Store(follower).Err(); err != nil {
+			t.Errorf("it has stopped: %v", err)
+		}
+		c.Heal()
+		c.WaitReady(follower)
+	})
+}

@@ -29,7 +29,7 @@ type messageConn struct {
 	inMessage bool
 	read      int64         // bytes of the message
 	waited    time.Duration // for them: not what its user did meanwhile
-	failed    error         // of the message: raft reads on, for what it has given up
+	failed    error         // of a read: raft goes on to read what it has given up
 }
 
 func (c *messageConn) Read(b []byte) (int, error) {
@@ -57,7 +57,7 @@ func (c *messageConn) Read(b []byte) (int, error) {
 }
 
 func (c *messageConn) Write(b []byte) (int, error) {
-	c.inMessage, c.read, c.waited, c.failed = false, 0, 0, nil
+	c.inMessage, c.read, c.waited = false, 0, 0
 	if err := c.SetWriteDeadline(time.Now().Add(wire.MessageTimeout)); err != nil {
 		return 0, err
 	}

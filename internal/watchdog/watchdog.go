@@ -6,8 +6,9 @@
 //     long as it does not answer, signs of what it is busy with count too: entries
 //     applied, bytes of a snapshot that arrive or are restored, and writes of the log
 //     store under way, which have watchdogs of their own. Without any for Timing.Stall,
-//     and longer by the size of a snapshot, the node stops: the others carry on, and
-//     if it leads they elect one of theirs.
+//     and longer while a snapshot arrives, by its size and by what a message may stand
+//     still in its middle, the node stops: the others carry on, and if it leads they
+//     elect one of theirs.
 //   - The state machine, while a call of it lasts. Likewise.
 //   - The log, on a leader: entries wait to be committed, and neither is one committed
 //     nor do the voters that a majority lacks get nearer to it. A leader without

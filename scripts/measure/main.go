@@ -148,6 +148,16 @@ func typeName(t ast.Expr) string {
 	return ""
 }
 
+// largestType is the type with the most methods.
+func (p *figures) largestType() (of string, most, exported int) {
+	for _, name := range slices.Sorted(maps.Keys(p.methods)) {
+		if all, public := p.countMethods(name, map[string]bool{}); all > most {
+			of, most, exported = name, all, public
+		}
+	}
+	return of, most, exported
+}
+
 // countMethods counts those of a type that are not seen yet, and puts it among the seen.
 func (p *figures) countMethods(of string, seen map[string]bool) (all, exported int) {
 	if seen[of] {
@@ -195,12 +205,7 @@ func report(to io.Writer, packages []*figures) error {
 	out := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(out, "package\tfiles\tlines\tlargest\tlength p50/p90/max\tcyclomatic p90/max\tcomments\tmost methods (exported)\ttest files/lines")
 	for _, p := range packages {
-		most, exported, of := 0, 0, ""
-		for _, name := range slices.Sorted(maps.Keys(p.methods)) {
-			if all, public := p.countMethods(name, map[string]bool{}); all > most {
-				most, exported, of = all, public, name
-			}
-		}
+		of, most, exported := p.largestType()
 		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d/%d/%d\t%d/%d\t%d%%\t%s %d (%d)\t%d/%d\n", p.dir, p.files, p.lines, p.largest,
 			quantile(p.lengths, 50), quantile(p.lengths, 90), quantile(p.lengths, 100), quantile(p.cycles, 90), quantile(p.cycles, 100),
 			100*p.comments/max(p.lines, 1), of, most, exported, p.testFiles, p.tests)

@@ -37,3 +37,32 @@ func TestAPackageIsMeasured(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
+
+// How large a room may be: the files of the root package, the lines of a file, and the
+// methods of a type with those of what it embeds.
+const (
+	mostRootFiles = 14
+	mostLines     = 450
+	mostMethods   = 60
+)
+
+func TestNoRoomIsTooLarge(t *testing.T) {
+	packages, err := measure("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range packages {
+		if strings.HasPrefix(p.dir, "bench") { // a module of its own
+			continue
+		}
+		if p.dir == "." && p.files > mostRootFiles {
+			t.Errorf("%d files in the root, want at most %d", p.files, mostRootFiles)
+		}
+		if p.largest > mostLines {
+			t.Errorf("%s: a file of %d lines, want at most %d", p.dir, p.largest, mostLines)
+		}
+		if name, n, _ := p.largestType(); n > mostMethods {
+			t.Errorf("%s: type %s has %d methods, want at most %d", p.dir, name, n, mostMethods)
+		}
+	}
+}
