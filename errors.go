@@ -68,8 +68,7 @@ var (
 	// again, empty. (What another program has written is [ErrForeign].)
 	ErrDamaged = errs.Damaged
 	// ErrLocked is returned by Open for a data directory that a node has open, in
-	// this process or another one. The error's text names the process where the system
-	// tells which it is.
+	// this process or another one.
 	ErrLocked = errs.Locked
 	// ErrForeign is returned by Open, Recover, Examine and OpenLog for a directory that
 	// holds data of another program's raft; its text says of which, if that is known.

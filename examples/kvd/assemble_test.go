@@ -379,7 +379,7 @@ func TestASurvivorIsMadeTheBeginningOfANewCluster(t *testing.T) {
 	}
 	waitSameState(t, nodes)
 	survivor := nodes[1]
-	expectExit(t, 1, []string{"recover", survivor.dir}, "in use by "+holder(survivor))
+	expectExit(t, 1, []string{"recover", survivor.dir}, "in use by another process")
 	for _, n := range nodes {
 		n.kill()
 	}

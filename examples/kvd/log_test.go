@@ -225,7 +225,7 @@ func TestALogOfARunningNodeIsNotRead(t *testing.T) {
 	n := newNode(t, "node0")
 	n.start(t)
 	waitReady(t, n)
-	expectExit(t, 1, []string{"log", n.dir}, "kvd: open the log in "+n.dir, "in use by "+holder(n))
+	expectExit(t, 1, []string{"log", n.dir}, "kvd: open the log in "+n.dir, "in use by another process")
 	if err := set(n, "k", "v"); err != nil {
 		t.Error(err)
 	}

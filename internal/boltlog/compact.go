@@ -59,7 +59,7 @@ func compact(path string, found fileState, from int64, wait time.Duration) (now 
 		return err
 	})
 	if err != nil {
-		return found, lockError(path, err)
+		return found, lockError(err)
 	}
 	defer func() { err = errors.Join(err, old.Close()) }()
 	if err := found.check(path); err != nil {

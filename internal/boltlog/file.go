@@ -307,7 +307,7 @@ func openHandle(path string, options *bbolt.Options) (*handle, error) {
 		return err
 	})
 	if err != nil {
-		return nil, lockError(path, err)
+		return nil, lockError(err)
 	}
 	return base, nil
 }
@@ -402,9 +402,9 @@ func readError(err error) error {
 	return fmt.Errorf("%w: %w", errs.Damaged, err)
 }
 
-func lockError(path string, err error) error {
-	if !errors.Is(err, bbolterrors.ErrTimeout) {
-		return err
+func lockError(err error) error {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
+		return fmt.Errorf("%w by another process, or by another store in this one", errs.Locked)
 	}
-	return fmt.Errorf("%w by %s", errs.Locked, cmp.Or(lockHolders(path), "another process"))
+	return err
 }

@@ -139,7 +139,7 @@ func lock(path string, wait time.Duration) (locked lockedFile, err error) {
 		return err
 	})
 	if err != nil {
-		err = readError(lockError(path, err))
+		err = readError(lockError(err))
 	}
 	return locked, err
 }
