@@ -11,14 +11,14 @@ import (
 
 // settled returns the arguments of a line as they are now: they are written later, when
 // their owner may have changed them. What can change is turned into text, as the sink
-// would. It adds the length of the text to size.
-func settled(args []any, size *int) []any {
-	out := make([]any, len(args), len(args)+2)
+// would. size is about that of the text.
+func settled(args []any) (out []any, size int) {
+	out = make([]any, len(args), len(args)+2)
 	for i, arg := range args {
 		out[i] = settle(arg)
-		*size += sizeOf(out[i])
+		size += len(fmt.Sprint(out[i]))
 	}
-	return out
+	return out, size
 }
 
 func settle(arg any) any {
@@ -38,25 +38,4 @@ func settle(arg any) any {
 		return errors.New(fmt.Sprint(a)) // unlike a.Error it survives a nil pointer
 	}
 	return fmt.Sprint(arg)
-}
-
-func sizeOf(arg any) int {
-	const few = 16
-	switch a := arg.(type) {
-	case string:
-		return len(a)
-	case hclog.Quote:
-		return len(a)
-	case hclog.CapturedStacktrace:
-		return len(a)
-	case error:
-		return len(a.Error())
-	case []string:
-		n := 0
-		for _, s := range a {
-			n += len(s)
-		}
-		return n
-	}
-	return few
 }

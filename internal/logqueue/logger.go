@@ -11,101 +11,55 @@ import (
 // logger is a hclog.Logger whose lines go through a queue. Levels and names are those
 // of the logger behind it, to which everything else is left.
 type logger struct {
-	queue *Queue
-	sink  hclog.Logger
+	hclog.Logger // the sink: only the goroutine of the queue may write to it
+	queue        *Queue
 }
 
 func (l *logger) Log(level hclog.Level, msg string, args ...any) {
-	if !l.emits(level) {
-		return
-	}
-	size := len(msg)
-	args = settled(args, &size)
-	l.queue.put(size, func(waited []any) { l.sink.Log(level, msg, with(args, waited)...) })
+	emits, known := map[hclog.Level]func() bool{
+		hclog.Trace: l.IsTrace,
+		hclog.Debug: l.IsDebug,
+		hclog.Info:  l.IsInfo,
+		hclog.Warn:  l.IsWarn,
+		hclog.Error: l.IsError,
+	}[level]
+	write := func(msg string, args ...any) { l.Logger.Log(level, msg, args...) }
+	l.put(!known || emits(), write, msg, args) // of a level that is not known the sink decides
 }
 
 // Each level has a method of the sink's own: a sink may treat them in its own way.
 
-func (l *logger) Trace(msg string, args ...any) {
-	if l.sink.IsTrace() {
-		l.put(l.sink.Trace, msg, args)
+func (l *logger) Trace(msg string, args ...any) { l.put(l.IsTrace(), l.Logger.Trace, msg, args) }
+func (l *logger) Debug(msg string, args ...any) { l.put(l.IsDebug(), l.Logger.Debug, msg, args) }
+func (l *logger) Info(msg string, args ...any)  { l.put(l.IsInfo(), l.Logger.Info, msg, args) }
+func (l *logger) Warn(msg string, args ...any)  { l.put(l.IsWarn(), l.Logger.Warn, msg, args) }
+func (l *logger) Error(msg string, args ...any) { l.put(l.IsError(), l.Logger.Error, msg, args) }
+
+// put queues a line for a method of the sink, if that emits it.
+func (l *logger) put(emits bool, write func(msg string, args ...any), msg string, args []any) {
+	if !emits {
+		return
 	}
+	args, size := settled(args)
+	l.queue.put(len(msg)+size, func(waited []any) {
+		if len(args)%2 == 0 { // else they are no pairs, to which another can be added
+			args = append(args, waited...)
+		}
+		write(msg, args...)
+	})
 }
 
-func (l *logger) Debug(msg string, args ...any) {
-	if l.sink.IsDebug() {
-		l.put(l.sink.Debug, msg, args)
-	}
-}
-
-func (l *logger) Info(msg string, args ...any) {
-	if l.sink.IsInfo() {
-		l.put(l.sink.Info, msg, args)
-	}
-}
-
-func (l *logger) Warn(msg string, args ...any) {
-	if l.sink.IsWarn() {
-		l.put(l.sink.Warn, msg, args)
-	}
-}
-
-func (l *logger) Error(msg string, args ...any) {
-	if l.sink.IsError() {
-		l.put(l.sink.Error, msg, args)
-	}
-}
-
-func (l *logger) put(write func(msg string, args ...any), msg string, args []any) {
-	size := len(msg)
-	args = settled(args, &size)
-	l.queue.put(size, func(waited []any) { write(msg, with(args, waited)...) })
-}
-
-// with adds to arguments that come in pairs.
-func with(args, waited []any) []any {
-	if len(args)%2 != 0 {
-		return args
-	}
-	return append(args, waited...)
-}
-
-func (l *logger) emits(level hclog.Level) bool {
-	switch level {
-	case hclog.Trace:
-		return l.sink.IsTrace()
-	case hclog.Debug:
-		return l.sink.IsDebug()
-	case hclog.Info:
-		return l.sink.IsInfo()
-	case hclog.Warn:
-		return l.sink.IsWarn()
-	case hclog.Error:
-		return l.sink.IsError()
-	}
-	return true // the sink decides
-}
-
-func (l *logger) IsTrace() bool              { return l.sink.IsTrace() }
-func (l *logger) IsDebug() bool              { return l.sink.IsDebug() }
-func (l *logger) IsInfo() bool               { return l.sink.IsInfo() }
-func (l *logger) IsWarn() bool               { return l.sink.IsWarn() }
-func (l *logger) IsError() bool              { return l.sink.IsError() }
-func (l *logger) Name() string               { return l.sink.Name() }
-func (l *logger) ImpliedArgs() []any         { return l.sink.ImpliedArgs() }
-func (l *logger) SetLevel(level hclog.Level) { l.sink.SetLevel(level) }
-func (l *logger) GetLevel() hclog.Level      { return l.sink.GetLevel() }
 func (l *logger) Named(name string) hclog.Logger {
-	return &logger{l.queue, l.sink.Named(name)}
+	return &logger{l.Logger.Named(name), l.queue}
 }
 
 func (l *logger) ResetNamed(name string) hclog.Logger {
-	return &logger{l.queue, l.sink.ResetNamed(name)}
+	return &logger{l.Logger.ResetNamed(name), l.queue}
 }
 
 func (l *logger) With(args ...any) hclog.Logger {
-	var size int
-	return &logger{l.queue, l.sink.With(settled(args, &size)...)}
+	args, _ = settled(args)
+	return &logger{l.Logger.With(args...), l.queue}
 }
 
 func (l *logger) StandardLogger(opts *hclog.StandardLoggerOptions) *log.Logger {
@@ -113,7 +67,7 @@ func (l *logger) StandardLogger(opts *hclog.StandardLoggerOptions) *log.Logger {
 }
 
 func (l *logger) StandardWriter(opts *hclog.StandardLoggerOptions) io.Writer {
-	return &writer{l.queue, l.sink.StandardWriter(opts)}
+	return &writer{l.queue, l.Logger.StandardWriter(opts)}
 }
 
 // writer is what a logger of the standard library writes to, a line at a time.

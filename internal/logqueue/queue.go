@@ -55,7 +55,7 @@ func New(sink hclog.Logger) *Queue {
 
 // Logger returns a logger that writes to the sink by way of the queue. What is logged
 // after Close is lost.
-func (q *Queue) Logger() hclog.Logger { return &logger{q, q.sink} }
+func (q *Queue) Logger() hclog.Logger { return &logger{q.sink, q} }
 
 // Close takes no further line, and waits until those that are queued are written, or
 // for patience. It reports whether they are; the others are lost.
