@@ -1,6 +1,7 @@
 package kvraft
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -229,22 +230,13 @@ func newOptions(dir string, opts []Option) (options, error) {
 		opt(&o)
 	}
 	o.setDefaults()
-	if err := o.validate(); err != nil {
-		return o, err
+	err := o.validate()
+	if err == nil && o.dir != "" { // the process's working directory may change while the node runs
+		if o.dir, err = filepath.Abs(o.dir); err != nil {
+			err = fmt.Errorf("the data directory: %w", err)
+		}
 	}
-	return o, o.fixDir()
-}
-
-// fixDir makes the directory independent of the process's working directory, which may
-// change while the node runs.
-func (o *options) fixDir() (err error) {
-	if o.dir == "" {
-		return nil
-	}
-	if o.dir, err = filepath.Abs(o.dir); err != nil {
-		return fmt.Errorf("the data directory: %w", err)
-	}
-	return nil
+	return o, err
 }
 
 func (o *options) setDefaults() {
@@ -253,12 +245,8 @@ func (o *options) setDefaults() {
 	}
 	orDefault(&o.addr, "127.0.0.1:7000")
 	orDefault(&o.expect, 1)
-	if o.network == nil {
-		o.network = tcp{}
-	}
-	if o.logger == nil {
-		o.logger = hclog.NewNullLogger()
-	}
+	orDefault[Network](&o.network, tcp{})
+	orDefault(&o.logger, hclog.NewNullLogger())
 	orDefault(&o.timing.Heartbeat, time.Second)
 	orDefault(&o.timing.Election, o.timing.Heartbeat)
 	orDefault(&o.timing.Lease, o.timing.Heartbeat/2)
@@ -282,62 +270,45 @@ func gather[O any, Opt interface{ qualify(*O) }](opts []Opt) (o O) {
 	return o
 }
 
-func orDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
-}
+func orDefault[T comparable](field *T, value T) { *field = cmp.Or(*field, value) }
 
 func (o *options) validate() error {
-	var errs []error
-	bad := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...))
+	var faults []error
+	refuseIf := func(fault bool, format string, args ...any) {
+		if fault {
+			faults = append(faults, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...))
+		}
 	}
-	if o.dir == "" && !o.inMemory {
-		bad("no directory: name one, or use WithInMemory")
-	}
+	refuseIf(o.dir == "" && !o.inMemory, "no directory: name one, or use WithInMemory")
 	if o.id != "" {
-		errs = append(errs, checkID(o.id))
+		faults = append(faults, checkID(o.id))
 	}
 	if o.advertise != "" {
-		errs = append(errs, roster.CheckReachable("WithAdvertise", o.advertise))
+		faults = append(faults, roster.CheckReachable("WithAdvertise", o.advertise))
 	}
 	if o.advertise == "" || o.listener == nil {
-		errs = append(errs, roster.CheckAddr("WithAddr", o.addr))
+		faults = append(faults, roster.CheckAddr("WithAddr", o.addr))
 	}
 	for _, addr := range o.join {
-		errs = append(errs, roster.CheckAddr("WithJoin", strings.TrimPrefix(addr, joining.DNSPrefix)))
+		faults = append(faults, roster.CheckAddr("WithJoin", strings.TrimPrefix(addr, joining.DNSPrefix)))
 	}
-	if o.expect < 1 || o.expect > maxExpect {
-		bad("WithBootstrapExpect: want 1 to %d, have %d", maxExpect, o.expect)
-	}
-	if o.expect > 1 && !o.joins() {
-		bad("WithBootstrapExpect(%d): name the other nodes with WithJoin", o.expect)
-	}
-	if o.replica && (o.expect > 1 || !o.joins()) {
-		bad("WithReplica: a replica cannot form a cluster; name members with WithJoin, without WithBootstrapExpect")
-	}
-	if o.inMemory && o.logStore != nil {
-		bad("WithInMemory and WithLogStore exclude each other")
-	}
-	t := o.timing
-	if t.Heartbeat < 5*time.Millisecond || t.Election < t.Heartbeat || t.Lease < 5*time.Millisecond || t.Lease > t.Heartbeat {
-		bad("timing: want 5ms <= Lease <= Heartbeat <= Election, have %v, %v, %v", t.Lease, t.Heartbeat, t.Election)
-	}
-	if t.Commit < time.Millisecond || t.Stall < t.Heartbeat {
-		bad("timing: want Commit >= 1ms and Stall >= Heartbeat, have %v and %v", t.Commit, t.Stall)
-	}
-	if o.snapshots.EveryBytes < 0 || o.snapshots.TrailingBytes < 0 || o.snapshots.Retain < 0 {
-		bad("snapshots: negative: %+v", o.snapshots)
-	}
-	if l := o.limits; l.KeyBytes < 1 || l.ValueBytes < 0 || l.BatchBytes > wire.MaxBatchBytes || l.KeyBytes > l.BatchBytes || l.ValueBytes > l.BatchBytes-l.KeyBytes {
-		bad("limits: want KeyBytes >= 1 and KeyBytes+ValueBytes <= BatchBytes <= %d, have %+v", wire.MaxBatchBytes, l)
-	}
-	if o.history < 0 {
-		bad("WithHistory(%d): want a number of bytes", o.history)
-	}
-	return errors.Join(errs...)
+	refuseIf(o.expect < 1 || o.expect > maxExpect,
+		"WithBootstrapExpect: want 1 to %d, have %d", maxExpect, o.expect)
+	refuseIf(o.expect > 1 && !o.joins(),
+		"WithBootstrapExpect(%d): name the other nodes with WithJoin", o.expect)
+	refuseIf(o.replica && (o.expect > 1 || !o.joins()),
+		"WithReplica: a replica cannot form a cluster; name members with WithJoin, without WithBootstrapExpect")
+	refuseIf(o.inMemory && o.logStore != nil, "WithInMemory and WithLogStore exclude each other")
+	t, s, l := o.timing, o.snapshots, o.limits
+	refuseIf(t.Heartbeat < 5*time.Millisecond || t.Election < t.Heartbeat || t.Lease < 5*time.Millisecond || t.Lease > t.Heartbeat,
+		"timing: want 5ms <= Lease <= Heartbeat <= Election, have %v, %v, %v", t.Lease, t.Heartbeat, t.Election)
+	refuseIf(t.Commit < time.Millisecond || t.Stall < t.Heartbeat,
+		"timing: want Commit >= 1ms and Stall >= Heartbeat, have %v and %v", t.Commit, t.Stall)
+	refuseIf(s.EveryBytes < 0 || s.TrailingBytes < 0 || s.Retain < 0, "snapshots: negative: %+v", s)
+	refuseIf(l.KeyBytes < 1 || l.ValueBytes < 0 || l.BatchBytes > wire.MaxBatchBytes || l.KeyBytes > l.BatchBytes || l.ValueBytes > l.BatchBytes-l.KeyBytes,
+		"limits: want KeyBytes >= 1 and KeyBytes+ValueBytes <= BatchBytes <= %d, have %+v", wire.MaxBatchBytes, l)
+	refuseIf(o.history < 0, "WithHistory(%d): want a number of bytes", o.history)
+	return errors.Join(faults...)
 }
 
 // checkID keeps out what would not survive a ServerID, a log line or a URL.
