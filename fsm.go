@@ -170,16 +170,13 @@ func (f *fsm) publish(a *applied) {
 	f.watchers.Notify(&a.history, before.view.Revision(), a.view.Revision())
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	still := f.waiters[:0]
-	for _, w := range f.waiters {
-		if w.reached(a) {
+	f.waiters = slices.DeleteFunc(f.waiters, func(w waiter) bool {
+		reached := w.reached(a)
+		if reached {
 			close(w.ready)
-		} else {
-			still = append(still, w)
 		}
-	}
-	clear(f.waiters[len(still):])
-	f.waiters = still
+		return reached
+	})
 }
 
 // Index is the log index of the newest entry in the state.
@@ -249,12 +246,7 @@ func (f *fsm) await(ctx context.Context, reached func(*applied) bool) error {
 func (f *fsm) forget(w waiter) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for i := range f.waiters {
-		if f.waiters[i].ready == w.ready {
-			f.waiters = slices.Delete(f.waiters, i, i+1)
-			return
-		}
-	}
+	f.waiters = slices.DeleteFunc(f.waiters, func(other waiter) bool { return other.ready == w.ready })
 }
 
 // work is for the beginning of a call of raft's; what it returns is for its end.
