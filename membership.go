@@ -133,7 +133,7 @@ func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
 	var nodes []Node
 	err := s.lead.ReadThroughLeader(ctx, func(ctx context.Context, tenure *lead.Tenure) (err error) {
 		if tenure.Leads {
-			nodes, err = s.nodesAsLeader(ctx)
+			nodes, err = s.serveNodes(ctx, nil)
 			return err
 		}
 		nodes, err = wire.CallJSON[[]Node](ctx, s.node.Port, tenure.Leader, wire.CallNodes, wire.Raw(nil))
@@ -143,30 +143,26 @@ func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
 }
 
 func (s *Store) serveNodes(ctx context.Context, _ wire.Raw) ([]Node, error) {
-	return s.nodesAsLeader(ctx)
-}
-
-func (s *Store) nodesAsLeader(ctx context.Context) ([]Node, error) {
 	if _, err := s.lead.Rounds.Join(ctx); err != nil {
 		return nil, err
 	}
-	return s.listNodes(), nil
+	return s.nodesOf(s.node.Configuration()), nil
 }
 
-// listNodes are those of the newest configuration that this node has.
-func (s *Store) listNodes() []Node {
+// nodesOf are the members of a configuration, sorted by id.
+func (s *Store) nodesOf(config raft.Configuration) []Node {
 	var nodes []Node
-	for _, m := range s.node.Configuration().Servers {
-		nodes = append(nodes, s.nodeOf(m))
+	for _, m := range config.Servers {
+		nodes = append(nodes, s.nodeOf(m.ID, string(m.Address), m.Suffrage == raft.Voter))
 	}
 	slices.SortFunc(nodes, func(a, b Node) int { return strings.Compare(a.ID, b.ID) })
 	return nodes
 }
 
 // nodeOf is a server as users see it.
-func (s *Store) nodeOf(m raft.Server) Node {
-	id := roster.UserID(m.ID)
-	return Node{ID: id, Addr: roster.DialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter, Replica: s.members.IsReplica(id)}
+func (s *Store) nodeOf(server raft.ServerID, addr string, voter bool) Node {
+	id := roster.UserID(server)
+	return Node{ID: id, Addr: roster.DialAddr(addr), Voter: voter, Replica: s.members.IsReplica(id)}
 }
 
 // Leader returns the leader that this node knows, and false if there is none at
@@ -181,12 +177,10 @@ func (s *Store) leaderOf(r *lead.Tenure) Node {
 	if r.Leader == (roster.Peer{}) {
 		return Node{}
 	}
-	config := s.node.Configuration()
-	suffrage := raft.Nonvoter                                                      // as a leader is while its own removal is under way
-	if roster.IsVoter(config, r.Leader.Server) || !s.node.Lists(r.Leader.Server) { // voters have elected it, of whom this node may not know yet
-		suffrage = raft.Voter
-	}
-	return s.nodeOf(raft.Server{ID: r.Leader.Server, Address: raft.ServerAddress(r.Leader.Addr), Suffrage: suffrage})
+	// Voters have elected it, of whom this node may not know yet. It has no vote while its
+	// own removal is under way.
+	voter := roster.IsVoter(s.node.Configuration(), r.Leader.Server) || !s.node.Lists(r.Leader.Server)
+	return s.nodeOf(r.Leader.Server, r.Leader.Addr, voter)
 }
 
 // WaitLeader waits until this node knows a leader. (Calls wait for whatever is

@@ -58,11 +58,11 @@ type Status struct {
 func (s *Store) Status() Status {
 	r, now := s.lead.Tenure(), s.fsm.now.Load()
 	st := Status{
-		Node:         s.ownNode(),
+		Node:         s.nodeOf(s.node.Server, s.node.Addr, roster.IsVoter(s.node.Configuration(), s.node.Server)),
 		Cluster:      s.node.Self().Cluster,
 		Founded:      s.joiner.Founded(),
 		State:        s.phase(),
-		Nodes:        s.listNodes(),
+		Nodes:        s.nodesOf(s.node.Configuration()),
 		Progress:     s.progress(),
 		Term:         s.node.Raft.CurrentTerm(),
 		CommitIndex:  s.node.Raft.CommitIndex(),
@@ -94,18 +94,6 @@ func (s *Store) phase() State {
 		return Candidate
 	}
 	return Follower
-}
-
-// ownNode is this node, also where it is no member.
-func (s *Store) ownNode() Node {
-	return s.nodeOf(raft.Server{ID: s.node.Server, Address: raft.ServerAddress(s.node.Addr), Suffrage: s.suffrage()})
-}
-
-func (s *Store) suffrage() raft.ServerSuffrage {
-	if roster.IsVoter(s.node.Configuration(), s.node.Server) {
-		return raft.Voter
-	}
-	return raft.Nonvoter
 }
 
 func (s *Store) notReady(st Status, now *applied) string {
