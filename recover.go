@@ -1,12 +1,11 @@
 package kvraft
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"strings"
 
 	"github.com/hashicorp/raft"
@@ -151,21 +150,15 @@ func (r *recovering) Snapshot() (raft.FSMSnapshot, error) {
 		lost = before + "," + lost
 	}
 	state.WriteNote(lostNote, lost)
-	return &unpaced{r.fsm.ctx, snapshotHeader{r.to.Cluster, now.index, now.term}, state.View()}, nil
+	return &unpaced{fsmSnapshot{ctx: r.fsm.ctx, head: snapshotHeader{r.to.Cluster, now.index, now.term}, view: state.View()}}, nil
 }
 
 // unpaced is a state on its way to a disk that nobody else uses.
-type unpaced struct {
-	ctx  context.Context
-	head snapshotHeader
-	view state.View
-}
+type unpaced struct{ fsmSnapshot }
 
 func (s *unpaced) Persist(sink raft.SnapshotSink) error {
 	return writeSnapshot(s.ctx, sink, s.head, s.view)
 }
-
-func (s *unpaced) Release() {}
 
 // atRest opens the storage of a node that does not run, and closes it.
 func atRest(dir string, opts []Option, settle func(*Store) error, f func(*Store, Recovery) (Recovery, error)) (r Recovery, err error) {
@@ -215,13 +208,8 @@ func (s *Store) takeStock() (r Recovery, err error) {
 	view := state.now.Load().view
 	r = Recovery{ID: meta.ID, Old: meta.Cluster, Committed: meta.Snapshot.Index, Version: view.Revision(), Keys: view.Len()}
 	r.Term, r.Index = s.node.LastEntry()
-	r.Addr = s.opts.advertise
-	for _, m := range config.Servers {
-		if m.ID == s.node.Server {
-			orDefault(&r.Addr, roster.DialAddr(string(m.Address)))
-		}
-		r.Members = append(r.Members, Node{ID: roster.UserID(m.ID), Addr: roster.DialAddr(string(m.Address)), Voter: m.Suffrage == raft.Voter})
-	}
+	r.Addr = cmp.Or(s.opts.advertise, roster.DialAddr(roster.AddressOf(config, s.node.Server)))
+	r.Members = s.nodesOf(config)
 	removed := view.Note(member.RemovedNote(s.node.Server)) != ""
 	if len(r.Members) == 1 && r.Members[0].ID == r.ID && !removed {
 		return r, fmt.Errorf("%w: node %s is the only member of cluster %s already: start it", ErrInvalid, r.ID, r.Old)
@@ -229,7 +217,6 @@ func (s *Store) takeStock() (r Recovery, err error) {
 	if r.Addr == "" {
 		return r, fmt.Errorf("%w: node %s was no member of its cluster, as far as it knew: name its address with WithAdvertise", ErrInvalid, meta.ID)
 	}
-	slices.SortFunc(r.Members, func(a, b Node) int { return strings.Compare(a.ID, b.ID) })
 	return r, nil
 }
 
