@@ -131,20 +131,10 @@ func (s *Store) open() (err error) {
 	undo = append(undo, func() error { return closeListener(s.opts.listener) })
 
 	undo = append(undo, s.closeStorage)
-	if err := s.readStorage(); err != nil {
-		return err
-	}
-	if err := s.checkID(); err != nil {
-		return err
-	}
-	if err := s.listen(); err != nil {
-		return err
-	}
-	if err := s.openForWriting(); err != nil {
-		return err
-	}
-	if err := s.identify(); err != nil {
-		return err
+	for _, step := range []func() error{s.readStorage, s.checkID, s.listen, s.openForWriting, s.identify} {
+		if err := step(); err != nil {
+			return err
+		}
 	}
 	s.node.Opened = time.Now()
 	s.node.Port = s.newPort()
