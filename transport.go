@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/joining"
+	"github.com/kvraft/kvraft/internal/node"
 	"github.com/kvraft/kvraft/internal/ownaddr"
 	"github.com/kvraft/kvraft/internal/raftrpc"
 	"github.com/kvraft/kvraft/internal/roster"
@@ -57,23 +58,19 @@ func (tcp) Dial(ctx context.Context, addr string) (net.Conn, error) {
 func (s *Store) OtherConns() net.Listener { return s.node.Port.Others() }
 
 // portHooks is what a node answers its port.
-type portHooks struct{ s *Store }
-
-func (h portHooks) Self() wire.Self      { return h.s.node.Self() }
-func (h portHooks) Leads() bool          { return h.s.lead.Tenure().Leads }
-func (h portHooks) IsPlaced() bool       { return h.s.node.IsPlaced() }
-func (h portHooks) HasJoined() bool      { return h.s.node.Raft.LastIndex() > 0 }
-func (h portHooks) ConfiguredAt() string { return h.s.node.ConfiguredAt() }
-func (h portHooks) AddressOf(id raft.ServerID, addr string) string {
-	return h.s.node.AddressOf(id, addr)
+type portHooks struct {
+	*node.Node
+	s *Store
 }
+
+func (h portHooks) Leads() bool                     { return h.s.lead.Tenure().Leads }
+func (h portHooks) HasJoined() bool                 { return h.Raft.LastIndex() > 0 }
+func (h portHooks) Vouch(dialer wire.Opening) error { return h.s.members.VouchWithoutClusterID(dialer) }
 func (h portHooks) TurnAway(dialer wire.Opening) (why, elsewhere string) {
 	return h.s.places.TurnAway(dialer)
 }
-func (h portHooks) LosePlace(at string)             { h.s.node.LosePlace(at) }
-func (h portHooks) Vouch(dialer wire.Opening) error { return h.s.members.VouchWithoutClusterID(dialer) }
 func (h portHooks) Samples() (all []wire.Sample) {
-	for _, s := range h.s.node.Logs.Samples() {
+	for _, s := range h.Logs.Samples() {
 		all = append(all, wire.Sample(s))
 	}
 	return all
@@ -83,7 +80,7 @@ func (h portHooks) Samples() (all []wire.Sample) {
 func (s *Store) newPort() *wire.Port {
 	p := wire.New(s.node.Ctx, wire.Config{
 		Network: s.opts.network, Listener: s.opts.listener, Advertise: s.opts.advertise, Shared: s.opts.sharePort, Log: s.node.Log.Named("peer"),
-	}, portHooks{s})
+	}, portHooks{s.node, s})
 	p.HandleConn(wire.ForMonitor, s.failures.ServeMonitor)
 	p.Handle(wire.CallWrite, s.writes.serveWrite)
 	p.Handle(wire.CallGet, s.reads.serveGet)
