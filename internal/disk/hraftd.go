@@ -71,19 +71,14 @@ func verifyLegacy(entry *raft.Log) (err error) {
 
 // dropSevered deletes the entries in front of a gap. A follower of hraftd's that was
 // sent a snapshot kept what it had in its log before, and went on behind the
-// snapshot. The rest of the log has been found to fit the snapshot.
+// snapshot. It comes before alignWith, which may delete that too: what is left in front
+// would be taken for the beginning of the log.
 func (l *Log) dropSevered() error {
 	if l.severed == 0 {
 		return nil
 	}
 	first, _ := l.Bounds()
-	for low := l.severed; low < first; low += deleteChunk {
-		if err := l.deleteStored(low, min(low+deleteChunk, first)-1); err != nil {
-			return err
-		}
-	}
-	l.severed = 0
-	return nil
+	return l.deletePrefix(l.severed, first-1)
 }
 
 func IsHraftdSnapshot(r *bufio.Reader) bool {

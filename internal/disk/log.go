@@ -320,10 +320,10 @@ func (l *Log) Settle(newest SnapshotMark) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := l.alignWith(newest.Index, newest.Term); err != nil {
+	if err := l.dropSevered(); err != nil {
 		return err
 	}
-	return l.dropSevered()
+	return l.alignWith(newest.Index, newest.Term)
 }
 
 // IsNew reports whether there was nothing yet when the log was opened.

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"encoding/binary"
 	"errors"
 	"math"
 	"strings"
@@ -79,6 +80,29 @@ func TestOldEntriesMayLackAChecksumWhereTheRecordSaysSo(t *testing.T) {
 	expectDamage(t, disk, "entry 10 has no checksum")
 	disk.Entries[5] = *disktest.Entries(5, 5, 1)[0]
 	expectDamage(t, disk, "entry 5: decode log entry of hraftd")
+}
+
+// A follower of hraftd's that was sent two snapshots, and stopped before it had anything
+// behind the second.
+func TestALogOfHraftdWithAGapGoesWholeWhereASnapshotReplacesIt(t *testing.T) {
+	disk := disktest.NewFaultStore()
+	old := append(disktest.Entries(1, 5, 1), disktest.Entries(20, 25, 1)...)
+	for _, e := range old {
+		e.Data = []byte(`{"op":"set","key":"k"}`)
+	}
+	if err := errors.Join(disk.StoreLogs(old), disk.Set(termKey, binary.BigEndian.AppendUint64(nil, 1))); err != nil {
+		t.Fatal(err)
+	}
+	l := openTestLog(t, disk)
+	if err := l.Settle(SnapshotMark{ID: "1-40-1", Index: 40, Term: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.StoreLogs(disktest.Entries(41, 42, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if first, last := openTestLog(t, disk.Rebooted()).Bounds(); first != 41 || last != 42 || len(disk.Entries) != 2 {
+		t.Errorf("the log is %d to %d, of %d entries", first, last, len(disk.Entries))
+	}
 }
 
 // Such an entry could be stored before messages were judged. raft panics on it.
