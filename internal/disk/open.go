@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -30,7 +31,7 @@ type Store interface {
 type Options struct {
 	Dir        string        // the data directory
 	Store      Store         // the user's own, in place of a raft.db in dir; nil: none
-	Name       string        // what errors call the store, such as the path of its file
+	Name       string        // what errors call the store, such as the path of its file; empty: log store
 	CacheBytes int64         // of the newest entries kept in memory; 0: 64 MiB
 	Stall      time.Duration // a small write that lasts longer stops the node; 0: no limit
 	Logger     hclog.Logger  // nil: none
@@ -87,21 +88,12 @@ func (readOnly) SetUint64([]byte, uint64) error   { return nil }
 // wraps [errs.Damaged] and says what is wrong with which entry. It writes nothing: see
 // OpenForWriting.
 func Open(opt Options) (*Log, error) {
-	if opt.CacheBytes == 0 {
-		opt.CacheBytes = defaultLogCache
-	}
-	if opt.Logger == nil {
-		opt.Logger = hclog.NewNullLogger()
-	}
-	if opt.Name == "" {
-		opt.Name = "log store"
-	}
 	l := &Log{
 		failStop:  newFailStop(opt.Stall, opt.Fail),
-		logWindow: &logWindow{limit: opt.CacheBytes},
+		logWindow: &logWindow{limit: cmp.Or(opt.CacheBytes, defaultLogCache)},
 		dir:       opt.Dir,
-		name:      opt.Name,
-		log:       opt.Logger,
+		name:      cmp.Or(opt.Name, "log store"),
+		log:       cmp.Or(opt.Logger, hclog.NewNullLogger()),
 		whose:     opt.Whose,
 		end:       make(chan struct{}, 1),
 	}
