@@ -346,12 +346,13 @@ func (s *snapshotReader) bytes() []byte {
 	return b
 }
 
-// hasSnapshot reports whether this node has all that a snapshot brings: its state
+// AlreadyHave reports whether this node has all that a snapshot brings: its state
 // is past it, or its log holds the last entry of it. Where the state ends with it, raft
 // must know that too: when it completes a snapshot of its own just after it has installed
 // one, it takes the end of its own for that of the log, and only the same snapshot again
 // sets it right.
-func (s *Store) hasSnapshot(req *raft.InstallSnapshotRequest) (bool, error) {
+func (f raftFilter) AlreadyHave(req *raft.InstallSnapshotRequest) (bool, error) {
+	s := f.s
 	term := s.node.Raft.CurrentTerm()
 	if req.Term < term {
 		return false, nil // raft refuses it

@@ -126,7 +126,6 @@ func (o *options) advertised(this ownaddr.Host) (string, error) {
 // raftFilter is what a node answers raft's transport.
 type raftFilter struct{ s *Store }
 
-func (f raftFilter) Node() raftrpc.Node              { return f.s.raftNode() }
 func (f raftFilter) Term() uint64                    { return f.s.node.Stable().Term() }
 func (f raftFilter) Leads() bool                     { return f.s.lead.Tenure().Leads }
 func (f raftFilter) IsPlaced() bool                  { return f.s.node.IsPlaced() }
@@ -138,13 +137,10 @@ func (f raftFilter) HoldsBack(id raft.ServerID, at raft.ServerAddress) bool {
 func (f raftFilter) Reached(id raft.ServerID, at raft.ServerAddress) {
 	f.s.node.RaftLog.Reached(id, at)
 }
-func (f raftFilter) AlreadyHave(req *raft.InstallSnapshotRequest) (bool, error) {
-	return f.s.hasSnapshot(req)
-}
 
-// raftNode is what a message is held against.
-func (s *Store) raftNode() raftrpc.Node {
-	now := s.fsm.now.Load()
+// Node is what a message is held against.
+func (f raftFilter) Node() raftrpc.Node {
+	s, now := f.s, f.s.fsm.now.Load()
 	return raftrpc.Node{
 		Term:      s.node.Raft.CurrentTerm(),
 		Committed: max(s.node.Raft.CommitIndex(), s.node.Raft.AppliedIndex(), now.index),

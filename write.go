@@ -44,9 +44,8 @@ import (
 
 // Op is one operation of a batch.
 type Op struct {
-	op      command.Op
-	id      *RequestID // an IDOp
-	created *bool      // of WithCreated
+	op command.Op
+	id *RequestID // an IDOp
 }
 
 // SetOp sets key to value. The store keeps no reference to value after Batch
@@ -165,34 +164,28 @@ func (id *RequestID) stamp(r *command.Request) error {
 // Errors: ErrInvalid, ErrTooLarge, ErrConflict, ErrReused, ErrNoLeader and ErrClosed
 // mean that nothing was written; ErrUnknown that it may have been or may still be.
 func (s *Store) Set(ctx context.Context, key string, value []byte, opts ...WriteOption) (version uint64, err error) {
-	return s.writes.write(ctx, withOptions(key, opts, SetOp(key, value)))
+	return s.writes.writeKey(ctx, SetOp(key, value).op, opts)
 }
 
 // Delete deletes key and returns the version of the state after it. Deleting a
 // key that is not there succeeds and changes nothing. Errors are those of Set.
 func (s *Store) Delete(ctx context.Context, key string, opts ...WriteOption) (version uint64, err error) {
-	return s.writes.write(ctx, withOptions(key, opts, DeleteOp(key)))
+	return s.writes.writeKey(ctx, DeleteOp(key).op, opts)
 }
 
 // Batch applies all operations, 65,536 at most, at once, or none: nobody sees a part
 // of it. It returns the version that every key it set now has. Errors are those of Set.
 func (s *Store) Batch(ctx context.Context, ops ...Op) (version uint64, err error) {
-	return s.writes.write(ctx, ops)
-}
-
-func withOptions(key string, opts []WriteOption, op Op) []Op {
-	o := gather[writeOptions](opts)
-	ops := []Op{op}
-	if o.conditional {
-		ops = append(ops, CheckOp(key, o.version))
+	var plain []command.Op
+	var id *RequestID
+	for _, o := range ops {
+		if o.id != nil {
+			id = o.id
+		} else {
+			plain = append(plain, o.op)
+		}
 	}
-	if o.id != nil {
-		ops = append(ops, IDOp(*o.id))
-	}
-	if o.created != nil {
-		ops = append(ops, Op{created: o.created})
-	}
-	return ops
+	return s.writes.write(ctx, plain, id, nil)
 }
 
 // writer takes the writes of a node to the leader's log.
@@ -209,20 +202,20 @@ func newWriter(n *node.Node, t *lead.Tracker, l limits.Limits) *writer {
 	return w
 }
 
-func (w *writer) write(ctx context.Context, ops []Op) (uint64, error) {
-	var request command.Request
-	var id *RequestID
-	created := new(bool)
-	for _, o := range ops {
-		switch {
-		case o.id != nil:
-			id = o.id
-		case o.created != nil:
-			created = o.created
-		default:
-			request.Ops = append(request.Ops, o.op)
-		}
+// writeKey writes one operation, under the condition that its options may have.
+func (w *writer) writeKey(ctx context.Context, op command.Op, opts []WriteOption) (uint64, error) {
+	o := gather[writeOptions](opts)
+	ops := []command.Op{op}
+	if o.conditional {
+		ops = append(ops, CheckOp(op.Key, o.version).op)
 	}
+	return w.write(ctx, ops, o.id, o.created)
+}
+
+// write writes the operations, with an id of the caller's or nil. It sets created, if that
+// is not nil.
+func (w *writer) write(ctx context.Context, ops []command.Op, id *RequestID, created *bool) (uint64, error) {
+	request := command.Request{Ops: ops}
 	if err := w.limits.Check(request.Ops); err != nil {
 		return 0, err
 	}
@@ -243,7 +236,9 @@ func (w *writer) write(ctx context.Context, ops []Op) (uint64, error) {
 	case command.Reused:
 		return 0, fmt.Errorf("%w: its name, %q, was used for another write", ErrReused, id.name)
 	}
-	*created = result.Code == command.Created
+	if created != nil {
+		*created = result.Code == command.Created
+	}
 	return result.Version, nil
 }
 
