@@ -2,6 +2,7 @@ package raftrpc
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -22,39 +23,25 @@ const (
 	RequestPreVote  Kind = 4
 )
 
-func (k Kind) String() string {
-	switch k {
-	case AppendEntries:
-		return "AppendEntries"
-	case RequestVote:
-		return "RequestVote"
-	case InstallSnapshot:
-		return "InstallSnapshot"
-	case TimeoutNow:
-		return "TimeoutNow"
-	case RequestPreVote:
-		return "RequestPreVote"
-	}
-	return fmt.Sprintf("message of kind %d", byte(k))
+// kinds has for each kind its name, the most bytes that a request may have, and what a request is decoded into. Those
+// without entries hold a few addresses, or a configuration.
+var kinds = map[Kind]struct {
+	name  string
+	limit int // 0: as many as Read is told for entries
+	new   func() any
+}{
+	AppendEntries:   {"AppendEntries", 0, func() any { return new(raft.AppendEntriesRequest) }},
+	RequestVote:     {"RequestVote", 16 << 10, func() any { return new(raft.RequestVoteRequest) }},
+	InstallSnapshot: {"InstallSnapshot", 1 << 20, func() any { return new(raft.InstallSnapshotRequest) }},
+	TimeoutNow:      {"TimeoutNow", 16 << 10, func() any { return new(raft.TimeoutNowRequest) }},
+	RequestPreVote:  {"RequestPreVote", 16 << 10, func() any { return new(raft.RequestPreVoteRequest) }},
 }
 
-// request is where a request of the kind is decoded to, and the most bytes that it may have. entries is the limit for one
-// that carries them: the others hold a few addresses, or a configuration.
-func (k Kind) request(entries int) (req any, limit int) {
-	const small, large = 16 << 10, 1 << 20
-	switch k {
-	case AppendEntries:
-		return new(raft.AppendEntriesRequest), entries
-	case RequestVote:
-		return new(raft.RequestVoteRequest), small
-	case InstallSnapshot:
-		return new(raft.InstallSnapshotRequest), large
-	case TimeoutNow:
-		return new(raft.TimeoutNowRequest), small
-	case RequestPreVote:
-		return new(raft.RequestPreVoteRequest), small
+func (k Kind) String() string {
+	if of, ok := kinds[k]; ok {
+		return of.name
 	}
-	return nil, 0
+	return fmt.Sprintf("message of kind %d", byte(k))
 }
 
 // ErrBad is for bytes that are no message, or too large a one. Other errors of Read are those of its reader.
@@ -66,11 +53,11 @@ var ErrBad = errors.New("bad message")
 // The request is read to its end before it is decoded. The decoder allocates what a length says, and an entry for each byte
 // that stands for an empty one; here memory grows with what has arrived, and what is decoded has been counted.
 func Read(r *bufio.Reader, k Kind, entries int, grow func(bytes int) error) (any, error) {
-	req, limit := k.request(entries)
-	if req == nil {
+	of, ok := kinds[k]
+	if !ok {
 		return nil, fmt.Errorf("%w: unknown %v", ErrBad, k)
 	}
-	m := message{r: r, limit: limit, grow: grow}
+	req, m := of.new(), message{r: r, limit: cmp.Or(of.limit, entries), grow: grow}
 	err := m.read()
 	if m.broken != nil {
 		return nil, m.broken
@@ -126,6 +113,21 @@ func (m *message) read() error {
 	return nil
 }
 
+// layouts tell what follows the first byte of a token, for those from 0xc0 on: a number of so many bytes, and then as many
+// values for each that it counts, or bytes: as many as it says, and some beside. (0xc1 is no token.)
+var layouts = [...]struct{ number, values, bytes int }{
+	0xc0: {}, 0xc2: {}, 0xc3: {}, // nil, false, true
+	0xc4: {number: 1}, 0xc5: {number: 2}, 0xc6: {number: 4}, // bytes
+	0xc7: {number: 1, bytes: 1}, 0xc8: {number: 2, bytes: 1}, 0xc9: {number: 4, bytes: 1}, // extensions, with a byte of type
+	0xca: {bytes: 4}, 0xcb: {bytes: 8}, // floating point
+	0xcc: {bytes: 1}, 0xcd: {bytes: 2}, 0xce: {bytes: 4}, 0xcf: {bytes: 8}, // unsigned
+	0xd0: {bytes: 1}, 0xd1: {bytes: 2}, 0xd2: {bytes: 4}, 0xd3: {bytes: 8}, // signed
+	0xd4: {bytes: 2}, 0xd5: {bytes: 3}, 0xd6: {bytes: 5}, 0xd7: {bytes: 9}, 0xd8: {bytes: 17}, // extensions of a fixed size
+	0xd9: {number: 1}, 0xda: {number: 2}, 0xdb: {number: 4}, // text
+	0xdc: {number: 2, values: 1}, 0xdd: {number: 4, values: 1}, // arrays
+	0xde: {number: 2, values: 2}, 0xdf: {number: 4, values: 2}, // maps
+}
+
 // token reads one token and returns how many values are in it: those of an array, the keys and values of a map.
 func (m *message) token() (inside int, err error) {
 	head, err := m.number(1)
@@ -141,42 +143,21 @@ func (m *message) token() (inside int, err error) {
 		return int(head & 0x0f), nil
 	case head <= 0xbf: // short string
 		return 0, m.take(head & 0x1f)
+	case head == 0xc1:
+		return 0, fmt.Errorf("byte %#x is not MessagePack", head)
 	}
-	switch head {
-	case 0xc0, 0xc2, 0xc3: // nil, false, true
-		return 0, nil
-	case 0xc4, 0xd9: // bytes and strings, by the size of their lengths
-		return 0, m.takeCounted(1, 0)
-	case 0xc5, 0xda:
-		return 0, m.takeCounted(2, 0)
-	case 0xc6, 0xdb:
-		return 0, m.takeCounted(4, 0)
-	case 0xc7: // extensions, with a byte of type
-		return 0, m.takeCounted(1, 1)
-	case 0xc8:
-		return 0, m.takeCounted(2, 1)
-	case 0xc9:
-		return 0, m.takeCounted(4, 1)
-	case 0xcc, 0xd0: // numbers, by their size
-		return 0, m.take(1)
-	case 0xcd, 0xd1:
-		return 0, m.take(2)
-	case 0xca, 0xce, 0xd2:
-		return 0, m.take(4)
-	case 0xcb, 0xcf, 0xd3:
-		return 0, m.take(8)
-	case 0xd4, 0xd5, 0xd6, 0xd7, 0xd8: // extensions of 1, 2, 4, 8 and 16 bytes
-		return 0, m.take(1 + 1<<(head-0xd4))
-	case 0xdc: // arrays and maps
-		return m.count(2, 1)
-	case 0xdd:
-		return m.count(4, 1)
-	case 0xde:
-		return m.count(2, 2)
-	case 0xdf:
-		return m.count(4, 2)
+	layout := layouts[head]
+	n, err := m.number(layout.number)
+	if err != nil {
+		return 0, err
 	}
-	return 0, fmt.Errorf("byte %#x is not MessagePack", head)
+	if layout.values == 0 {
+		return 0, m.take(n + uint64(layout.bytes))
+	}
+	if n > maxItems {
+		return 0, fmt.Errorf("more than %d values", maxItems)
+	}
+	return int(n) * layout.values, nil
 }
 
 // number reads a number of so many bytes.
@@ -188,24 +169,6 @@ func (m *message) number(size int) (uint64, error) {
 	var b [8]byte
 	copy(b[8-size:], m.bytes[at:])
 	return binary.BigEndian.Uint64(b[:]), nil
-}
-
-// count reads the length of a container whose elements are so many values each.
-func (m *message) count(size, values int) (int, error) {
-	n, err := m.number(size)
-	if err == nil && n > maxItems {
-		err = fmt.Errorf("more than %d values", maxItems)
-	}
-	return int(n) * values, err
-}
-
-// takeCounted reads a length of so many bytes, and then as many bytes and extra ones.
-func (m *message) takeCounted(size int, extra uint64) error {
-	n, err := m.number(size)
-	if err != nil {
-		return err
-	}
-	return m.take(n + extra)
 }
 
 // take reads the next n bytes.

@@ -118,11 +118,14 @@ func Reach(term, own uint64) uint64 {
 }
 
 // checkLeader is for the sender of entries or of a snapshot.
-func (n Node) checkLeader(sender []byte, term uint64) error {
+func (n Node) checkLeader(sender, leader []byte, term uint64) error {
 	if term > n.Term && !n.Heeds(sender) {
 		return fmt.Errorf("it is from no member that is known here, and in term %d there is a leader", n.Term)
 	}
-	return n.checkTerm(term)
+	if err := n.checkTerm(term); err != nil {
+		return err
+	}
+	return checkNames(leader)
 }
 
 // Heeds tells whether the node goes to a higher term of the sender's. It can be behind with its configuration and not know
@@ -141,10 +144,7 @@ func (n Node) checkVote(term, lastIndex, lastTerm uint64, candidate []byte) erro
 }
 
 func (n Node) checkEntries(req *raft.AppendEntriesRequest) error {
-	if err := n.checkLeader(req.ID, req.Term); err != nil {
-		return err
-	}
-	if err := checkNames(req.Leader); err != nil {
+	if err := n.checkLeader(req.ID, req.Leader, req.Term); err != nil {
 		return err
 	}
 	if req.Term < n.Term || len(req.Entries) == 0 {
@@ -219,10 +219,7 @@ func Limit(req *raft.AppendEntriesRequest) {
 func Outdated(req *raft.InstallSnapshotRequest, node Node) bool { return req.Term < node.Term }
 
 func (n Node) checkSnapshot(req *raft.InstallSnapshotRequest) error {
-	if err := n.checkLeader(req.ID, req.Term); err != nil {
-		return err
-	}
-	if err := checkNames(req.Leader); err != nil {
+	if err := n.checkLeader(req.ID, req.Leader, req.Term); err != nil {
 		return err
 	}
 	if Outdated(req, n) {
