@@ -3,6 +3,7 @@ package raftnet
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -30,14 +31,15 @@ func (a *acked) note(term uint64, id raft.ServerID, index uint64) {
 	a.index[id], a.answered[id] = max(a.index[id], index), time.Now()
 }
 
-// since returns whether a follower has answered the leader of a term since then.
-func (a *acked) since(term uint64, id raft.ServerID, then time.Time) bool {
+// AnsweredSince returns whether a follower has answered the leader of a term since then.
+func (a *acked) AnsweredSince(term uint64, id raft.ServerID, then time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.term == term && a.answered[id].After(then)
 }
 
-func (a *acked) by(id raft.ServerID) uint64 {
+// Acked is how far a follower's log is known to agree with this leader's.
+func (a *acked) Acked(id raft.ServerID) uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.index[id]
@@ -47,28 +49,17 @@ var errAbstains = errors.New("this node abstains: as the leader it was of no use
 
 // abstention is the time in which a node does not ask for votes.
 type abstention struct {
-	mu    sync.Mutex
-	until time.Time // guarded by mu
+	until atomic.Pointer[time.Time] // nil: it asks
 }
 
-func (a *abstention) begin(d time.Duration) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.until = time.Now().Add(d)
+// Abstain has this node ask nobody for a vote for a while, unless a leader makes it stand.
+func (a *abstention) Abstain(d time.Duration) {
+	until := time.Now().Add(d)
+	a.until.Store(&until)
 }
 
-func (a *abstention) end() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.until = time.Time{}
-}
-
-// err is what asking for a vote ends with, or nil.
-func (a *abstention) err() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if time.Now().Before(a.until) {
-		return errAbstains
-	}
-	return nil
+// Abstains reports whether it does.
+func (a *abstention) Abstains() bool {
+	until := a.until.Load()
+	return until != nil && time.Now().Before(*until)
 }

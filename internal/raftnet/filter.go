@@ -59,7 +59,8 @@ func (t Transport) filterLoop(server *server) {
 		node := filter.Node()
 		if err := raftrpc.Validate(rpc.Command, node); err != nil {
 			server.refuse(rpc, err)
-			if far := new(raftrpc.FarTerm); errors.As(err, &far) && !isPreVote(rpc.Command) && node.Heeds(sender(rpc)) {
+			_, isPreVote := rpc.Command.(*raft.RequestPreVoteRequest)
+			if far := new(raftrpc.FarTerm); errors.As(err, &far) && !isPreVote && node.Heeds(sender(rpc)) {
 				t.raiseTerm(owner, raftrpc.Reach(far.Term, far.Own))
 			}
 			continue
@@ -78,7 +79,7 @@ func (t Transport) filterLoop(server *server) {
 			}
 			rpc.Reader = t.incoming.begin(req.Size, rpc.Reader)
 		case *raft.TimeoutNowRequest:
-			t.abstention.end()
+			t.abstention.until.Store(nil)
 		case *raft.RequestVoteRequest:
 			req.ID = filter.AsVoter(req.ID)
 		case *raft.RequestPreVoteRequest:

@@ -27,23 +27,23 @@ func newInstalls(log hclog.Logger) *installs {
 	return &installs{log: log, sent: make(map[raft.ServerID][]time.Time), bytes: make(map[raft.ServerID]int64)}
 }
 
-// keepOnly forgets nodes that are no members any more.
-func (i *installs) keepOnly(members map[raft.ServerID]bool) {
+// KeepOnly forgets what was counted of nodes that are no members any more.
+func (i *installs) KeepOnly(members map[raft.ServerID]bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	maps.DeleteFunc(i.sent, func(id raft.ServerID, _ []time.Time) bool { return !members[id] })
 	maps.DeleteFunc(i.bytes, func(id raft.ServerID, _ int64) bool { return !members[id] })
 }
 
-// sentTo is how much of its snapshot a node was sent.
-func (i *installs) sentTo(id raft.ServerID) int64 {
+// SentTo is how much of its snapshot a node was sent.
+func (i *installs) SentTo(id raft.ServerID) int64 {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.bytes[id]
 }
 
-// sentToAll is how much of their snapshots all nodes were sent.
-func (i *installs) sentToAll() (sum int64) {
+// SentToAll is how much of their snapshots all nodes were sent.
+func (i *installs) SentToAll() (sum int64) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, bytes := range i.bytes {
@@ -53,18 +53,12 @@ func (i *installs) sentToAll() (sum int64) {
 }
 
 // outgoing counts the bytes of a snapshot as they are sent.
-type outgoing struct {
-	installs *installs
-	to       raft.ServerID
-	data     io.Reader
-}
-
-func (s *outgoing) Read(b []byte) (int, error) {
-	n, err := s.data.Read(b)
-	s.installs.mu.Lock()
-	defer s.installs.mu.Unlock()
-	s.installs.bytes[s.to] += int64(n)
-	return n, err
+func (i *installs) outgoing(to raft.ServerID, data io.Reader) io.Reader {
+	return countedReader{data, func(n int64) {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.bytes[to] += n
+	}}
 }
 
 func (i *installs) count(id raft.ServerID) {
@@ -94,20 +88,29 @@ type incoming struct {
 func (i *incoming) begin(size int64, from io.Reader) io.Reader {
 	i.got.Store(0)
 	i.size.Store(max(size, 1))
-	return &incomingReader{i, from}
+	return countedReader{from, func(n int64) {
+		i.got.Add(n)
+		i.total.Add(n)
+	}}
 }
 
-// end is for when raft reads it no more.
-func (i *incoming) end() { i.size.Store(0); i.got.Store(0) }
-
-type incomingReader struct {
-	*incoming
-	from io.Reader
+// Incoming tells of the snapshot that raft reads: its size, or 0 if there is none, and how
+// much of it has arrived; total is what has ever arrived of any.
+func (i *incoming) Incoming() (size, got, total int64) {
+	return i.size.Load(), i.got.Load(), i.total.Load()
 }
 
-func (r *incomingReader) Read(b []byte) (int, error) {
-	n, err := r.from.Read(b)
-	r.got.Add(int64(n))
-	r.total.Add(int64(n))
+// EndIncoming is for when raft is known to read none any more.
+func (i *incoming) EndIncoming() { i.size.Store(0); i.got.Store(0) }
+
+// countedReader counts what is read from it.
+type countedReader struct {
+	io.Reader
+	count func(bytes int64)
+}
+
+func (r countedReader) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	r.count(int64(n))
 	return n, err
 }

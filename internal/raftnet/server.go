@@ -2,6 +2,7 @@ package raftnet
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -89,9 +90,9 @@ func (s *server) serveOne(in *bufio.Reader, answers *codec.Encoder) error {
 		snapshot = io.LimitedReader{R: in, N: max(install.Size, 0)}
 		rpc.Reader = &snapshot
 	}
-	answer, err := s.ask(rpc)
-	if err != nil {
-		return err
+	answer, ok := ask(s.port.Context(), s.rpcs, rpc)
+	if !ok {
+		return net.ErrClosed
 	}
 	text := ""
 	if answer.Error != nil {
@@ -106,20 +107,20 @@ func (s *server) serveOne(in *bufio.Reader, answers *codec.Encoder) error {
 	return nil
 }
 
-// ask has a message judged, and answered by raft.
-func (s *server) ask(rpc raft.RPC) (raft.RPCResponse, error) {
-	answer := make(chan raft.RPCResponse, 1)
-	rpc.RespChan = answer
+// ask sends a message and waits for what it is answered, at most until ctx ends.
+func ask(ctx context.Context, to chan<- raft.RPC, rpc raft.RPC) (answer raft.RPCResponse, ok bool) {
+	answers := make(chan raft.RPCResponse, 1)
+	rpc.RespChan = answers
 	select {
-	case s.rpcs <- rpc:
-	case <-s.port.Context().Done():
-		return raft.RPCResponse{}, net.ErrClosed
+	case to <- rpc:
+	case <-ctx.Done():
+		return answer, false
 	}
 	select {
-	case response := <-answer:
-		return response, nil
-	case <-s.port.Context().Done():
-		return raft.RPCResponse{}, net.ErrClosed
+	case answer = <-answers:
+		return answer, true
+	case <-ctx.Done():
+		return answer, false
 	}
 }
 

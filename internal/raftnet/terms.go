@@ -43,8 +43,3 @@ func (t Transport) raiseTerm(owner *wire.Port, term uint64) {
 	case <-owner.Context().Done():
 	}
 }
-
-func isPreVote(req any) bool {
-	_, is := req.(*raft.RequestPreVoteRequest)
-	return is
-}

@@ -77,20 +77,20 @@ type Transport struct {
 	*raft.NetworkTransport                            // for what this node asks of others
 	rpcs                   chan raft.RPC              // what others ask of it, for raft
 	between                chan func(context.Context) // what is done while raft gets none of those
-	installs               *installs
 	filter                 Filter
 	higher                 chan uint64 // holds one term of an answer, which raft is to go to
 
-	incoming   *incoming
-	acked      *acked
-	abstention *abstention
+	*acked      // how far the followers have acknowledged
+	*installs   // snapshots that are sent
+	*incoming   // one that arrives
+	*abstention // from elections
 }
 
 // New makes a transport on a port that has yet to start.
 func New(p *wire.Port, timeout time.Duration, log hclog.Logger, filter Filter) Transport {
 	rt := Transport{
-		rpcs: make(chan raft.RPC), between: make(chan func(context.Context)), installs: newInstalls(log), filter: filter, higher: make(chan uint64, 1),
-		incoming: new(incoming), acked: new(acked), abstention: new(abstention),
+		rpcs: make(chan raft.RPC), between: make(chan func(context.Context)), filter: filter, higher: make(chan uint64, 1),
+		acked: new(acked), installs: newInstalls(log), incoming: new(incoming), abstention: new(abstention),
 	}
 	rt.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:          stream{p, make(chan struct{})},
@@ -116,10 +116,6 @@ func (Transport) EncodePeer(id raft.ServerID, addr raft.ServerAddress) []byte {
 
 func (Transport) DecodePeer(encoded []byte) raft.ServerAddress {
 	return raft.ServerAddress(encoded[bytes.LastIndexByte(encoded, '@')+1:])
-}
-
-func (t Transport) AppendEntriesPipeline(id raft.ServerID, addr raft.ServerAddress) (raft.AppendPipeline, error) {
-	return t.NetworkTransport.AppendEntriesPipeline(id, meant(id, addr))
 }
 
 func (t Transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
@@ -165,8 +161,8 @@ func withinBytes(entries []*raft.Log, most int) []*raft.Log {
 }
 
 func (t Transport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	if err := t.abstention.err(); err != nil {
-		return err
+	if t.Abstains() {
+		return errAbstains
 	}
 	if err := t.NetworkTransport.RequestVote(id, meant(id, addr), req, resp); err != nil {
 		return err
@@ -175,8 +171,8 @@ func (t Transport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *r
 }
 
 func (t Transport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	if err := t.abstention.err(); err != nil {
-		return err
+	if t.Abstains() {
+		return errAbstains
 	}
 	if err := t.NetworkTransport.RequestPreVote(id, meant(id, addr), req, resp); err != nil {
 		return err
@@ -189,7 +185,7 @@ func (t Transport) RequestPreVote(id raft.ServerID, addr raft.ServerAddress, req
 
 func (t Transport) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	t.installs.count(id)
-	err := t.NetworkTransport.InstallSnapshot(id, meant(id, addr), req, resp, &outgoing{t.installs, id, data})
+	err := t.NetworkTransport.InstallSnapshot(id, meant(id, addr), req, resp, t.outgoing(id, data))
 	if err != nil {
 		return err
 	}
@@ -202,19 +198,11 @@ func (t Transport) TimeoutNow(id raft.ServerID, addr raft.ServerAddress, req *ra
 
 // Ask has this node's raft answer a message, without the network.
 func (t Transport) Ask(ctx context.Context, rpc raft.RPC) error {
-	answer := make(chan raft.RPCResponse, 1)
-	rpc.RespChan = answer
-	select {
-	case t.rpcs <- rpc:
-	case <-ctx.Done():
+	answer, ok := ask(ctx, t.rpcs, rpc)
+	if !ok {
 		return errs.Ended(ctx)
 	}
-	select {
-	case response := <-answer:
-		return response.Error
-	case <-ctx.Done():
-		return errs.Ended(ctx)
-	}
+	return answer.Error
 }
 
 // Between does something while raft gets no messages of others: once it has answered a
@@ -235,37 +223,5 @@ func (t Transport) Between(ctx context.Context, do func(context.Context) error) 
 		return errs.Ended(ctx)
 	}
 }
-
-// KeepOnly forgets what was counted of other nodes.
-func (t Transport) KeepOnly(members map[raft.ServerID]bool) { t.installs.keepOnly(members) }
-
-// SentTo is how much of its snapshot a node was sent.
-func (t Transport) SentTo(id raft.ServerID) int64 { return t.installs.sentTo(id) }
-
-// SentToAll is how much of their snapshots all nodes were sent.
-func (t Transport) SentToAll() int64 { return t.installs.sentToAll() }
-
-// Incoming tells of the snapshot that raft reads: its size, or 0 if there is none, and how
-// much of it has arrived; total is what has ever arrived of any.
-func (t Transport) Incoming() (size, got, total int64) {
-	return t.incoming.size.Load(), t.incoming.got.Load(), t.incoming.total.Load()
-}
-
-// EndIncoming is for when raft is known to read none any more.
-func (t Transport) EndIncoming() { t.incoming.end() }
-
-// Acked is how far a follower's log is known to agree with this leader's.
-func (t Transport) Acked(id raft.ServerID) uint64 { return t.acked.by(id) }
-
-// AnsweredSince returns whether a follower has answered the leader of a term since then.
-func (t Transport) AnsweredSince(term uint64, id raft.ServerID, then time.Time) bool {
-	return t.acked.since(term, id, then)
-}
-
-// Abstain has this node ask nobody for a vote for a while, unless a leader makes it stand.
-func (t Transport) Abstain(d time.Duration) { t.abstention.begin(d) }
-
-// Abstains reports whether it does.
-func (t Transport) Abstains() bool { return t.abstention.err() != nil }
 
 var errRelocated = errors.New("the member is getting another address")
