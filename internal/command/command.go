@@ -213,7 +213,8 @@ func Decode(entry []byte) ([]Request, error) {
 		reqs[i] = r.request(version)
 		reqs[i].Ops = make([]Op, r.count(minOp))
 		for j := range reqs[i].Ops {
-			reqs[i].Ops[j] = r.op()
+			kind, key, value, version := r.op()
+			reqs[i].Ops[j] = Op{kind, string(key), bytes.Clone(value), version}
 		}
 	}
 	if err := r.end(); err != nil {
@@ -233,7 +234,7 @@ func Verify(entry []byte) error {
 	for range n {
 		r.request(version)
 		for range r.count(minOp) {
-			r.skipOp()
+			r.op()
 		}
 	}
 	if err := r.end(); err != nil {
@@ -259,7 +260,11 @@ func DecodeResults(b []byte) ([]Result, error) {
 	r.version(resultsVersion)
 	rs := make([]Result, r.count(minResult))
 	for i := range rs {
-		rs[i] = Result{Code: r.code(), Version: r.uvarint()}
+		code := Code(r.byte())
+		if code > Created {
+			r.fail(fmt.Errorf("unknown result code %d", code))
+		}
+		rs[i] = Result{code, r.uvarint()}
 	}
 	if err := r.end(); err != nil {
 		return nil, fmt.Errorf("decode results: %w", err)
@@ -318,7 +323,10 @@ func (r *reader) entry() (version byte, requests int) {
 // request reads a request up to its ops.
 func (r *reader) request(version byte) (req Request) {
 	if version == entryMarked {
-		req.Origin = r.origin()
+		req.Origin = Origin(r.byte())
+		if req.Origin != Own && req.Origin != Caller {
+			r.fail(fmt.Errorf("unknown origin %d of an id", req.Origin))
+		}
 	}
 	copy(req.ID[:], r.take(uint64(len(ID{}))))
 	if req.Origin == Caller {
@@ -328,49 +336,19 @@ func (r *reader) request(version byte) (req Request) {
 	return req
 }
 
-func (r *reader) origin() Origin {
-	o := Origin(r.byte())
-	if o != Own && o != Caller {
-		r.fail(fmt.Errorf("unknown origin %d of an id", o))
-	}
-	return o
-}
-
-func (r *reader) op() Op {
-	op := Op{Kind: Kind(r.byte()), Key: string(r.bytes())}
-	switch op.Kind {
-	case Set, Note:
-		op.Value = bytes.Clone(r.bytes())
-	case Delete:
-	case Check:
-		op.Version = r.uvarint()
-	default:
-		r.fail(fmt.Errorf("unknown kind %d", op.Kind))
-	}
-	return op
-}
-
-// skipOp is op without the op.
-func (r *reader) skipOp() {
-	kind := Kind(r.byte())
-	r.bytes()
+// op reads an op. Its key and value are in what is read.
+func (r *reader) op() (kind Kind, key, value []byte, version uint64) {
+	kind, key = Kind(r.byte()), r.bytes()
 	switch kind {
 	case Set, Note:
-		r.bytes()
+		value = r.bytes()
 	case Delete:
 	case Check:
-		r.uvarint()
+		version = r.uvarint()
 	default:
 		r.fail(fmt.Errorf("unknown kind %d", kind))
 	}
-}
-
-func (r *reader) code() Code {
-	c := Code(r.byte())
-	if c > Created {
-		r.fail(fmt.Errorf("unknown result code %d", c))
-	}
-	return c
+	return kind, key, value, version
 }
 
 // count reads how many elements follow, each of at least size bytes.
