@@ -6,10 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 
-	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/disk"
 	"github.com/kvraft/kvraft/internal/durable"
 )
@@ -41,9 +39,8 @@ type file interface {
 // process changes its working directory.
 type rootDir struct{ *os.Root }
 
-// openDirectory opens the directory of the snapshots in dir. It need not be there.
-func openDirectory(dir string) (directory, error) {
-	path := filepath.Join(dir, boltlog.SnapshotsDir)
+// openDirectory opens the directory of the snapshots at path. It need not be there.
+func openDirectory(path string) (directory, error) {
 	root, err := os.OpenRoot(path) // a link to another disk is followed
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -69,11 +66,7 @@ func (d absentDir) Make() (directory, error) {
 	if err := durable.MakeDir(d.path); err != nil {
 		return d, err
 	}
-	root, err := os.OpenRoot(d.path)
-	if err != nil {
-		return d, err
-	}
-	return rootDir{root}, nil
+	return openDirectory(d.path)
 }
 
 func (d rootDir) Make() (directory, error) { return d, nil }

@@ -61,13 +61,14 @@ type files struct {
 // It keeps retain snapshots, two at least: the newest must not vanish while it is sent to
 // a follower.
 func Open(dir string, retain int, logs *disk.Log, codec Codec, logger hclog.Logger) (Store, error) {
-	found, err := openDirectory(dir)
+	path := filepath.Join(dir, boltlog.SnapshotsDir)
+	found, err := openDirectory(path)
 	if err != nil {
 		return nil, fmt.Errorf("open the snapshots in %s: %w", dir, err)
 	}
 	s := &files{
 		dir:    found,
-		path:   filepath.Join(dir, boltlog.SnapshotsDir),
+		path:   path,
 		retain: max(retain, 2),
 		logs:   logs,
 		log:    logger,
@@ -179,8 +180,12 @@ func (s *files) judgeFound(found *survey, damage map[string]error) error {
 		s.log.Warn("an old snapshot cannot be read, and is set aside; the newest one is whole", "error", damage[id])
 		found.unreadable = append(found.unreadable, id)
 	}
-	if found.newest.OlderThan(remembered) {
-		return s.older(found.newest, remembered)
+	switch {
+	case !found.newest.OlderThan(remembered):
+	case found.newest.ID == "":
+		return fmt.Errorf("%w: there is no snapshot in %s, but this node completed %s", errs.Damaged, s.path, remembered.ID)
+	default:
+		return fmt.Errorf("%w: newest snapshot in %s is %s, but this node completed %s: refusing to start from older state", errs.Damaged, s.path, found.newest.ID, remembered.ID)
 	}
 	if term := s.logs.Stable().Term(); found.newest.Term > term {
 		return fmt.Errorf("%w: snapshot %s is of term %d, but %s has come to term %d only: it is older than the snapshots", errs.Damaged, filepath.Join(s.path, found.newest.ID), found.newest.Term, s.logs.Name(), term)
@@ -207,13 +212,6 @@ func (s *files) tidy() (err error) {
 }
 
 var errNotCompleted = errors.New("not what was completed here under that name")
-
-func (s *files) older(newest, remembered disk.SnapshotMark) error {
-	if newest.ID == "" {
-		return fmt.Errorf("%w: there is no snapshot in %s, but this node completed %s", errs.Damaged, s.path, remembered.ID)
-	}
-	return fmt.Errorf("%w: newest snapshot in %s is %s, but this node completed %s: refusing to start from older state", errs.Damaged, s.path, newest.ID, remembered.ID)
-}
 
 // Create starts a snapshot. Most errors in writing one, such as a full disk, do not
 // stop the node: raft logs them and tries again later.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"hash/crc32"
 	"hash/crc64"
 	"io"
@@ -33,37 +32,29 @@ func verifyFiles(dir directory, id string, remembered disk.SnapshotMark, check f
 		return meta, mark, err
 	}
 	defer state.Close()
-	counted := &countingReader{r: state, sum: crc64.New(crc64.MakeTable(crc64.ECMA))}
-	checkErr := check(counted)
+	sum := crc64.New(crc64.MakeTable(crc64.ECMA))
+	summed := io.TeeReader(state, sum)
+	checkErr := check(summed)
 	if checkErr != nil && !errors.Is(checkErr, errs.Newer) { // which a changed byte may have made it
 		return meta, mark, checkErr
 	}
-	if _, err := io.Copy(io.Discard, counted); err != nil {
+	if _, err := io.Copy(io.Discard, summed); err != nil {
 		return meta, mark, err
 	}
-	if counted.n != mark.Size {
-		return meta, mark, fmt.Errorf("%d bytes of state, %d expected", counted.n, mark.Size)
+	size, err := state.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return meta, mark, err
 	}
-	if !bytes.Equal(counted.sum.Sum(nil), meta.CRC) {
+	if size != mark.Size {
+		return meta, mark, fmt.Errorf("%d bytes of state, %d expected", size, mark.Size)
+	}
+	if !bytes.Equal(sum.Sum(nil), meta.CRC) {
 		return meta, mark, errors.New("CRC mismatch")
 	}
 	if checkErr == nil && id == remembered.ID && mark != remembered {
 		return meta, mark, errNotCompleted
 	}
 	return meta, mark, checkErr
-}
-
-type countingReader struct {
-	r   io.Reader
-	n   int64
-	sum hash.Hash
-}
-
-func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	c.sum.Write(p[:n])
-	return n, err
 }
 
 // header is what raft writes into a snapshot's meta.json.
