@@ -69,12 +69,7 @@ func (h portHooks) Vouch(dialer wire.Opening) error { return h.s.members.VouchWi
 func (h portHooks) TurnAway(dialer wire.Opening) (why, elsewhere string) {
 	return h.s.places.TurnAway(dialer)
 }
-func (h portHooks) Samples() (all []wire.Sample) {
-	for _, s := range h.Logs.Samples() {
-		all = append(all, wire.Sample(s))
-	}
-	return all
-}
+func (h portHooks) Samples() []roster.Sample { return h.Logs.Samples() }
 
 // newPort makes the node's port, with the calls that the node serves.
 func (s *Store) newPort() *wire.Port {

@@ -13,6 +13,7 @@ import (
 	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/roster"
 )
 
 // A directory of hraftd's is taken over by the first start on it. It has a raft.db
@@ -137,21 +138,15 @@ func (l *Log) takeOver(newest SnapshotMark) error {
 	return nil
 }
 
-// Sample tells an entry of a log from any other at its index and of its term: in one
-// cluster there is none.
-type Sample struct {
-	Index, Term uint64
-	Sum         uint32
-}
-
-func SampleOf(entry *raft.Log) Sample {
+// SampleOf tells an entry from any that another cluster has in its place.
+func SampleOf(entry *raft.Log) roster.Sample {
 	sum := appendChecksum(nil, entry)
-	return Sample{entry.Index, entry.Term, binary.BigEndian.Uint32(sum[1:])}
+	return roster.Sample{Index: entry.Index, Term: entry.Term, Sum: binary.BigEndian.Uint32(sum[1:])}
 }
 
 // Samples are from all over the log; on a node that was taken over, from what is left
 // of hraftd's.
-func (l *Log) Samples() (all []Sample) {
+func (l *Log) Samples() (all []roster.Sample) {
 	const most = 16
 	first, last := l.Bounds()
 	if end := l.stable.record.Load().ChecksummedFrom; end > 0 {

@@ -44,7 +44,7 @@ func (ms *Members) VouchWithoutClusterID(o wire.Opening) error {
 		if first, _ := ms.Logs.Bounds(); theirs.Index < first || ms.Logs.GetLog(theirs.Index, &entry) != nil {
 			continue
 		}
-		if entry.Term == theirs.Term && wire.Sample(disk.SampleOf(&entry)) != theirs {
+		if entry.Term == theirs.Term && disk.SampleOf(&entry) != theirs {
 			return fmt.Errorf("the log of node %s has another entry %d than that of node %s: they are of two clusters of hraftd's with the same ids", o.From, theirs.Index, ms.Server)
 		}
 	}

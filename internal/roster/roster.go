@@ -41,6 +41,15 @@ type Peer struct {
 	Addr   string        `json:"addr"`
 }
 
+// Sample tells an entry of a log from any other at its index and of its term: in one
+// cluster there is none. Nodes send each other some where they have no cluster ids to
+// compare.
+type Sample struct {
+	Index uint64 `json:"index"`
+	Term  uint64 `json:"term"`
+	Sum   uint32 `json:"sum"`
+}
+
 // Voters are those members of a configuration that vote.
 func Voters(config raft.Configuration) []raft.Server {
 	return slices.DeleteFunc(slices.Clone(config.Servers), func(m raft.Server) bool { return m.Suffrage != raft.Voter })

@@ -51,8 +51,8 @@ type Hello struct {
 // Opening is a hello as it is sent.
 type Opening struct {
 	Hello
-	Log        []Sample `json:"log,omitempty"`        // of the dialer's, where one of the two may have no cluster id
-	Configured string   `json:"configured,omitempty"` // the dialer's address in its own configuration
+	Log        []roster.Sample `json:"log,omitempty"`        // of the dialer's, where one of the two may have no cluster id
+	Configured string          `json:"configured,omitempty"` // the dialer's address in its own configuration
 }
 
 // Welcome is what the acceptor answers.
@@ -246,12 +246,4 @@ func readHandshake(r io.Reader, message any) error {
 		return fmt.Errorf("read handshake: %w", err)
 	}
 	return nil
-}
-
-// Sample tells an entry of a log from any other at its index and of its term: in one
-// cluster there is none.
-type Sample struct {
-	Index uint64 `json:"index"`
-	Term  uint64 `json:"term"`
-	Sum   uint32 `json:"sum"`
 }

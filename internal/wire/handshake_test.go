@@ -20,6 +20,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/kvrafttest/memnet"
 )
 
@@ -397,7 +398,7 @@ func FuzzHandshake(f *testing.F) {
 	f.Add(handshakeBytes(f, Hello{For: ForRPC, From: "a#1"}))
 	f.Add(handshakeBytes(f, Hello{For: ForRaft, Cluster: "c2", From: "a#1", To: "b#2"}))
 	f.Add(append(handshakeBytes(f, Hello{For: "x<>", To: "\x00"}), "what follows"...))
-	f.Add(handshakeBytes(f, Opening{Hello: Hello{For: ForRaft, From: "a", To: "b#2"}, Log: []Sample{{1, 2, 3}}}))
+	f.Add(handshakeBytes(f, Opening{Hello: Hello{For: ForRaft, From: "a", To: "b#2"}, Log: []roster.Sample{{Index: 1, Term: 2, Sum: 3}}}))
 	for _, c := range brokenHandshakes(f) {
 		f.Add(c.opening)
 	}
@@ -469,7 +470,7 @@ func TestHandshakesAreEncodedAsTheyEverWere(t *testing.T) {
 		"hello-rpc":  &Opening{Hello: Hello{For: ForRPC, From: "n1#a", At: "10.0.0.1:7000"}},
 		"hello-monitor": &Opening{
 			Hello: Hello{For: ForMonitor, Cluster: "c1", From: "n1", To: "n2", At: "10.0.0.1:7000"},
-			Log:   []Sample{{Index: 5, Term: 2, Sum: 7}},
+			Log:   []roster.Sample{{Index: 5, Term: 2, Sum: 7}},
 		},
 		"welcome":         &Welcome{Cluster: "c1", Node: "n2#b", Leads: true, Process: "p"},
 		"welcome-joined":  &Welcome{Cluster: "c1", Node: "n2#b", Process: "p", Joined: true},

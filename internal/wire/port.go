@@ -57,7 +57,7 @@ type Hooks interface {
 	TurnAway(dialer Opening) (why, elsewhere string) // not empty: who dials for raft is refused
 	LosePlace(at string)                             // another has turned this node away, and finds it there
 	Vouch(dialer Opening) error                      // what speaks against a dialer where one of the two has no cluster id
-	Samples() []Sample                               // of the log, for the other side's Vouch
+	Samples() []roster.Sample                        // of the log, for the other side's Vouch
 }
 
 // Port owns the listener and every connection of a node, but those that it hands

@@ -69,7 +69,7 @@ func (solo) AddressOf(_ raft.ServerID, addr string) string { return roster.DialA
 func (solo) TurnAway(Opening) (why, elsewhere string)      { return "", "" }
 func (solo) LosePlace(string)                              {}
 func (solo) Vouch(dialer Opening) error                    { return fmt.Errorf("node %s is not known", dialer.From) }
-func (solo) Samples() []Sample                             { return nil }
+func (solo) Samples() []roster.Sample                      { return nil }
 
 // newLAN is a network without latency. The node at x:1 is on the host x.
 func newLAN() *memnet.Network {
@@ -205,7 +205,7 @@ func TestNothingIsTrackedAfterTheCut(t *testing.T) {
 		a.Cut()
 		a.Cut() // a second one does nothing
 		raw := dialRaw(t, lan, "b:1")
-		if _, err := a.track(raw, nil); !errors.Is(err, net.ErrClosed) {
+		if _, err := a.track(raw, func() {}); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("track: %v, want net.ErrClosed", err)
 		}
 		if _, err := raw.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {

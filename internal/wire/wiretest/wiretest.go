@@ -31,7 +31,7 @@ func (Node) LosePlace(string)                              {}
 func (Node) Vouch(dialer wire.Opening) error {
 	return fmt.Errorf("node %s is not known", dialer.From)
 }
-func (Node) Samples() []wire.Sample { return nil }
+func (Node) Samples() []roster.Sample { return nil }
 
 // LAN is a network without latency. The node at x:1 is on the host x.
 func LAN() *memnet.Network {
