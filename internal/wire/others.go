@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -23,26 +24,26 @@ type others struct {
 	peers  net.Listener // where they come from
 	conns  chan net.Conn
 	places chan struct{}   // a token for each connection that waits
-	ended  <-chan struct{} // closed with the port
-	once   sync.Once
-	closed chan struct{}
+	ctx    context.Context // ends with Close, and with the port
+	cancel context.CancelFunc
 }
 
-func newOthers(shared bool, peers net.Listener, ended <-chan struct{}) *others {
+func newOthers(port context.Context, shared bool, peers net.Listener) *others {
+	ctx, cancel := context.WithCancel(port)
 	return &others{
 		shared: shared,
 		peers:  peers,
 		conns:  make(chan net.Conn),
 		places: make(chan struct{}, connlimit.Within(maxWaiting, 4)),
-		ended:  ended,
-		closed: make(chan struct{}),
+		ctx:    ctx,
+		cancel: cancel,
 	}
 }
 
 func (o *others) Addr() net.Addr { return o.peers.Addr() }
 
 func (o *others) Close() error {
-	o.once.Do(func() { close(o.closed) })
+	o.cancel()
 	return nil
 }
 
@@ -50,26 +51,14 @@ func (o *others) Accept() (net.Conn, error) {
 	if !o.shared {
 		return nil, fmt.Errorf("%w: the store was opened without WithSharedPort", errs.Invalid)
 	}
-	if o.isClosed() { // whatever waits
+	if o.ctx.Err() != nil { // whatever waits
 		return nil, net.ErrClosed
 	}
 	select {
 	case conn := <-o.conns:
 		return conn, nil
-	case <-o.closed:
-	case <-o.ended:
-	}
-	return nil, net.ErrClosed
-}
-
-func (o *others) isClosed() bool {
-	select {
-	case <-o.closed:
-		return true
-	case <-o.ended:
-		return true
-	default:
-		return false
+	case <-o.ctx.Done():
+		return nil, net.ErrClosed
 	}
 }
 
@@ -88,10 +77,9 @@ func (o *others) hand(conn net.Conn) error {
 		return nil
 	case <-timer.C:
 		return errors.New("not a kvraft peer, and nobody accepts others")
-	case <-o.closed:
-	case <-o.ended:
+	case <-o.ctx.Done():
+		return errors.New("not a kvraft peer, and the listener for others is closed")
 	}
-	return errors.New("not a kvraft peer, and the listener for others is closed")
 }
 
 // otherConn is a connection with what was read of it put back.

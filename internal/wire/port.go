@@ -107,7 +107,7 @@ func New(ctx context.Context, c Config, node Hooks) *Port {
 		born:     time.Now(),
 		handlers: make(map[string]func(net.Conn, Hello)),
 		budget:   semaphore.NewWeighted(callBytes),
-		others:   newOthers(c.Shared, c.Listener, ctx.Done()),
+		others:   newOthers(ctx, c.Shared, c.Listener),
 		ctx:      ctx,
 		cancel:   cancel,
 		conns:    make(map[*Conn]struct{}),
