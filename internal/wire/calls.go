@@ -88,30 +88,29 @@ func HandleJSON[Req, Resp any](p *Port, m Method, serve func(context.Context, Re
 }
 
 // CallJSON is Port.Call with messages in JSON, or Raw.
-func CallJSON[Resp, Req any](ctx context.Context, p *Port, to roster.Peer, m Method, req Req) (resp Resp, err error) {
-	payload, err := encode(req)
-	if err != nil {
-		return resp, err
-	}
-	answer, err := p.Call(ctx, to, m, payload)
-	if err != nil {
-		return resp, err
-	}
-	return decode[Resp](answer)
+func CallJSON[Resp, Req any](ctx context.Context, p *Port, to roster.Peer, m Method, req Req) (Resp, error) {
+	return inJSON[Resp](req, func(payload []byte) ([]byte, error) { return p.Call(ctx, to, m, payload) })
 }
 
 // AskJSON makes a call on whoever is at an address, with messages in JSON, or Raw.
-func AskJSON[Resp, Req any](ctx context.Context, p *Port, addr string, m Method, req Req) (resp Resp, err error) {
+func AskJSON[Resp, Req any](ctx context.Context, p *Port, addr string, m Method, req Req) (Resp, error) {
+	return inJSON[Resp](req, func(payload []byte) ([]byte, error) {
+		conn, _, err := p.Dial(ctx, addr, ForRPC, "")
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errs.Unreachable, err)
+		}
+		defer conn.Close()
+		answer, _, err := exchange(ctx, conn, question{m, payload, 0})
+		return answer, err
+	})
+}
+
+func inJSON[Resp any](req any, call func(payload []byte) (answer []byte, err error)) (resp Resp, err error) {
 	payload, err := encode(req)
 	if err != nil {
 		return resp, err
 	}
-	conn, _, err := p.Dial(ctx, addr, ForRPC, "")
-	if err != nil {
-		return resp, fmt.Errorf("%w: %w", errs.Unreachable, err)
-	}
-	defer conn.Close()
-	answer, _, err := exchange(ctx, conn, question{m, payload, 0})
+	answer, err := call(payload)
 	if err != nil {
 		return resp, err
 	}

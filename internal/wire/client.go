@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/roster"
 )
@@ -131,22 +130,13 @@ func (p *pool) give(to roster.Peer, conn *Conn) {
 	p.idle[to] = append(p.idle[to], conn)
 }
 
-// keepOnly drops the connections to other nodes than these, and those that the port has
-// closed.
-func (p *pool) keepOnly(nodes map[raft.ServerID]bool) {
+// dropClosed forgets the connections that the port has closed.
+func (p *pool) dropClosed() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for to, conns := range p.idle {
-		if nodes[to.Server] {
-			conns = slices.DeleteFunc(conns, (*Conn).isClosed)
-		} else {
-			for _, conn := range conns {
-				conn.Close()
-			}
-			conns = nil
-		}
-		p.idle[to] = conns
-		if len(conns) == 0 {
+		p.idle[to] = slices.DeleteFunc(conns, (*Conn).isClosed)
+		if len(p.idle[to]) == 0 {
 			delete(p.idle, to)
 		}
 	}

@@ -19,7 +19,7 @@ type Conn struct {
 	from   raft.ServerID // guarded by Port.mu: who made it, if that is one of the cluster's nodes
 	to     raft.ServerID // guarded by Port.mu: to whom this node made it, if it named the node
 	closed atomic.Bool   // by its user
-	leave  func()        // counts it no more; set before it is used, nil: it is not counted
+	leave  func()        // counts it no more
 
 	resting atomic.Int64  // since when, see Port.now; 0: it is in use; closedAtRest: see sweep
 	answers *atomic.Int64 // connections to the node that were not used after it are not used again; nil: all are
@@ -101,9 +101,7 @@ func (p *Port) forget(c *Conn) {
 		from.Open--
 		p.callers[c.from] = from
 	}
-	if c.leave != nil {
-		c.leave()
-	}
+	c.leave()
 }
 
 // answersOf is Conn.answers for connections to a node.
@@ -124,9 +122,7 @@ func (p *Port) track(raw net.Conn, leave func()) (*Conn, error) {
 	defer p.mu.Unlock()
 	if p.closed {
 		raw.Close()
-		if leave != nil {
-			leave()
-		}
+		leave()
 		return nil, net.ErrClosed
 	}
 	p.conns[conn] = struct{}{}
@@ -156,5 +152,5 @@ func (p *Port) KeepOnly(nodes map[raft.ServerID]bool) {
 		conn.Close()
 	}
 	p.sweep()
-	p.pool.keepOnly(nodes)
+	p.pool.dropClosed()
 }

@@ -39,7 +39,7 @@ func (p *Port) dialAt(ctx context.Context, addr string, purpose string, to raft.
 	if err != nil {
 		return nil, Welcome{}, err
 	}
-	conn, err := p.track(p.config.Security.Dialed(raw, addr), nil)
+	conn, err := p.track(p.config.Security.Dialed(raw, addr), func() {})
 	if err != nil {
 		return nil, Welcome{}, err
 	}
