@@ -24,26 +24,29 @@ import (
 // long as they are there, and so is a snapshot, until the next one replaces it.
 
 // readHraftds reads into m, which is no record yet, what raft has kept in the base
-// store.
-func (s *Stable) readHraftds(m *Record) error {
+// store, and reports whether there is anything.
+func (s *Stable) readHraftds(m *Record) (found bool, err error) {
 	last, err := s.base.LastIndex()
 	if err != nil {
-		return fmt.Errorf("%w: find the last entry: %w", errs.Damaged, err)
+		return false, fmt.Errorf("%w: %w", errs.Damaged, err)
 	}
-	m.ChecksummedFrom = last + 1
 	for _, key := range boltlog.RaftKeys {
 		value, err := getStable(s.base, key)
 		if err != nil {
-			return fmt.Errorf("%w: %w", errs.Damaged, err)
+			return false, fmt.Errorf("%w: %w", errs.Damaged, err)
 		}
 		if len(value) > 0 {
 			m.Raft[string(key)] = bytes.Clone(value)
 		}
 	}
-	if _, err := s.GetUint64([]byte("LastVoteTerm")); err != nil && err != errKeyNotFound {
-		return err
+	if last == 0 && len(m.Raft) == 0 {
+		return false, nil
 	}
-	return nil
+	m.ChecksummedFrom = last + 1
+	if _, err := s.GetUint64([]byte("LastVoteTerm")); err != nil && err != errKeyNotFound {
+		return true, err
+	}
+	return true, nil
 }
 
 // isOld reports whether the entry at index may be one of hraftd's.

@@ -44,16 +44,10 @@ func (s *Stable) load() (fresh, hraftds bool, err error) {
 		s.record.Store(&m)
 		return false, false, err
 	}
-	written, err := writtenByOthers(s.base)
-	if err != nil {
-		return false, false, fmt.Errorf("%w: %w", errs.Damaged, err)
-	}
 	m := Record{Format: recordFormat}.clone()
 	s.record.Store(&m)
-	if written {
-		err = s.readHraftds(&m)
-	}
-	return !written, written, err
+	hraftds, err = s.readHraftds(&m)
+	return !hraftds, hraftds, err
 }
 
 // getStable reads key from base, which has two ways to say that it is absent.
@@ -63,20 +57,6 @@ func getStable(base Store, key []byte) ([]byte, error) {
 		return nil, nil
 	}
 	return value, err
-}
-
-func writtenByOthers(base Store) (bool, error) {
-	last, err := base.LastIndex()
-	if err != nil || last > 0 {
-		return true, err
-	}
-	for _, key := range boltlog.RaftKeys {
-		value, err := getStable(base, key)
-		if err != nil || len(value) > 0 {
-			return true, err
-		}
-	}
-	return false, nil
 }
 
 // Record returns a copy of the record.
