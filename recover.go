@@ -91,7 +91,7 @@ func Recover(dir string, opts ...Option) (Recovery, error) {
 		}
 		config := raft.Configuration{Servers: []raft.Server{{Suffrage: raft.Voter, ID: s.node.Server, Address: raft.ServerAddress(r.Addr)}}}
 		_, nowhere := raft.NewInmemTransport("")
-		state := &recovering{s.newFSM(func() string { return "" }), r, s.node.Server}
+		state := &recovering{s.newFSM(), r, s.node.Server}
 		err := s.node.Life.Apart("set the new configuration", func() error {
 			return raft.RecoverCluster(s.node.RaftConfig(), state, s.node.Logs, s.node.Stable(), s.node.Snapshots, nowhere, config)
 		})
@@ -200,7 +200,7 @@ func (s *Store) takeStock() (r Recovery, err error) {
 		return r, fmt.Errorf("%w: node %s belongs to no cluster", ErrInvalid, meta.ID)
 	}
 	s.node.Server = meta.ServerID()
-	state := s.newFSM(func() string { return "" })
+	state := s.newFSM()
 	config, err := s.replay(state)
 	if err != nil {
 		return r, err
@@ -253,7 +253,7 @@ func (s *Store) replay(state *fsm) (config raft.Configuration, err error) {
 	return config, nil
 }
 
-// newFSM is a state machine that no raft drives.
-func (s *Store) newFSM(cluster func() string) *fsm {
-	return newFSM(s.node.Ctx, math.MaxInt64, 0, cluster, s.node.StopForFault)
+// newFSM is a state machine that no raft drives, and that takes the snapshots of any cluster.
+func (s *Store) newFSM() *fsm {
+	return newFSM(s.node.Ctx, math.MaxInt64, 0, func() string { return "" }, s.node.StopForFault)
 }
