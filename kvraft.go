@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -123,8 +124,8 @@ func (s *Store) open() (err error) {
 			return
 		}
 		s.node.Life.End()
-		for i := len(undo) - 1; i >= 0; i-- {
-			err = errors.Join(err, undo[i]())
+		for _, undoOne := range slices.Backward(undo) {
+			err = errors.Join(err, undoOne())
 		}
 		s.lines.Close(logPatience)
 	}()
