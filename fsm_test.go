@@ -257,7 +257,7 @@ func TestASnapshotIsOfTheMomentItWasTaken(t *testing.T) {
 	f, _ := newTestFSM(t, 1<<20)
 	f.Apply(setEntry(1, 1, "a", "old"))
 	f.Apply(setEntry(2, 3, "b", "old"))
-	want := f.now.Load().view.Hash()
+	want := hashOf(f.now.Load().view)
 	snapshot, err := f.Snapshot()
 	if err != nil {
 		t.Fatal(err)
@@ -274,13 +274,13 @@ func TestASnapshotIsOfTheMomentItWasTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := restored.now.Load()
-	if now.index != 2 || now.term != 3 || now.view.Hash() != want {
+	if now.index != 2 || now.term != 3 || hashOf(now.view) != want {
 		t.Errorf("restored at index %d of term %d, want 2 of 3, and the state as it was", now.index, now.term)
 	}
 	// it goes on like the original, which remembers the requests
-	original := f.now.Load().view.Hash()
+	original := hashOf(f.now.Load().view)
 	restored.Apply(setEntry(3, 4, "a", "new"))
-	if restored.now.Load().view.Hash() != original {
+	if hashOf(restored.now.Load().view) != original {
 		t.Error("after one more entry the states differ")
 	}
 	if results := restored.Apply(setEntry(2, 5, "b", "again")).([]command.Result); results[0].Version != 2 {

@@ -1,7 +1,7 @@
 // Package state is the replicated state: an ordered map of versioned values, and the results of recent requests.
 //
 // It is pure. The state after a sequence of log entries depends on those entries alone, whichever node applies them and
-// wherever a snapshot came between; View.Hash compares replicas. One goroutine calls the methods of a State, any number read
+// wherever a snapshot came between; View.HashTo compares replicas. One goroutine calls the methods of a State, any number read
 // its Views meanwhile without a lock.
 package state
 

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"hash"
 	"maps"
@@ -117,23 +116,15 @@ func (r Requests) All(yield func(Remembered) bool) {
 	}
 }
 
-// Hash returns the SHA-256 of all that a View holds. Replicas that applied the same entries have the same hash.
-func (v View) Hash() [sha256.Size]byte {
-	sum := sha256.New()
-	v.HashTo(sum)
-	return [sha256.Size]byte(sum.Sum(nil))
-}
-
-// HashTo writes all that a View holds to h, piece by piece.
+// HashTo writes all that a View holds to sum, piece by piece. Replicas that applied the same entries have the same hash.
 func (v View) HashTo(sum hash.Hash) {
 	h := hasher{h: sum}
 	h.numbers(v.revision, uint64(v.Len()), uint64(len(v.notes)))
-	v.Notes(func(name, text string) bool {
+	for name, text := range v.Notes {
 		h.numbers(uint64(len(name)), uint64(len(text)))
 		h.text(name)
 		h.text(text)
-		return true
-	})
+	}
 	v.Ascend("", func(key string, it Item) bool {
 		h.numbers(uint64(len(key)), uint64(len(it.Value)), it.Version)
 		h.text(key)
@@ -142,12 +133,11 @@ func (v View) HashTo(sum hash.Hash) {
 	})
 	for _, r := range []Requests{v.own, v.callers} {
 		h.numbers(r.Floor, uint64(r.Len))
-		r.All(func(rec Remembered) bool {
+		for rec := range r.All {
 			h.h.Write(rec.ID[:])
 			h.h.Write(rec.Digest[:])
 			h.numbers(rec.Index, uint64(rec.Result.Code), rec.Result.Version)
-			return true
-		})
+		}
 	}
 }
 
