@@ -45,7 +45,9 @@ func (w Writer) Write(b []byte) (n int, err error) {
 		if err != nil {
 			return n, err
 		}
-		w.rest(min(restTimes*time.Since(began), longestRest))
+		if took := time.Since(began); !w.hurry() {
+			sleep.For(w.ctx, min(restTimes*took, longestRest))
+		}
 	}
 	return n, nil
 }
@@ -56,12 +58,6 @@ func (w Writer) writePiece(b []byte) (int, error) {
 		err = file.Sync()
 	}
 	return n, err
-}
-
-func (w Writer) rest(d time.Duration) {
-	if !w.hurry() {
-		sleep.For(w.ctx, d)
-	}
 }
 
 // Hash rests after each piece for as long as that took.
@@ -81,17 +77,14 @@ func (h *Hash) Write(b []byte) (int, error) {
 		began := time.Now()
 		_, _ = h.Hash.Write(piece) // it does not fail
 		h.took += time.Since(began)
-		if h.piece += len(piece); h.piece >= PieceBytes {
-			h.rest()
+		if h.piece += len(piece); h.piece < PieceBytes {
+			continue
 		}
+		select {
+		case <-time.After(min(h.took, longestRest)):
+		case <-h.ended:
+		}
+		h.piece, h.took = 0, 0
 	}
 	return len(b), nil
-}
-
-func (h *Hash) rest() {
-	select {
-	case <-time.After(min(h.took, longestRest)):
-	case <-h.ended:
-	}
-	h.piece, h.took = 0, 0
 }
