@@ -24,7 +24,7 @@ func (w *Watchdog) lookAtListener(now time.Time) string {
 	accepted, failure := w.Port.Accepting(now)
 	lasts := w.accepting.Look(now, failure != nil, accepted)
 	if lasts == 0 {
-		w.Port.FillReserve()
+		w.Port.Reserve.Fill()
 	}
 	if lasts <= w.Patience() {
 		w.handOverAt = 0
@@ -81,7 +81,7 @@ func (w *Watchdog) successorOf(r *lead.Tenure) (target roster.Peer, err error) {
 
 // reach connects to a voter, to see whether it is there.
 func (w *Watchdog) reach(r *lead.Tenure, voter roster.Peer) error {
-	defer w.Port.FreeReserve()()
+	defer w.Port.Reserve.Free()()
 	ctx, cancel := context.WithTimeout(r.Ctx, w.Timing.Heartbeat)
 	defer cancel()
 	_, err := w.Port.Ping(ctx, voter)

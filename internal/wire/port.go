@@ -63,6 +63,8 @@ type Hooks interface {
 // Port owns the listener and every connection of a node, but those that it hands
 // out by Others.
 type Port struct {
+	Reserve reserve // for whoever is to dial without any other descriptor
+
 	config   Config
 	node     Hooks
 	process  string            // see Welcome
@@ -75,10 +77,9 @@ type Port struct {
 
 	accepted atomic.Uint64                 // connections
 	shortage atomic.Pointer[acceptFailure] // the last one, if nothing was accepted since
-	reserve  reserve
-	others   *others            // accepted for none of the handlers
-	limit    *connlimit.Limiter // of what is accepted
-	refusing chan struct{}      // holds a token for each connection over the limit that is told so
+	others   *others                       // accepted for none of the handlers
+	limit    *connlimit.Limiter            // of what is accepted
+	refusing chan struct{}                 // holds a token for each connection over the limit that is told so
 	running  sync.WaitGroup
 
 	ctx    context.Context // ends with cut
@@ -118,7 +119,7 @@ func New(ctx context.Context, c Config, node Hooks) *Port {
 	}
 	p.pool.idle = make(map[roster.Peer][]*Conn)
 	p.handlers[ForRPC] = p.serveCalls
-	p.reserve.fill()
+	p.Reserve.Fill()
 	context.AfterFunc(ctx, p.Cut)
 	return p
 }
@@ -145,13 +146,6 @@ func (p *Port) Go(f func()) { p.running.Go(f) }
 // Others is the listener of the connections that open otherwise than with a handshake.
 func (p *Port) Others() net.Listener { return p.others }
 
-// FillReserve keeps some file descriptors for FreeReserve, if there are any.
-func (p *Port) FillReserve() { p.reserve.fill() }
-
-// FreeReserve makes those descriptors free for whoever is to dial without any other, until
-// the function that it returns is called.
-func (p *Port) FreeReserve() (fill func()) { return p.reserve.release() }
-
 // Cut closes the listener and every connection, and does not wait.
 func (p *Port) Cut() {
 	p.mu.Lock()
@@ -171,5 +165,5 @@ func (p *Port) Cut() {
 func (p *Port) Close() {
 	p.Cut()
 	p.running.Wait()
-	p.reserve.empty()
+	p.Reserve.empty()
 }

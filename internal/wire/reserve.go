@@ -14,7 +14,8 @@ type reserve struct {
 
 const reserved = 4
 
-func (r *reserve) fill() {
+// Fill keeps some descriptors, if there are any.
+func (r *reserve) Fill() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for len(r.files) < reserved {
@@ -35,8 +36,9 @@ func (r *reserve) empty() {
 	r.files = nil
 }
 
-// release makes the descriptors free until the function that it returns is called.
-func (r *reserve) release() (fill func()) {
+// Free makes the descriptors free for whoever is to dial without any other, until the
+// function that it returns is called.
+func (r *reserve) Free() (fill func()) {
 	r.empty()
-	return r.fill
+	return r.Fill
 }
