@@ -141,10 +141,8 @@ func sender(rpc raft.RPC) []byte {
 // note logs that a message of a kind was refused. A new leader may have sent it, of which
 // this node has yet to hear that it is a member.
 func (s *server) note(kind, from string, reason error) {
-	missed, ok := s.lines.Allow(kind)
-	if !ok {
-		return
+	if missed, ok := s.lines.Allow(kind); ok {
+		s.log.Warn("refused a message of raft: by what this node knows, no member can have sent it",
+			"kind", kind, "from", loglimit.Plain(from, 256), "reason", loglimit.Plain(reason.Error(), 256), "others", missed)
 	}
-	s.log.Warn("refused a message of raft: by what this node knows, no member can have sent it",
-		"kind", kind, "from", loglimit.Plain(from, 256), "reason", loglimit.Plain(reason.Error(), 256), "others", missed)
 }

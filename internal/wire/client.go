@@ -168,12 +168,10 @@ func exchange(ctx context.Context, conn net.Conn, q question) (answer []byte, al
 	binary.BigEndian.PutUint32(head[5:], uint32(len(q.payload)))
 
 	release := interruptible(ctx, conn)
-	code, answer, err := func() (byte, []byte, error) {
-		if err := writeFrame(conn, head, q.payload); err != nil {
-			return 0, nil, err
-		}
-		return readAnswer(ctx, conn, q.within)
-	}()
+	var code byte
+	if err = writeFrame(conn, head, q.payload); err == nil {
+		code, answer, err = readAnswer(ctx, conn, q.within)
+	}
 	if err := release(err); err != nil {
 		return nil, false, err
 	}
