@@ -22,11 +22,7 @@ func (j *Joiner) askToJoin() error {
 	if j.lead.Tenure().Leads {
 		return j.members.Join(j.Ctx, j.ownJoinRequest())
 	}
-	addrs, err := j.memberAddrs()
-	var failures []error
-	if err != nil {
-		failures = append(failures, err)
-	}
+	addrs, failures := j.memberAddrs()
 	for _, addr := range addrs {
 		err := j.askMember(addr)
 		if err == nil {
@@ -35,15 +31,15 @@ func (j *Joiner) askToJoin() error {
 		if errors.Is(err, errItself) { // a list of members may name this node too
 			continue
 		}
-		failures = append(failures, err)
+		failures = errors.Join(failures, err)
 		if errors.Is(err, errs.Refused) || errors.Is(err, errs.Unreachable) {
 			break // the leader has spoken
 		}
 	}
-	if len(failures) == 0 {
+	if failures == nil {
 		return j.NobodyToAsk()
 	}
-	return errors.Join(failures...)
+	return failures
 }
 
 func (j *Joiner) ownJoinRequest() member.JoinRequest {

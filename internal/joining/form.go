@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -20,22 +21,11 @@ import (
 
 // foundingState is what a node knows while it forms a cluster.
 type foundingState struct {
+	joining atomic.Bool // there is a cluster already, which is asked for admission
+
 	mu       sync.Mutex
 	intended []roster.Peer // guarded by mu
-	joining  bool          // guarded by mu: there is a cluster already, which is asked for admission
 	known    []string      // guarded by mu: the latest first
-}
-
-func (f *foundingState) isJoining() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.joining
-}
-
-func (f *foundingState) setJoining(joining bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.joining = joining
 }
 
 // expected is how many nodes are to form a cluster; 0: none that this node is
@@ -106,14 +96,14 @@ func (j *Joiner) foundTogether() error {
 			return j.meetMember(other)
 		}
 	}
-	j.founders.setJoining(false)
+	j.founders.joining.Store(false)
 	set, err := j.intend(others)
 	if err != nil {
-		return errors.Join(append([]error{err}, unheard...)...)
+		return errors.Join(err, unheard)
 	}
 	if j.Stable().Record().Promise == nil {
 		if err := founding.Agreed(set, j.Server, others, func(f founding.Statement) bool { return true }); err != nil {
-			return errors.Join(append([]error{err}, unheard...)...)
+			return errors.Join(err, unheard)
 		}
 		if err := j.promise(set); err != nil {
 			return err
@@ -121,7 +111,7 @@ func (j *Joiner) foundTogether() error {
 		j.Log.Info("promised to form a cluster", "with", founding.Names(set))
 	}
 	if err := founding.Agreed(set, j.Server, others, func(f founding.Statement) bool { return f.Promised }); err != nil {
-		return errors.Join(append([]error{err}, unheard...)...)
+		return errors.Join(err, unheard)
 	}
 	return j.found(set)
 }
@@ -147,11 +137,8 @@ func (j *Joiner) promise(set []roster.Peer) error {
 
 // meet asks every address that may be a node's, at once. unheard says which did
 // not answer.
-func (j *Joiner) meet() (others map[raft.ServerID]founding.Statement, unheard []error, err error) {
-	addrs, err := j.memberAddrs()
-	if err != nil {
-		unheard = append(unheard, err)
-	}
+func (j *Joiner) meet() (others map[raft.ServerID]founding.Statement, unheard, err error) {
+	addrs, unheard := j.memberAddrs()
 	me := j.statement()
 	answers, failures := node.AskAll(addrs, func(addr string) (founding.Statement, error) { return j.askFounder(addr, me) })
 	others = make(map[raft.ServerID]founding.Statement)
@@ -159,7 +146,7 @@ func (j *Joiner) meet() (others map[raft.ServerID]founding.Statement, unheard []
 	for i, answer := range answers {
 		switch {
 		case failures[i] != nil:
-			unheard = append(unheard, fmt.Errorf("%s: %w", addrs[i], failures[i]))
+			unheard = errors.Join(unheard, fmt.Errorf("%s: %w", addrs[i], failures[i]))
 		case answer.Server != j.Server:
 			others[answer.Server] = answer
 			found, heardOf = append(found, answer.Addr), append(heardOf, answer.Known...)
@@ -220,7 +207,7 @@ func (j *Joiner) meetMember(other founding.Statement) error {
 	promise := j.Stable().Record().Promise
 	switch {
 	case promise == nil:
-		j.founders.setJoining(true)
+		j.founders.joining.Store(true)
 		return j.askToJoin()
 	case other.Cluster == founding.ClusterID(promise): // so it has seen all the promises
 		return j.found(promise)

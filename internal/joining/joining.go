@@ -142,11 +142,12 @@ func (j *Joiner) seekPlace() error {
 		return j.seekConfirmation()
 	case !j.IsSettled():
 		err := j.askToJoin()
+		_, catchesUp := j.members.Progress()[j.ID]
 		switch {
 		case err == nil:
 			at := roster.DialAddr(j.ConfiguredAt())
 			j.knownAs.Store(&at)
-		case errors.Is(err, errs.Unknown) && j.isCatchingUp():
+		case errors.Is(err, errs.Unknown) && catchesUp:
 			return nil
 		}
 		return err

@@ -7,7 +7,7 @@ import (
 // Standing is what a node that has not settled is doing, as the beginning of a sentence.
 func (j *Joiner) Standing() string {
 	switch {
-	case j.founds() && !j.founders.isJoining():
+	case j.founds() && !j.founders.joining.Load():
 		return "waiting to form a cluster"
 	case j.left.Load():
 		return "no member"
@@ -38,12 +38,6 @@ func (j *Joiner) IsSettled() bool {
 		return false
 	}
 	return roster.IsVoter(j.Configuration(), j.Server) || j.members.IsReplica(j.ID)
-}
-
-// isCatchingUp reports whether this node's leader brings it up to date.
-func (j *Joiner) isCatchingUp() bool {
-	_, is := j.members.Progress()[j.ID]
-	return is
 }
 
 // Founded reports whether this start of the node has formed the cluster.
