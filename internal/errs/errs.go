@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -71,19 +72,12 @@ var codes = []error{
 }
 
 // Encode gives the code and the text under which err crosses the wire. An
-// error outside the table crosses as Unknown, the one that promises nothing.
+// error outside the table crosses as Unknown, the one that promises nothing. Unknown comes
+// first: it may wrap others, which promise more. Removed and Copied are Refused as well.
 func Encode(err error) (byte, string) {
-	switch {
-	case errors.Is(err, Unknown): // it may wrap others, which promise more
-		return 2, err.Error()
-	case errors.Is(err, Removed): // it is a Refused as well
-		return 9, err.Error()
-	case errors.Is(err, Copied): // likewise
-		return 10, err.Error()
-	}
-	for code, sentinel := range codes {
-		if sentinel != nil && errors.Is(err, sentinel) {
-			return byte(code), err.Error()
+	for _, sentinel := range slices.Concat([]error{Unknown, Removed, Copied}, codes[1:]) {
+		if errors.Is(err, sentinel) {
+			return byte(slices.Index(codes, sentinel)), err.Error()
 		}
 	}
 	return 2, err.Error()
@@ -92,19 +86,19 @@ func Encode(err error) (byte, string) {
 // Decode is the other side of Encode.
 func Decode(code byte, text string) error {
 	if int(code) < len(codes) && codes[code] != nil {
-		return &remoteError{codes[code], text}
+		return &reworded{codes[code], text}
 	}
-	return &remoteError{Unknown, fmt.Sprintf("error %d of a newer version: %s", code, text)}
+	return &reworded{Unknown, fmt.Sprintf("error %d of a newer version: %s", code, text)}
 }
 
-// remoteError is an error that another node answered.
-type remoteError struct {
-	sentinel error
-	text     string
+// reworded is an error in other words: those of another node, or a Reason.
+type reworded struct {
+	err  error
+	text string
 }
 
-func (e *remoteError) Error() string { return e.text }
-func (e *remoteError) Unwrap() error { return e.sentinel }
+func (e *reworded) Error() string { return e.text }
+func (e *reworded) Unwrap() error { return e.err }
 
 // NoLeaderBefore is the error of a call whose context ended before any attempt was
 // applied; last is what kept it, if anything is known.
@@ -117,27 +111,18 @@ func NoLeaderBefore(ctx context.Context, last error) error {
 
 // Reason is how an attempt ended, as part of an error that tells the outcome of all of
 // them: its text names no outcome.
-func Reason(err error) error { return reason{err} }
-
-type reason struct{ error }
-
-func (r reason) Error() string {
-	text := r.error.Error()
+func Reason(err error) error {
+	text := err.Error()
 	for _, outcome := range []error{Unsent, Unknown, NoLeader} {
 		text = strings.ReplaceAll(text, outcome.Error()+": ", "")
 	}
-	return text
+	return &reworded{err, text}
 }
 
-func (r reason) Unwrap() error { return r.error }
-
 // OneLine is an error that may be several, as one sentence, and a Reason.
-func OneLine(err error) error { return oneLine{err} }
-
-type oneLine struct{ error }
-
-func (e oneLine) Error() string { return strings.ReplaceAll(Reason(e.error).Error(), "\n", "; ") }
-func (e oneLine) Unwrap() error { return e.error }
+func OneLine(err error) error {
+	return &reworded{err, strings.ReplaceAll(Reason(err).Error(), "\n", "; ")}
+}
 
 // Ended is why ctx has ended: its error, and its cause where that says more.
 func Ended(ctx context.Context) error {
