@@ -119,9 +119,12 @@ func Check(set []roster.Peer) error {
 // each is settled. Else it says who is not, and what helps.
 func Agreed(set []roster.Peer, me raft.ServerID, others map[raft.ServerID]Statement, settled func(Statement) bool) error {
 	var doubts []string
-	lost := 0 // nodes of the set that are others now
+	answered, lost := 0, 0 // of the set; lost are those that are others now
 	for _, f := range set {
 		other, heard := others[f.Server]
+		if heard {
+			answered++
+		}
 		switch {
 		case f.Server == me:
 		case !heard && hasID(others, roster.UserID(f.Server)):
@@ -135,24 +138,15 @@ func Agreed(set []roster.Peer, me raft.ServerID, others map[raft.ServerID]Statem
 			doubts = append(doubts, fmt.Sprintf("%s is not ready", roster.UserID(f.Server)))
 		}
 	}
-	switch heard := countHeard(set, others); {
+	switch {
 	case len(doubts) == 0:
 		return nil
-	case lost > 0 && heard+lost+1 == len(set): // all that are left hold nothing: they belong to no cluster
+	case lost > 0 && answered+lost+1 == len(set): // all that are left hold nothing: they belong to no cluster
 		doubts = append(doubts, "if it has lost its data directory, empty those of the others too, which hold nothing yet")
 	case lost > 0: // with this node's promise they may have formed it
 		doubts = append(doubts, "start those that do not answer: they may hold data")
 	}
 	return fmt.Errorf("%s are to form it: %s", Names(set), strings.Join(doubts, ", "))
-}
-
-func countHeard(set []roster.Peer, others map[raft.ServerID]Statement) (n int) {
-	for _, f := range set {
-		if _, heard := others[f.Server]; heard {
-			n++
-		}
-	}
-	return n
 }
 
 func hasID(nodes map[raft.ServerID]Statement, id string) bool {
