@@ -96,7 +96,7 @@ func New(t Timing, log hclog.Logger) *Node {
 		Log:          log,
 		Life:         l,
 		Ctx:          l.Context(),
-		RaftLog:      raftlog.New(log.Named("raft"), l.Stopping()),
+		RaftLog:      raftlog.New(log.Named("raft"), func() bool { return l.Err() != nil }),
 		RequestIDs:   command.NewIDs(),
 		placeChanged: make(chan struct{}, 1),
 	}

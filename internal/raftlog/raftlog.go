@@ -19,10 +19,10 @@ import (
 // Logger is what raft logs to.
 type Logger struct {
 	hclog.Logger
-	closing <-chan struct{}
+	closing func() bool
 
 	mu      sync.Mutex
-	outages map[string]outage // guarded by mu: of a peer, by its id or its address, as the lines name it
+	outages map[string]*outage // guarded by mu: of a peer, by its id or its address, as the lines name it
 }
 
 // outage is of a peer that raft does not reach.
@@ -37,10 +37,10 @@ const (
 	outageAgain = time.Minute      // is told
 )
 
-// New returns a Logger that writes to log. When closing is closed the node stops, and
+// New returns a Logger that writes to log. When closing reports so the node stops, and
 // loses its followers as it should.
-func New(log hclog.Logger, closing <-chan struct{}) *Logger {
-	return &Logger{Logger: log, closing: closing, outages: make(map[string]outage)}
+func New(log hclog.Logger, closing func() bool) *Logger {
+	return &Logger{Logger: log, closing: closing, outages: make(map[string]*outage)}
 }
 
 func (l *Logger) Error(msg string, args ...any) { l.log(l.Logger.Error, msg, args) }
@@ -48,7 +48,7 @@ func (l *Logger) Warn(msg string, args ...any)  { l.log(l.Logger.Warn, msg, args
 
 func (l *Logger) log(write func(string, ...any), msg string, args []any) {
 	switch {
-	case isUsual(msg), isCompacted(msg, args), l.isClosing() && msg == "failed to contact quorum of nodes, stepping down":
+	case isUsual(msg), isCompacted(msg, args), l.closing() && msg == "failed to contact quorum of nodes, stepping down":
 		l.Logger.Info(msg, args...)
 	case isOutage(msg):
 		if lasts := l.missed(peerIn(args)); lasts > 0 {
@@ -58,15 +58,6 @@ func (l *Logger) log(write func(string, ...any), msg string, args []any) {
 		}
 	default:
 		write(msg, args...)
-	}
-}
-
-func (l *Logger) isClosing() bool {
-	select {
-	case <-l.closing:
-		return true
-	default:
-		return false
 	}
 }
 
@@ -131,20 +122,17 @@ func (l *Logger) missed(peer string) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	o, known := l.outages[peer]
-	if !known || now.Sub(o.last) > outageEnds {
-		o = outage{first: now}
+	o := l.outages[peer]
+	if o == nil || now.Sub(o.last) > outageEnds {
+		o = &outage{first: now}
+		l.outages[peer] = o
 	}
 	o.last = now
 	lasts := now.Sub(o.first)
-	isTold := lasts >= outageLasts && now.Sub(o.told) >= outageAgain
-	if isTold {
-		o.told = now
-	}
-	l.outages[peer] = o
-	if !isTold {
+	if lasts < outageLasts || now.Sub(o.told) < outageAgain {
 		return 0
 	}
+	o.told = now
 	return lasts
 }
 

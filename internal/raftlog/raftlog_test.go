@@ -14,7 +14,7 @@ import (
 func TestTwoFailuresWithAnAnswerBetweenThemAreNoOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		l := New(hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: &out}), make(chan struct{}))
+		l := New(hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: &out}), func() bool { return false })
 		fail := func() {
 			l.Error("failed to heartbeat to", "peer", raft.ServerAddress("b:1"))
 			l.Error("failed to appendEntries to", "peer", raft.Server{ID: "b#1", Address: "b:1"})
