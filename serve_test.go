@@ -82,6 +82,7 @@ func TestAPayloadThatMakesNoSenseIsInvalid(t *testing.T) {
 			wire.CallTransfer:  {"", "x", "[]"},
 			wire.CallFound:     {"", "x", "[]"},
 			wire.CallSuspicion: {"", "x", "[]"},
+			wire.CallClaim:     {"", "x", "[]"},
 		} {
 			for _, payload := range payloads {
 				if _, err := call(m, payload); !errors.Is(err, ErrInvalid) {
