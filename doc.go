@@ -25,8 +25,10 @@
 //     it, once.
 //   - feed, batch, limits: the latest changes and who waits for one; callers at one time
 //     share one piece of work; how large a write may be.
-//   - raftrpc, boltlog, disk, snapshots: raft's messages read within bounds; a log in one
-//     file; a node's log with its term, vote and record; and where its snapshots are kept.
+//   - raftrpc, wal, boltlog: raft's messages read within bounds; a log in segments, where a
+//     write costs one sync; and a file of bbolt's, for a node's record and for older logs.
+//   - disk, snapshots: a node's log with its term, vote and record; and where its snapshots
+//     are kept.
 //   - wire, raftnet: the peer port with its handshake and calls; raft's messages on it.
 //   - node: what one node has, for all that follow.
 //   - lead: who leads, whether that is still so, and who is next.
@@ -59,7 +61,11 @@
 // A node that finds its files damaged, missing or older than it remembers does
 // not start, and says which; a start that is refused changes nothing in the directory.
 // One that is rolled back as a whole, to an old backup say, cannot be told from that of
-// a node that has been down: never do it.
+// a node that has been down: never do it. Copy a directory only as a whole, and while its
+// node is stopped: raft.db and raft.log of different times are no data of a node.
+// The last write of a log, if it is not whole after a crash, is dropped. If it could have
+// been acknowledged, the node elects nobody who lacks it while a majority may have had it; a
+// lone voter cannot ask.
 // When the storage of a node fails or hangs, the node stops and the others carry
 // on; see [Store.Done].
 //
@@ -83,6 +89,12 @@
 // The first start on the data of a stopped hraftd node takes it over, and there is no
 // way back. WithID names the node as hraftd was told to; all of its cluster is to be
 // stopped first. The keys are at version 2.
+//
+// In the directory raft.db has the node's record, with its term, vote and identity,
+// raft.log the log, and snapshots the state. Versions of kvraft before that had the log in
+// raft.db as well: the first start of this one moves it, for which the disk must have room,
+// and they refuse the directory from then on. The nodes of a cluster may be upgraded one by
+// one. To go back with a node, empty its directory and let it join anew.
 //
 // A new member gets a vote when it has caught up. A [Replica] never gets one.
 //

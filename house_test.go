@@ -16,7 +16,7 @@ import (
 // import those of the rows above its own. What links nothing of the module comes first.
 var rows = []string{
 	"command errs sleep durable progress connlimit logqueue ownaddr raftlog kvrafttest/memnet",
-	"roster state life pace loglimit raftrpc boltlog disktest",
+	"roster state life pace loglimit raftrpc boltlog wal disktest",
 	"founding feed batch disk wire",
 	"snapshots raftnet limits wire/wiretest",
 	"node",

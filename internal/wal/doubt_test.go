@@ -1,0 +1,51 @@
+package wal
+
+import (
+	"testing"
+
+	"github.com/kvraft/kvraft/internal/disktest"
+)
+
+// doubtfulLog is a log that holds the entries 1 to 3, of term 1, and doubts 4 to 9.
+func doubtfulLog(t *testing.T) (*Log, *testDisk) {
+	t.Helper()
+	disk := newTestDisk(1)
+	opt := smallSegments
+	opt.files = disk
+	l, err := Create("", opt)
+	disktest.Must(t, err)
+	disktest.Must(t, l.StoreLogs(numbered(1, 3, 1, 200)))
+	at := l.current.end
+	disktest.Must(t, l.StoreLogs(numbered(4, 9, 1, 200)))
+	clear(l.current.file.(*testFile).content[at:][:markSize])
+	l = reopen(t, l)
+	if last, _ := l.LastIndex(); last != 3 || l.Doubt() != (Doubt{Index: 9, Term: 1}) {
+		t.Fatalf("the log ends with entry %d and doubts %v", last, l.Doubt())
+	}
+	return l, disk
+}
+
+func TestADoubtStaysUntilTheLogReachesIt(t *testing.T) {
+	doubt := Doubt{Index: 9, Term: 1}
+	for name, c := range map[string]struct {
+		first, last, term uint64
+		want              Doubt
+	}{
+		"short of it":                      {4, 8, 1, doubt},
+		"it":                               {4, 9, 1, Doubt{}},
+		"more":                             {4, 12, 1, Doubt{}},
+		"a later term short of it":         {4, 4, 2, Doubt{}},
+		"an earlier term and a longer log": {4, 12, 0, doubt},
+	} {
+		l, _ := doubtfulLog(t)
+		disktest.Must(t, l.StoreLogs(numbered(c.first, c.last, c.term, 10)))
+		if l.Doubt() != c.want {
+			t.Errorf("%s: the log doubts %v, want %v", name, l.Doubt(), c.want)
+		}
+		for range 2 {
+			if l = reopen(t, l); l.Doubt() != c.want {
+				t.Errorf("%s, opened again: the log doubts %v, want %v", name, l.Doubt(), c.want)
+			}
+		}
+	}
+}
