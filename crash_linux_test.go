@@ -63,6 +63,7 @@ func openForCrash(t *testing.T, dir string, addrs []string) (stores []*kvraft.St
 		options := []kvraft.Option{
 			kvraft.WithID(fmt.Sprint("n", i)), kvraft.WithAddr(addr), kvraft.WithBootstrapExpect(len(addrs)),
 			kvraft.WithSnapshots(kvraft.Snapshots{EveryBytes: 32 << 10, TrailingBytes: 16 << 10}),
+			kvraft.WithSegmentSize(64 << 10), // they are made, taken again and removed all the time
 			kvraft.WithTiming(kvraft.Timing{Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, Lease: 150 * time.Millisecond}),
 		}
 		if len(addrs) > 1 {

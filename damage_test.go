@@ -6,12 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -72,60 +73,20 @@ func openTestNode(dir string) (n testNode, err error) {
 	return n, errors.Join(snaps.Settle(), n.logs.Tidy(), failed)
 }
 
-// fillTestDir makes a directory with about 300 entries and a snapshot, and with
-// a past: pages that are free hold older copies of those in use. tail: it was
-// closed in order.
-func fillTestDir(t *testing.T, dir string, tail bool) {
-	t.Helper()
-	n, err := openTestNode(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	step := func(errs ...error) {
-		t.Helper()
-		if err := errors.Join(errs...); err != nil {
-			t.Fatal(err)
-		}
-	}
-	step(n.logs.Stable().Update(func(m *disk.Record) { m.ID, m.Identity, m.Cluster = "n1", "ab", "cd" }))
-	step(n.logs.Stable().SetUint64([]byte("CurrentTerm"), 3), n.logs.Stable().Set([]byte("LastVoteCand"), []byte("10.0.0.1:7000")))
-	rng := rand.New(rand.NewPCG(5, 6))
-	store := func(upTo uint64) {
-		t.Helper()
-		for _, last := n.logs.Bounds(); last < upTo; _, last = n.logs.Bounds() {
-			entries := disktest.Entries(last+1, last+1+rng.Uint64N(8), 3)
-			for _, e := range entries {
-				e.Data = bytes.Repeat(e.Data, 1+rng.IntN(10))
-				e.AppendedAt = time.Unix(1, 0)
-				if rng.IntN(50) == 0 {
-					e.Data = bytes.Repeat(e.Data, 50) // longer than a page
-				}
-			}
-			step(n.logs.StoreLogs(entries))
-			if rng.IntN(10) == 0 {
-				_, last = n.logs.Bounds()
-				step(n.logs.DeleteRange(last-1, last))
-			}
-		}
-	}
-	store(300)
-	step(disktest.TakeSnapshot(n.snaps, testState, 200, 3), n.logs.DeleteRange(1, 120))
-	store(420)
-	if tail {
-		step(n.logs.Flush())
-	}
-	step(n.logs.Close())
-}
-
 // contentsOf opens dir as a node would and returns what it reads.
 func contentsOf(dir string) (contents string, err error) {
+	_, notYet := os.Stat(filepath.Join(dir, "raft.log"))
 	n, err := openTestNode(dir)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, n.logs.Close()) }()
 	var all strings.Builder
-	record, err := n.logs.Stable().Record().Encode()
+	m := n.logs.Stable().Record()
+	if notYet != nil { // the log that is made has a new name each time
+		m.Log = ""
+	}
+	record, err := m.Encode()
 	if err != nil {
 		return "", err
 	}
@@ -162,17 +123,27 @@ type damageTrial struct {
 	files    map[string][]byte
 	contents string
 	entries  map[uint64]string
+	past     map[uint64][]string // what was stored of each entry, also before it was replaced
 	refused  int
 }
 
-func newDamageTrial(t *testing.T, tail bool) *damageTrial {
+// newDamageTrial is one with a directory as fillTestDir makes it. old: it is of an older
+// version, with the log in raft.db.
+func newDamageTrial(t *testing.T, tail, old bool) *damageTrial {
+	t.Helper()
 	dir := t.TempDir()
-	fillTestDir(t, dir, tail)
-	trial := &damageTrial{files: disktest.FilesIn(t, dir)}
+	trial := &damageTrial{past: fillTestDir(t, dir, tail)}
+	if old {
+		moveLogToBolt(t, dir)
+	}
+	trial.files = disktest.FilesIn(t, dir)
 	delete(trial.files, "raft.db.mark") // see with
 	seen := readEverything(t, dir)
 	if len(seen.damage) > 0 || len(seen.entries) < 300 {
 		t.Fatalf("%d entries, %q", len(seen.entries), seen.damage)
+	}
+	if !old && len(trial.segments()) < 5 {
+		t.Fatalf("the log has %d segments", len(trial.segments()))
 	}
 	trial.entries = seen.entries
 	var err error
@@ -182,6 +153,21 @@ func newDamageTrial(t *testing.T, tail bool) *damageTrial {
 	return trial
 }
 
+// segments are those of the log, from the oldest to the spare one; none in a directory of
+// an older version.
+func (d *damageTrial) segments() (all []segmentFile) {
+	for name, content := range d.files {
+		if isSegment(name) {
+			all = append(all, parseSegment(name, content))
+		}
+	}
+	slices.SortFunc(all, func(a, b segmentFile) int { return bytes.Compare(a.content[28:36], b.content[28:36]) })
+	return all
+}
+
+func isSegment(name string) bool { return strings.HasPrefix(name, "raft.log/") }
+
+// with replaces a file; nil: it is removed.
 func (d *damageTrial) with(t *testing.T, name string, damaged []byte, what string) {
 	t.Helper()
 	dir, err := os.MkdirTemp(t.TempDir(), "")
@@ -189,11 +175,11 @@ func (d *damageTrial) with(t *testing.T, name string, damaged []byte, what strin
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	files := map[string][]byte{}
-	for n, data := range d.files {
-		files[n] = data
-	}
+	files := maps.Clone(d.files)
 	files[name] = damaged
+	if damaged == nil {
+		delete(files, name)
+	}
 	files["raft.db.mark"] = nil // it is a node's, whatever is left of it
 	disktest.WriteFiles(t, dir, files)
 	seen := readEverything(t, dir)
@@ -202,7 +188,7 @@ func (d *damageTrial) with(t *testing.T, name string, damaged []byte, what strin
 		t.Errorf("%s, %s: OpenLog finds %q, a node that starts %v", name, what, seen.damage, err)
 	}
 	for index, entry := range seen.entries {
-		if entry != d.entries[index] {
+		if entry != d.entries[index] && !d.mayBeOfBefore(seen, name, index) {
 			t.Errorf("%s, %s: entry %d is read as %s without an error", name, what, index, entry)
 		}
 	}
@@ -216,37 +202,72 @@ func (d *damageTrial) with(t *testing.T, name string, damaged []byte, what strin
 	}
 }
 
-// usedBytes is how much of a raft.db is in use: the rest is for growth.
-func usedBytes(db []byte) int {
-	return len(bytes.TrimRight(db, "\x00"))
+// mayBeOfBefore reports whether an entry that was read, and is none of the log, is one that
+// was deleted, or replaced: damage to a segment can take the frame that says so. There must
+// be an error behind it then.
+func (d *damageTrial) mayBeOfBefore(seen everything, name string, index uint64) bool {
+	return isSegment(name) && slices.Contains(d.past[index], seen.entries[index]) && seen.lastDamage >= index
+}
+
+// usedBytes is how much of a file is in use: the rest of a raft.db is for growth, and of a
+// segment for frames to come.
+func usedBytes(name string, content []byte) int {
+	if isSegment(name) {
+		return parseSegment(name, content).end
+	}
+	return len(bytes.TrimRight(content, "\x00"))
+}
+
+// flipAt is where a bit is to be flipped; structure: where the structure is, not the data.
+func flipAt(rng *rand.Rand, name string, content []byte, structure bool) int {
+	if isSegment(name) {
+		return parseSegment(name, content).usedByte(rng)
+	}
+	used := usedBytes(name, content)
+	at := rng.IntN(used)
+	if structure {
+		at = at/4096*4096 + rng.IntN(min(200, used-at/4096*4096))
+	}
+	return at
+}
+
+// bothVersions runs a test with a log in segments, and with one in raft.db, as older
+// versions had it: that one is read before it is converted.
+func bothVersions(t *testing.T, tail bool, test func(t *testing.T, trial *damageTrial)) {
+	for name, old := range map[string]bool{"segments": false, "raft.db": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, newDamageTrial(t, tail, old))
+		})
+	}
 }
 
 func TestAFlippedBitIsReportedOrHarmless(t *testing.T) {
 	t.Parallel()
-	trial := newDamageTrial(t, true)
-	rng := rand.New(rand.NewPCG(7, 8))
-	for name, data := range trial.files {
-		flips := 100
-		if name == "raft.db" {
-			flips = 300
-		}
-		if raced {
-			flips /= 10
-		}
-		for i := range flips {
-			at := rng.IntN(usedBytes(data))
-			if i%2 == 0 { // where the structure is, not the data
-				at = at/4096*4096 + rng.IntN(min(200, usedBytes(data)-at/4096*4096))
+	bothVersions(t, true, func(t *testing.T, trial *damageTrial) {
+		rng := rand.New(rand.NewPCG(7, 8))
+		for name, data := range trial.files {
+			flips := 100
+			switch {
+			case isSegment(name):
+				flips = 40 // and there are many
+			case name == "raft.db" && len(trial.segments()) == 0:
+				flips = 300
 			}
-			bit := rng.IntN(8)
-			flipped := bytes.Clone(data)
-			flipped[at] ^= 1 << bit
-			trial.with(t, name, flipped, fmt.Sprintf("byte %d, bit %d", at, bit))
+			if raced {
+				flips /= 10
+			}
+			for i := range flips {
+				at, bit := flipAt(rng, name, data, i%2 == 0), rng.IntN(8)
+				flipped := bytes.Clone(data)
+				flipped[at] ^= 1 << bit
+				trial.with(t, name, flipped, fmt.Sprintf("byte %d, bit %d", at, bit))
+			}
 		}
-	}
-	if !raced && trial.refused < 100 {
-		t.Errorf("only %d flips were noticed", trial.refused)
-	}
+		if !raced && trial.refused < 100 {
+			t.Errorf("only %d flips were noticed", trial.refused)
+		}
+	})
 }
 
 // TestAPageCannotLoseItsElementsToAFlippedBit changes the number of elements of
@@ -254,68 +275,152 @@ func TestAFlippedBitIsReportedOrHarmless(t *testing.T) {
 // far the log reached.
 func TestAPageCannotLoseItsElementsToAFlippedBit(t *testing.T) {
 	t.Parallel()
-	trial := newDamageTrial(t, false)
-	db, page := trial.files["raft.db"], os.Getpagesize()
-	step := page
+	bothVersions(t, false, func(t *testing.T, trial *damageTrial) {
+		db, page := trial.files["raft.db"], os.Getpagesize()
+		step := page
+		if raced {
+			step *= 20
+		}
+		for at := 10; at < usedBytes("raft.db", db); at += step {
+			none := bytes.Clone(db)
+			none[at], none[at+1] = 0, 0
+			trial.with(t, "raft.db", none, fmt.Sprintf("page %d without elements", at/page))
+			for bit := range 16 {
+				flipped := bytes.Clone(db)
+				flipped[at+bit/8] ^= 1 << (bit % 8)
+				trial.with(t, "raft.db", flipped, fmt.Sprintf("page %d, bit %d of its number of elements", at/page, bit))
+			}
+		}
+	})
+}
+
+// The same for segments: both marks of a frame say what it has.
+func TestAFrameCannotLoseItsEntriesToAFlippedBit(t *testing.T) {
+	t.Parallel()
+	trial := newDamageTrial(t, false, false)
+	step := 1
 	if raced {
-		step *= 20
+		step = 20
 	}
-	for at := 10; at < usedBytes(db); at += step {
-		none := bytes.Clone(db)
-		none[at], none[at+1] = 0, 0
-		trial.with(t, "raft.db", none, fmt.Sprintf("page %d without elements", at/page))
-		for bit := range 16 {
-			flipped := bytes.Clone(db)
-			flipped[at+bit/8] ^= 1 << (bit % 8)
-			trial.with(t, "raft.db", flipped, fmt.Sprintf("page %d, bit %d of its number of elements", at/page, bit))
+	seen := 0
+	for _, s := range trial.segments() {
+		for i := 0; i < len(s.frames); i += step {
+			f := s.frames[i]
+			for name, mark := range map[string]int{"beginning": f.at, "end": f.at + f.length - markLength} {
+				for bit, field := range map[int]string{0: "number of entries", 1: "length"} {
+					flipped, at := bytes.Clone(s.content), mark+19+4*bit
+					flipped[at] ^= 1 << (seen % 8)
+					seen++
+					trial.with(t, s.name, flipped, fmt.Sprintf("frame at %d, %s at its %s, bit %d", f.at, field, name, seen%8))
+				}
+				none := bytes.Clone(s.content)
+				clear(none[mark : mark+markLength])
+				trial.with(t, s.name, none, fmt.Sprintf("frame at %d without the mark at its %s", f.at, name))
+			}
 		}
 	}
 }
 
 func TestATruncatedFileIsReportedOrHarmless(t *testing.T) {
 	t.Parallel()
-	trial := newDamageTrial(t, true)
-	rng := rand.New(rand.NewPCG(9, 10))
-	for name, data := range trial.files {
-		trial.with(t, name, nil, "empty")
-		cuts := 40
-		if raced {
-			cuts /= 10
-		}
-		for range cuts {
-			n := rng.IntN(usedBytes(data) + 1)
-			if rng.IntN(2) == 0 {
-				n = n / 4096 * 4096
+	bothVersions(t, true, func(t *testing.T, trial *damageTrial) {
+		rng := rand.New(rand.NewPCG(9, 10))
+		for name, data := range trial.files {
+			trial.with(t, name, []byte{}, "empty")
+			cuts := 40
+			if isSegment(name) {
+				cuts = 10
 			}
-			trial.with(t, name, data[:n], fmt.Sprintf("cut to %d bytes", n))
+			if raced {
+				cuts = max(cuts/10, 2)
+			}
+			for range cuts {
+				n := rng.IntN(usedBytes(name, data) + 1)
+				if rng.IntN(2) == 0 {
+					n = n / 4096 * 4096
+				}
+				trial.with(t, name, data[:n:n], fmt.Sprintf("cut to %d bytes", n))
+			}
 		}
-	}
+	})
 }
 
 func TestAFileOfOtherContentIsReported(t *testing.T) {
-	trial := newDamageTrial(t, true)
-	for name, data := range trial.files {
-		before := trial.refused
-		trial.with(t, name, make([]byte, len(data)), "zeros")
-		trial.with(t, name, bytes.Repeat([]byte("garbage!"), 4096), "garbage")
-		if trial.refused != before+2 {
-			t.Errorf("%s: zeros or garbage were not refused", name)
-		}
-	}
-}
-
-func TestAMissingFileIsReported(t *testing.T) {
-	trial := newDamageTrial(t, true)
-	for name := range trial.files {
-		dir := t.TempDir()
-		disktest.WriteFiles(t, dir, trial.files)
-		if err := os.Remove(filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
-		for range 2 { // the first attempt must leave nothing that helps the second
-			if _, err := contentsOf(dir); !errors.Is(err, ErrDamaged) {
-				t.Errorf("without %s: %v", name, err)
+	bothVersions(t, true, func(t *testing.T, trial *damageTrial) {
+		for name, data := range trial.files {
+			before := trial.refused
+			trial.with(t, name, make([]byte, len(data)), "zeros")
+			trial.with(t, name, bytes.Repeat([]byte("garbage!"), 4096), "garbage")
+			if trial.refused != before+2 {
+				t.Errorf("%s: zeros or garbage were not refused", name)
 			}
 		}
+	})
+}
+
+// Nothing is in the spare segment, the highest one, and another is made. Nor can the loss of
+// the lowest be told from a deletion of entries at the beginning: see the next test.
+func TestAMissingFileIsReported(t *testing.T) {
+	bothVersions(t, true, func(t *testing.T, trial *damageTrial) {
+		lowest, spare := "", ""
+		if segments := trial.segments(); len(segments) > 0 {
+			lowest, spare = segments[0].name, segments[len(segments)-1].name
+		}
+		for name := range trial.files {
+			if name == lowest {
+				continue
+			}
+			before := trial.refused
+			trial.with(t, name, nil, "missing")
+			if name == spare {
+				if trial.refused != before {
+					t.Errorf("the log does without %s, and is refused", name)
+				}
+				continue
+			}
+			dir := t.TempDir()
+			disktest.WriteFiles(t, dir, trial.files)
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // the first attempt must leave nothing that helps the second
+				if _, err := contentsOf(dir); !errors.Is(err, ErrDamaged) {
+					t.Errorf("without %s: %v", name, err)
+				}
+			}
+		}
+	})
+}
+
+// A segment whose entries are deleted is removed, and no frame says so before the next
+// write. So a log without its lowest segments may be one that is whole: as long as the
+// snapshot has what they had.
+func TestALogWithoutItsLowestSegmentsIsRefusedUnlessASnapshotHasTheirEntries(t *testing.T) {
+	trial := newDamageTrial(t, true, false)
+	segments, covered := trial.segments(), 0
+	for n := 1; n < len(segments); n++ {
+		dir := t.TempDir()
+		disktest.WriteFiles(t, dir, trial.files)
+		for _, s := range segments[:n] {
+			disktest.Must(t, os.Remove(filepath.Join(dir, s.name)))
+		}
+		seen := readEverything(t, dir)
+		contents, err := contentsOf(dir)
+		if got, want := len(seen.damage) > 0, errors.Is(err, ErrDamaged); got != want {
+			t.Errorf("without %d segments: OpenLog finds %q, a node that starts %v", n, seen.damage, err)
+		}
+		if errors.Is(err, ErrDamaged) {
+			continue
+		}
+		disktest.Must(t, err)
+		covered++
+		first := slices.Min(slices.Collect(maps.Keys(seen.entries)))
+		_, rest, _ := strings.Cut(trial.contents, fmt.Sprintf("\n%d ", first))
+		if first > 201 || !strings.HasSuffix(contents, rest) {
+			t.Errorf("without %d segments: the log starts at entry %d, and the snapshot ends at 200", n, first)
+		}
+	}
+	if covered == 0 || covered > len(segments)-3 {
+		t.Errorf("%d of %d are covered", covered, len(segments))
 	}
 }

@@ -18,6 +18,9 @@ import (
 // Raced tells whether the race detector is on.
 const Raced = raced
 
+// WithSegmentSize makes the files of the log so large, to have many of them.
+func WithSegmentSize(bytes int64) Option { return func(o *options) { o.segmentSize = bytes } }
+
 // HandOver gives leadership to another voter, whatever is under way.
 func (s *Store) HandOver() error { return s.lead.HandOver(context.Background(), "") }
 

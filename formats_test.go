@@ -335,22 +335,64 @@ func writeNode(t *testing.T, dir string) {
 	}
 }
 
-// openedNode is a copy of the directory.
-func openedNode(t *testing.T) string {
+// goldenNodes are directories that writeNode has written: that of a version whose log was
+// in raft.db, and one with segments, which are small ones.
+var goldenNodes = map[string]func(t *testing.T, dir string) (entries []*raft.Log){
+	"node":   boltEntries,
+	"node-2": entriesIn,
+}
+
+// boltEntries returns the log in the raft.db in dir.
+func boltEntries(t *testing.T, dir string) (entries []*raft.Log) {
 	t.Helper()
-	stored := filepath.Join(formats, "node")
+	base, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer base.Close()
+	first, _ := base.FirstIndex()
+	last, _ := base.LastIndex()
+	for index := first; index <= last && last > 0; index++ {
+		var entry raft.Log
+		if err := base.GetLog(index, &entry); err != nil {
+			t.Fatal(err)
+		}
+		entries = append(entries, &entry)
+	}
+	return entries
+}
+
+// openedNode is a copy of such a directory.
+func openedNode(t *testing.T, name string) string {
+	t.Helper()
+	stored := filepath.Join(formats, name)
 	if _, err := os.Stat(stored); os.IsNotExist(err) && *writeFormats {
 		writeNode(t, stored)
+		editLog(t, stored, func(entries []*raft.Log) []*raft.Log { return entries })
 	}
-	dir := filepath.Join(t.TempDir(), "node")
+	dir := filepath.Join(t.TempDir(), name)
 	if err := os.CopyFS(dir, os.DirFS(stored)); err != nil {
 		t.Fatal(err)
 	}
 	return dir
 }
 
+// The first start converts what an older version has written, and the second one starts
+// from that.
 func TestADirectoryIsReadAsItWasWritten(t *testing.T) {
-	dir := openedNode(t)
+	for name := range goldenNodes {
+		t.Run(name, func(t *testing.T) {
+			dir := openedNode(t, name)
+			for range 2 {
+				wantNode(t, dir)
+			}
+		})
+	}
+}
+
+// wantNode starts a node on what writeNode has written.
+func wantNode(t *testing.T, dir string) {
+	t.Helper()
 	s, err := Open(dir, WithAddr("127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
@@ -372,41 +414,65 @@ func TestADirectoryIsReadAsItWasWritten(t *testing.T) {
 }
 
 func TestTheRecordAndTheLogAreWrittenAsTheyWereRead(t *testing.T) {
-	base, err := raftboltdb.NewBoltStore(filepath.Join(openedNode(t), "raft.db"))
-	if err != nil {
-		t.Fatal(err)
+	for name, entriesIn := range goldenNodes {
+		t.Run(name, func(t *testing.T) {
+			dir := openedNode(t, name)
+			base, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft.db"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			stored, err := base.Get([]byte("kvraft"))
+			if err := errors.Join(err, base.Close()); err != nil {
+				t.Fatal(err)
+			}
+			record, err := disk.DecodeRecord(stored)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again, err := record.Encode(); err != nil || !bytes.Equal(again, stored) {
+				t.Errorf("the record was\n%s\nand is now, %v,\n%s", stored, err, again)
+			}
+			entries := entriesIn(t, dir)
+			if len(entries) <= 5 {
+				t.Fatalf("the log has %d entries", len(entries))
+			}
+			for _, entry := range entries {
+				if has, _ := disk.Checksum(entry); disk.SampleOf(entry).Sum != has {
+					t.Errorf("entry %d has the checksum %x, and would get %x", entry.Index, has, disk.SampleOf(entry).Sum)
+				}
+				if entry.Type != raft.LogCommand {
+					continue
+				}
+				group, err := command.Decode(entry.Data)
+				if err != nil || !bytes.Equal(command.Append(nil, group), entry.Data) {
+					t.Errorf("entry %d would be written otherwise: %v", entry.Index, err)
+				}
+			}
+		})
 	}
-	defer base.Close()
-	stored, err := base.Get([]byte("kvraft"))
-	if err != nil {
-		t.Fatal(err)
+}
+
+// The second format of the record names a log in segments. One without such a name is still
+// written in the first, which older versions read.
+func TestTheRecordIsEncodedAsItEverWas(t *testing.T) {
+	plain := disk.Record{
+		Format: 1, ID: "n1", Identity: "a", Cluster: "c1", ChecksummedFrom: 5, Tail: 300,
+		Promise:  []roster.Peer{{Server: "n1#a", Addr: "10.0.0.1:7000"}, {Server: "n2#b", Addr: "10.0.0.2:7000"}},
+		Snapshot: disk.SnapshotMark{ID: "2-7-1", Index: 7, Term: 2, Size: 99, CRC: 1 << 31},
+		Places:   map[raft.ServerID]disk.PlacePromise{"n3#c": {From: "10.0.0.3:7000", To: "10.0.0.9:7000"}},
+		Raft:     map[string][]byte{"CurrentTerm": {7: 3}, "LastVoteTerm": {7: 2}, "LastVoteCand": []byte("10.0.0.1:7000")},
 	}
-	record, err := disk.DecodeRecord(stored)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if again, err := record.Encode(); err != nil || !bytes.Equal(again, stored) {
-		t.Errorf("the record was\n%s\nand is now, %v,\n%s", stored, err, again)
-	}
-	first, _ := base.FirstIndex()
-	last, _ := base.LastIndex()
-	if first == 0 || last-first < 5 {
-		t.Fatalf("the log has the entries %d to %d", first, last)
-	}
-	for index := first; index <= last; index++ {
-		var entry raft.Log
-		if err := base.GetLog(index, &entry); err != nil {
+	named := plain
+	named.Format, named.Log = 2, "00112233445566778899aabbccddeeff"
+	for name, record := range map[string]disk.Record{"record-1": plain, "record-2": named} {
+		encoded, err := record.Encode()
+		if err != nil {
 			t.Fatal(err)
 		}
-		if has, _ := disk.Checksum(&entry); disk.SampleOf(&entry).Sum != has {
-			t.Errorf("entry %d has the checksum %x, and would get %x", index, has, disk.SampleOf(&entry).Sum)
-		}
-		if entry.Type != raft.LogCommand {
-			continue
-		}
-		group, err := command.Decode(entry.Data)
-		if err != nil || !bytes.Equal(command.Append(nil, group), entry.Data) {
-			t.Errorf("entry %d would be written otherwise: %v", index, err)
+		wantGolden(t, name, encoded)
+		back, err := disk.DecodeRecord(golden(t, name, nil))
+		if err != nil || !reflect.DeepEqual(back, record) {
+			t.Errorf("%s reads as %+v, %v; want %+v", name, back, err, record)
 		}
 	}
 }

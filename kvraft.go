@@ -341,6 +341,8 @@ func (s *Store) readStorage() (err error) {
 		Whose:  s.opts.whose,
 		Fail:   s.node.StopForFault,
 		Logger: s.node.Log.Named("log"),
+
+		SegmentSize: s.opts.segmentSize,
 	}
 	if s.opts.inMemory {
 		opt.Store = raft.NewInmemStore()

@@ -22,7 +22,7 @@ import (
 type Log struct {
 	Node      LogNode       // the node's record; zero if it has none yet, or none that can be read
 	Snapshots []LogSnapshot // from the oldest to the newest, also one that the node remembers and that is gone
-	Err       error         // what is wrong with the file of the log, or with the record; nil: nothing
+	Err       error         // what is wrong with raft.db, or with the record in it; nil: nothing
 
 	reader *disk.Reader
 }

@@ -38,13 +38,15 @@ type options struct {
 	expect    int
 	replica   bool
 	inMemory  bool
-	atRest    bool // the node is not to run, see recover.go
-	logStore  LogStore
-	logger    hclog.Logger
-	timing    Timing
-	snapshots Snapshots
-	limits    Limits
-	history   int64
+
+	segmentSize int64 // of the log; 0: package wal's default, but for tests
+	atRest      bool  // the node is not to run, see recover.go
+	logStore    LogStore
+	logger      hclog.Logger
+	timing      Timing
+	snapshots   Snapshots
+	limits      Limits
+	history     int64
 }
 
 // Timing holds the intervals of a node. A zero field means its default. All
@@ -68,7 +70,9 @@ type Timing struct {
 	Stall time.Duration
 }
 
-// Snapshots says when the log is compacted. A zero field means its default.
+// Snapshots says when the log is compacted. A zero field means its default. On disk the log
+// is in segments of 4 MiB, two at the least; up to nine have no entry of it, but are there
+// to be written to next.
 type Snapshots struct {
 	// EveryBytes of log a snapshot is taken, and the first of a run after an eighth
 	// of that or more, at random: the nodes of a cluster are not to write theirs at
@@ -177,8 +181,8 @@ type LogStore interface {
 	raft.StableStore
 }
 
-// WithLogStore keeps the log, the term and the vote in ls instead of raft.db.
-// Snapshots stay in the directory. The store does not close ls.
+// WithLogStore keeps the log, the term, the vote and the node's identity in ls instead of
+// raft.log and raft.db. Snapshots stay in the directory. The store does not close ls.
 func WithLogStore(ls LogStore) Option { return func(o *options) { o.logStore = ls } }
 
 // WithLogger is where the node logs. Default: nowhere. One goroutine of the store calls

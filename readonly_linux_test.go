@@ -12,8 +12,14 @@ import (
 
 // The disk of a node that is gone, in another machine.
 func TestADirectoryOnAReadOnlyMountIsLookedAt(t *testing.T) {
+	for _, fixture := range []string{ourFixture, segmentsFixture} {
+		t.Run(fixture, func(t *testing.T) { lookAtReadOnly(t, fixture) })
+	}
+}
+
+func lookAtReadOnly(t *testing.T, fixture string) {
 	dir := t.TempDir()
-	disktest.Must(t, os.CopyFS(filepath.Join(dir, "node"), os.DirFS(filepath.Join("testdata", ourFixture))))
+	disktest.Must(t, os.CopyFS(filepath.Join(dir, "node"), os.DirFS(filepath.Join("testdata", fixture))))
 	if err := syscall.Mount(dir, dir, "", syscall.MS_BIND, ""); err != nil {
 		t.Skip("needs the superuser, to mount: ", err)
 	}

@@ -125,7 +125,10 @@ func (f raftFilter) Term() uint64                    { return f.s.node.Stable().
 func (f raftFilter) Leads() bool                     { return f.s.lead.Tenure().Leads }
 func (f raftFilter) IsPlaced() bool                  { return f.s.node.IsPlaced() }
 func (f raftFilter) AsVoter(candidate []byte) []byte { return f.s.members.AsVoter(candidate) }
-func (f raftFilter) AwaitStored(index uint64) error  { return f.s.node.Logs.AwaitStored(index) }
+func (f raftFilter) MayElect(candidate raft.ServerID, own, index, term uint64) (may bool, raise uint64) {
+	return f.s.node.MayElect(candidate, own, index, term)
+}
+func (f raftFilter) AwaitStored(index uint64) error { return f.s.node.Logs.AwaitStored(index) }
 func (f raftFilter) HoldsBack(id raft.ServerID, at raft.ServerAddress) bool {
 	return f.s.places.HoldsBack(id, at)
 }

@@ -2,7 +2,9 @@ package kvraft
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"io/fs"
 	"math"
 	"net"
@@ -20,28 +22,54 @@ import (
 )
 
 // leaveUnfinished leaves in dir what a node leaves that was killed at its first start, and
-// in a snapshot. Every start that goes on removes it.
+// in a snapshot, or as it copied the log of an older version. Every start that goes on removes it.
 func leaveUnfinished(t *testing.T, dir string) {
 	t.Helper()
-	disktest.WriteFiles(t, dir, map[string][]byte{
+	left := map[string][]byte{
 		"raft.db.ABC.new":               []byte("half a file"),
 		"snapshots/9-9-9.tmp/state.bin": []byte("half a state"),
-	})
+		"raft.log.new/segment-000001":   []byte("half a segment"),
+	}
+	if _, err := os.Stat(filepath.Join(dir, "raft.log")); err == nil { // it is not copied twice
+		delete(left, "raft.log.new/segment-000001")
+		left["raft.log/segment.new"] = []byte("half a segment")
+	}
+	disktest.WriteFiles(t, dir, left)
 }
 
 const (
-	ourFixture      = "formats/node"
+	ourFixture      = "formats/node"   // of an older version, whose log is in raft.db
+	segmentsFixture = "formats/node-2" // with a log in segments
 	fixtureSnapshot = "snapshots/2-7-1795769191947"
 )
 
 // edited is a copy of a node's directory, with an edit, that was killed.
 func edited(edit func(t *testing.T, dir string)) func(*testing.T) string {
+	return editedCopy(ourFixture, edit)
+}
+
+// inSegments is edited for a node whose log is in segments.
+func inSegments(edit func(t *testing.T, dir string)) func(*testing.T) string {
+	return editedCopy(segmentsFixture, edit)
+}
+
+func editedCopy(fixture string, edit func(t *testing.T, dir string)) func(*testing.T) string {
 	return func(t *testing.T) string {
-		dir := disktest.CopyOf(t, "testdata", ourFixture)
+		dir := disktest.CopyOf(t, "testdata", fixture)
 		leaveUnfinished(t, dir)
 		edit(t, dir)
 		return dir
 	}
+}
+
+// newerSegment makes a segment one of the format of a newer version.
+func newerSegment(t *testing.T, dir string) {
+	path := filepath.Join(dir, "raft.log", "segment-000001")
+	content, err := os.ReadFile(path)
+	disktest.Must(t, err)
+	binary.BigEndian.PutUint32(content[8:], 99)
+	binary.BigEndian.PutUint32(content[segmentHead-4:], crc32.Checksum(content[:segmentHead-4], crc32c))
+	disktest.Must(t, os.WriteFile(path, content, 0o600))
 }
 
 func hraftds(id string) func(*testing.T) string {
@@ -82,6 +110,39 @@ func TestAStartThatIsRefusedChangesNothing(t *testing.T) {
 		"a snapshot of a newer term": {edited(func(t *testing.T, dir string) {
 			editRecord(t, dir, func(m *disk.Record) { delete(m.Raft, "CurrentTerm") })
 		}), nil, "term"},
+		"segments, and the id of another node":    {inSegments(func(*testing.T, string) {}), []Option{WithID("other")}, "this is the data of node"},
+		"segments, and an address that is taken":  {inSegments(func(*testing.T, string) {}), []Option{WithAddr(taken.Addr().String())}, "listen for peers"},
+		"segments, and no raft.db":                {inSegments(removed("raft.db")), nil, "it is missing"},
+		"segments, and no raft.db and no mark":    {inSegments(removed("raft.db", "raft.db.mark", "snapshots")), nil, "which the node's record does not know"},
+		"segments, and a record that was changed": {inSegments(func(t *testing.T, dir string) { editBolt(t, dir, spoilRecord) }), nil, "does not match its checksum"},
+		"segments that are missing":               {inSegments(removed("raft.log")), nil, "raft.log is missing"},
+		"an empty raft.log":                       {inSegments(removed("raft.log/segment-000001", "raft.log/segment-000002")), nil, "the log has no segment"},
+		"a segment that is missing":               {inSegments(removed("raft.log/segment-000001")), nil, "entries up to"},
+		"a segment of a newer version's":          {inSegments(newerSegment), nil, "newer version"},
+		"a segment that was changed": {inSegments(func(t *testing.T, dir string) {
+			_, at, _ := segmentWith(t, dir, 3)
+			overwritten("raft.log/segment-000001", at+20, "?")(t, dir)
+		}), nil, "entry 3 does not match its checksum"},
+		"half a segment": {inSegments(func(t *testing.T, dir string) {
+			disktest.Must(t, os.Truncate(filepath.Join(dir, "raft.log", "segment-000001"), 8192))
+		}), nil, "segment-000001 at offset 8192: it is cut short, to 8192 bytes of 16384"},
+		"segments that the record does not know": {inSegments(func(t *testing.T, dir string) {
+			editRecord(t, dir, func(m *disk.Record) { m.Log, m.Format = "", 1 })
+		}), nil, "which the node's record does not know"},
+		"segments of another node's": {inSegments(func(t *testing.T, dir string) {
+			editRecord(t, dir, func(m *disk.Record) { m.Log = "00112233445566778899aabbccddeeff" })
+		}), nil, "it is a segment of another log"},
+		"entries that are missing in segments": {inSegments(func(t *testing.T, dir string) {
+			editLog(t, dir, func(entries []*raft.Log) []*raft.Log { return entries[:len(entries)-1] })
+		}), nil, "entries up to"},
+		"segments beside an older raft.db": {edited(func(t *testing.T, dir string) {
+			disktest.Must(t, os.CopyFS(filepath.Join(dir, "raft.log"), os.DirFS(filepath.Join("testdata", segmentsFixture, "raft.log"))))
+		}), nil, "it is another node's, or the raft.db beside it is an old copy"},
+		"segments beside hraftd's raft.db": {func(t *testing.T) string {
+			dir := hraftds("node0")(t)
+			disktest.Must(t, os.CopyFS(filepath.Join(dir, "raft.log"), os.DirFS(filepath.Join("testdata", segmentsFixture, "raft.log"))))
+			return dir
+		}, []Option{WithID("node0")}, "which the node's record does not know"},
 		"hraftd's, and it is not told who": {hraftds("node1"), nil, "which of the members it is"},
 		"hraftd's, with another id":        {hraftds("node3"), []Option{WithID("node4")}, "no member has the id"},
 		"hraftd's, at a taken address":     {hraftds("node2"), []Option{WithID("node2"), WithAddr(taken.Addr().String())}, "listen for peers"},
@@ -139,7 +200,7 @@ func dropEntries(_, logs *bbolt.Bucket) error {
 
 // Nor does one at which another process has the directory.
 func TestAStartOnADirectoryInUseChangesNothing(t *testing.T) {
-	for _, stored := range []string{ourFixture, "hraftd/node0"} {
+	for _, stored := range []string{ourFixture, segmentsFixture, "hraftd/node0"} {
 		dir := disktest.CopyOf(t, "testdata", stored)
 		leaveUnfinished(t, dir)
 		before := disktest.Tree(t, dir)
@@ -176,6 +237,12 @@ func TestLookingAtADirectoryChangesNothing(t *testing.T) {
 			editBolt(t, dir, dropEntries)
 			editRecord(t, dir, func(m *disk.Record) { m.Tail = 0 })
 			storeRaw(t, dir, withChecksum(&raft.Log{Index: 1, Term: 1}))
+		}),
+		"a node's with segments":                 func(t *testing.T) string { return disktest.CopyOf(t, "testdata", segmentsFixture) },
+		"a node's with segments that was killed": inSegments(func(*testing.T, string) {}),
+		"a node's with segments and no mark":     inSegments(removed("raft.db.mark")),
+		"a node's with segments that were not named": inSegments(func(t *testing.T, dir string) {
+			disktest.Must(t, os.Rename(filepath.Join(dir, "raft.log"), filepath.Join(dir, "raft.log.new")))
 		}),
 		"hraftd's log":                   hraftds("node1"),
 		"hraftd's log behind a snapshot": hraftds("node2"),
@@ -221,4 +288,26 @@ func makeReadOnly(t *testing.T, dir string) {
 			disktest.Must(t, os.Chmod(dir, 0o700))
 		}
 	})
+}
+
+// What was left by a start that was killed goes with the next one that goes on.
+func TestAStartRemovesWhatAKilledOneHasLeft(t *testing.T) {
+	for name, make := range map[string]func(*testing.T) string{
+		"a node's":               edited(func(*testing.T, string) {}),
+		"a node's with segments": inSegments(func(*testing.T, string) {}),
+		"hraftd's":               hraftds("node0"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, id := make(t), "n1"
+			if name == "hraftd's" {
+				id = "node0"
+			}
+			disktest.Must(t, openAndClose(dir, WithID(id)))
+			for name := range disktest.FilesIn(t, dir) {
+				if strings.Contains(name, ".new") || strings.Contains(name, ".tmp") {
+					t.Errorf("%s is left", name)
+				}
+			}
+		})
+	}
 }

@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -84,27 +85,45 @@ func TestADirectoryThatIsAFileIsRefused(t *testing.T) {
 }
 
 func TestDamagedDataIsRefused(t *testing.T) {
-	n := newNode(t, "node0")
-	n.start(t)
-	waitReady(t, n)
-	if err := set(n, "k", strings.Repeat("v", 1000)); err != nil {
-		t.Fatal(err)
+	for _, damaged := range []string{"v", "w"} { // an entry before others, and the last one
+		n := newNode(t, "node0")
+		n.start(t)
+		waitReady(t, n)
+		for _, letter := range []string{"v", "w"} {
+			if err := set(n, "k", strings.Repeat(letter, 1000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.signal(syscall.SIGTERM)
+		if code := n.exitCode(); code != 0 {
+			t.Fatalf("exit code %d", code)
+		}
+		replaceInLog(t, n.dir, strings.Repeat(damaged, 1000), strings.Repeat(damaged, 999)+"x")
+		expectExit(t, 1, n.args(), n.dir, "damaged data", "checksum")
 	}
-	n.signal(syscall.SIGTERM)
-	if code := n.exitCode(); code != 0 {
-		t.Fatalf("exit code %d", code)
-	}
-	path := filepath.Join(n.dir, "raft.db")
-	data, err := os.ReadFile(path)
+}
+
+// replaceInLog changes the log of a stopped node, wherever it has old.
+func replaceInLog(t *testing.T, dir, old, new string) {
+	t.Helper()
+	segments, err := filepath.Glob(filepath.Join(dir, "raft.log", "segment-*"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := strings.LastIndex(string(data), "vvvv")
-	data[at] ^= 1
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
+	replaced := 0
+	for _, path := range segments {
+		data, err := os.ReadFile(path)
+		if n := bytes.Count(data, []byte(old)); n > 0 && err == nil {
+			replaced += n
+			err = os.WriteFile(path, bytes.ReplaceAll(data, []byte(old), []byte(new)), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	expectExit(t, 1, n.args(), n.dir, "damaged data", "checksum")
+	if replaced == 0 {
+		t.Fatalf("%.20q is nowhere in %v", old, segments)
+	}
 }
 
 // The limit on the size of files stands for a disk that is full.
@@ -114,6 +133,12 @@ func TestANodeWhoseDiskFailsSaysSoAndEnds(t *testing.T) {
 		t.Skip("needs bash, for ulimit")
 	}
 	n := newNode(t, "node0")
+	n.start(t) // which makes the files of the log
+	waitReady(t, n)
+	n.signal(syscall.SIGTERM)
+	if code := n.exitCode(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
 	n.process = startCommand(t, bash, append([]string{"-c", `ulimit -f 1024; exec "$@"`, "bash", kvd}, n.args()...)...)
 	waitReady(t, n)
 	value := strings.Repeat("v", 100_000)
@@ -130,4 +155,20 @@ func TestANodeWhoseDiskFailsSaysSoAndEnds(t *testing.T) {
 	}
 	n.waitOutput("kvd: the node has stopped: ")
 	n.waitOutput("file too large")
+}
+
+func TestAFirstStartWithoutRoomForALogSaysSoAndCanBeRepeated(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("needs bash, for ulimit")
+	}
+	n := newNode(t, "node0")
+	n.process = startCommand(t, bash, append([]string{"-c", `ulimit -f 1024; exec "$@"`, "bash", kvd}, n.args()...)...)
+	if code := n.exitCode(); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	n.waitOutput(n.dir)
+	n.waitOutput("file too large")
+	n.start(t)
+	waitReady(t, n)
 }

@@ -72,6 +72,7 @@ func runLog(t *testing.T, code int, args ...string) (stdout, stderr string) {
 		`(request|identity|cluster) [0-9a-f]+`: "$1 ID",
 		`(?m)^[0-9a-f]{8} `:                    "CHECKSUM ",
 		`\d+-\d+-\d{13}`:                       "SNAPSHOT",
+		`at offset \d+`:                        "at offset OFFSET",
 	} {
 		text = regexp.MustCompile(pattern).ReplaceAllString(text, with)
 	}
@@ -159,20 +160,15 @@ func TestALogCanBeReadAsJSON(t *testing.T) {
 
 func TestWhatIsDamagedInALogIsNamed(t *testing.T) {
 	dir := writeLog(t)
-	path := filepath.Join(dir, "raft.db")
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	data = bytes.ReplaceAll(data, []byte("large "), []byte("larger")) // bbolt may have left older copies of the page
+	replaceInLog(t, dir, "large ", "larger")
 	snapshots, err := filepath.Glob(filepath.Join(dir, "snapshots", "*"))
-	if err := errors.Join(err, os.WriteFile(path, data, 0o600), os.RemoveAll(filepath.Join(snapshots[0], "state.bin"))); err != nil {
+	if err := errors.Join(err, os.RemoveAll(filepath.Join(snapshots[0], "state.bin"))); err != nil {
 		t.Fatal(err)
 	}
 
 	stdout, stderr := runLog(t, 1, dir)
 	for _, text := range []string{
-		"CHECKSUM DAMAGED          7      3 command            174 entry 7 does not match its checksum\n" + strings.Repeat(" ", 59) + "set color green; ",
+		"CHECKSUM DAMAGED          7      3 command            174 segment-000001 at offset OFFSET: entry 7 does not match its checksum\n" + strings.Repeat(" ", 59) + "set color green; ",
 		"CHECKSUM ok               8      3 command             36 delete color; ",
 		"snapshot SNAPSHOT: DAMAGED: snapshot " + filepath.Dir(snapshots[0]),
 	} {
@@ -180,14 +176,19 @@ func TestWhatIsDamagedInALogIsNamed(t *testing.T) {
 			t.Errorf("it does not say %q:\n%s", text, stdout)
 		}
 	}
-	if lines := strings.Split(stderr, "\n"); len(lines) != 3 || !strings.Contains(lines[0], "state.bin") || lines[1] != "kvd: damaged data: entry 7 does not match its checksum" {
+	if lines := strings.Split(stderr, "\n"); len(lines) != 3 || !strings.Contains(lines[0], "state.bin") || !regexp.MustCompile(`^kvd: damaged data: segment-000001 at offset \d+: entry 7 does not match its checksum$`).MatchString(lines[1]) {
 		t.Errorf("standard error is %q", stderr)
 	}
 	stdout, _ = runLog(t, 1, "-json", "-from", "7", "-to", "7", dir)
-	if !strings.Contains(stdout, `"verdict":"damaged","index":7,`) || !strings.Contains(stdout, `"error":"entry 7 does not match its checksum"`) {
+	if !strings.Contains(stdout, `"verdict":"damaged","index":7,`) || !strings.Contains(stdout, `"error":"segment-000001 at offset OFFSET: entry 7 does not match its checksum"`) {
 		t.Error(stdout)
 	}
 
+	if err := os.RemoveAll(filepath.Join(dir, "raft.log")); err != nil {
+		t.Fatal(err)
+	}
+	expectExit(t, 1, []string{"log", dir}, "DAMAGED", filepath.Join(dir, "raft.log")+" is missing")
+	path := filepath.Join(dir, "raft.db")
 	if err := errors.Join(os.Remove(path), os.RemoveAll(filepath.Join(dir, "snapshots"))); err != nil {
 		t.Fatal(err)
 	}
@@ -207,11 +208,7 @@ func TestTheFirstOfManyDamagedPlacesAreNamed(t *testing.T) {
 	if err := errors.Join(err, s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "raft.db")
-	data, err := os.ReadFile(path)
-	if err := errors.Join(err, os.WriteFile(path, bytes.ReplaceAll(data, []byte("marked"), []byte("market")), 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	replaceInLog(t, dir, "marked", "market")
 	stdout, stderr := runLog(t, 1, dir)
 	if n := strings.Count(stdout, " DAMAGED "); n != 25 {
 		t.Errorf("%d entries are marked", n)

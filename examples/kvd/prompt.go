@@ -24,7 +24,7 @@ func isNew(dir string) bool {
 // hasData reports whether there is a node's data in dir, whole or not: each start makes
 // raft.db before it remembers flags.
 func hasData(dir string) bool {
-	for _, name := range []string{"raft.db", "snapshots"} {
+	for _, name := range []string{"raft.db", "raft.log", "snapshots"} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
 			return true
 		}

@@ -106,7 +106,7 @@ func TestADirectoryWithoutANodeIsNew(t *testing.T) {
 	if !isNew(filepath.Join(dir, "absent")) || !isNew(dir) {
 		t.Error("an absent and an empty directory are not new")
 	}
-	for _, name := range []string{memoryFile, "raft.db"} { // the latter alone is of another program, or of former times
+	for _, name := range []string{memoryFile, "raft.db", "raft.log"} { // without the first it is of another program, or of former times
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)

@@ -1,8 +1,8 @@
 // Package boltlog keeps raft's log, and the few values that a node must not forget, in one
 // file, raft.db, as raft-boltdb writes it. It adds what bbolt leaves to its users: a file
 // that is damaged, lost, or another process's is an error and never a panic, an empty log
-// or an endless wait; what bit rot does is noticed before bbolt sees it; and a file that
-// is mostly free becomes a smaller one.
+// or an endless wait; what bit rot does is noticed before bbolt sees it; and a file whose
+// log is kept elsewhere by now is replaced by one without entries.
 //
 // [Read] opens a file without writing to it, and [File.OpenForWriting] goes on from there.
 // [OpenReader] is for a look at a file whatever its state. Nothing here knows what the
@@ -20,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -28,7 +27,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"github.com/kvraft/kvraft/internal/durable"
@@ -51,6 +49,8 @@ type File struct {
 	path  string
 	wait  time.Duration // for its lock
 	found fileState
+
+	syncDir func(dir string) error // [durable.SyncDir], or a test's
 }
 
 // handle is a file that is open.
@@ -73,21 +73,26 @@ var RecordKey = []byte("kvraft")
 // kvraft's was written by other software.
 var RaftKeys = [][]byte{[]byte("CurrentTerm"), []byte("LastVoteTerm"), []byte("LastVoteCand")}
 
-// closePatience is how long Close waits for bbolt.
+// closePatience is how long a Close waits for the disk.
 const closePatience = 2 * time.Second
 
 // Close closes the file. bbolt's Close waits for a write that hangs, and for
-// ever where a memory fault has left one of bbolt's mutexes locked. Then Close
-// returns an error and leaves the file, and its lock, to the end of the process:
-// whoever opened it now could meet the write that hangs.
-func (b *handle) Close() error {
+// ever where a memory fault has left one of bbolt's mutexes locked.
+func (b *handle) Close() error { return CloseSoon(b.path, b.BoltStore.Close) }
+
+// ErrHangs is what CloseSoon returns if it has closed nothing.
+var ErrHangs = errors.New("an operation on it has not ended")
+
+// CloseSoon closes what is at path, or soon returns an [ErrHangs] and leaves it, with a lock
+// on it, to the end of the process: whoever opened it now could meet the write that hangs.
+func CloseSoon(path string, close func() error) error {
 	closed := make(chan error, 1)
-	go func() { closed <- b.BoltStore.Close() }()
+	go func() { closed <- close() }()
 	select {
 	case err := <-closed:
 		return err
 	case <-time.After(closePatience):
-		return fmt.Errorf("close %s: an operation on it has not ended; it stays locked until this process ends", b.path)
+		return fmt.Errorf("close %s: %w; it stays locked until this process ends", path, ErrHangs)
 	}
 }
 
@@ -101,7 +106,7 @@ type fileState struct {
 // nobody writes to it. It waits that long for another process to let go of the file, and
 // then returns an error that wraps [errs.Locked]. It writes nothing.
 func Read(path string, wait time.Duration) (*File, error) {
-	f := &File{store: raft.NewInmemStore(), path: path, wait: wait}
+	f := &File{store: raft.NewInmemStore(), path: path, wait: wait, syncDir: durable.SyncDir}
 	there, err := find(path)
 	if err == nil && there {
 		f.base, f.found, err = verify(path, wait)
@@ -114,25 +119,42 @@ func Read(path string, wait time.Duration) (*File, error) {
 }
 
 // OpenForWriting opens the file for writing, or makes it, unless another process has used
-// it since it was read. It may be compacted first.
-func (f *File) OpenForWriting(compact bool, log hclog.Logger) error {
+// it since it was read.
+func (f *File) OpenForWriting() error {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	from := int64(compactFrom)
-	if !compact {
-		from = math.MaxInt64
+	base, err := openFound(f.path, f.found, f.wait)
+	if err != nil {
+		return err
 	}
-	base, err := openFound(f.path, f.found, from, f.wait, log)
+	f.base, f.store = base, base
+	return f.syncName()
+}
+
+// syncName comes before the first write: whoever has replaced the file may have been killed
+// before its name was on disk, and a power loss would bring the old file back, without what
+// is written now.
+func (f *File) syncName() error {
+	path, err := filepath.EvalSymlinks(f.path)
 	if err == nil {
-		f.base, f.store = base, base
+		err = f.syncDir(filepath.Dir(path))
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("open %s: %w", f.path, err)
+	}
+	return nil
 }
 
 // Tidy removes what crashes at the birth of the file have left, and makes sure that its
-// loss would be noticed.
-func (f *File) Tidy() error { return errors.Join(removeUnfinished(f.path), mark(f.path)) }
+// loss would be noticed. Where the file is behind a link, it is born there.
+func (f *File) Tidy() error {
+	linked, err := filepath.EvalSymlinks(f.path)
+	if err == nil {
+		err = errors.Join(removeUnfinished(linked), removeUnfinished(f.path))
+	}
+	return errors.Join(err, mark(f.path))
+}
 
 // Close closes the file.
 func (f *File) Close() (err error) {
@@ -167,14 +189,11 @@ func verify(path string, wait time.Duration) (*handle, fileState, error) {
 // openFound opens the raft.db at path for writing, which Read has found in that state
 // and let go of since. It returns errs.Locked if another process has used it meanwhile.
 // Where there was none, it and its directory are created: a file that is there is never
-// taken for a new one, however short, as it is created under another name. One of
-// compactFrom bytes that is mostly free is compacted, or that fails with a warning.
-// Nothing else is written.
-func openFound(path string, found fileState, compactFrom int64, wait time.Duration, log hclog.Logger) (base *handle, err error) {
+// taken for a new one, however short, as it is created under another name. Nothing else
+// is written.
+func openFound(path string, found fileState, wait time.Duration) (base *handle, err error) {
 	if found.file == nil {
 		found, err = create(path, wait)
-	} else {
-		found, err = tryToCompact(path, found, compactFrom, wait, log)
 	}
 	if err == nil {
 		base, err = reopen(path, found, wait)
@@ -316,8 +335,8 @@ func bboltOptions(wait time.Duration) *bbolt.Options {
 	return &bbolt.Options{
 		// bbolt would wait for ever.
 		Timeout: wait,
-		// The list of free pages can be found again, and is long after a
-		// compaction: it is not worth writing in each transaction.
+		// The list of free pages can be found again: it is not worth writing in each
+		// transaction.
 		NoFreelistSync: true,
 		FreelistType:   bbolt.FreelistMapType,
 	}

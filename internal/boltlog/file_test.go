@@ -3,15 +3,14 @@ package boltlog
 import (
 	"bytes"
 	"errors"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/kvraft/kvraft/internal/disktest"
 	"github.com/kvraft/kvraft/internal/errs"
 )
@@ -22,7 +21,7 @@ func openTest(path string, wait time.Duration) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f.OpenForWriting(true, hclog.NewNullLogger()); err != nil {
+	if err := f.OpenForWriting(); err != nil {
 		return nil, err
 	}
 	return f, f.Tidy()
@@ -37,6 +36,21 @@ func TestADirectoryInUseIsLocked(t *testing.T) {
 	defer base.Close()
 	if _, err := openTest(path, time.Millisecond); !errors.Is(err, errs.Locked) || !strings.Contains(err.Error(), path) {
 		t.Fatalf("got %v", err)
+	}
+}
+
+func TestWhatCannotBeClosedSoonSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		goOn := make(chan struct{})
+		err := CloseSoon("raft.db", func() error { <-goOn; return nil })
+		close(goOn)
+		if !errors.Is(err, ErrHangs) {
+			t.Errorf("a close that hangs: %v", err)
+		}
+	})
+	failed := errors.New("cannot be closed")
+	if err := CloseSoon("raft.db", func() error { return failed }); err != failed {
+		t.Errorf("a close that fails: %v", err)
 	}
 }
 
@@ -123,7 +137,7 @@ func TestARaftDBThatIsOpenedIsNotWrittenTo(t *testing.T) {
 	before := disktest.Tree(t, dir)
 	base, err := Read(path, time.Second)
 	disktest.Must(t, err)
-	disktest.Must(t, base.OpenForWriting(false, hclog.NewNullLogger()))
+	disktest.Must(t, base.OpenForWriting())
 	disktest.WantSameTree(t, dir, before)
 	disktest.Must(t, errors.Join(base.Set(RecordKey, []byte("record")), base.Close()))
 }
@@ -138,10 +152,8 @@ func TestARaftDBThatAnotherProcessHasUsedSinceItWasReadIsLocked(t *testing.T) {
 	disktest.Must(t, err)
 	disktest.Must(t, other.Close())
 	before := disktest.Tree(t, path)
-	for _, from := range []int64{1, math.MaxInt64} { // it may be compacted, or not
-		if _, err := openFound(path, file.found, from, time.Second, hclog.NewNullLogger()); !errors.Is(err, errs.Locked) {
-			t.Errorf("err = %v", err)
-		}
+	if _, err := openFound(path, file.found, time.Second); !errors.Is(err, errs.Locked) {
+		t.Errorf("err = %v", err)
 	}
 	disktest.WantSameTree(t, path, before)
 }

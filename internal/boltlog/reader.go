@@ -98,6 +98,9 @@ func (r *Reader) Entries(visit func(index uint64, entry *raft.Log, size int, err
 		}
 		entry := new(raft.Log)
 		err := Contain(func() error { return codec.NewDecoderBytes(e.value, new(codec.MsgpackHandle)).Decode(entry) })
+		if err != nil {
+			entry = nil
+		}
 		stop = visit(binary.BigEndian.Uint64(e.key), entry, len(e.value), err)
 		return stop
 	}

@@ -17,11 +17,12 @@ import (
 )
 
 // A directory of hraftd's is taken over by the first start on it. It has a raft.db
-// as kvraft has, without checksums and without a record, whose commands are JSON,
-// and snapshots that are one JSON object. They stay as they are: to write the record
-// is all that makes the directory kvraft's, in one operation, and until then hraftd
-// could go on from it. Entries below ChecksummedFrom are read as hraftd's for as
-// long as they are there, and so is a snapshot, until the next one replaces it.
+// with all of the log, without checksums and without a record, whose commands are JSON,
+// and snapshots that are one JSON object. The entries are copied into segments as they
+// are, see files; to write the record, which names the copy, is what makes the directory
+// kvraft's, in one operation, and until then hraftd could go on from it. Entries below
+// ChecksummedFrom are read as hraftd's for as long as they are there, and so is a
+// snapshot, until the next one replaces it.
 
 // readHraftds reads into m, which is no record yet, what raft has kept in the base
 // store, and reports whether there is anything.
@@ -107,7 +108,7 @@ func (l *Log) FindOwner(config raft.Configuration, index uint64) (err error) {
 	if l.whose == nil {
 		return fmt.Errorf("%w: this is the data of hraftd, which a node takes over when it is started on it", errs.Invalid)
 	}
-	if config, err = l.newestConfiguration(config, index); err == nil {
+	if config, err = newestConfiguration(l, config, index); err == nil {
 		l.owner, err = l.whose(config)
 	}
 	if err != nil {
@@ -116,7 +117,7 @@ func (l *Log) FindOwner(config raft.Configuration, index uint64) (err error) {
 	return nil
 }
 
-func (l *Log) newestConfiguration(config raft.Configuration, from uint64) (raft.Configuration, error) {
+func newestConfiguration(l *Log, config raft.Configuration, from uint64) (raft.Configuration, error) {
 	first, last := l.Bounds()
 	for index := last; index >= first && index > from; index-- {
 		var entry raft.Log
@@ -130,10 +131,13 @@ func (l *Log) newestConfiguration(config raft.Configuration, from uint64) (raft.
 	return config, nil
 }
 
-// takeOver writes the record of a node whose newest snapshot is newest. It is the
-// first operation that changes anything, and the only one that is needed.
+// takeOver writes the record of a node whose newest snapshot is newest. What came before
+// it has changed nothing that hraftd reads; from here on the log is the copy.
 func (l *Log) takeOver(newest SnapshotMark) error {
-	err := l.stable.Update(func(m *Record) { m.ID, m.Snapshot = l.owner, newest })
+	err := l.stable.Update(func(m *Record) { m.ID, m.Snapshot, m.Log = l.owner, newest, l.logName })
+	if err == nil {
+		err = l.base.Adopt(l.logName)
+	}
 	if err != nil {
 		return fmt.Errorf("take over from hraftd: %w", err)
 	}

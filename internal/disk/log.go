@@ -2,13 +2,14 @@
 // its term, its vote, its identity and its promises. A [Log] is what raft sees of the one,
 // and its [Stable] what raft sees of the other.
 //
-// A log stands on a raft.db or on a store of the user's own, see engine, and puts before
-// it what raft counts on: a checksum for each entry, the newest entries in memory, a
-// watchdog for a disk that hangs, and the end of the node at the first error. [Open] reads
-// all of it and writes nothing; then come [Log.OpenForWriting], [Log.Settle] with the
-// newest snapshot, and [Log.Tidy]; raft runs; then [Log.Flush] and [Log.Close]. A
-// directory that is hraftd's is taken over on the way, and one that is another program's
-// is refused. [OpenReader] is for a look at a stopped node's log, damaged or not.
+// A log stands on a directory of segments beside a raft.db, which has the record, or on a
+// store of the user's own, see engine. It puts before that what raft counts on: a checksum
+// for each entry, the newest entries in memory, a watchdog for a disk that hangs, and the
+// end of the node at the first error. [Open] reads all of it and writes nothing; then come
+// [Log.OpenForWriting], [Log.Settle] with the newest snapshot, and [Log.Tidy]; raft runs;
+// then [Log.Flush] and [Log.Close]. A directory that is hraftd's is taken over on the way,
+// and one that is another program's is refused. [OpenReader] is for a look at a stopped
+// node's log, damaged or not.
 //
 // Methods may be called from any goroutine once raft runs. Two channels take the place of
 // locks, as they are held while the disk writes: the Log's end, for where the log ends, and
@@ -49,8 +50,9 @@ type Log struct {
 	// hraftd has written and no record yet.
 	fresh, hraftds bool
 	// whose tells which member a store of hraftd's is, and owner is what it has told.
-	whose func(raft.Configuration) (id string, err error)
-	owner string
+	whose   func(raft.Configuration) (id string, err error)
+	owner   string
+	logName string // of the log in the engine, for the record
 	// severed is the first of the entries in front of a gap; 0: there is none.
 	severed uint64
 	hooks   atomic.Pointer[Hooks] // nil: raft has yet to start
@@ -77,7 +79,7 @@ func (l *Log) Flush() error {
 	return l.stable.raiseTail()
 }
 
-// Close closes the raft.db.
+// Close closes the files, and lets go of the directory.
 func (l *Log) Close() error {
 	if l.base == nil {
 		return nil
@@ -308,8 +310,8 @@ func (l *Log) deleteStored(low, high uint64) error {
 	return l.write("delete entries", 0, func() error { return l.base.DeleteRange(low, high) })
 }
 
-// Settle makes the record and the log fit the newest snapshot that was found. It is the
-// first to write, and comes before raft starts.
+// Settle makes the record and the log fit the newest snapshot that was found. It comes
+// before raft starts.
 func (l *Log) Settle(newest SnapshotMark) (err error) {
 	switch {
 	case l.hraftds:

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -12,10 +11,8 @@ import (
 	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/raftrpc"
+	"github.com/kvraft/kvraft/internal/wal"
 )
-
-// lockPatience is how long a start waits for another process to let go of the raft.db.
-const lockPatience = time.Second
 
 // defaultLogCache is how many bytes of the newest entries stay in memory.
 const defaultLogCache = 64 << 20
@@ -29,12 +26,13 @@ type Store interface {
 
 // Options is what Open can be told.
 type Options struct {
-	Dir        string        // the data directory
-	Store      Store         // the user's own, in place of a raft.db in dir; nil: none
-	Name       string        // what errors call the store, such as the path of its file; empty: log store
-	CacheBytes int64         // of the newest entries kept in memory; 0: 64 MiB
-	Stall      time.Duration // a small write that lasts longer stops the node; 0: no limit
-	Logger     hclog.Logger  // nil: none
+	Dir         string        // the data directory
+	Store       Store         // the user's own, in place of files in Dir; nil: none
+	Name        string        // what errors call the store, such as the path of its file; empty: log store
+	CacheBytes  int64         // of the newest entries kept in memory; 0: 64 MiB
+	SegmentSize int64         // of the log's files, in bytes; 0: wal.DefaultSegmentSize
+	Stall       time.Duration // a small write that lasts longer stops the node; 0: no limit
+	Logger      hclog.Logger  // nil: none
 
 	// Whose tells which of the members a directory of hraftd's is; nil: it is not
 	// to be taken over.
@@ -61,8 +59,19 @@ type Hooks struct {
 // is not touched again but for Close.
 type engine interface {
 	Store
-	// OpenForWriting makes what is not there yet, and may compact the rest.
-	OpenForWriting(compact bool, log hclog.Logger) error
+	// OpenLog is told which log the record names; "": none.
+	OpenLog(name string) error
+	// Entries reads the entries that the store has between first and last, or why it
+	// cannot.
+	Entries(first, last uint64, visit func(index uint64, entry *raft.Log, err error) error) error
+	// OpenForWriting makes what is not there yet. The log is from first to last; its name
+	// is for the record, if it has one.
+	OpenForWriting(first, last uint64) (name string, err error)
+	// Adopt makes the log that the record names from now on the one that is written to. The
+	// record has been written since OpenForWriting.
+	Adopt(name string) error
+	// Doubt is what a crash has left open about the end of the log.
+	Doubt() wal.Doubt
 	// Tidy removes what crashes have left, once the node has begun to write.
 	Tidy() error
 	Close() error
@@ -71,18 +80,46 @@ type engine interface {
 // borrowed is a store of the user's: it is open, and theirs to close.
 type borrowed struct{ Store }
 
-func (borrowed) OpenForWriting(bool, hclog.Logger) error { return nil }
-func (borrowed) Tidy() error                             { return nil }
-func (borrowed) Close() error                            { return nil }
+func (b borrowed) Entries(first, last uint64, visit func(uint64, *raft.Log, error) error) error {
+	return readEntries(b.Store, first, last, visit)
+}
+
+func (borrowed) OpenForWriting(uint64, uint64) (string, error) { return "", nil }
+func (borrowed) Adopt(string) error                            { return nil }
+func (borrowed) Doubt() wal.Doubt                              { return wal.Doubt{} }
+func (borrowed) Tidy() error                                   { return nil }
+func (borrowed) Close() error                                  { return nil }
+
+func (borrowed) OpenLog(name string) error {
+	if name != "" {
+		return fmt.Errorf("%w: its record is that of a node with a log of its own, in %s", errs.Damaged, logDir)
+	}
+	return nil
+}
+
+// readEntries reads entries one by one.
+func readEntries(from raft.LogStore, first, last uint64, visit func(uint64, *raft.Log, error) error) error {
+	for index := first; index <= last && last > 0; index++ {
+		var entry raft.Log // a new one: a decoder may keep what it does not find, or write into old slices
+		err := boltlog.Contain(func() error { return from.GetLog(index, &entry) })
+		if err := visit(index, &entry, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // readOnly lets nothing through to an engine that would change it.
 type readOnly struct{ engine }
 
-func (readOnly) StoreLog(*raft.Log) error         { return nil }
-func (readOnly) StoreLogs([]*raft.Log) error      { return nil }
-func (readOnly) DeleteRange(uint64, uint64) error { return nil }
-func (readOnly) Set([]byte, []byte) error         { return nil }
-func (readOnly) SetUint64([]byte, uint64) error   { return nil }
+func (readOnly) StoreLog(*raft.Log) error                      { return nil }
+func (readOnly) StoreLogs([]*raft.Log) error                   { return nil }
+func (readOnly) DeleteRange(uint64, uint64) error              { return nil }
+func (readOnly) Set([]byte, []byte) error                      { return nil }
+func (readOnly) SetUint64([]byte, uint64) error                { return nil }
+func (readOnly) OpenForWriting(uint64, uint64) (string, error) { return "", nil }
+func (readOnly) Adopt(string) error                            { return nil }
+func (readOnly) Tidy() error                                   { return nil }
 
 // Open reads the whole of a log and returns it as raft may use it, or an error that
 // wraps [errs.Damaged] and says what is wrong with which entry. It writes nothing: see
@@ -97,7 +134,7 @@ func Open(opt Options) (*Log, error) {
 		whose:     opt.Whose,
 		end:       make(chan struct{}, 1),
 	}
-	err := l.openBase(opt.Store)
+	err := l.openBase(opt.Store, opt.SegmentSize)
 	if err == nil {
 		l.stable = &Stable{failStop: l.failStop, base: l.base, name: l.name, stored: l.stored, turn: make(chan struct{}, 1)}
 		if err = boltlog.Contain(l.load); err != nil {
@@ -110,21 +147,32 @@ func Open(opt Options) (*Log, error) {
 	return l, nil
 }
 
-func (l *Log) openBase(own Store) error {
+func (l *Log) openBase(own Store, segmentSize int64) error {
 	if own != nil {
 		l.base = borrowed{own}
 		return nil
 	}
-	file, err := boltlog.Read(filepath.Join(l.dir, boltlog.Name), lockPatience)
+	base, err := openFiles(l.dir, wal.Options{SegmentSize: segmentSize, Logger: l.log})
 	if err == nil {
-		l.base = file
+		l.base = base
 	}
 	return err
 }
 
-// OpenForWriting is the second step. What is hraftd's is not compacted before the record
-// has made it kvraft's.
-func (l *Log) OpenForWriting() error { return l.base.OpenForWriting(!l.hraftds, l.log) }
+// OpenForWriting is the second step. It writes the record, even if it is the same, so that
+// another process that has read the log before knows that there was this start. The log of
+// what is hraftd's is left when the record makes it kvraft's.
+func (l *Log) OpenForWriting() (err error) {
+	first, last := l.Bounds()
+	l.logName, err = l.base.OpenForWriting(first, last)
+	if err != nil || l.hraftds || l.logName == "" {
+		return err
+	}
+	if err := l.stable.nameLog(l.logName); err != nil {
+		return err
+	}
+	return l.base.Adopt(l.logName)
+}
 
 // PretendWriting takes the place of OpenForWriting where nothing may be written. What the
 // log store is told to write it knows from then on all the same.
@@ -133,14 +181,20 @@ func (l *Log) PretendWriting() {
 	l.stable.base = l.base
 }
 
+// Doubt is what a crash has left open about the end of the log; see there.
+func (l *Log) Doubt() wal.Doubt { return l.base.Doubt() }
+
 // SetHooks is for when raft has started.
 func (l *Log) SetHooks(h Hooks) { l.hooks.Store(&h) }
 
-// Tidy removes what crashes have left beside the log.
+// Tidy removes what crashes have left beside the log, and what is elsewhere by now.
 func (l *Log) Tidy() error { return l.base.Tidy() }
 
 func (l *Log) load() (err error) {
 	if l.fresh, l.hraftds, err = l.stable.load(); err != nil {
+		return err
+	}
+	if err := l.base.OpenLog(l.stable.record.Load().Log); err != nil {
 		return err
 	}
 	if err := l.loadEntries(); err != nil {
@@ -172,26 +226,35 @@ func (l *Log) loadEntries() error {
 	if tail := l.stable.record.Load().Tail; last < tail {
 		return fmt.Errorf("the log ends at entry %d, but entries up to %d were stored", last, tail)
 	}
-	var term uint64
-	for index := first; index <= last && last > 0; index++ {
-		var entry raft.Log
-		err := l.read(index, &entry)
-		if l.stable.record.Load().isOld(index) && errors.Is(err, raft.ErrLogNotFound) {
+	if err := l.base.Entries(first, last, entryLoader(l, first, current)); err != nil {
+		return err
+	}
+	if _, reached := l.Bounds(); reached != last {
+		return fmt.Errorf("entry %d, the last one, is missing", last)
+	}
+	return nil
+}
+
+// entryLoader takes the entries of a log that begins with first, each after its check.
+func entryLoader(l *Log, first, current uint64) func(uint64, *raft.Log, error) error {
+	record, term := l.stable.record.Load(), uint64(0)
+	return func(index uint64, entry *raft.Log, err error) error {
+		if record.isOld(index) && errors.Is(err, raft.ErrLogNotFound) {
 			l.severed = first
 			l.dropFrom(0)
-			continue
+			return nil
 		}
 		if err != nil {
+			return fmt.Errorf("read entry %d: %w", index, err)
+		}
+		if err := record.verifyEntry(entry, index); err != nil {
 			return err
 		}
 		if entry.Term < term || entry.Term > current {
 			return fmt.Errorf("entry %d is of term %d, between ones of term %d and the node's term %d", index, entry.Term, term, current)
 		}
 		term = entry.Term
-		l.append(&entry)
+		l.append(entry)
+		return nil
 	}
-	if _, reached := l.Bounds(); reached != last {
-		return fmt.Errorf("entry %d, the last one, is missing", last)
-	}
-	return nil
 }

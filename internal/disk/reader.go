@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/boltlog"
 	"github.com/kvraft/kvraft/internal/errs"
+	"github.com/kvraft/kvraft/internal/wal"
 )
 
 // Reader is what a stopped node has of a log, damaged or not, and of its record.
@@ -19,7 +20,9 @@ type Reader struct {
 	Record Record
 	Err    error // what is wrong with the raft.db, or with the record; nil: nothing
 
+	dir  string
 	file *boltlog.Reader
+	lost bool // the record cannot be read, and does not name the log
 }
 
 // OpenReader opens the log of the stopped node in dir, to look at it. Nothing in dir is
@@ -31,7 +34,8 @@ func OpenReader(dir string) (*Reader, error) {
 	if err != nil && !errors.Is(err, errs.Damaged) {
 		return nil, nameForeign(dir, nil, false, err)
 	}
-	r := &Reader{file: file, Err: err, Record: Record{ChecksummedFrom: math.MaxUint64}}
+	r := &Reader{dir: dir, file: file, Err: err, Record: Record{ChecksummedFrom: math.MaxUint64}}
+	r.lost = !file.CanRead()
 	if file.CanRead() {
 		r.Err = errors.Join(err, r.readRecord())
 	}
@@ -69,14 +73,31 @@ func (r *Reader) readRecord() error {
 	stored, found := values[string(boltlog.RecordKey)]
 	if !found {
 		r.Record.Raft = values // hraftd's
-		return damage
+		return errors.Join(damage, checkNoLog(r.dir))
 	}
 	m, err := DecodeRecord(stored)
 	if err != nil {
+		r.lost = true
 		return err
 	}
 	r.Record = m
-	return damage
+	if m.Log == "" {
+		return errors.Join(damage, checkNoLog(r.dir))
+	}
+	return errors.Join(damage, r.checkNoEntries())
+}
+
+// checkNoEntries reads what is beside a log in segments in the raft.db, where the log was
+// before: none of it is the log, but a start is refused if the file is damaged there.
+func (r *Reader) checkNoEntries() error {
+	err := r.file.Entries(
+		func(uint64, *raft.Log, int, error) error { return nil },
+		func(_ uint64, err error) error { return err },
+	)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errs.Damaged, err)
+	}
+	return nil
 }
 
 // Entry is an entry, or, without one, something that is wrong from an index on.
@@ -91,13 +112,37 @@ type Entry struct {
 // what is wrong: with the entry beside it, or with a place where entries should be. The
 // log goes on behind it, until yield returns false.
 func (r *Reader) Entries(from, to, snapshot uint64, yield func(Entry, error) bool) {
-	if !r.file.CanRead() {
-		return // err says why
-	}
 	reading := &logReading{record: &r.Record, whole: r.Err == nil, from: from, to: to, snapshot: snapshot, yield: yield}
-	if r.file.Entries(reading.visit, reading.skip) == nil {
+	if r.entries(reading) == nil {
 		reading.end()
 	}
+}
+
+func (r *Reader) entries(reading *logReading) error {
+	dir, id, err := r.findSegments()
+	switch {
+	case err != nil:
+		return reading.skip(0, err)
+	case dir != "":
+		return wal.Inspect(dir, id, reading.visit, reading.skip)
+	case r.file.CanRead():
+		return r.file.Entries(reading.visit, reading.skip)
+	}
+	return errStop // r.Err says why
+}
+
+// findSegments finds the log in segments; "": there is none. One that no record names any
+// more names itself.
+func (r *Reader) findSegments() (dir string, id wal.ID, err error) {
+	if r.Record.Log != "" {
+		return findLog(r.dir, r.Record.Log)
+	}
+	if dir := filepath.Join(r.dir, logDir); r.lost {
+		if id, found := wal.FindID(dir); found {
+			return dir, id, nil
+		}
+	}
+	return "", id, nil
 }
 
 // logReading reads the log once.
@@ -123,19 +168,18 @@ func (r *logReading) visit(index uint64, entry *raft.Log, size int, err error) e
 	if index < r.from {
 		return nil
 	}
-	e := Entry{Index: index, Size: size}
 	if err == nil {
-		e.Log, err = entry, r.verify(index, entry)
-	} else {
+		err = r.verify(index, entry)
+	} else if !errors.Is(err, errs.Damaged) { // else it says where
 		err = fmt.Errorf("%w: read entry %d: %w", errs.Damaged, index, err)
 	}
-	if !r.yield(e, err) {
+	if !r.yield(Entry{index, size, entry}, err) {
 		return errStop
 	}
 	return nil
 }
 
-// skip takes note of a page that cannot be read.
+// skip takes note of a page or a segment that cannot be read.
 func (r *logReading) skip(low uint64, err error) error {
 	if r.unread == nil {
 		r.unread = err

@@ -14,9 +14,9 @@ import (
 	"github.com/kvraft/kvraft/internal/roster"
 )
 
-// recordFormat is the newest format of the record that this version reads,
-// and the one it writes.
-const recordFormat = 1
+// recordFormat is the newest format of the record that this version reads: 2 has a Log,
+// without which what it says of the log would be said of that in raft.db.
+const recordFormat = 2
 
 // Record is what a node must not forget, beside its log and its snapshots.
 //
@@ -35,6 +35,10 @@ type Record struct {
 	// Places are the promises of this node to find members at other addresses than the
 	// configuration says.
 	Places map[raft.ServerID]PlacePromise `json:"Places,omitempty"`
+
+	// Log is the id, in hex digits, of the log in segments that is the node's; "": its log
+	// is in raft.db, or in a store of the user's.
+	Log string `json:"Log,omitempty"`
 
 	// Tail is an index up to which the log is known to reach. It is raised
 	// for nothing whenever the record is written anyway, and lowered before
@@ -89,6 +93,14 @@ func (m Record) ServerID() raft.ServerID {
 		return raft.ServerID(m.ID)
 	}
 	return raft.ServerID(m.ID + "#" + m.Identity)
+}
+
+// format is the one in which the record is written.
+func (m *Record) format() int {
+	if m.Log == "" {
+		return 1
+	}
+	return recordFormat
 }
 
 // IsLegacy reports whether the node was taken over from hraftd, which minted no

@@ -30,11 +30,11 @@ func TestRecordIsDamagedByAnyFlippedBit(t *testing.T) {
 }
 
 func TestARecordOfANewerVersionIsRefusedAsSuch(t *testing.T) {
-	stored, err := Record{Format: 2}.Encode()
+	stored, err := Record{Format: recordFormat + 1}.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := DecodeRecord(stored); err == nil || errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "newer version") {
+	if _, err := DecodeRecord(stored); !errors.Is(err, errs.Newer) || errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "newer version") {
 		t.Fatalf("got %v", err)
 	}
 }

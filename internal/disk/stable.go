@@ -42,9 +42,9 @@ func (s *Stable) load() (fresh, hraftds bool, err error) {
 	if len(stored) > 0 {
 		m, err := DecodeRecord(stored)
 		s.record.Store(&m)
-		return false, false, err
+		return m.Log != "" && m.ID == "" && m.Snapshot == (SnapshotMark{}), false, err
 	}
-	m := Record{Format: recordFormat}.clone()
+	m := Record{Format: 1}.clone()
 	s.record.Store(&m)
 	hraftds, err = s.readHraftds(&m)
 	return !hraftds, hraftds, err
@@ -82,8 +82,28 @@ func (s *Stable) UpdateIf(change func(*Record) bool) error {
 	if !change(&next) {
 		return s.Err()
 	}
-	next.Format = recordFormat
 	next.Tail = s.stored()
+	return s.store(next)
+}
+
+// nameLog makes the record name the log, and writes it in any case. It counts on no more of
+// a log that it has named before: after a crash that may not be on disk yet.
+func (s *Stable) nameLog(name string) error {
+	if err := s.hold(s.turn); err != nil {
+		return err
+	}
+	defer func() { <-s.turn }()
+
+	next := s.Record()
+	if next.Log != name { // a copy, which is on disk
+		next.Log, next.Tail = name, s.stored()
+	}
+	return s.store(next)
+}
+
+// store is for the one that holds the turn.
+func (s *Stable) store(next Record) error {
+	next.Format = next.format()
 	stored, err := next.Encode()
 	if err != nil {
 		return err

@@ -84,6 +84,7 @@ type Node struct {
 	RequestIDs *command.IDs
 	Commit     func(entry []byte) ([]command.Result, error) // has an entry committed, as the leader, and answers what the state does
 
+	electors     electorate
 	placed       atomic.Bool   // it runs where its configuration has it, see package place
 	placeChanged chan struct{} // holds one signal
 }

@@ -24,6 +24,9 @@ type Filter interface {
 	// AsVoter is the id of a candidate, or if raft would refuse that for a member
 	// without a vote, one that it takes for a voter's. It looks at it for that alone.
 	AsVoter(candidate []byte) []byte
+	// MayElect: the node may help elect a candidate of a term of its own, whose log ends with
+	// that entry; or it is to go to a higher term first, if raise is one.
+	MayElect(candidate raft.ServerID, own, index, term uint64) (may bool, raise uint64)
 	// AwaitStored waits until the node's own log has the entry at index on disk, before
 	// raft hears that a follower's has.
 	AwaitStored(index uint64) error
@@ -81,8 +84,18 @@ func (t Transport) filterLoop(server *server) {
 		case *raft.TimeoutNowRequest:
 			t.abstention.until.Store(nil)
 		case *raft.RequestVoteRequest:
+			if may, raise := filter.MayElect(raft.ServerID(req.ID), req.Term, req.LastLogIndex, req.LastLogTerm); !may {
+				t.raiseTerm(owner, max(raise, node.Term))
+				rpc.Respond(&raft.RequestVoteResponse{Term: node.Term}, nil)
+				continue
+			}
 			req.ID = filter.AsVoter(req.ID)
 		case *raft.RequestPreVoteRequest:
+			if may, raise := filter.MayElect(raft.ServerID(req.ID), req.Term-1, req.LastLogIndex, req.LastLogTerm); !may { // it has yet to go to that term
+				t.raiseTerm(owner, max(raise, node.Term))
+				rpc.Respond(&raft.RequestPreVoteResponse{Term: node.Term}, nil)
+				continue
+			}
 			req.ID = filter.AsVoter(req.ID)
 		}
 		select {

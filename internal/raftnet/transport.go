@@ -164,6 +164,9 @@ func (t Transport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *r
 	if t.Abstains() {
 		return errAbstains
 	}
+	if may, _ := t.filter.MayElect(raft.ServerID(req.ID), req.Term, req.LastLogIndex, req.LastLogTerm); !may { // in a pre-vote it may ask: so the others learn that it lacks them
+		return errDoubts
+	}
 	if err := t.NetworkTransport.RequestVote(id, meant(id, addr), req, resp); err != nil {
 		return err
 	}
@@ -223,5 +226,7 @@ func (t Transport) Between(ctx context.Context, do func(context.Context) error) 
 		return errs.Ended(ctx)
 	}
 }
+
+var errDoubts = errors.New("the node's log may have lost entries")
 
 var errRelocated = errors.New("the member is getting another address")

@@ -28,14 +28,15 @@ type openFilter struct{}
 func (openFilter) Node() raftrpc.Node {
 	return raftrpc.Node{Voter: true, TermAt: func(uint64) (uint64, bool) { return 0, false }, Checksum: func(*raft.Log) error { return nil }}
 }
-func (openFilter) Term() uint64                                           { return 9 }
-func (openFilter) Leads() bool                                            { return false }
-func (openFilter) IsPlaced() bool                                         { return true }
-func (openFilter) AlreadyHave(*raft.InstallSnapshotRequest) (bool, error) { return false, nil }
-func (openFilter) AsVoter(candidate []byte) []byte                        { return candidate }
-func (openFilter) AwaitStored(uint64) error                               { return nil }
-func (openFilter) HoldsBack(raft.ServerID, raft.ServerAddress) bool       { return false }
-func (openFilter) Reached(raft.ServerID, raft.ServerAddress)              {}
+func (openFilter) Term() uint64                                                  { return 9 }
+func (openFilter) Leads() bool                                                   { return false }
+func (openFilter) IsPlaced() bool                                                { return true }
+func (openFilter) AlreadyHave(*raft.InstallSnapshotRequest) (bool, error)        { return false, nil }
+func (openFilter) AsVoter(candidate []byte) []byte                               { return candidate }
+func (openFilter) AwaitStored(uint64) error                                      { return nil }
+func (openFilter) MayElect(raft.ServerID, uint64, uint64, uint64) (bool, uint64) { return true, 0 }
+func (openFilter) HoldsBack(raft.ServerID, raft.ServerAddress) bool              { return false }
+func (openFilter) Reached(raft.ServerID, raft.ServerAddress)                     {}
 
 // The two sides in most tests.
 var nodeA, nodeB = wire.Self{Cluster: "c1", Server: "a#1"}, wire.Self{Cluster: "c1", Server: "b#2"}
