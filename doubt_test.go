@@ -2,6 +2,7 @@ package kvraft_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -133,5 +134,32 @@ func TestTwoNodesThatDoubtGoOnOnceTheThirdLacksItToo(t *testing.T) {
 			eventually(t, "it is ready", ready(s))
 		}
 		mustSet(t, first, "next", "value")
+	})
+}
+
+// Nobody else can tell whether it was acknowledged.
+func TestALoneVoterGoesOnWithoutTheEndOfItsLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := kvrafttest.NewNetwork()
+		up := func(dir string) *kvraft.Store {
+			s, err := kvraft.Open(dir, kvraft.WithID("n1"), kvraft.WithAddr("n1:7000"), kvraft.WithNetwork(network.Host("n1")))
+			disktest.Must(t, err)
+			eventually(t, "it is ready", ready(s))
+			return s
+		}
+		dir, crashed := t.TempDir(), t.TempDir()
+		s := up(dir)
+		mustSet(t, s, "first", "value")
+		mustSet(t, s, "last", strings.Repeat("last value ", 500))
+		disktest.Must(t, os.CopyFS(crashed, os.DirFS(dir)))
+		closeStore(t, s)
+		damageLastValue(t, crashed)
+		s = up(crashed)
+		defer closeStore(t, s)
+		wantValue(t, s, "first", "value")
+		if _, err := s.Get(t.Context(), "last"); !errors.Is(err, kvraft.ErrNotFound) {
+			t.Errorf("the last write: %v", err)
+		}
+		mustSet(t, s, "next", "value")
 	})
 }

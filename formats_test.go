@@ -22,6 +22,7 @@ import (
 
 	"github.com/kvraft/kvraft/internal/command"
 	"github.com/kvraft/kvraft/internal/disk"
+	"github.com/kvraft/kvraft/internal/disktest"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/failover"
 	"github.com/kvraft/kvraft/internal/founding"
@@ -343,23 +344,14 @@ var goldenNodes = map[string]func(t *testing.T, dir string) (entries []*raft.Log
 }
 
 // boltEntries returns the log in the raft.db in dir.
-func boltEntries(t *testing.T, dir string) (entries []*raft.Log) {
+func boltEntries(t *testing.T, dir string) []*raft.Log {
 	t.Helper()
 	base, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer base.Close()
-	first, _ := base.FirstIndex()
-	last, _ := base.LastIndex()
-	for index := first; index <= last && last > 0; index++ {
-		var entry raft.Log
-		if err := base.GetLog(index, &entry); err != nil {
-			t.Fatal(err)
-		}
-		entries = append(entries, &entry)
-	}
-	return entries
+	return disktest.EntriesOf(t, base)
 }
 
 // openedNode is a copy of such a directory.

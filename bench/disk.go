@@ -20,7 +20,7 @@ type diskCluster struct {
 
 // appending writes as a log that is appended to does: a page, then fdatasync, in a
 // file that grows 16 MiB at a time, as raft-boltdb's does. It is the least that a
-// write to one log can wait for.
+// write to such a log can wait for: one that writes its blocks ahead waits for less.
 type appending struct{}
 
 func (appending) String() string { return "fdatasync of a page that is appended" }

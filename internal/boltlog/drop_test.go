@@ -41,27 +41,18 @@ func grown(t *testing.T, entries uint64) (path string) {
 }
 
 // content is all that a raft.db holds.
-func content(t *testing.T, path string) (logs []raft.Log, record string) {
+func content(t *testing.T, path string) (logs []*raft.Log, record string) {
 	t.Helper()
 	base, err := openTest(path, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer base.Close()
-	first, _ := base.FirstIndex()
-	last, _ := base.LastIndex()
-	for index := first; index <= last && last > 0; index++ {
-		var entry raft.Log
-		if err := base.GetLog(index, &entry); err != nil {
-			t.Fatal(err)
-		}
-		logs = append(logs, entry)
-	}
 	value, err := base.Get(RecordKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return logs, string(value)
+	return disktest.EntriesOf(t, base), string(value)
 }
 
 // stateAt is the state of what is at path now.

@@ -164,7 +164,10 @@ func (l *Log) openBase(own Store, segmentSize int64) error {
 // what is hraftd's is left when the record makes it kvraft's.
 func (l *Log) OpenForWriting() (err error) {
 	first, last := l.Bounds()
-	l.logName, err = l.base.OpenForWriting(first, last)
+	err = boltlog.Contain(func() (err error) { // a log that is copied is read once more
+		l.logName, err = l.base.OpenForWriting(first, last)
+		return err
+	})
 	if err != nil || l.hraftds || l.logName == "" {
 		return err
 	}
@@ -188,7 +191,7 @@ func (l *Log) Doubt() wal.Doubt { return l.base.Doubt() }
 func (l *Log) SetHooks(h Hooks) { l.hooks.Store(&h) }
 
 // Tidy removes what crashes have left beside the log, and what is elsewhere by now.
-func (l *Log) Tidy() error { return l.base.Tidy() }
+func (l *Log) Tidy() error { return boltlog.Contain(l.base.Tidy) }
 
 func (l *Log) load() (err error) {
 	if l.fresh, l.hraftds, err = l.stable.load(); err != nil {

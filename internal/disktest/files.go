@@ -29,6 +29,21 @@ func FilesIn(t *testing.T, dir string) map[string][]byte {
 	return files
 }
 
+// EntriesOf returns the entries of a log.
+func EntriesOf(t *testing.T, log raft.LogStore) (entries []*raft.Log) {
+	t.Helper()
+	first, err := log.FirstIndex()
+	Must(t, err)
+	last, err := log.LastIndex()
+	Must(t, err)
+	for index := first; index <= last && last > 0; index++ {
+		entry := new(raft.Log)
+		Must(t, log.GetLog(index, entry))
+		entries = append(entries, entry)
+	}
+	return entries
+}
+
 // WriteFiles writes files below dir, by their relative names.
 func WriteFiles(t *testing.T, dir string, files map[string][]byte) {
 	t.Helper()

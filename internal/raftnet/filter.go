@@ -84,15 +84,14 @@ func (t Transport) filterLoop(server *server) {
 		case *raft.TimeoutNowRequest:
 			t.abstention.until.Store(nil)
 		case *raft.RequestVoteRequest:
-			if may, raise := filter.MayElect(raft.ServerID(req.ID), req.Term, req.LastLogIndex, req.LastLogTerm); !may {
-				t.raiseTerm(owner, max(raise, node.Term))
+			if !t.mayElect(owner, node, req.ID, req.Term, req.LastLogIndex, req.LastLogTerm) {
 				rpc.Respond(&raft.RequestVoteResponse{Term: node.Term}, nil)
 				continue
 			}
 			req.ID = filter.AsVoter(req.ID)
 		case *raft.RequestPreVoteRequest:
-			if may, raise := filter.MayElect(raft.ServerID(req.ID), req.Term-1, req.LastLogIndex, req.LastLogTerm); !may { // it has yet to go to that term
-				t.raiseTerm(owner, max(raise, node.Term))
+			own := max(req.Term, 1) - 1 // it has yet to go to the one that it asks for
+			if !t.mayElect(owner, node, req.ID, own, req.LastLogIndex, req.LastLogTerm) {
 				rpc.Respond(&raft.RequestPreVoteResponse{Term: node.Term}, nil)
 				continue
 			}
@@ -104,6 +103,16 @@ func (t Transport) filterLoop(server *server) {
 			return
 		}
 	}
+}
+
+// mayElect is Filter.MayElect. It takes raft to the term that it says, if that is higher: at
+// raft's own it could give the vote of an empty log to nobody.
+func (t Transport) mayElect(owner *wire.Port, node raftrpc.Node, candidate []byte, own, index, term uint64) bool {
+	may, raise := t.filter.MayElect(raft.ServerID(candidate), own, index, term)
+	if !may && raise > node.Term {
+		t.raiseTerm(owner, raise)
+	}
+	return may
 }
 
 // declineSnapshot answers that the follower has what the snapshot brings, unless

@@ -327,3 +327,18 @@ func TestADirectoryThatIsNotThereIsNoDamage(t *testing.T) {
 		t.Errorf("%v, want %v", err, fs.ErrNotExist)
 	}
 }
+
+func TestWhatIsStoredCostsOneWriteAndOneSync(t *testing.T) {
+	disk := newTestDisk(1)
+	l, err := Create("", Options{files: disk})
+	disktest.Must(t, err)
+	disktest.Must(t, l.Resume())
+	for _, size := range []uint64{1, 64} {
+		last, _ := l.LastIndex()
+		before := disk.operations
+		disktest.Must(t, l.StoreLogs(numbered(last+1, last+size, 1, 100)))
+		if did := disk.operations - before; did != 2 {
+			t.Errorf("%d entries cost %d operations of the disk", size, did)
+		}
+	}
+}
