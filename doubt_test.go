@@ -48,14 +48,15 @@ func newCrashed(t *testing.T) *crashed {
 	for _, s := range stores {
 		eventually(t, "it is ready", ready(s))
 	}
+	if leader, _ := stores[2].Leader(); leader.ID == "n3" { // it is to be a follower
+		disktest.Must(t, stores[2].HandOverTo(stores[1]))
+		eventually(t, "another leads", func() bool { leader, found := stores[2].Leader(); return found && leader.ID != "n3" })
+	}
 	mustSet(t, stores[0], "first", "value")
 	settled := func() bool { return stores[1].Index() == stores[0].Index() && stores[2].Index() == stores[0].Index() }
 	eventually(t, "all have the first write", settled)
 	c.olds = copies(t, dirs)
-	c.dirs[2] = copies(t, dirs)[2]
-	if leader, _ := stores[2].Leader(); leader.ID == "n3" { // it is to be a follower
-		disktest.Must(t, stores[2].HandOverTo(stores[1]))
-	}
+	c.dirs[2] = c.olds[2]
 	c.network.Isolate("n3")
 	mustSet(t, stores[1], "last", strings.Repeat("last value ", 500))
 	eventually(t, "both have the last write", func() bool { return stores[0].Index() == stores[1].Index() })
