@@ -16,15 +16,8 @@ type logger struct {
 }
 
 func (l *logger) Log(level hclog.Level, msg string, args ...any) {
-	emits, known := map[hclog.Level]func() bool{
-		hclog.Trace: l.IsTrace,
-		hclog.Debug: l.IsDebug,
-		hclog.Info:  l.IsInfo,
-		hclog.Warn:  l.IsWarn,
-		hclog.Error: l.IsError,
-	}[level]
 	write := func(msg string, args ...any) { l.Logger.Log(level, msg, args...) }
-	l.put(!known || emits(), write, msg, args) // of a level that is not known the sink decides
+	l.put(level >= l.GetLevel(), write, msg, args)
 }
 
 // Each level has a method of the sink's own: a sink may treat them in its own way.

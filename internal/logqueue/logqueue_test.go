@@ -82,26 +82,30 @@ func TestLinesComeOutAsTheSinkWritesThem(t *testing.T) {
 }
 
 func TestLevelsAndNamesAreThoseOfTheSink(t *testing.T) {
-	var p pipe
-	sink := p.logger(hclog.Info)
-	q := New(sink)
-	l := q.Logger().Named("net").With("a", 1)
-	if l.Name() != "net" || len(l.ImpliedArgs()) != 2 || l.IsDebug() || l.IsTrace() || !l.IsInfo() || !l.IsWarn() || !l.IsError() {
-		t.Errorf("%q, %v, %v", l.Name(), l.ImpliedArgs(), l.GetLevel())
-	}
-	l.Debug("one")
-	l.Log(hclog.Debug, "one")
-	l.SetLevel(hclog.Debug)
-	l.Debug("two")
-	l.SetLevel(hclog.Error)
-	l.Info("three")
-	l.Warn("three")
-	if l.GetLevel() != hclog.Error || sink.GetLevel() != hclog.Info {
-		t.Errorf("levels %v and %v", l.GetLevel(), sink.GetLevel())
-	}
-	l.SetLevel(hclog.Debug)
-	q.Close(time.Minute)
-	wantLines(t, &p, "[DEBUG] net: two: a=1")
+	synctest.Test(t, func(t *testing.T) {
+		var p pipe
+		sink := p.logger(hclog.Info)
+		q := New(sink)
+		l := q.Logger().Named("net").With("a", 1)
+		if l.Name() != "net" || len(l.ImpliedArgs()) != 2 || l.IsDebug() || l.IsTrace() || !l.IsInfo() || !l.IsWarn() || !l.IsError() {
+			t.Errorf("%q, %v, %v", l.Name(), l.ImpliedArgs(), l.GetLevel())
+		}
+		l.Debug("one")
+		l.Log(hclog.Debug, "one")
+		l.SetLevel(hclog.Debug)
+		l.Debug("two")
+		l.Log(hclog.Debug, "two more")
+		synctest.Wait() // the sink looks at its level again when it writes
+		l.SetLevel(hclog.Error)
+		l.Info("three")
+		l.Warn("three")
+		if l.GetLevel() != hclog.Error || sink.GetLevel() != hclog.Info {
+			t.Errorf("levels %v and %v", l.GetLevel(), sink.GetLevel())
+		}
+		l.SetLevel(hclog.Debug)
+		q.Close(time.Minute)
+		wantLines(t, &p, "[DEBUG] net: two: a=1", "[DEBUG] net: two more: a=1")
+	})
 }
 
 func TestASinkThatHangsHoldsUpNobody(t *testing.T) {

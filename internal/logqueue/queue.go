@@ -7,7 +7,8 @@
 // logged when there is room again.
 //
 // Lines keep their order. The sink puts its own time on a line, which is when it was
-// written; one that has waited for longer than a second says for how long.
+// written; one that has waited for longer than a second says for how long. It looks at
+// its level then too, so a line that waits while SetLevel silences it is not written.
 //
 // [New] starts the goroutine, which belongs to the queue: Close lets it write what is
 // queued and waits for it, but not for ever. A sink that hangs keeps that one
