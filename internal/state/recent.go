@@ -1,6 +1,7 @@
 package state
 
 import (
+	"encoding/binary"
 	"hash/maphash"
 	"slices"
 
@@ -32,7 +33,19 @@ type memory struct {
 }
 
 func newMemory(w windows) memory {
-	return memory{newRecent(w.own, w.chunk), newRecent(w.callers, w.chunk)}
+	return memory{newRecent(w.own, w.chunk, inTurn), newRecent(w.callers, w.chunk, scattered(maphash.MakeSeed()))}
+}
+
+// inTurn is for ids of a session and a number: what a store asks for in turn stands side by side. With ids from one store
+// whatever find comes upon is a whole table older, and so forgotten: a new request is known as new without a look at any
+// other, as with a session's highest number (Ongaro's thesis, section 6.3), in whatever order the numbers come.
+func inTurn(id command.ID) uint64 {
+	return binary.BigEndian.Uint64(id[:8]) + binary.BigEndian.Uint64(id[8:])
+}
+
+// scattered is for ids of which callers may choose many that would stand together.
+func scattered(seed maphash.Seed) func(command.ID) uint64 {
+	return func(id command.ID) uint64 { return maphash.Bytes(seed, id[:]) }
 }
 
 // windows are the sizes of a memory.
@@ -82,7 +95,7 @@ func (m *memory) isEmpty() bool {
 //
 // They are found by a hash table of chains: heads has the newest record of each, and each record the one before it. A chain
 // ends where records are forgotten, so that to forget takes nothing out of the table. heads has numbers of four bytes, to be
-// small: each write looks there at random, and most find nothing. It is smaller still until a chunk is full, as many states
+// small: each write looks there, and most find nothing. It is smaller still until a chunk is full, as many states
 // never remember more. Then it is repeated up to its full size: each chain goes on into the one that it was a part of.
 type recent struct {
 	window int
@@ -91,9 +104,9 @@ type recent struct {
 	chunks [][]record
 	len    int // records in chunks
 
-	seed  maphash.Seed
-	heads []uint32 // numbers of records, 0 for none; nil: there was none yet
-	next  uint32   // number of the next record. It wraps around, so that an old number in heads may look new: see find
+	place func(command.ID) uint64 // of an id in heads, but for its length
+	heads []uint32                // numbers of records, 0 for none; nil: there was none yet
+	next  uint32                  // number of the next record. It wraps around, so that an old number in heads may look new: see find
 }
 
 type record struct {
@@ -101,8 +114,8 @@ type record struct {
 	before uint32 // number of the last one before it in its chain
 }
 
-func newRecent(window, chunk int) recent {
-	return recent{window: window, chunk: chunk, seed: maphash.MakeSeed()}
+func newRecent(window, chunk int, place func(command.ID) uint64) recent {
+	return recent{window: window, chunk: chunk, place: place}
 }
 
 // find goes by ids, and from newer records to older ones only: a number from before the wrap leads to other records, but to
@@ -125,7 +138,7 @@ func (r *recent) find(id command.ID) (*Remembered, bool) {
 }
 
 func (r *recent) head(id command.ID) *uint32 {
-	return &r.heads[maphash.Comparable(r.seed, id)%uint64(len(r.heads))]
+	return &r.heads[r.place(id)%uint64(len(r.heads))]
 }
 
 func (r *recent) at(i int) *record { return &r.chunks[i/r.chunk][i%r.chunk] }

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"hash/maphash"
 	"math/rand/v2"
 	"testing"
 	"unsafe"
@@ -245,12 +246,32 @@ func TestTheTableOfAFewRequestsIsSmall(t *testing.T) {
 	checkConsistency(t, s)
 }
 
+func TestANewRequestOfAStoreIsKnownAsNewWithoutALookAtAnother(t *testing.T) {
+	r := newRecent(1<<10, 1<<5, inTurn)
+	ids, rnd := command.NewIDs(), rand.New(rand.NewPCG(1, 1))
+	for index := uint64(1); index < 200; index++ {
+		group := make([]command.Request, 64)
+		for i := range group {
+			ids.Stamp(&group[i], index-1)
+		}
+		rnd.Shuffle(len(group), func(i, j int) { group[i], group[j] = group[j], group[i] }) // callers go to the leader in any order
+		for _, req := range group {
+			grown := len(r.heads) == 2*r.window && int(index)*len(group) > 2*len(r.heads)
+			if grown && int(r.next-*r.head(req.ID)) <= r.len {
+				t.Fatalf("index %d: there is a chain to go through", index)
+			}
+			r.add(Remembered{ID: req.ID, Index: index})
+		}
+		r.prune()
+	}
+}
+
 // The numbers of records wrap around after 2^32 requests. heads then has numbers that
 // look like those of records.
 func TestRequestsAreFoundWhenTheNumbersOfRecordsWrapAround(t *testing.T) {
 	for seed := range uint64(50) {
 		random := rand.New(rand.NewPCG(seed, 0))
-		r := newRecent(32, 8)
+		r := newRecent(32, 8, scattered(maphash.MakeSeed()))
 		r.heads = make([]uint32, 16)
 		r.next = -uint32(random.IntN(200))
 		for i := range r.heads {
