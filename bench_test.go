@@ -138,7 +138,7 @@ func benchState(b *testing.B, n int) *state.State {
 	b.Helper()
 	l := state.NewLoader(uint64(n), 0)
 	for i := range n {
-		if err := l.Add(benchKey(i), state.Item{Value: make([]byte, 100), Version: uint64(i + 1)}); err != nil {
+		if err := l.Add(benchKey(i), make([]byte, 100), uint64(i+1)); err != nil {
 			b.Fatal(err)
 		}
 	}

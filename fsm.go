@@ -2,7 +2,6 @@ package kvraft
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +40,7 @@ func (a *applied) get(key string) (Entry, error) {
 
 // entry is an item as callers get it.
 func entry(key string, item state.Item) Entry {
-	return Entry{Key: key, Value: bytes.Clone(item.Value), Version: item.Version}
+	return Entry{Key: key, Value: []byte(item.Value), Version: item.Version}
 }
 
 // fsm is the state machine that raft drives. It decodes, applies and publishes:

@@ -10,7 +10,6 @@ require (
 	github.com/hashicorp/go-msgpack/v2 v2.1.5
 	github.com/hashicorp/raft v1.8.0
 	github.com/hashicorp/raft-boltdb/v2 v2.3.0
-	github.com/tidwall/btree v1.8.2
 	go.etcd.io/bbolt v1.4.3
 )
 

@@ -2,6 +2,7 @@ package kvraft
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -210,7 +211,9 @@ func logRequests(data []byte) ([]LogRequest, error) {
 	return requests, err
 }
 
-func logOp(op command.Op) LogOp { return LogOp{kinds[op.Kind], op.Key, op.Value, op.Version} }
+func logOp(op command.Op) LogOp {
+	return LogOp{kinds[op.Kind], strings.Clone(op.Key), bytes.Clone(op.Value), op.Version}
+}
 
 func logMembers(c raft.Configuration) (members []LogMember) {
 	for _, m := range c.Servers {

@@ -11,6 +11,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math"
+	"slices"
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/command"
@@ -86,7 +87,7 @@ func writeSnapshot(ctx context.Context, w io.Writer, head snapshotHeader, view s
 	})
 	view.Ascend("", func(key string, item state.Item) bool {
 		out.string(key)
-		out.bytes(item.Value)
+		out.string(item.Value)
 		out.numbers(item.Version)
 		return out.err == nil
 	})
@@ -137,11 +138,6 @@ func (s *snapshotWriter) numbers(ns ...uint64) {
 		s.buf = binary.AppendUvarint(s.buf, n)
 	}
 	s.write(s.buf)
-}
-
-func (s *snapshotWriter) bytes(b []byte) {
-	s.numbers(uint64(len(b)))
-	s.write(b)
 }
 
 func (s *snapshotWriter) string(text string) {
@@ -211,11 +207,10 @@ func scanSnapshot(r io.Reader) (head snapshotHeader, counts snapshotCounts, err 
 
 // snapshotReader keeps the first error: after it everything reads as zero.
 type snapshotReader struct {
-	r     *bufio.Reader
-	sum   uint32
-	count int     // of ReadByte
-	one   [1]byte // for ReadByte: a local would be allocated for each
-	err   error
+	r   *bufio.Reader
+	sum uint32
+	buf []byte // of bytes
+	err error
 }
 
 func (s *snapshotReader) read(begin func(snapshotCounts) *state.Loader) (head snapshotHeader, err error) {
@@ -246,8 +241,9 @@ func (s *snapshotReader) read(begin func(snapshotCounts) *state.Loader) (head sn
 		s.notes(to, version)
 	}
 	for keys := counts.keys; keys > 0 && s.err == nil; keys-- {
-		key, item := string(s.bytes()), state.Item{Value: s.bytes(), Version: s.number()}
-		s.check(func() error { return to.Add(key, item) })
+		key := string(s.bytes()) // before value overwrites it
+		value, version := s.bytes(), s.number()
+		s.check(func() error { return to.Add(key, value, version) })
 	}
 	s.requests(counts.requests, false, to.Remember)
 	s.requests(counts.callers, true, to.RememberCaller)
@@ -260,7 +256,8 @@ func (s *snapshotReader) notes(to *state.Loader, version byte) {
 		s.check(func() error { return errors.New("no notes in a format for notes") })
 	}
 	for ; notes > 0 && s.err == nil; notes-- {
-		name, text := string(s.bytes()), string(s.bytes())
+		name := string(s.bytes())
+		text := string(s.bytes())
 		s.check(func() error { return to.Note(name, text) })
 	}
 }
@@ -315,34 +312,41 @@ func (s *snapshotReader) fill(b []byte) {
 	s.sum = crc32.Update(s.sum, crc32c, b)
 }
 
-// ReadByte is for binary.ReadUvarint.
-func (s *snapshotReader) ReadByte() (byte, error) {
-	s.fill(s.one[:])
-	s.count++
-	return s.one[0], s.err
-}
-
 func (s *snapshotReader) number() uint64 {
-	before := s.count
-	n, err := binary.ReadUvarint(s)
-	if err == nil && s.count-before > 1 && s.one[0] == 0 {
-		err = errors.New("a number longer than it need be")
+	if s.err != nil {
+		return 0
 	}
-	s.check(func() error { return err })
-	return n
+	b, err := s.r.Peek(binary.MaxVarintLen64) // an error only says that there are fewer
+	n, size := binary.Uvarint(b)
+	switch {
+	case size == 0 && err == io.EOF:
+		s.err = io.ErrUnexpectedEOF
+	case size == 0:
+		s.err = err
+	case size < 0:
+		s.err = errors.New("a number of more than 64 bits")
+	case size > 1 && b[size-1] == 0:
+		s.err = errors.New("a number longer than it need be")
+	default:
+		s.sum = crc32.Update(s.sum, crc32c, b[:size])
+		_, s.err = s.r.Discard(size)
+		return n
+	}
+	return 0
 }
 
-// bytes reads a length and so many bytes. A damaged length must not allocate
-// more than there is to read.
+// bytes reads a length and so many bytes, which the next call overwrites. A damaged
+// length must not allocate more than there is to read.
 func (s *snapshotReader) bytes() []byte {
 	const trusted = 1 << 20
 	n := s.number()
-	b := make([]byte, 0, min(n, trusted))
+	b := s.buf[:0]
 	for s.err == nil && uint64(len(b)) < n {
-		step := min(n-uint64(len(b)), trusted)
-		b = append(b, make([]byte, step)...)
-		s.fill(b[uint64(len(b))-step:])
+		had, step := len(b), int(min(n-uint64(len(b)), trusted))
+		b = slices.Grow(b, step)[:had+step]
+		s.fill(b[had:])
 	}
+	s.buf = b
 	return b
 }
 

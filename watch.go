@@ -1,7 +1,6 @@
 package kvraft
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -186,7 +185,7 @@ func (w *watch) snapshot(yield func(Event) bool) error {
 		if !w.scope.Has(key) {
 			return false
 		}
-		if err = w.ended(); err == nil && !yield(Event{Kind: EventSet, Key: key, Value: w.value(item.Value), Version: item.Version, More: true}) {
+		if err = w.ended(); err == nil && !yield(Event{Kind: EventSet, Key: key, Value: w.value(item), Version: item.Version, More: true}) {
 			err = errBrokenOff
 		}
 		return err == nil
@@ -202,11 +201,11 @@ func (w *watch) snapshot(yield func(Event) bool) error {
 }
 
 // value is what the caller gets of one.
-func (w *watch) value(v []byte) []byte {
+func (w *watch) value(item state.Item) []byte {
 	if w.opts.has(SharedValues) {
-		return v
+		return item.Bytes()
 	}
-	return bytes.Clone(v)
+	return []byte(item.Value)
 }
 
 // reach waits until this node has reached the version to begin after, if there is
@@ -261,7 +260,7 @@ func (w *watch) advance(now *applied) error {
 func (w *watch) yieldFound(yield func(Event) bool) bool {
 	defer clear(w.found)
 	for i, c := range w.found {
-		e := Event{Kind: EventSet, Key: c.Key, Value: w.value(c.Value), Version: c.Version, More: i+1 < len(w.found)}
+		e := Event{Kind: EventSet, Key: c.Key, Value: w.value(c.Item), Version: c.Version, More: i+1 < len(w.found)}
 		if c.Deleted {
 			e.Kind = EventDelete
 		}

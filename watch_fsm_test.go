@@ -11,6 +11,7 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
 	"weak"
 
 	"github.com/hashicorp/raft"
@@ -106,7 +107,7 @@ func TestAViewKeepsNoHistory(t *testing.T) {
 		s := newTestServer(t)
 		s.fsm.Apply(setEntry(1, 1, "key", string(make([]byte, 1<<10))))
 		item, _ := s.fsm.now.Load().view.Get("key")
-		value := weak.Make(&item.Value[0])
+		value := weak.Make(unsafe.StringData(item.Value))
 		s.fsm.Apply(setEntry(2, 1, "key", "v"))
 		keep(s, func() {
 			if runtime.GC(); value.Value() == nil {

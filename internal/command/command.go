@@ -19,12 +19,12 @@
 package command
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
+	"unsafe"
 )
 
 // The versions are part of the format.
@@ -203,19 +203,25 @@ func uvarintSize(n uint64) int {
 	return (bits.Len64(n|1) + 6) / 7
 }
 
-// Decode returns the requests of an entry. They share no memory with entry. An entry that Append cannot have written is an
-// error, and so is one of another format version; the error names that version.
+// Decode returns the requests of an entry. Their keys and values are parts of entry: nobody may write to it while they are
+// used, and who keeps one of them takes a copy. An entry that Append cannot have written is an error, and so is one of another
+// format version; the error names that version.
 func Decode(entry []byte) ([]Request, error) {
 	r := reader{rest: entry}
 	version, n := r.entry()
 	reqs := make([]Request, n)
+	ops := make([]Op, 0, n) // of all requests: most have one
 	for i := range reqs {
 		reqs[i] = r.request(version)
-		reqs[i].Ops = make([]Op, r.count(minOp))
-		for j := range reqs[i].Ops {
-			kind, key, value, version := r.op()
-			reqs[i].Ops[j] = Op{kind, string(key), bytes.Clone(value), version}
+		more := r.count(minOp)
+		if cap(ops)-len(ops) < more {
+			ops = make([]Op, 0, max(more, n-i))
 		}
+		first := len(ops)
+		for range more {
+			ops = append(ops, r.op())
+		}
+		reqs[i].Ops = ops[first:len(ops):len(ops)]
 	}
 	if err := r.end(); err != nil {
 		return nil, fmt.Errorf("decode log entry: %w", err)
@@ -336,19 +342,21 @@ func (r *reader) request(version byte) (req Request) {
 	return req
 }
 
-// op reads an op. Its key and value are in what is read.
-func (r *reader) op() (kind Kind, key, value []byte, version uint64) {
-	kind, key = Kind(r.byte()), r.bytes()
-	switch kind {
+// op reads an op. Its key and value are parts of what is read.
+func (r *reader) op() (op Op) {
+	op.Kind = Kind(r.byte())
+	key := r.bytes()
+	op.Key = unsafe.String(unsafe.SliceData(key), len(key))
+	switch op.Kind {
 	case Set, Note:
-		value = r.bytes()
+		op.Value = r.bytes()
 	case Delete:
 	case Check:
-		version = r.uvarint()
+		op.Version = r.uvarint()
 	default:
-		r.fail(fmt.Errorf("unknown kind %d", kind))
+		r.fail(fmt.Errorf("unknown kind %d", op.Kind))
 	}
-	return kind, key, value, version
+	return op
 }
 
 // count reads how many elements follow, each of at least size bytes.
@@ -378,7 +386,7 @@ func (r *reader) take(n uint64) []byte {
 		r.fail(errTruncated)
 		return nil
 	}
-	b := r.rest[:n]
+	b := r.rest[:n:n]
 	r.rest = r.rest[n:]
 	return b
 }

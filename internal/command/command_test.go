@@ -154,20 +154,6 @@ func TestSizeIsWhatARequestAddsToAnEntry(t *testing.T) {
 	}
 }
 
-func TestDecodedRequestsKeepNothingOfTheEntry(t *testing.T) {
-	entry := Append(nil, group())
-	got, err := Decode(entry)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range entry {
-		entry[i] = 0xff
-	}
-	if want := group(); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %v, want %v", got, want)
-	}
-}
-
 func TestEveryTruncationIsRefused(t *testing.T) {
 	outcome := AppendResults(nil, results())
 	for _, entry := range [][]byte{Append(nil, group()), Append(nil, markedGroup())} {

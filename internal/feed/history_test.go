@@ -12,7 +12,7 @@ import (
 
 // change is one to a key, with a value of so many bytes.
 func change(version uint64, key string, size int) state.Change {
-	return state.Change{Key: key, Item: state.Item{Version: version, Value: make([]byte, size)}}
+	return state.Change{Key: key, Item: state.Item{Version: version, Value: string(make([]byte, size))}}
 }
 
 func sinceIn(h *History, version uint64) (list []state.Change) {

@@ -1,9 +1,8 @@
 package state
 
 import (
-	"github.com/tidwall/btree"
-
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/tree"
 )
 
 // What hraftd has written comes before everything else in a log, and a snapshot of hraftd's is a map without versions. So a
@@ -21,7 +20,7 @@ func NewLegacy(pairs map[string]string) *State {
 	s := New()
 	s.revision = legacyRevision
 	for key, value := range pairs {
-		s.set(key, Item{Value: []byte(value), Version: legacyRevision})
+		s.set(key, []byte(value), legacyRevision)
 	}
 	s.clearChanges()
 	return s
@@ -32,7 +31,7 @@ func (s *State) ApplyLegacy(op command.Op) {
 	s.revision, s.base = legacyRevision, legacyRevision
 	switch op.Kind {
 	case command.Set:
-		s.set(op.Key, Item{Value: op.Value, Version: legacyRevision})
+		s.set(op.Key, op.Value, legacyRevision)
 	case command.Delete:
 		s.delete(op.Key, legacyRevision)
 	}
@@ -51,9 +50,9 @@ func (s *State) isLegacy() bool {
 func (s *State) endLegacy() {
 	s.revision = legacyRevision + 1
 	s.base = s.revision
-	items := *btree.NewMap[string, *Item](degree)
-	s.items.Scan(func(key string, it *Item) bool {
-		items.Load(key, &Item{Value: it.Value, Version: s.revision})
+	items := tree.New()
+	s.items.Ascend("", func(key string, it Item) bool {
+		items.Set(key, []byte(it.Value), s.revision)
 		return true
 	})
 	s.items = items

@@ -39,23 +39,22 @@ func newLoader(revision, floor uint64, w windows) *Loader {
 	return &Loader{state: s, own: floor}
 }
 
-// Add adds a key; keys rise strictly. A version lies between 1 and the revision. The state owns the value from here on. After
-// an error the Loader is of no more use.
-func (l *Loader) Add(key string, it Item) error {
+// Add adds a key; keys rise strictly. A version lies between 1 and the revision. The state keeps copies of key and value.
+// After an error the Loader is of no more use.
+func (l *Loader) Add(key string, value []byte, version uint64) error {
 	s := l.state
 	if l.keys > 0 && key <= l.lastKey {
 		return fmt.Errorf("key %q after %q", key, l.lastKey)
 	}
-	if it.Version == 0 || it.Version > s.revision {
-		return fmt.Errorf("key %q has version %d at revision %d", key, it.Version, s.revision)
+	if version == 0 || version > s.revision {
+		return fmt.Errorf("key %q has version %d at revision %d", key, version, s.revision)
 	}
 	l.keys++
 	l.lastKey = key
 	if l.discard {
 		return nil
 	}
-	s.items.Load(key, &it)
-	s.bytes += size(key, it)
+	s.items.Set(key, value, version)
 	return nil
 }
 

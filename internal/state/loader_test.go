@@ -18,7 +18,7 @@ func reload(t *testing.T, v View, window, chunk int) *State {
 		l.SetCallersFloor(v.Callers().Floor)
 	}
 	v.Ascend("", func(key string, it Item) bool {
-		if err := l.Add(key, it); err != nil {
+		if err := l.Add(key, it.Bytes(), it.Version); err != nil {
 			t.Fatal(err)
 		}
 		return true
@@ -93,18 +93,18 @@ func TestALoaderRefusesKeysThatNoViewYields(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := NewLoader(5, 0)
-			if err := l.Add("b", Item{Version: 1}); err != nil {
+			if err := l.Add("b", nil, 1); err != nil {
 				t.Fatal(err)
 			}
-			wantReason(t, l.Add(c.key, Item{Version: c.version}), c.reason)
+			wantReason(t, l.Add(c.key, nil, c.version), c.reason)
 		})
 	}
 }
 
 func TestALoaderTakesTheEmptyKeyFirst(t *testing.T) {
 	l := NewLoader(1, 0)
-	wantReason(t, l.Add("", Item{Version: 1}), "")
-	wantReason(t, l.Add("", Item{Version: 1}), `key "" after ""`)
+	wantReason(t, l.Add("", nil, 1), "")
+	wantReason(t, l.Add("", nil, 1), `key "" after ""`)
 }
 
 func TestALoaderRefusesRecordsThatNoViewYields(t *testing.T) {

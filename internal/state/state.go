@@ -7,32 +7,24 @@ package state
 
 import (
 	"maps"
-
-	"github.com/tidwall/btree"
+	"strings"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/tree"
 )
 
-// Item is what a key holds. Its value is shared by every View that has it: it is never written to.
-type Item struct {
-	Value   []byte
-	Version uint64 // revision of the request that wrote it, never 0
-}
+// Item is what a key holds. Its version is the revision of the request that wrote it, never 0.
+type Item = tree.Item
 
 // State is what the log adds up to. Only one goroutine at a time may call its methods.
 type State struct {
-	// items is read through copies while it is written. This relies on what btree v1.8.2 does: Copy gives the original and
-	// the copy new owner ids, and whatever writes to a node first replaces one of another owner by a copy of its own, so a
-	// node that a copy can reach is never written again. Get, Ascend and Scan write nothing. Copy itself writes the
-	// original's owner id, and so belongs to the goroutine that writes.
-	items btree.Map[string, *Item]
+	items tree.Map
 
 	// notes is what the cluster remembers of itself. It is small, and changes when the membership does. A map that a View
 	// shares is replaced, and not written to.
 	notes       map[string]string
 	notesShared bool
 
-	bytes    int64  // sum of the lengths of all keys and values
 	revision uint64 // number of requests that changed something, but see legacy.go
 	memory   memory
 	changes  []Change // of the last Apply
@@ -52,18 +44,15 @@ func New() *State {
 	return newState(formatWindows)
 }
 
-// degree is half of how many children a node of the tree has at most. After each entry a write copies the leaf that it goes
-// to, and that is most of what it costs here: with larger nodes reads gain less than writes lose (BenchmarkApply256, BenchmarkGet).
-const degree = 16
-
 var formatWindows = windows{own: Window, callers: CallerWindow, chunk: chunkSize}
 
 func newState(w windows) *State {
-	return &State{items: *btree.NewMap[string, *Item](degree), memory: newMemory(w)}
+	return &State{items: tree.New(), memory: newMemory(w)}
 }
 
 // Apply applies the log entry at index and returns the result of each of its requests, in order. Indexes of successive calls
-// rise. The state owns the values of the requests from here on.
+// rise. The state keeps copies of keys and
+// values.
 //
 // A request has its effect in full or none, and once, however many copies of it are in the log. It is effective when it set
 // a key or deleted one that was there, not when it took a note, and then moves the revision by one: two requests of one entry never share a revision.
@@ -120,11 +109,11 @@ func (s *State) execute(ops []command.Op) command.Result {
 	for i := range ops {
 		switch ops[i].Kind {
 		case command.Set:
-			s.set(ops[i].Key, Item{Value: ops[i].Value, Version: next})
+			s.set(ops[i].Key, ops[i].Value, next)
 		case command.Delete:
 			s.delete(ops[i].Key, next)
 		case command.Note:
-			s.note(ops[i].Key, string(ops[i].Value))
+			s.note(strings.Clone(ops[i].Key), string(ops[i].Value))
 		}
 	}
 	if len(s.changes) > before {
@@ -145,23 +134,15 @@ func (s *State) version(key string) uint64 {
 	return 0
 }
 
-func (s *State) set(key string, it Item) {
-	old, replaced := s.items.Set(key, &it)
-	if replaced {
-		s.bytes -= size(key, *old)
-	}
-	s.bytes += size(key, it)
-	s.changes = append(s.changes, Change{Key: key, Item: it, created: !replaced})
+func (s *State) set(key string, value []byte, version uint64) {
+	kept, it, created := s.items.Set(key, value, version)
+	s.changes = append(s.changes, Change{Key: kept, Item: it, created: created})
 }
 
 func (s *State) delete(key string, version uint64) {
-	// Map.Delete copies its path through the tree before it knows whether the key is there.
-	if _, ok := s.items.Get(key); !ok {
-		return
+	if s.items.Delete(key) {
+		s.changes = append(s.changes, Change{Key: strings.Clone(key), Item: Item{Version: version}, Deleted: true})
 	}
-	old, _ := s.items.Delete(key)
-	s.bytes -= size(key, *old)
-	s.changes = append(s.changes, Change{Key: key, Item: Item{Version: version}, Deleted: true})
 }
 
 // squash leaves of a request's changes the last of each key, and none of a key that was not there before and is not now.
@@ -216,8 +197,4 @@ func (s *State) note(name, text string) {
 	if s.notes[name] = text; text == "" {
 		delete(s.notes, name)
 	}
-}
-
-func size(key string, it Item) int64 {
-	return int64(len(key) + len(it.Value))
 }

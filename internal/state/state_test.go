@@ -101,6 +101,27 @@ func items(v View, from string) []string {
 	return list
 }
 
+func TestAStateKeepsNothingOfAnEntry(t *testing.T) {
+	r := newReplica(t, 32, 8)
+	r.entry(request(1, 0, set("there", "1")))
+	entry := command.Append(nil, []command.Request{request(2, 1, set("a", "1"), set("there", "2"), note("name", "text")), request(3, 1, del("there"))})
+	reqs, err := command.Decode(entry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.entry(reqs...)
+	for i := range entry {
+		entry[i] = 0xff
+	}
+	wantItems(t, r.View(), "a=1@2")
+	if got := r.View().Note("name"); got != "text" {
+		t.Errorf("the note is %q", got)
+	}
+	if c := r.Changes(); len(c) != 3 || c[0].Key != "a" || c[1].Key != "there" || c[2].Key != "there" || c[0].Value != "1" {
+		t.Errorf("changes %v", c)
+	}
+}
+
 // checkConsistency holds what a state counts and looks up against what it holds.
 func checkConsistency(t *testing.T, s *State) {
 	t.Helper()
@@ -108,7 +129,7 @@ func checkConsistency(t *testing.T, s *State) {
 	keys, bytes := 0, int64(0)
 	v.Ascend("", func(key string, it Item) bool {
 		keys++
-		bytes += size(key, it)
+		bytes += int64(len(key) + len(it.Value))
 		if it.Version == 0 || it.Version > v.Revision() {
 			t.Errorf("%q has version %d at revision %d", key, it.Version, v.Revision())
 		}
@@ -397,7 +418,7 @@ func (m *model) execute(ops []command.Op) command.Result {
 				return conflict(now)
 			}
 		case command.Set:
-			after[op.Key] = Item{Value: op.Value, Version: m.revision + 1}
+			after[op.Key] = Item{Value: string(op.Value), Version: m.revision + 1}
 			effective, changes, made = true, changes+1, !there
 		case command.Delete:
 			delete(after, op.Key)

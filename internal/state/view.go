@@ -6,15 +6,13 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/tidwall/btree"
+	"github.com/kvraft/kvraft/internal/tree"
 )
 
-// View is the state at one moment. It does not change, and any goroutine may read it. What it returns belongs to the state:
-// a caller that writes to a value takes a copy first.
+// View is the state at one moment. It does not change, and any goroutine may read it.
 type View struct {
-	items    *btree.Map[string, *Item]
+	items    tree.View
 	notes    map[string]string
-	bytes    int64
 	revision uint64
 	own      Requests
 	callers  Requests
@@ -34,9 +32,8 @@ func (r *recent) view() Requests { return Requests{r.floor, r.len, r.chunks} }
 func (s *State) View() View {
 	s.notesShared = true
 	return View{
-		items:    s.items.Copy(),
+		items:    s.items.View(),
 		notes:    s.notes,
-		bytes:    s.bytes,
 		revision: s.revision,
 		own:      s.memory.own.view(),
 		callers:  s.memory.callers.view(),
@@ -45,17 +42,13 @@ func (s *State) View() View {
 
 // Get returns what key holds, and whether it is there.
 func (v View) Get(key string) (Item, bool) {
-	it, ok := v.items.Get(key)
-	if !ok {
-		return Item{}, false
-	}
-	return *it, true
+	return v.items.Get(key)
 }
 
 // Ascend yields the keys from the first that is not less than from, in ascending order of their bytes, until yield returns
 // false.
 func (v View) Ascend(from string, yield func(key string, it Item) bool) {
-	v.items.Ascend(from, func(key string, it *Item) bool { return yield(key, *it) })
+	v.items.Ascend(from, yield)
 }
 
 // Note returns what was written down under name; empty: nothing.
@@ -77,7 +70,7 @@ func (v View) Notes(yield func(name, text string) bool) {
 func (v View) Len() int { return v.items.Len() }
 
 // Bytes returns the sum of the lengths of all keys and values.
-func (v View) Bytes() int64 { return v.bytes }
+func (v View) Bytes() int64 { return v.items.Bytes() }
 
 // Revision returns the number of requests that have changed something.
 func (v View) Revision() uint64 { return v.revision }
@@ -128,7 +121,7 @@ func (v View) HashTo(sum hash.Hash) {
 	v.Ascend("", func(key string, it Item) bool {
 		h.numbers(uint64(len(key)), uint64(len(it.Value)), it.Version)
 		h.text(key)
-		h.h.Write(it.Value)
+		h.text(it.Value)
 		return true
 	})
 	for _, r := range []Requests{v.own, v.callers} {

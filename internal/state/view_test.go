@@ -100,7 +100,7 @@ func TestReplicasThatAppliedTheSameLogHaveTheSameHash(t *testing.T) {
 func TestTheHashTellsStatesApart(t *testing.T) {
 	load := func(revision, floor uint64, key, value string, version uint64, rec Remembered) View {
 		l := newLoader(revision, floor, sizes(4, 2))
-		if err := l.Add(key, Item{Value: []byte(value), Version: version}); err != nil {
+		if err := l.Add(key, []byte(value), version); err != nil {
 			t.Fatal(err)
 		}
 		if err := l.Remember(rec); err != nil {
