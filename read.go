@@ -312,8 +312,10 @@ func (r *reader) localState(ctx context.Context, o readOptions) (*applied, error
 	if err := r.fsm.awaitVersion(ctx, o.version); err != nil {
 		return nil, tooStale(err, "wait for version %d", o.version)
 	}
-	if lost := lostRange(r.fsm.now.Load().view, o.version); o.version > 0 && lost != "" {
-		return nil, fmt.Errorf("%w: the versions %s, with the writes that had them, were lost in a recovery", ErrStale, lost)
+	if o.version > 0 {
+		if lost := lostRange(r.fsm.now.Load().view, o.version); lost != "" {
+			return nil, fmt.Errorf("%w: the versions %s, with the writes that had them, were lost in a recovery", ErrStale, lost)
+		}
 	}
 	if o.maxAge > 0 {
 		if err := r.proveFresh(ctx, o.maxAge); err != nil {

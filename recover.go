@@ -119,7 +119,11 @@ const lostNote = "lost"
 // lostRange is the one that has the version, of those that a state has left out; empty:
 // none has.
 func lostRange(view state.View, version uint64) string {
-	for one := range strings.SplitSeq(view.Note(lostNote), ",") {
+	note := view.Note(lostNote)
+	if note == "" { // as nearly always, and Sscanf would take as long as a read
+		return ""
+	}
+	for one := range strings.SplitSeq(note, ",") {
 		var from, to uint64
 		if n, _ := fmt.Sscanf(one, "%d-%d", &from, &to); n == 2 && from <= version && version <= to {
 			return one
