@@ -33,6 +33,9 @@ func (s *share) grow(n int64) bool {
 
 // release gives all of it back.
 func (s *share) release() {
+	if s.held == 0 { // as of nearly all requests, which share the lock
+		return
+	}
 	s.of.mu.Lock()
 	defer s.of.mu.Unlock()
 	s.of.held -= s.held

@@ -11,11 +11,7 @@ func (h *handler) getFile(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	if err := r.hold(len(entry.Value)); err != nil {
-		return err
-	}
-	h.respond(w, r, "application/octet-stream", entry.Value)
-	return nil
+	return h.respondHeld(w, r, "application/octet-stream", entry.Value)
 }
 
 func (h *handler) setFile(w http.ResponseWriter, r *request) error {

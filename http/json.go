@@ -151,12 +151,8 @@ func notUTF8(what, key string) error {
 
 func (h *handler) respondJSON(w http.ResponseWriter, r *request, v any) error {
 	body, err := json.Marshal(v)
-	if err == nil {
-		err = r.hold(len(body))
-	}
 	if err != nil {
 		return err
 	}
-	h.respond(w, r, "application/json", body)
-	return nil
+	return h.respondHeld(w, r, "application/json", body)
 }

@@ -49,7 +49,10 @@ func (h *handler) getKey(w http.ResponseWriter, r *request) error {
 	if !utf8.Valid(entry.Value) {
 		return notUTF8("value", r.key)
 	}
-	return h.respondJSON(w, r, map[string]string{r.key: string(entry.Value)})
+	body := make([]byte, 0, len(`{"":""}`)+len(r.key)+len(entry.Value))
+	body = appendEscaped(append(body, `{"`...), []byte(r.key))
+	body = appendEscaped(append(body, `":"`...), entry.Value)
+	return h.respondHeld(w, r, "application/json", append(body, `"}`...))
 }
 
 // deleteKey is the same under /key/ and /files/.

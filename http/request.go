@@ -18,11 +18,14 @@ import (
 // request is a request whose target has been taken apart.
 type request struct {
 	*http.Request
-	key   string     // the key that the target names; empty: none
-	query url.Values // of targets that can name a key; else nil
+	ctx   context.Context // also ends with the time that the request has; in place of a copy of the Request
+	key   string          // the key that the target names; empty: none
+	query url.Values      // of targets that can name a key; else nil
 
 	body, answer share // what it holds of the budgets
 }
+
+func (r *request) Context() context.Context { return r.ctx }
 
 // methods are what a resource does, by HTTP method; GET stands for HEAD too.
 // They either write an answer or return an error, which has not been written.
@@ -57,14 +60,15 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if !found || slash && res.keyed == nil {
 		return refuse(http.StatusNotFound, "there is nothing at this path")
 	}
-	if !res.stream {
-		ctx, cancel := context.WithTimeoutCause(r.Context(), h.timeout, h.gaveUp)
-		defer cancel()
-		r = r.WithContext(ctx)
-	}
 	req, err := res.parse(r, rest)
 	if err != nil {
 		return err
+	}
+	req.ctx = r.Context()
+	if !res.stream {
+		ctx, cancel := context.WithTimeoutCause(req.ctx, h.timeout, h.gaveUp)
+		defer cancel()
+		req.ctx = ctx
 	}
 	req.body.of, req.answer.of = &h.bodies, &h.answers
 	defer req.body.release()
@@ -152,15 +156,14 @@ func (h *handler) body(w http.ResponseWriter, r *request) ([]byte, error) {
 		w.Header().Set("Accept-Encoding", "identity")
 		return nil, refuse(http.StatusUnsupportedMediaType, "Content-Encoding: the body is to be sent as it is, not in %.100q", coding)
 	}
-	tooLarge := refuse(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", h.bodyLimit)
 	if r.ContentLength > h.bodyLimit {
-		return nil, tooLarge
+		return nil, h.bodyTooLarge()
 	}
 	body, err := r.readAll(http.MaxBytesReader(w, r.Body, h.bodyLimit))
 	var overLimit *http.MaxBytesError
 	switch {
 	case errors.As(err, &overLimit):
-		return nil, tooLarge
+		return nil, h.bodyTooLarge()
 	case errors.Is(err, errBodiesFull):
 		return nil, err
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -169,6 +172,10 @@ func (h *handler) body(w http.ResponseWriter, r *request) ([]byte, error) {
 		return nil, refuse(http.StatusBadRequest, "the body: %v", err)
 	}
 	return body, nil
+}
+
+func (h *handler) bodyTooLarge() error {
+	return refuse(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", h.bodyLimit)
 }
 
 // readAll reads body into a buffer that grows with what arrives, and is counted before
@@ -224,6 +231,15 @@ func (r *request) hold(bytes int) error {
 	return nil
 }
 
+// respondHeld answers 200 if there is room for the body.
+func (h *handler) respondHeld(w http.ResponseWriter, r *request, contentType string, body []byte) error {
+	if err := r.hold(len(body)); err != nil {
+		return err
+	}
+	h.respond(w, r, contentType, body)
+	return nil
+}
+
 // respond answers 200.
 func (h *handler) respond(w http.ResponseWriter, r *request, contentType string, body []byte) {
 	if contentType != "" {
@@ -244,7 +260,5 @@ func (h *handler) send(w http.ResponseWriter, r *http.Request, status int, body 
 	if len(body) > freeBytes {
 		defer to.resettable()()
 	}
-	if to.write(body) == nil { // an error means that the client is gone
-		_ = to.flush()
-	}
+	_ = to.end(body) // an error means that the client is gone
 }

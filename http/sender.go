@@ -41,6 +41,23 @@ func (s *sender) write(b []byte) error {
 	return s.err
 }
 
+// end writes b, and flushes with the last piece: a small answer sets one deadline.
+func (s *sender) end(b []byte) error {
+	last := max(0, len(b)-1) / pieceBytes * pieceBytes
+	if err := s.write(b[:last]); err != nil {
+		return err
+	}
+	return s.inTime(func() (err error) {
+		if last < len(b) {
+			_, err = s.w.Write(b[last:])
+		}
+		if err == nil {
+			err = s.conn.Flush()
+		}
+		return err
+	})
+}
+
 // flush hands over what the server has gathered. Its error is http.ErrNotSupported
 // where the server cannot.
 func (s *sender) flush() error { return s.inTime(s.conn.Flush) }
