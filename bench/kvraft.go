@@ -84,7 +84,7 @@ func (c *kvraftCluster) load(ctx context.Context, keys []string, v value) error 
 
 // handler is what kvd serves, on the leader.
 func (c *kvraftCluster) handler() http.Handler {
-	return http.NewCrossOriginProtection().Handler(kvhttp.Handler(c.node(leader)))
+	return kvhttp.Handler(c.node(leader))
 }
 
 // close stops the followers first, so that no leadership has to move.

@@ -125,7 +125,7 @@ func (c *ungroupedCluster) leader() *raft.Raft {
 
 func (c *ungroupedCluster) handler() http.Handler {
 	store := &ungroupedStore{Store: c.rest, raft: c.leader()}
-	return http.NewCrossOriginProtection().Handler(kvhttp.Handler(store))
+	return kvhttp.Handler(store)
 }
 
 func (c *ungroupedCluster) close() error {
