@@ -38,7 +38,9 @@ func TestEverySystemTakesItsLoads(t *testing.T) {
 		{system: natsFsync, loads: []load{writes(16, 100)}, nodes: 1},
 		{system: ungrouped, loads: []load{post(4)}, nodes: 1},
 		{system: empty, loads: []load{get(4)}},
-		{system: disk, loads: []load{appending{}}},
+	}
+	for _, s := range logSystems {
+		visits = append(visits, visit{system: s, nodes: 1, loads: []load{batches[0], batches[2]}})
 	}
 	for i := range visits {
 		visits[i].keys = newKeys(200)
@@ -51,7 +53,7 @@ func TestEverySystemTakesItsLoads(t *testing.T) {
 			t.Errorf("%v: %v", f.name, f.Rounds)
 		}
 	}
-	if n := len(throughputs(&b.figures).rows); n != 3*len(all)+2+2+1+1+1+1 {
+	if n := len(throughputs(&b.figures).rows); n != 3*len(all)+2+2+1+1+1+2*len(logSystems) {
 		t.Errorf("%d loads were measured", n)
 	}
 	if left, err := os.ReadDir(b.dir); err != nil || len(left) > 0 {
@@ -144,7 +146,7 @@ func TestEveryGoalIsAboutWhatIsMeasured(t *testing.T) {
 	}
 	for _, v := range headlineVisits() {
 		for _, l := range v.loads {
-			measured[l.String()+v.system.name] = true
+			measured[l.String()+v.where+v.system.name] = true
 		}
 	}
 	for _, g := range goals(million) {

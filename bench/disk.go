@@ -5,45 +5,55 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"time"
+
+	"github.com/hashicorp/raft"
 )
 
-// disk is the disk itself.
-var disk = system{"disk", func(_ context.Context, at site) (cluster, error) {
-	return diskCluster{dir: at.dirs[0]}, os.Mkdir(at.dirs[0], 0o700)
-}}
+// The disk itself: what a log waits for at the least, with the same number of bytes.
+var (
+	written  = system{"fdatasync over written blocks", openDiskWith(16 << 20)}
+	appended = system{"fdatasync of a file that grows", openDiskWith(0)}
+)
+
+// openDiskWith opens a file with so many bytes, which are written again and again; 0: it
+// grows. They are no zeros, for which a virtual disk may have no blocks.
+func openDiskWith(size int) func(context.Context, site) (cluster, error) {
+	return func(_ context.Context, at site) (cluster, error) {
+		if err := os.Mkdir(at.dirs[0], 0o700); err != nil {
+			return nil, err
+		}
+		f, err := os.Create(filepath.Join(at.dirs[0], "file"))
+		if err != nil {
+			return nil, err
+		}
+		if _, err := f.Write(newValue(size).bytes); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		return &diskCluster{file: f, size: int64(size)}, f.Sync()
+	}
+}
 
 type diskCluster struct {
 	nothing
-	dir string
+	file     *os.File
+	size, at int64
+	bytes    []byte
 }
 
-// appending writes as a log that is appended to does: a page, then fdatasync, in a
-// file that grows 16 MiB at a time, as raft-boltdb's does. It is the least that a
-// write to such a log can wait for: one that writes its blocks ahead waits for less.
-type appending struct{}
+func (c *diskCluster) close() error { return c.file.Close() }
 
-func (appending) String() string { return "fdatasync of a page that is appended" }
-
-func (appending) run(ctx context.Context, c cluster, _ []string, warmUp, d time.Duration) (_ run, err error) {
-	const page, step = 4 << 10, 16 << 20
-	path := filepath.Join(c.(diskCluster).dir, "append")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return run{}, err
+func (c *diskCluster) store(entries []*raft.Log) error {
+	c.bytes = c.bytes[:0]
+	for _, e := range entries {
+		c.bytes = append(c.bytes, e.Data...)
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	block, at := newValue(page).bytes, int64(0)
-	return measure(ctx, []call{func(context.Context) error {
-		if at%step == 0 {
-			if err := f.Truncate(at + step); err != nil {
-				return err
-			}
-		}
-		if _, err := f.WriteAt(block, at); err != nil {
-			return err
-		}
-		at += page
-		return fdatasync(f)
-	}}, warmUp, d)
+	n := int64(len(c.bytes))
+	if c.size > 0 && c.at+n > c.size {
+		c.at = 0
+	}
+	if _, err := c.file.WriteAt(c.bytes, c.at); err != nil {
+		return err
+	}
+	c.at += n
+	return fdatasync(c.file)
 }

@@ -26,7 +26,7 @@ func goals(keys int) []goal {
 		{"writes, 256 writers, 100 B, in process", name{w256, kv, rate}, name{w256, etcd.name, rate}, true, 3.5},
 		{"writes, 256 writers, 100 B, in process", name{w256, kv, rate}, name{w256, nats.name, rate}, true, 1.3},
 		{"writes, 1024 writers", name{w1024, kv, rate}, name{w1024, etcd.name, rate}, true, 4.5},
-		{"writes, 1 writer, p50", name{w1, kv, p50}, name{appending{}.String(), disk.name, p50}, false, 8},
+		{"writes, 1 writer, p50", name{w1, kv, p50}, name{batches[0].String() + besideWriters.where, written.name, p50}, false, 8},
 		{"linearizable reads on the leader, 256 readers", name{r256, kv, rate}, name{r256, etcd.name, rate}, true, 2},
 		{"linearizable read on the leader, 1 reader, p50", name{r1, kv, p50}, name{r1, etcd.name, p50}, false, 1},
 		{"linearizable read through a follower, 1 reader, p50", name{f1, kv, p50}, name{r1, kv, p50}, false, 3},

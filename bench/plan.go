@@ -34,12 +34,14 @@ type section struct {
 // short is what the goals are about.
 var short = []section{
 	{"loads", (*bench).headlineLoads},
+	{"logs", (*bench).logs},
 	{"snapshot", func(b *bench, ctx context.Context) error { return b.snapshots(ctx, 2) }},
 	{"memory", (*bench).ownMemory},
 }
 
 var full = []section{
 	{"loads", (*bench).allLoads},
+	{"logs", (*bench).logs},
 	{"snapshot", func(b *bench, ctx context.Context) error { return b.snapshots(ctx, b.rounds) }},
 	{"memory", (*bench).everyMemory},
 	{"keys", (*bench).costs},
@@ -48,6 +50,9 @@ var full = []section{
 	{"renewal", (*bench).renewals},
 	{"failover", (*bench).failovers},
 }
+
+// besideWriters is the disk, in turn with what waits for it.
+var besideWriters = visit{system: written, loads: []load{batches[0]}, nodes: 1, where: ", in turn with writers"}
 
 func (b *bench) headlineLoads(ctx context.Context) error { return b.interleave(ctx, headlineVisits()) }
 
@@ -60,7 +65,7 @@ func headlineVisits() []visit {
 		{system: nats, loads: []load{w256}},
 		{system: ungrouped, loads: []load{post(256)}},
 		{system: empty, loads: []load{get(256)}},
-		{system: disk, loads: []load{appending{}}},
+		besideWriters,
 	}
 }
 
@@ -73,7 +78,7 @@ func (b *bench) allLoads(ctx context.Context) error {
 		visit{system: kvraftDefault, loads: []load{post(256), get(256)}},
 		visit{system: ungrouped, loads: []load{post(256)}},
 		visit{system: empty, loads: []load{get(256)}},
-		visit{system: disk, loads: []load{appending{}}},
+		besideWriters,
 	))
 }
 

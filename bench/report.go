@@ -21,9 +21,9 @@ func (c config) report(w io.Writer, fs *figures, keys int) error {
 	if c.json {
 		return writeJSON(w, fs, judged)
 	}
-	tables, write := []table{headlines(judged), throughputs(fs), others(fs)}, table.text
+	tables, write := []table{headlines(judged), logTable(fs), throughputs(fs), others(fs)}, table.text
 	if c.markdown {
-		tables, write = []table{headlines(judged), side(fs), others(fs), throughputs(fs)}, table.markdown
+		tables, write = []table{headlines(judged), side(fs), logTable(fs), others(fs), throughputs(fs)}, table.markdown
 	}
 	for _, t := range tables {
 		if len(t.rows) == 0 {
@@ -48,7 +48,7 @@ func versions() (vs []string) {
 	if !ok {
 		return nil
 	}
-	of := []string{"go.etcd.io/etcd/server/v3", "github.com/nats-io/nats-server/v2", "github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb/v2", "go.etcd.io/bbolt"}
+	of := []string{"go.etcd.io/etcd/server/v3", "github.com/nats-io/nats-server/v2", "github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb/v2", "github.com/hashicorp/raft-wal", "go.etcd.io/bbolt"}
 	for _, m := range info.Deps {
 		if slices.Contains(of, m.Path) {
 			vs = append(vs, m.Path+" "+m.Version)

@@ -87,6 +87,34 @@ func side(fs *figures) table {
 	return t
 }
 
+// logTable has the logs side by side, each beside the disk.
+func logTable(fs *figures) table {
+	t := table{title: "The log alone: p50 of StoreLogs, and how many times that of the disk", heads: []string{"entries at once"}}
+	for _, s := range logSystems {
+		t.heads = append(t.heads, s.name)
+	}
+	for _, b := range batches {
+		row, bare := []string{fmt.Sprintf("%d × %s", b.entries, size(b.bytes))}, name{b.String(), written.name, p50}
+		disk, ok := fs.get(bare)
+		if !ok {
+			continue
+		}
+		for _, s := range logSystems {
+			f, ok := fs.get(name{b.String(), s.name, p50})
+			switch {
+			case !ok:
+				row = append(row, "")
+			case f.name == bare:
+				row = append(row, f.String())
+			default:
+				row = append(row, fmt.Sprintf("%s · %.2f ×", f, f.median()/disk.median()))
+			}
+		}
+		t.add(row...)
+	}
+	return t
+}
+
 // loads are what was measured as a throughput, in the order of the first round.
 func (fs *figures) loads() (whats []string) {
 	for _, f := range fs.all {

@@ -57,7 +57,7 @@ func (w workload) kind() string {
 
 func size(n int) string {
 	if n >= 1<<10 {
-		return fmt.Sprintf("%d KB", n>>10)
+		return fmt.Sprintf("%d KiB", n>>10)
 	}
 	return fmt.Sprintf("%d B", n)
 }
