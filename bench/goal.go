@@ -5,111 +5,104 @@ import "fmt"
 // A goal holds one figure against another of the same run, or against a bound of
 // its own.
 type goal struct {
-	what  string
 	of    name
 	over  name    // zero: the bound is absolute, in the unit of the figure
 	least bool    // the bound is a lower one
 	bound float64 // of the quotient of the medians, if there is an over
 }
 
-// flat is how much of the speed over few keys is to be left over many.
-const flat = 0.8
+func atLeast(bound float64, of, over name) goal { return goal{of, over, true, bound} }
+func atMost(bound float64, of, over name) goal  { return goal{of, over, false, bound} }
 
 // goals are what kvraft is built to reach; keys is what they say of a million.
-func goals(keys int) []goal {
-	const kv = kvraftName
-	w1, w256, w1024 := writes(1, 100).String(), writes(256, 100).String(), writes(1024, 100).String()
-	r1, r256 := reads(linearizable, leader, 1).String(), reads(linearizable, leader, 256).String()
-	f1, s256 := reads(linearizable, follower, 1).String(), reads(stale, leader, 256).String()
-	few, many := overKeys(fewestKeys), overKeys(keys)
-	return []goal{
-		{"writes, 256 writers, 100 B, in process", name{w256, kv, rate}, name{w256, etcd.name, rate}, true, 3.5},
-		{"writes, 256 writers, 100 B, in process", name{w256, kv, rate}, name{w256, nats.name, rate}, true, 1.3},
-		{"writes, 1024 writers", name{w1024, kv, rate}, name{w1024, etcd.name, rate}, true, 4.5},
-		{"writes, 1 writer, p50", name{w1, kv, p50}, name{batches[0].String() + besideWriters.where, written.name, p50}, false, 8},
-		{"linearizable reads on the leader, 256 readers", name{r256, kv, rate}, name{r256, etcd.name, rate}, true, 2},
-		{"linearizable read on the leader, 1 reader, p50", name{r1, kv, p50}, name{r1, etcd.name, p50}, false, 1},
-		{"linearizable read through a follower, 1 reader, p50", name{f1, kv, p50}, name{r1, kv, p50}, false, 3},
-		{"stale reads, 256 readers", name{s256, kv, rate}, name{s256, etcd.name, rate}, true, 10},
-		{"HTTP POST /key, 256 connections", name{post(256).String(), kv, rate}, name{post(256).String(), ungrouped.name, rate}, true, 2.5},
-		{"HTTP GET /key/{key}, 256 connections", name{get(256).String(), kv, rate}, name{get(256).String(), empty.name, rate}, true, 0.8},
-		{"writes, 256 writers" + many, name{w256 + many, kv, rate}, name{w256 + few, kv, rate}, true, flat},
-		{"linearizable reads on the leader, 256 readers" + many, name{r256 + many, kv, rate}, name{r256 + few, kv, rate}, true, flat},
-		{"stale reads, 256 readers" + many, name{s256 + many, kv, rate}, name{s256 + few, kv, rate}, true, flat},
-		{"leader killed, kvd processes, median pause", name{leaderKilled, kvdInTest, took}, name{}, false, 0.1},
-		{"leader stopped in order, kvd processes, median pause", name{leaderClosed, kvdInTest, took}, name{}, false, 0.015},
-		{fsmSnapshot(keys), name{fsmSnapshot(keys), kv, took}, name{}, false, 1e-3},
-		{"writers' p99.9 while a snapshot is persisted" + overKeys(keys), name{duringSnapshot(keys), kv, p999}, name{withoutSnapshot(keys), kv, p999}, false, 1.5},
-		{memoryPerKey, name{memoryPerKey, kv, memory}, name{}, false, 300},
-		{"memory of a node under 512 KiB groups, beside its data", name{groupMemory, kv, memory}, name{}, false, 512 << 20},
+func goals(keys int) (all []goal) {
+	ours := func(l load, where string) name { return name{l.String() + where, kvraftName, rate} }
+	beside := func(bound float64, l load, s system) {
+		all = append(all, atLeast(bound, ours(l, ""), name{l.String(), s.name, rate}))
 	}
+	all = append(all, atMost(2, name{writes(1, 100).String(), kvraftName, p50}, name{batches[0].String() + besideWriters.where, written.name, p50}))
+	beside(1.3, writes(1, 100), etcd)
+	beside(1.2, writes(16, 64<<10), etcd)
+	beside(5, writes(256, 100), etcd)
+	beside(2, writes(256, 100), nats)
+	beside(6, writes(1024, 100), etcd)
+	beside(3.5, writes(256, 1<<10), etcd)
+	for _, l := range readsOf(etcd) {
+		beside(1, l, etcd)
+	}
+	beside(2.5, post(256), ungrouped)
+	beside(0.85, get(256), empty)
+	for i, bound := range []float64{0.8, 0.8, 0.5} { // of the speed over few keys
+		all = append(all, atLeast(bound, ours(costLoads[i], overKeys(keys)), ours(costLoads[i], overKeys(fewestKeys))))
+	}
+	return append(all,
+		atMost(1.5, name{restarted(keys), kvraftName, took}, name{}),
+		atMost(1.3, name{duringSnapshot(keys), kvraftName, p999}, name{withoutSnapshot(keys), kvraftName, p999}),
+		atMost(0.1, name{leaderKilled, kvdInTest, took}, name{}),
+		atMost(0.015, name{leaderClosed, kvdInTest, took}, name{}),
+		atMost(300, name{memoryPerKey, kvraftName, memory}, name{}),
+		atMost(512<<20, name{groupMemory, kvraftName, memory}, name{}),
+	)
 }
 
-// judged is a goal with what was measured. A goal whose figures were not measured
-// has no verdict, and is left out.
-type judged struct {
+// measured is a goal with its figures. A goal whose figures were not measured is left out.
+type measured struct {
 	goal
 	of, over figure
 	value    float64 // the quotient, or the figure itself
 }
 
-func judge(goals []goal, fs *figures) []judged {
-	var all []judged
+func compare(goals []goal, fs *figures) (all []measured) {
 	for _, g := range goals {
 		of, ok := fs.get(g.of)
 		if !ok {
 			continue
 		}
-		j := judged{goal: g, of: of, value: of.median()}
+		m := measured{goal: g, of: of, value: of.median()}
 		if g.over != (name{}) {
-			if j.over, ok = fs.get(g.over); !ok {
+			if m.over, ok = fs.get(g.over); !ok {
 				continue
 			}
-			j.value /= j.over.median()
+			m.value /= m.over.median()
 		}
-		all = append(all, j)
+		all = append(all, m)
 	}
 	return all
 }
 
-func (j judged) reached() bool {
-	if j.least {
-		return j.value >= j.bound
+// wants is the bound in words.
+func (g goal) wants() string {
+	bound, sign := fmt.Sprint(g.bound), "≤ "
+	if g.over == (name{}) {
+		bound = g.of.Metric.format(g.bound)
 	}
-	return j.value <= j.bound
+	if g.least {
+		sign = "≥ "
+	}
+	return sign + bound
 }
 
-func (j judged) verdict() string {
-	if j.reached() {
-		return "reached"
+// what is the figure in words, the metric too where it is not the usual one of its unit.
+func (g goal) what() string {
+	switch g.of.Metric {
+	case p50, p999:
+		return fmt.Sprintf("%s, %s", g.of.What, g.of.Metric)
 	}
-	return "MISSED"
-}
-
-// wants is the goal in words.
-func (j judged) wants() string {
-	sign := "≤"
-	if j.least {
-		sign = "≥"
-	}
-	if j.goal.over == (name{}) {
-		return sign + " " + j.goal.of.Metric.format(j.bound)
-	}
-	return fmt.Sprintf("%s %g × %s", sign, j.bound, j.beside())
-}
-
-// has is what was measured, in the same words.
-func (j judged) has() string {
-	if j.goal.over == (name{}) {
-		return j.of.String()
-	}
-	return fmt.Sprintf("%.2f × (%s over %s)", j.value, j.of, j.over)
+	return g.of.What
 }
 
 // beside says what the figure is held against.
-func (j judged) beside() string {
-	if j.goal.over.System == j.goal.of.System {
-		return j.goal.over.What
+func (g goal) beside() string {
+	if g.over.System == g.of.System {
+		return g.over.What
 	}
-	return j.goal.over.System
+	return g.over.System
+}
+
+// row has what, the figure, over what, the ratio and the bound.
+func (m measured) row() []string {
+	if m.goal.over == (name{}) {
+		return []string{m.what(), m.of.String(), "", "", m.wants()}
+	}
+	return []string{m.what(), m.of.String(), fmt.Sprintf("%s: %s", m.beside(), m.over), fmt.Sprintf("%.2f", m.value), m.wants()}
 }

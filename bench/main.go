@@ -58,7 +58,7 @@ func execute(ctx context.Context, args []string) error {
 	flags.StringVar(&c.dir, "dir", "", "put the nodes' data below this `directory`, which says which disk is measured (default: that of temporary files)")
 	flags.StringVar(&c.only, "only", "", "measure only these `sections`, separated by commas: "+sectionNames(full))
 	flags.StringVar(&c.systems, "systems", "", "measure only these `systems`, separated by commas: "+systemNames(allSystems))
-	flags.IntVar(&c.rounds, "rounds", 3, "`rounds` of which the median counts")
+	flags.IntVar(&c.rounds, "rounds", 5, "`rounds` of which the median counts")
 	flags.IntVar(&c.keys, "keys", million, "have so many `keys` where it is about their number; 10000000 needs 24 GiB")
 	flags.DurationVar(&c.duration, "d", 0, "how long each measurement takes (default 1s, with -short 250ms)")
 	if err := flags.Parse(args); err != nil {

@@ -35,16 +35,21 @@ type section struct {
 var short = []section{
 	{"loads", (*bench).headlineLoads},
 	{"logs", (*bench).logs},
-	{"snapshot", func(b *bench, ctx context.Context) error { return b.snapshots(ctx, 2) }},
+	{"snapshot", (*bench).snapshots},
 	{"memory", (*bench).ownMemory},
+	{"keys", func(b *bench, ctx context.Context) error {
+		return b.costs(ctx, []system{kvraftDefault}, []int{fewestKeys, b.many})
+	}},
+	{"restart", func(b *bench, ctx context.Context) error { return b.restart(ctx, kvraftDefault, newKeys(b.many)) }},
+	{"failover", (*bench).killed},
 }
 
 var full = []section{
 	{"loads", (*bench).allLoads},
 	{"logs", (*bench).logs},
-	{"snapshot", func(b *bench, ctx context.Context) error { return b.snapshots(ctx, b.rounds) }},
+	{"snapshot", (*bench).snapshots},
 	{"memory", (*bench).everyMemory},
-	{"keys", (*bench).costs},
+	{"keys", (*bench).everyCost},
 	{"clusters", (*bench).clusters},
 	{"restart", (*bench).restarts},
 	{"renewal", (*bench).renewals},
@@ -56,13 +61,13 @@ var besideWriters = visit{system: written, loads: []load{batches[0]}, nodes: 1, 
 
 func (b *bench) headlineLoads(ctx context.Context) error { return b.interleave(ctx, headlineVisits()) }
 
+// headlineVisits have the reads first, while the state is small.
 func headlineVisits() []visit {
-	w1, w256, w1024 := writes(1, 100), writes(256, 100), writes(1024, 100)
-	r1, r256, s256 := reads(linearizable, leader, 1), reads(linearizable, leader, 256), reads(stale, leader, 256)
+	loads := append(readsOf(etcd), writes(1, 100), writes(256, 100), writes(1024, 100), writes(256, 1<<10), writes(16, 64<<10))
 	return []visit{
-		{system: kvraftDefault, loads: []load{post(256), get(256), w1, w256, w1024, r1, r256, reads(linearizable, follower, 1), s256}},
-		{system: etcd, loads: []load{w256, w1024, r1, r256, s256}},
-		{system: nats, loads: []load{w256}},
+		{system: kvraftDefault, loads: append([]load{post(256), get(256)}, loads...)},
+		{system: etcd, loads: loads},
+		{system: nats, loads: []load{writes(256, 100)}},
 		{system: ungrouped, loads: []load{post(256)}},
 		{system: empty, loads: []load{get(256)}},
 		besideWriters,
@@ -82,13 +87,19 @@ func (b *bench) allLoads(ctx context.Context) error {
 	))
 }
 
-// loadsOf has the reads first, while the state is small.
-func loadsOf(s system) (loads []load) {
+// readsOf are those that a system has.
+func readsOf(s system) (loads []load) {
 	for _, on := range []role{leader, follower} {
 		for _, l := range s.levels() {
 			loads = append(loads, reads(l, on, 1), reads(l, on, 256))
 		}
 	}
+	return loads
+}
+
+// loadsOf has the reads first, while the state is small.
+func loadsOf(s system) []load {
+	loads := readsOf(s)
 	if s.freshest() == linearizable {
 		loads = append(loads, workload{mix, 256, 100, leader, linearizable})
 	}
@@ -122,15 +133,23 @@ func (b *bench) everyMemory(ctx context.Context) error {
 	return nil
 }
 
+func (b *bench) everyCost(ctx context.Context) error {
+	var counts []int
+	for n := fewestKeys; n <= b.many; n *= 10 {
+		counts = append(counts, n)
+	}
+	return b.costs(ctx, b.main(), counts)
+}
+
 // costs is what an operation costs over more and more keys.
-func (b *bench) costs(ctx context.Context) error {
-	keys, systems := newKeys(b.many), b.main()
+func (b *bench) costs(ctx context.Context, systems []system, counts []int) error {
+	keys := newKeys(b.many)
 	for round := range b.rounds {
 		for i := range systems {
 			s := systems[(i+round)%len(systems)]
 			err := b.with(ctx, s, 3, func(c cluster) error {
 				loaded := 0
-				for n := fewestKeys; n <= len(keys); n *= 10 {
+				for _, n := range counts {
 					if err := preload(ctx, c, keys[loaded:n], newValue(100)); err != nil {
 						return err
 					}

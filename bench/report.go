@@ -17,13 +17,13 @@ func (c config) report(w io.Writer, fs *figures, keys int) error {
 			return err
 		}
 	}
-	judged := judge(goals(keys), fs)
+	compared := compare(goals(keys), fs)
 	if c.json {
-		return writeJSON(w, fs, judged)
+		return writeJSON(w, fs, compared)
 	}
-	tables, write := []table{headlines(judged), logTable(fs), throughputs(fs), others(fs)}, table.text
+	tables, write := []table{headlines(compared), logTable(fs), throughputs(fs), others(fs)}, table.text
 	if c.markdown {
-		tables, write = []table{headlines(judged), side(fs), logTable(fs), others(fs), throughputs(fs)}, table.markdown
+		tables, write = []table{headlines(compared), side(fs), logTable(fs), others(fs), throughputs(fs)}, table.markdown
 	}
 	for _, t := range tables {
 		if len(t.rows) == 0 {
@@ -66,14 +66,13 @@ type jsonFigure struct {
 }
 
 type jsonGoal struct {
-	What    string  `json:"what"`
-	Goal    string  `json:"goal"`
-	Value   float64 `json:"value"`
-	Bound   float64 `json:"bound"`
-	Reached bool    `json:"reached"`
+	What  string  `json:"what"`
+	Over  string  `json:"over,omitempty"` // a system, or what the same one does
+	Goal  string  `json:"goal"`
+	Value float64 `json:"value"` // a ratio, or where nothing is over, in the unit of the figure
 }
 
-func writeJSON(w io.Writer, fs *figures, judged []judged) error {
+func writeJSON(w io.Writer, fs *figures, compared []measured) error {
 	out := struct {
 		Go       string       `json:"go"`
 		Platform string       `json:"platform"`
@@ -82,8 +81,8 @@ func writeJSON(w io.Writer, fs *figures, judged []judged) error {
 		Goals    []jsonGoal   `json:"goals"`
 		Figures  []jsonFigure `json:"figures"`
 	}{Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), Versions: versions()}
-	for _, j := range judged {
-		out.Goals = append(out.Goals, jsonGoal{j.what, j.wants(), j.value, j.bound, j.reached()})
+	for _, m := range compared {
+		out.Goals = append(out.Goals, jsonGoal{m.what(), m.beside(), m.wants(), m.value})
 	}
 	for _, f := range fs.all {
 		out.Figures = append(out.Figures, jsonFigure{f.What, f.System, f.Metric, f.median(), f.Rounds})

@@ -27,7 +27,7 @@ func duringSnapshot(keys int) string {
 // On three machines each node has cores and a disk of its own. So here one node
 // takes snapshots: the leader. The writers keep to a schedule of a quarter of what
 // they can do; at the limit their p99.9 would tell the length of a queue.
-func (b *bench) snapshots(ctx context.Context, rounds int) error {
+func (b *bench) snapshots(ctx context.Context) error {
 	const every, never = 16 << 20, 1 << 50
 	keys := newKeys(b.many)
 	seen, err := watchSnapshots()
@@ -69,7 +69,7 @@ func (b *bench) snapshots(ctx context.Context, rounds int) error {
 			return err
 		}
 		since := 0
-		for range rounds {
+		for range b.rounds {
 			if since, err = b.snapshot(ctx, c, seen, every-since, keys, free.perSecond/4); err != nil {
 				return err
 			}

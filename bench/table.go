@@ -37,11 +37,11 @@ func (t table) markdown(w io.Writer) error {
 	return nil
 }
 
-// headlines are the goals and whether they are reached.
-func headlines(js []judged) table {
-	t := table{title: "Goals", heads: []string{"what", "goal", "measured", "verdict"}}
-	for _, j := range js {
-		t.add(j.what, j.wants(), j.has(), j.verdict())
+// headlines are the figures that there are goals for.
+func headlines(all []measured) table {
+	t := table{title: "What counts for users", heads: []string{"what", "kvraft", "over", "ratio", "goal"}}
+	for _, m := range all {
+		t.add(m.row()...)
 	}
 	return t
 }
