@@ -1,7 +1,7 @@
 // Command bench measures kvraft beside embedded etcd and embedded NATS JetStream.
 //
-//	go run .                  everything, in some 20 minutes
-//	go run . -short           what the goals are about, within 90 seconds
+//	go run .                  everything, in some 35 minutes
+//	go run . -short           what the goals are about, in some seven minutes
 //	go run . -json            for a machine
 //	go run . -markdown        for BENCHMARKS.md, -plots DIR with plots
 //
@@ -51,7 +51,7 @@ type config struct {
 func execute(ctx context.Context, args []string) error {
 	var c config
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.BoolVar(&c.short, "short", false, "measure what the goals are about, within 90 seconds")
+	flags.BoolVar(&c.short, "short", false, "measure what the goals are about, in some seven minutes")
 	flags.BoolVar(&c.json, "json", false, "print JSON")
 	flags.BoolVar(&c.markdown, "markdown", false, "print tables in Markdown")
 	flags.StringVar(&c.plots, "plots", "", "write plots, as SVG, into this `directory`")

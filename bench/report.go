@@ -25,6 +25,9 @@ func (c config) report(w io.Writer, fs *figures, keys int) error {
 	if c.markdown {
 		tables, write = []table{headlines(compared), side(fs), logTable(fs), others(fs), throughputs(fs)}, table.markdown
 	}
+	if _, err := fmt.Fprintf(w, "\n%s.\n", environment()); err != nil {
+		return err
+	}
 	for _, t := range tables {
 		if len(t.rows) == 0 {
 			continue
@@ -33,8 +36,7 @@ func (c config) report(w io.Writer, fs *figures, keys int) error {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(w, "\n%s.\n", environment())
-	return err
+	return nil
 }
 
 // environment is what the figures depend on, in a sentence.
