@@ -50,7 +50,7 @@ var errNoRoom = errors.New("there is no room for a segment")
 
 // noRoom is err, or an errNoRoom if that is what it is about.
 func noRoom(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if diskIsFull(err) {
 		err = fmt.Errorf("%w: %w", errNoRoom, err)
 	}
 	return err
