@@ -394,15 +394,24 @@ func TestAMissingFileIsReported(t *testing.T) {
 
 // A segment whose entries are deleted is removed, and no frame says so before the next
 // write. So a log without its lowest segments may be one that is whole: as long as the
-// snapshot has what they had.
+// snapshot has what they had. After a crash the record may not know how far the log reached.
 func TestALogWithoutItsLowestSegmentsIsRefusedUnlessASnapshotHasTheirEntries(t *testing.T) {
-	trial := newDamageTrial(t, true, false)
+	for name, tail := range map[string]bool{"closed in order": true, "crashed": false} {
+		t.Run(name, func(t *testing.T) { withoutLowestSegments(t, tail) })
+	}
+}
+
+func withoutLowestSegments(t *testing.T, tail bool) {
+	trial := newDamageTrial(t, tail, false)
 	segments, covered := trial.segments(), 0
 	for n := 1; n < len(segments); n++ {
 		dir := t.TempDir()
 		disktest.WriteFiles(t, dir, trial.files)
 		for _, s := range segments[:n] {
 			disktest.Must(t, os.Remove(filepath.Join(dir, s.name)))
+		}
+		if !tail {
+			editRecord(t, dir, func(m *disk.Record) { m.Tail = 0 }) // as it is after a snapshot from a leader
 		}
 		seen := readEverything(t, dir)
 		contents, err := contentsOf(dir)

@@ -79,9 +79,12 @@ func (l *Log) prepare() (err error) {
 }
 
 // isUnneeded reports whether no entry of the log is in a segment, nor a session that says
-// what is in doubt.
+// what is in doubt, nor the last frame, which says where the log ends.
 func (l *Log) isUnneeded(s *segment) bool {
-	return l.doubt == (Doubt{}) && s != l.current && s != l.spare && (l.first == 0 || len(s.offsets) == 0 || s.last() < l.first)
+	if s == l.current || s == l.spare || s.number+1 == l.current.number && l.current.end == segmentHeader {
+		return false
+	}
+	return l.doubt == (Doubt{}) && (l.first == 0 || len(s.offsets) == 0 || s.last() < l.first)
 }
 
 // renew takes the file of a segment for the one with that number, the newest.

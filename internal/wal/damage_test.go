@@ -78,13 +78,13 @@ func TestWhatIsWrongWithALogIsToldWithItsPlace(t *testing.T) {
 			},
 			"",
 		}, {
+			"all segments but the spare are missing", func(dir string) error {
+				return removeSegments(dir, 1, 2, 3)
+			},
+			"kvraft: damaged data: segment-000004 at offset 4096: nothing was written to it, and the segments before it are missing",
+		}, {
 			"all segments are missing", func(dir string) error {
-				for number := range 4 {
-					if err := os.Remove(filepath.Join(dir, fmt.Sprintf("segment-%06d", number+1))); err != nil {
-						return err
-					}
-				}
-				return nil
+				return removeSegments(dir, 1, 2, 3, 4)
 			},
 			"kvraft: damaged data: the log has no segment",
 		}, {
@@ -188,6 +188,13 @@ func TestWhatIsWrongWithALogIsToldWithItsPlace(t *testing.T) {
 			}
 		})
 	}
+}
+
+func removeSegments(dir string, numbers ...int) (err error) {
+	for _, number := range numbers {
+		err = errors.Join(err, os.Remove(filepath.Join(dir, fmt.Sprintf("segment-%06d", number))))
+	}
+	return err
 }
 
 func copyFile(to, from string) error {

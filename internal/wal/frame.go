@@ -60,6 +60,17 @@ type mark struct {
 	term       uint64
 }
 
+// ends is the last entry that the log has with the frame; 0: none.
+func (m mark) ends() uint64 {
+	switch m.kind {
+	case kindEntries:
+		return m.index + uint64(m.count) - 1
+	case kindCut:
+		return max(m.index, 1) - 1
+	}
+	return m.first
+}
+
 // place is where a mark stands.
 type place struct {
 	segment uint64 // its number

@@ -118,7 +118,25 @@ func (i *inspection) read(l *Log) error {
 		i.readSegment(s)
 	}
 	i.skip(wrong[0]...)
+	if i.isWhole() && len(l.segments) > 0 {
+		if err := l.checkFront(i.last()); err != nil {
+			i.skip(err)
+		}
+	}
 	return nil
+}
+
+// isWhole reports whether nothing is wrong so far.
+func (i *inspection) isWhole() bool {
+	return !slices.ContainsFunc(i.found, func(f stored) bool { return f.err != nil })
+}
+
+// last is the last entry that was found; 0: none.
+func (i *inspection) last() uint64 {
+	if len(i.found) == 0 {
+		return 0
+	}
+	return i.found[len(i.found)-1].index
 }
 
 // readSegment reads what can be read of a segment.
@@ -147,6 +165,7 @@ func (i *inspection) readSegment(s *segment) {
 			continue
 		}
 		i.apply(s, m, content)
+		s.newest, s.ends = s.end, m.ends()
 		s.end = min(s.end+max(int64(m.length), alignment), int64(len(content)))
 		if m.kind == kindSession {
 			s.resalt(s.salt + 1)

@@ -189,12 +189,7 @@ func (l *Log) Resume() error {
 // power that failed but the process; and after an error of a sync a system may take what it
 // has in memory for written, so that the last frame is written again, and each header.
 func (l *Log) makeDurable() error {
-	var last *segment // with a frame
-	for _, s := range l.segments {
-		if s.newest > 0 {
-			last = s
-		}
-	}
+	last := l.newestFrame()
 	for _, s := range l.segments {
 		err := s.rewrite(0, headerSize)
 		if err == nil && s == last {

@@ -102,11 +102,38 @@ func (l *Log) scan() error {
 	if n := len(l.segments); n > 1 && l.current.end == segmentHeader && (end == nil || end.segment != l.current) {
 		l.current, l.spare = l.segments[n-2], l.current
 	}
+	if err := l.checkFront(l.last); err != nil {
+		return err
+	}
 	if end != nil {
 		l.Logger.Warn("the log ends with a write that is not whole", "error", end, "in_doubt", end.doubt.Index)
 		l.addDoubt(end.doubt)
 	}
 	return nil
+}
+
+// checkFront says what is missing if the entry last, or 0, is the last one that was found
+// in the segments, and they have lost what was before them. Where there are later entries
+// than those that are lost, who opens the log knows what a snapshot has of these.
+func (l *Log) checkFront(last uint64) error {
+	lowest := l.segments[0]
+	switch s := l.newestFrame(); {
+	case s == nil && lowest.number > 1: // each segment but the first one is begun after a frame
+		return lowest.damaged(segmentHeader, errors.New("nothing was written to it, and the segments before it are missing"))
+	case s != nil && s.ends != last:
+		return s.damaged(s.newest, fmt.Errorf("the log ends with entry %d by then, which was in segments that are missing", s.ends))
+	}
+	return nil
+}
+
+// newestFrame is the segment with the last frame that was found; nil: there is none.
+func (l *Log) newestFrame() (newest *segment) {
+	for _, s := range l.segments {
+		if s.newest > 0 {
+			newest = s
+		}
+	}
+	return newest
 }
 
 // scanSegment reads the frames of a segment. end is what is not whole in one before it: it
@@ -128,7 +155,7 @@ func (l *Log) scanSegment(s *segment, content []byte, end *tornError) error {
 		if err := l.apply(s, m, offsets); err != nil {
 			return s.damaged(s.end, err)
 		}
-		s.newest, s.end = s.end, s.end+int64(m.length)
+		s.newest, s.ends, s.end = s.end, m.ends(), s.end+int64(m.length)
 		if m.kind == kindSession {
 			s.resalt(s.salt + 1)
 		}

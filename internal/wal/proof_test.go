@@ -3,6 +3,7 @@ package wal
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"slices"
 	"syscall"
 	"testing"
@@ -79,35 +80,95 @@ func (m model) startsLater(l *Log) bool {
 // What is written to the next segment proves what the one before it ends with, whatever it
 // is.
 func TestALostEndOfASegmentIsDamageWhateverFollowsIt(t *testing.T) {
-	for name, write := range map[string]func(l *Log) *Log{
-		"a session": func(l *Log) *Log { return reopen(t, l) },
-		"a cut": func(l *Log) *Log {
-			disktest.Must(t, l.DeleteRange(5, 5))
-			return l
-		},
-		"an entry": func(l *Log) *Log {
-			disktest.Must(t, l.StoreLogs(numbered(6, 6, 1, 10)))
-			return l
-		},
-	} {
-		disk := newTestDisk(1)
-		l, err := Create("", Options{SegmentSize: 8192, files: disk})
-		disktest.Must(t, err)
-		disktest.Must(t, l.StoreLogs(numbered(1, 4, 1, 890)))
-		at := l.current.end
-		disktest.Must(t, l.StoreLogs(numbered(5, 5, 1, 100)))
-		lost := l.current.file.(*testFile).content[at:l.current.end]
-		if left := l.current.size - l.current.end; left >= 2*markSize {
-			t.Fatalf("%d bytes are left: the test shows nothing", left)
-		}
-		l = write(l)
-		if l.current.number != 2 {
-			t.Fatalf("%s is in segment %d: the test shows nothing", name, l.current.number)
-		}
-		clear(lost)
+	for name, write := range secondSegments {
+		l, at := inSecondSegment(t, name, write)
+		first := l.segments[0]
+		clear(first.file.(*testFile).content[at:first.end])
 		if _, err := Open("", l.ID(), l.Options); !errors.Is(err, errs.Damaged) {
 			t.Errorf("before %s: %v, want damage", name, err)
 		}
+	}
+}
+
+// secondSegments write something.
+var secondSegments = map[string]func(t *testing.T, l *Log) *Log{
+	"a session": func(t *testing.T, l *Log) *Log { return reopen(t, l) },
+	"a cut": func(t *testing.T, l *Log) *Log {
+		disktest.Must(t, l.DeleteRange(5, 5))
+		return l
+	},
+	"an entry": func(t *testing.T, l *Log) *Log {
+		disktest.Must(t, l.StoreLogs(numbered(6, 6, 1, 10)))
+		return l
+	},
+}
+
+// inSecondSegment is a log with five entries in its first segment, the last of which is at
+// that offset, and what is written then in its second one.
+func inSecondSegment(t *testing.T, name string, write func(*testing.T, *Log) *Log) (l *Log, at int64) {
+	t.Helper()
+	l, err := Create("", Options{SegmentSize: 8192, files: newTestDisk(1)})
+	disktest.Must(t, err)
+	disktest.Must(t, l.StoreLogs(numbered(1, 4, 1, 890)))
+	at = l.current.end
+	disktest.Must(t, l.StoreLogs(numbered(5, 5, 1, 100)))
+	if left := l.current.size - l.current.end; left >= 2*markSize {
+		t.Fatalf("%d bytes are left: the test shows nothing", left)
+	}
+	if l = write(t, l); l.current.number != 2 {
+		t.Fatalf("%s is in segment %d: the test shows nothing", name, l.current.number)
+	}
+	return l, at
+}
+
+// Entries that are missing before others show by the index of the first one. These have none
+// behind them.
+func TestALogWhoseEntriesAreAllInMissingSegmentsIsDamaged(t *testing.T) {
+	const text = "kvraft: damaged data: segment-000002 at offset 4096: the log ends with entry %d by then, which was in segments that are missing"
+	for name, want := range map[string]string{"a session": fmt.Sprintf(text, 5), "a cut": fmt.Sprintf(text, 4), "an entry": ""} {
+		l, _ := inSecondSegment(t, name, secondSegments[name])
+		disk := l.files.(*testDisk)
+		delete(disk.names, "segment-000001")
+		opened, err := Open("", l.ID(), l.Options)
+		if got := fmt.Sprint(err); want != "" && (!errors.Is(err, errs.Damaged) || got != want) {
+			t.Errorf("before %s:\n%s, want\n%s", name, got, want)
+		}
+		inspected := &inspection{}
+		disktest.Must(t, inspected.read(&Log{Options: l.Options, id: l.id}))
+		if inspected.isWhole() != (want == "") {
+			t.Errorf("before %s: an inspection finds it whole: %v", name, inspected.isWhole())
+		}
+		if want != "" {
+			continue
+		}
+		disktest.Must(t, err)
+		if first, _ := opened.FirstIndex(); first != 6 {
+			t.Errorf("before %s: the log begins with entry %d", name, first)
+		}
+	}
+}
+
+// All entries are deleted, and a crash comes before anything is in the next segment: that
+// there was a log is in the one before it.
+func TestTheLastFrameIsKeptUntilAnotherOneIsWritten(t *testing.T) {
+	cuts := 0
+	for k := 1; ; k++ {
+		disk := newTestDisk(uint64(k))
+		l, err := Create("", Options{SegmentSize: 8192, files: disk})
+		disktest.Must(t, errors.Join(err, l.StoreLogs(numbered(1, 4, 1, 890)), l.DeleteRange(1, 4)))
+		disk.failAt, disk.failure = disk.operations+k, errPower
+		if err = l.StoreLogs(numbered(1, 1, 2, 500)); err == nil {
+			break
+		}
+		for range 10 {
+			if _, err := Open("", l.ID(), Options{files: disk.cutPower()}); err != nil {
+				t.Fatalf("cut at operation %d: %v", k, err)
+			}
+			cuts++
+		}
+	}
+	if cuts < 100 {
+		t.Errorf("the power was cut %d times: the test shows less than it is to", cuts)
 	}
 }
 

@@ -41,8 +41,9 @@ type segment struct {
 	number uint64
 	salt   uint64 // of its last session
 	size   int64
-	end    int64 // where its next frame goes
-	newest int64 // where its last frame is, as it was found; 0: it had none
+	end    int64  // where its next frame goes
+	newest int64  // where its last frame is, as it was found; 0: it had none
+	ends   uint64 // the log's last entry as that frame has it; 0: none
 
 	first   uint64     // the index of the entry at offsets[0]
 	offsets []uint32   // of its entries that are in the log, or were at its beginning
