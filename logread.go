@@ -93,7 +93,8 @@ type LogMember struct {
 
 // OpenLog opens the log of the stopped node in dir, to look at it. Open refuses at
 // the first damage; here each is an error in its place, which wraps [ErrDamaged], and
-// all that can be read is. OpenLog itself reads the node's record and all snapshots to
+// all that can be read is. What a newer version of kvraft has written is an error too, and
+// no damage. OpenLog itself reads the node's record and all snapshots to
 // their end, Entries the log. Nothing in dir is changed, and until Close no node can
 // open it.
 //
@@ -156,7 +157,7 @@ func (l *Log) snapshotEnd() uint64 {
 }
 
 // Entries reads the log from index from to index to, both included, and verifies
-// what it reads. An error, which wraps [ErrDamaged], says what is wrong: with the entry
+// what it reads. An error, as [OpenLog] has them, says what is wrong: with the entry
 // beside it, which then has what can be read, or with a place where entries should be,
 // and then that has the first index and no Type. The log goes on behind it. Memory is
 // used for about one entry.

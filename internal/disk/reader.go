@@ -108,9 +108,9 @@ type Entry struct {
 }
 
 // Entries reads the log from index from to index to, both included, and verifies what it
-// reads. The newest snapshot ends at snapshot. An error, which wraps [errs.Damaged], says
-// what is wrong: with the entry beside it, or with a place where entries should be. The
-// log goes on behind it, until yield returns false.
+// reads. The newest snapshot ends at snapshot. An error, which wraps [errs.Damaged] or
+// [errs.Newer], says what is wrong: with the entry beside it, or with a place where entries
+// should be. The log goes on behind it, until yield returns false.
 func (r *Reader) Entries(from, to, snapshot uint64, yield func(Entry, error) bool) {
 	reading := &logReading{record: &r.Record, whole: r.Err == nil, from: from, to: to, snapshot: snapshot, yield: yield}
 	if r.entries(reading) == nil {
@@ -228,7 +228,10 @@ func (r *logReading) report(low, high uint64, err error) bool {
 	if high < r.from || low > r.to {
 		return true
 	}
-	return r.yield(Entry{Index: max(low, r.from)}, fmt.Errorf("%w: %w", errs.Damaged, err))
+	if !errors.Is(err, errs.Newer) { // which may be whole
+		err = fmt.Errorf("%w: %w", errs.Damaged, err)
+	}
+	return r.yield(Entry{Index: max(low, r.from)}, err)
 }
 
 // verify returns what is wrong with an entry.

@@ -2,8 +2,10 @@ package disk
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"slices"
@@ -386,5 +388,31 @@ func TestAStoreWhoseRecordNamesALogInSegmentsIsRefused(t *testing.T) {
 	disktest.Must(t, store.Set(boltlog.RecordKey, record))
 	if _, err := Open(Options{Store: store, Fail: disktest.FailTest(t)}); !errors.Is(err, errs.Damaged) || !strings.Contains(err.Error(), "a log of its own") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The remedy of damage is to remove the data, of a newer version to start it.
+func TestASegmentOfANewerVersionIsNotDamageToAReader(t *testing.T) {
+	dir := converted(t)
+	path := filepath.Join(dir, logDir, "segment-000001")
+	content, err := os.ReadFile(path)
+	disktest.Must(t, err)
+	content[11]++ // the format
+	binary.BigEndian.PutUint32(content[52:], crc32.Checksum(content[:52], castagnoli))
+	disktest.Must(t, os.WriteFile(path, content, 0o600))
+	if _, err := Open(Options{Dir: dir, CacheBytes: 1, Fail: disktest.FailTest(t)}); !errors.Is(err, errs.Newer) || errors.Is(err, errs.Damaged) {
+		t.Errorf("a start says %v", err)
+	}
+	r, err := OpenReader(dir)
+	disktest.Must(t, err)
+	found := 0
+	r.Entries(0, 1<<40, r.Record.Snapshot.Index, func(e Entry, err error) bool {
+		if found++; !errors.Is(err, errs.Newer) || errors.Is(err, errs.Damaged) {
+			t.Errorf("entry %d: %v", e.Index, err)
+		}
+		return true
+	})
+	if disktest.Must(t, errors.Join(r.Err, r.Close())); found != 1 {
+		t.Errorf("%d places are named", found)
 	}
 }

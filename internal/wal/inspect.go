@@ -164,6 +164,9 @@ func (i *inspection) readSegment(s *segment) {
 			}
 			continue
 		}
+		if err := s.checkKind(m); err != nil {
+			i.skip(err)
+		}
 		i.apply(s, m, content)
 		s.newest, s.ends = s.end, m.ends()
 		s.end = min(s.end+max(int64(m.length), alignment), int64(len(content)))

@@ -149,8 +149,8 @@ func (l *Log) scanSegment(s *segment, content []byte, end *tornError) error {
 		case err != nil:
 			return err
 		}
-		if m.kind < kindEntries || m.kind > kindSession {
-			return fmt.Errorf("%w: %s at offset %d has a frame of kind %d", errs.Newer, s.name, s.end, m.kind)
+		if err := s.checkKind(m); err != nil {
+			return err
 		}
 		if err := l.apply(s, m, offsets); err != nil {
 			return s.damaged(s.end, err)
@@ -160,6 +160,14 @@ func (l *Log) scanSegment(s *segment, content []byte, end *tornError) error {
 			s.resalt(s.salt + 1)
 		}
 	}
+}
+
+// checkKind makes sure that this version knows what the frame at the end of s says.
+func (s *segment) checkKind(m mark) error {
+	if m.kind < kindEntries || m.kind > kindSession {
+		return fmt.Errorf("%w: %s at offset %d has a frame of kind %d", errs.Newer, s.name, s.end, m.kind)
+	}
+	return nil
 }
 
 // read reads the first bytes of a segment, into the memory of b if there is enough.

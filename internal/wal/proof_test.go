@@ -191,15 +191,25 @@ func TestAFrameOfANewerVersionIsNotDamage(t *testing.T) {
 	if !errors.Is(err, errs.Newer) || errors.Is(err, errs.Damaged) {
 		t.Error(err)
 	}
+	disk := newTestDisk(0)
+	disk.names["segment-1"] = &testFile{disk: disk, content: contentOf(frame{mark: mark{kind: kindSession + 1}})}
+	i := &inspection{}
+	disktest.Must(t, i.read(&Log{Options: Options{files: disk}, id: ID{1}}))
+	if len(i.found) != 1 || !errors.Is(i.found[0].err, errs.Newer) || errors.Is(i.found[0].err, errs.Damaged) {
+		t.Errorf("an inspection finds %v", i.found)
+	}
 }
 
 // openFrames opens a log of one segment.
-func openFrames(of ...frame) (*Log, error) {
+func openFrames(of ...frame) (*Log, error) { return openContent(contentOf(of...)) }
+
+// contentOf is that of a segment.
+func contentOf(of ...frame) []byte {
 	s := fuzzSegment(1)
 	content := make([]byte, s.size)
 	copy(content, s.header())
 	copy(content[segmentHeader:], frames(s, of...))
-	return openContent(content)
+	return content
 }
 
 func openContent(content []byte) (*Log, error) {
