@@ -59,8 +59,9 @@ type Hooks struct {
 // is not touched again but for Close.
 type engine interface {
 	Store
-	// OpenLog is told which log the record names; "": none.
-	OpenLog(name string) error
+	// OpenLog is told which log the record names, and up to which index it counts on it;
+	// "": none.
+	OpenLog(name string, tail uint64) error
 	// Entries reads the entries that the store has between first and last, or why it
 	// cannot.
 	Entries(first, last uint64, visit func(index uint64, entry *raft.Log, err error) error) error
@@ -90,7 +91,7 @@ func (borrowed) Doubt() wal.Doubt                              { return wal.Doub
 func (borrowed) Tidy() error                                   { return nil }
 func (borrowed) Close() error                                  { return nil }
 
-func (borrowed) OpenLog(name string) error {
+func (borrowed) OpenLog(name string, _ uint64) error {
 	if name != "" {
 		return fmt.Errorf("%w: its record is that of a node with a log of its own, in %s", errs.Damaged, logDir)
 	}
@@ -197,7 +198,8 @@ func (l *Log) load() (err error) {
 	if l.fresh, l.hraftds, err = l.stable.load(); err != nil {
 		return err
 	}
-	if err := l.base.OpenLog(l.stable.record.Load().Log); err != nil {
+	record := l.stable.record.Load()
+	if err := l.base.OpenLog(record.Log, record.Tail); err != nil {
 		return err
 	}
 	if err := l.loadEntries(); err != nil {

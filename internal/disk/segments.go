@@ -58,10 +58,11 @@ func openFiles(dir string, opt wal.Options) (engine, error) {
 }
 
 // OpenLog opens the log that the record names; without a name it is that in raft.db.
-func (f *files) OpenLog(name string) error {
+func (f *files) OpenLog(name string, tail uint64) error {
 	if name == "" {
 		return checkNoLog(f.dir)
 	}
+	f.opt.Stored = tail
 	return f.openSegments(name)
 }
 

@@ -38,6 +38,7 @@ const DefaultSegmentSize = 4 << 20
 // Options is what a log can be told.
 type Options struct {
 	SegmentSize int64        // of segments to come, in bytes; 0: DefaultSegmentSize
+	Stored      uint64       // for Open: entries up to this index were stored, as its caller knows; 0: it knows of none
 	Logger      hclog.Logger // nil: none
 
 	files files // nil: those of the directory

@@ -105,6 +105,13 @@ func (l *Log) scan() error {
 	if err := l.checkFront(l.last); err != nil {
 		return err
 	}
+	switch {
+	case l.last >= l.Stored:
+	case end != nil: // no crash has torn it
+		return end.segment.damaged(end.segment.end, fmt.Errorf("%w, and entries up to %d were stored", end.err, l.Stored))
+	default:
+		return l.current.damaged(l.current.end, fmt.Errorf("the log ends with entry %d, but entries up to %d were stored", l.last, l.Stored))
+	}
 	if end != nil {
 		l.Logger.Warn("the log ends with a write that is not whole", "error", end, "in_doubt", end.doubt.Index)
 		l.addDoubt(end.doubt)
