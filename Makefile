@@ -40,10 +40,11 @@ mutants:
 
 # The long run: SCALE times the histories of a test run, in virtual time and over
 # processes, the kills at system calls (with strace), the power cuts (as root, on a loop
-# mount), and every fuzz target.
+# mount), 1,000 times SCALE flipped bits in segments, and every fuzz target.
 SCALE ?= 20
 soak:
 	KVRAFT_SCALE=$(SCALE) go test -count=1 -timeout 4h -run 'Linearizable|Increment|Counter|Founding|MoreNodes|NothingAcknowledged' . ./examples/kvd
+	KVRAFT_SCALE=$(SCALE) go test -count=1 -timeout 1h -run FlippedBitOfASegment ./internal/disk
 	./scripts/fuzz.sh 4m
 
 # Three nodes in containers, with HTTP on 127.0.0.1:4001 to 4003, or the ports in
