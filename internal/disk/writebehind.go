@@ -14,6 +14,14 @@ import (
 // but nothing comes of it: raft hears no follower's acknowledgement of an entry before
 // the leader has it on disk too (raftnet.Transport.AppendEntries), and without one nothing
 // is committed, but where the leader is a majority by itself. There it waits.
+//
+// The same section lets an entry commit that a majority has on disk without the leader. An
+// acknowledgement could be let through then: raft would count the leader in too early, and
+// be right without it. The voters cannot be others by the time raft counts, as a change of
+// the configuration is stored before it counts, and all entries before it. It would gain
+// little: the next write waits for this one, in the goroutine of raft's that commits. So a
+// leader with a slow disk would be ahead of it by one write, and no more without a queue of
+// writes, over which all that waits for what is stored would have to be thought through.
 type writeBehind struct {
 	from  uint64        // index of the first entry that is being written
 	ended chan struct{} // closed when all of them are stored, or the store has failed
