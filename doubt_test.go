@@ -3,6 +3,7 @@ package kvraft_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -105,6 +106,32 @@ func TestANodeThatMayHaveLostAnAcknowledgedWriteElectsNobodyWhoLacksIt(t *testin
 		for _, s := range []*kvraft.Store{first, second, third} {
 			eventually(t, "it is ready", ready(s))
 			wantValue(t, s, "last", strings.Repeat("last value ", 500))
+		}
+	})
+}
+
+func TestAnExaminationTellsOfAWriteThatIsNotWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrashed(t)
+		whole, err := kvraft.Examine(c.dirs[1])
+		disktest.Must(t, err)
+		damaged, err := kvraft.Examine(c.dirs[0])
+		disktest.Must(t, err)
+		if whole.LostIndex != 0 || strings.Contains(whole.String(), "not whole") {
+			t.Errorf("of the whole log it says %+v", whole)
+		}
+		if damaged.LostIndex != whole.Index || damaged.LostTerm != whole.Term || damaged.Index >= whole.Index {
+			t.Errorf("the log ends at %d, %d are lost of %d", damaged.Index, damaged.LostIndex, whole.Index)
+		}
+		if want := fmt.Sprintf("up to index %d, term %d, is not whole", whole.Index, whole.Term); !strings.Contains(damaged.String(), want) {
+			t.Errorf("it does not say %q:\n%v", want, damaged)
+		}
+		recovered, err := kvraft.Recover(c.dirs[0])
+		if err != nil || recovered.LostIndex != whole.Index {
+			t.Errorf("%+v, %v", recovered, err)
+		}
+		if again, err := kvraft.Examine(c.dirs[0]); err == nil || !errors.Is(err, kvraft.ErrInvalid) { // it is a member alone
+			t.Errorf("%+v, %v", again, err)
 		}
 	})
 }

@@ -30,6 +30,12 @@ type Recovery struct {
 	Version   uint64 // of the state with everything up to Index
 	Keys      int    // likewise
 
+	// LostIndex is not 0 if the last write to the node's log, up to that log index, is not
+	// whole. Either a crash has torn it, or it was stored, perhaps acknowledged, and is
+	// damaged. The node does not have its entries.
+	LostIndex uint64
+	LostTerm  uint64 // of the entry at LostIndex
+
 	NewVersion uint64 // that the new cluster begins at, see Recover; 0: there is no new cluster yet
 }
 
@@ -49,19 +55,24 @@ func (r Recovery) String() string {
 	if r.NewVersion > 0 {
 		versions = fmt.Sprintf("Versions go on after %d: none that a lost write had is given again.", r.NewVersion)
 	}
-	return fmt.Sprintf(`Node %s of %s holds %d keys, at version %d; its log ends at index %d, term %d.
+	lost := ""
+	if r.LostIndex > 0 {
+		lost = fmt.Sprintf("\nThe last write to it, up to index %d, term %d, is not whole, and this node does not have it. It may have been acknowledged: a node whose log ends there, or later, has it.", r.LostIndex, r.LostTerm)
+	}
+	return fmt.Sprintf(`Node %s of %s holds %d keys, at version %d; its log ends at index %d, term %d.%s
 What other members acknowledged after that is lost: this node never had it.
 What its log has after index %d is kept, also writes that nobody has acknowledged.
 %s
 The other members, %s, cannot come back as they are: empty their directories and let them join.`,
-		r.ID, cluster, r.Keys, r.Version, r.Index, r.Term, r.Committed, versions, strings.Join(others, ", "))
+		r.ID, cluster, r.Keys, r.Version, r.Index, r.Term, lost, r.Committed, versions, strings.Join(others, ", "))
 }
 
 // Recover makes the stopped node in dir the only member of a new cluster, with the
 // data that it has. It is for when a majority of the voters is lost for good, and
 // for nothing else: what other members acknowledged and this node had not yet
 // received is lost. Of several survivors choose the one whose log ends at the
-// highest term, and among those at the highest index; [Examine] tells.
+// highest term, and among those at the highest index; [Examine] tells, and also of a
+// write at the end of a log that may be lost there alone, see Recovery.LostIndex.
 //
 // The cluster gets a new id, so that a member of the old one that comes back after
 // all cannot be mistaken for one of the new. To bring such nodes in, empty their
@@ -212,6 +223,8 @@ func (s *Store) takeStock() (r Recovery, err error) {
 	view := state.now.Load().view
 	r = Recovery{ID: meta.ID, Old: meta.Cluster, Committed: meta.Snapshot.Index, Version: view.Revision(), Keys: view.Len()}
 	r.Term, r.Index = s.node.LastEntry()
+	doubt := s.node.Logs.Doubt()
+	r.LostIndex, r.LostTerm = doubt.Index, doubt.Term
 	r.Addr = cmp.Or(s.opts.advertise, roster.DialAddr(roster.AddressOf(config, s.node.Server)))
 	r.Members = s.nodesOf(config)
 	removed := view.Note(member.RemovedNote(s.node.Server)) != ""

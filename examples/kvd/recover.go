@@ -15,7 +15,7 @@ with the data that it has. It is for when a majority of the members is lost for
 good: what others acknowledged and this node had not yet received is lost. With -n
 it shows what would be kept and what lost, and changes nothing: of several survivors
 choose the one whose log ends at the highest term, and among those at the highest
-index.
+index. If the last write to a log is not whole, it says so: another may have it.
 
 Versions go on after a gap, so that none that a lost write had is given again.
 Afterwards start the node as always; it remembers a new address. Empty the
