@@ -32,7 +32,8 @@ import (
 	"github.com/kvraft/kvraft/internal/errs"
 )
 
-// deleteChunk is how many entries one transaction deletes: writes wait for it.
+// deleteChunk is how many entries one transaction deletes in a store of the user's: writes
+// wait for it.
 const deleteChunk = 1024
 
 // Log is the log store that raft sees: a base store behind checksums, fail-stop
@@ -42,6 +43,7 @@ type Log struct {
 	*logWindow
 	stable *Stable
 	base   engine
+	atOnce uint64 // how many entries one write to base deletes at the most
 	dir    string
 	name   string
 	log    hclog.Logger
@@ -223,9 +225,9 @@ func (l *Log) seal(entries []*raft.Log) ([]*raft.Log, error) {
 }
 
 // DeleteRange deletes the entries from to, both included: a prefix of the log,
-// a suffix, or all of it. It does so in small transactions, between which
-// others can write, in an order that leaves a log which raft can start from,
-// wherever a crash interrupts it:
+// a suffix, or all of it. In segments that is one write. In a store of the user's it takes
+// small transactions, between which others can write, in an order that leaves a log which
+// raft can start from, wherever a crash interrupts it:
 //
 //   - A prefix goes in ascending order. What is left is a suffix without a
 //     hole, and it starts inside or right after the snapshot for which the
@@ -273,12 +275,13 @@ func (l *Log) deleteEnd(from, to uint64) (done bool, err error) {
 // finds one missing can tell that from a loss.
 
 func (l *Log) deletePrefix(from, to uint64) error {
-	for low := from; low <= to; low += deleteChunk {
-		high := min(to, low+deleteChunk-1)
+	for low := from; low <= to; {
+		high := low + min(to-low, l.atOnce-1)
 		l.dropBelow(high + 1)
 		if err := l.deleteStored(low, high); err != nil {
 			return err
 		}
+		low = high + 1
 	}
 	return nil
 }
@@ -294,10 +297,7 @@ func (l *Log) deleteSuffix(from, to uint64) error {
 		return err
 	}
 	for high := to; high >= from; {
-		low := from
-		if high-from >= deleteChunk {
-			low = high - deleteChunk + 1
-		}
+		low := high - min(high-from, l.atOnce-1)
 		if err := l.deleteStored(low, high); err != nil {
 			return err
 		}

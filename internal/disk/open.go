@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -150,9 +151,10 @@ func Open(opt Options) (*Log, error) {
 
 func (l *Log) openBase(own Store, segmentSize int64) error {
 	if own != nil {
-		l.base = borrowed{own}
+		l.base, l.atOnce = borrowed{own}, deleteChunk
 		return nil
 	}
+	l.atOnce = math.MaxUint64
 	base, err := openFiles(l.dir, wal.Options{SegmentSize: segmentSize, Logger: l.log})
 	if err == nil {
 		l.base = base

@@ -416,3 +416,33 @@ func TestASegmentOfANewerVersionIsNotDamageToAReader(t *testing.T) {
 		t.Errorf("%d places are named", found)
 	}
 }
+
+// deletions counts those of an engine.
+type deletions struct {
+	engine
+	made int
+}
+
+func (d *deletions) DeleteRange(from, to uint64) error {
+	d.made++
+	return d.engine.DeleteRange(from, to)
+}
+
+func TestADeletionInSegmentsIsOneWrite(t *testing.T) {
+	const n = 3*deleteChunk + 7
+	for name, c := range map[string]struct{ from, to, first, last uint64 }{
+		"prefix": {1, n - 5, n - 4, n},
+		"suffix": {6, n, 1, 5},
+		"all":    {1, n, 0, 0},
+	} {
+		l := openTestFile(t, t.TempDir(), 1, disktest.FailTest(t))
+		disktest.Must(t, l.StoreLogs(disktest.Entries(1, n, 0)))
+		counted := &deletions{engine: l.base}
+		l.base = counted
+		disktest.Must(t, l.DeleteRange(c.from, c.to))
+		if first, last := l.Bounds(); first != c.first || last != c.last || counted.made != 1 {
+			t.Errorf("%s: %d deletions, and the log is from %d to %d", name, counted.made, first, last)
+		}
+		disktest.Must(t, l.Close())
+	}
+}
