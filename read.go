@@ -431,7 +431,7 @@ func (v *View) Range(from, to string) iter.Seq[Entry] {
 func (v *View) while(from string, in func(key string) bool) iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		v.at.Ascend(from, func(key string, item state.Item) bool {
-			return in(key) && yield(entry(key, item))
+			return in(key) && yield(entry(strings.Clone(key), item)) // a part of a key keeps its value in memory
 		})
 	}
 }

@@ -87,7 +87,7 @@ func writeSnapshot(ctx context.Context, w io.Writer, head snapshotHeader, view s
 	})
 	view.Ascend("", func(key string, item state.Item) bool {
 		out.string(key)
-		out.string(item.Value)
+		out.bytes(item.Bytes())
 		out.numbers(item.Version)
 		return out.err == nil
 	})
@@ -138,6 +138,11 @@ func (s *snapshotWriter) numbers(ns ...uint64) {
 		s.buf = binary.AppendUvarint(s.buf, n)
 	}
 	s.write(s.buf)
+}
+
+func (s *snapshotWriter) bytes(b []byte) {
+	s.numbers(uint64(len(b)))
+	s.write(b)
 }
 
 func (s *snapshotWriter) string(text string) {
@@ -316,15 +321,15 @@ func (s *snapshotReader) number() uint64 {
 	if s.err != nil {
 		return 0
 	}
-	b, err := s.r.Peek(binary.MaxVarintLen64) // an error only says that there are fewer
+	b, err := s.r.Peek(binary.MaxVarintLen64) // an error says that there are fewer, and comes again if more are needed
 	n, size := binary.Uvarint(b)
 	switch {
+	case size < 0 || size == 0 && err == nil:
+		s.err = errors.New("a number of more than 64 bits")
 	case size == 0 && err == io.EOF:
 		s.err = io.ErrUnexpectedEOF
 	case size == 0:
 		s.err = err
-	case size < 0:
-		s.err = errors.New("a number of more than 64 bits")
 	case size > 1 && b[size-1] == 0:
 		s.err = errors.New("a number longer than it need be")
 	default:

@@ -262,6 +262,7 @@ func TestASnapshotThatNoStateCanHaveWrittenIsRefusedWhateverItsChecksumSays(t *t
 		"a key too few":          sealed(head(2, 0, 2, 0), key("a", 1)),
 		"a key too many":         sealed(head(2, 0, 1, 0), key("a", 1), key("b", 2)),
 		"a number without end":   sealed(plainSnapshot, bytes.Repeat([]byte{0x80}, 20)),
+		"a request's without":    sealed(head(1, 0, 0, 2), make([]byte, 16), bytes.Repeat([]byte{0x80}, 16), uvarints(0, 0, 0)),
 		"a number over 64 bits":  sealed(plainSnapshot, bytes.Repeat([]byte{0xff}, 9), []byte{2}),
 		"another magic":          sealed([]byte("kvsnip\x00\x01"), head(0, 0, 0, 0)[8:]),
 		"a future version":       sealed([]byte("kvsnap\x00\x04"), head(0, 0, 0, 0)[8:]),

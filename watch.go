@@ -1,10 +1,12 @@
 package kvraft
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/kvraft/kvraft/internal/errs"
@@ -58,8 +60,9 @@ const (
 	// begin with it.
 	ExactKey
 
-	// SharedValues saves the copy of each value: those of the events are the store's own,
-	// and must not be written to.
+	// SharedValues saves the copies of each key and value: those of the events are the
+	// store's own. A value must not be written to, and a key that is kept keeps its value
+	// in memory.
 	SharedValues
 )
 
@@ -185,7 +188,7 @@ func (w *watch) snapshot(yield func(Event) bool) error {
 		if !w.scope.Has(key) {
 			return false
 		}
-		if err = w.ended(); err == nil && !yield(Event{Kind: EventSet, Key: key, Value: w.value(item), Version: item.Version, More: true}) {
+		if err = w.ended(); err == nil && !yield(w.set(key, item, true)) {
 			err = errBrokenOff
 		}
 		return err == nil
@@ -200,12 +203,14 @@ func (w *watch) snapshot(yield func(Event) bool) error {
 	return nil
 }
 
-// value is what the caller gets of one.
-func (w *watch) value(item state.Item) []byte {
-	if w.opts.has(SharedValues) {
-		return item.Bytes()
+// set is the event of a key that is there. The store has a key and its value in one
+// allocation, of which the caller gets copies: a key that is kept would keep the value too.
+func (w *watch) set(key string, item state.Item, more bool) Event {
+	e := Event{Kind: EventSet, Key: key, Value: item.Bytes(), Version: item.Version, More: more}
+	if !w.opts.has(SharedValues) {
+		e.Key, e.Value = strings.Clone(key), bytes.Clone(e.Value)
 	}
-	return []byte(item.Value)
+	return e
 }
 
 // reach waits until this node has reached the version to begin after, if there is
@@ -260,9 +265,10 @@ func (w *watch) advance(now *applied) error {
 func (w *watch) yieldFound(yield func(Event) bool) bool {
 	defer clear(w.found)
 	for i, c := range w.found {
-		e := Event{Kind: EventSet, Key: c.Key, Value: w.value(c.Item), Version: c.Version, More: i+1 < len(w.found)}
-		if c.Deleted {
-			e.Kind = EventDelete
+		more := i+1 < len(w.found)
+		e := Event{Kind: EventDelete, Key: c.Key, Version: c.Version, More: more}
+		if !c.Deleted {
+			e = w.set(c.Key, c.Item, more)
 		}
 		if !yield(e) {
 			return false

@@ -123,6 +123,42 @@ func TestAViewKeepsNoHistory(t *testing.T) {
 	}
 }
 
+func TestAKeyThatIsKeptKeepsNoValue(t *testing.T) {
+	for name, read := range map[string]func(*Store) string{
+		"a view": func(s *Store) (key string) {
+			for e := range (&View{at: s.fsm.now.Load().view}).All() {
+				key = e.Key
+			}
+			return key
+		},
+		"a watch with a snapshot": func(s *Store) string {
+			for e := range s.Watch(t.Context(), "", SnapshotFirst) {
+				return e.Key
+			}
+			return ""
+		},
+		"a watch": func(s *Store) string {
+			for e := range s.Watch(t.Context(), "", After(0)) {
+				return e.Key
+			}
+			return ""
+		},
+	} {
+		s := newTestServer(t)
+		s.fsm.Apply(setEntry(1, 1, "key", string(make([]byte, 1<<10))))
+		item, _ := s.fsm.now.Load().view.Get("key")
+		value := weak.Make(unsafe.StringData(item.Value))
+		key := read(s)
+		for index := uint64(2); index < 20; index++ {
+			s.fsm.Apply(setEntry(index, 1, "key", string(make([]byte, 1<<17)))) // the history is 1 MiB
+		}
+		if runtime.GC(); value.Value() != nil || key != "key" {
+			t.Errorf("%s: the key %q keeps a value that was overwritten", name, key)
+		}
+		runtime.KeepAlive(key)
+	}
+}
+
 func TestASnapshotThatIsRestoredBeginsANewHistory(t *testing.T) {
 	source, _ := newTestFSM(t, 1<<20)
 	for i := range uint64(9) {

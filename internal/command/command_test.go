@@ -154,6 +154,21 @@ func TestSizeIsWhatARequestAddsToAnEntry(t *testing.T) {
 	}
 }
 
+func TestDecodedKeysAndValuesArePartsOfTheEntry(t *testing.T) {
+	entry := Append(nil, []Request{{Ops: []Op{{Kind: Set, Key: "color", Value: []byte("green")}}}})
+	reqs, err := Decode(entry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := reqs[0].Ops[0]
+	if n := testing.AllocsPerRun(10, func() { _, _ = Decode(entry) }); n > 2 {
+		t.Errorf("%v allocations, want those of the requests and of their ops", n)
+	}
+	if len(op.Value) != cap(op.Value) {
+		t.Error("who appends to a value writes to the entry")
+	}
+}
+
 func TestEveryTruncationIsRefused(t *testing.T) {
 	outcome := AppendResults(nil, results())
 	for _, entry := range [][]byte{Append(nil, group()), Append(nil, markedGroup())} {

@@ -52,7 +52,7 @@ func (s *State) endLegacy() {
 	s.base = s.revision
 	items := tree.New()
 	s.items.Ascend("", func(key string, it Item) bool {
-		items.Set(key, []byte(it.Value), s.revision)
+		items.Set(key, it.Bytes(), s.revision)
 		return true
 	})
 	s.items = items

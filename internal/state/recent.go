@@ -33,19 +33,7 @@ type memory struct {
 }
 
 func newMemory(w windows) memory {
-	return memory{newRecent(w.own, w.chunk, inTurn), newRecent(w.callers, w.chunk, scattered(maphash.MakeSeed()))}
-}
-
-// inTurn is for ids of a session and a number: what a store asks for in turn stands side by side. With ids from one store
-// whatever find comes upon is a whole table older, and so forgotten: a new request is known as new without a look at any
-// other, as with a session's highest number (Ongaro's thesis, section 6.3), in whatever order the numbers come.
-func inTurn(id command.ID) uint64 {
-	return binary.BigEndian.Uint64(id[:8]) + binary.BigEndian.Uint64(id[8:])
-}
-
-// scattered is for ids of which callers may choose many that would stand together.
-func scattered(seed maphash.Seed) func(command.ID) uint64 {
-	return func(id command.ID) uint64 { return maphash.Bytes(seed, id[:]) }
+	return memory{newRecent(w.own, w.chunk), newRecent(w.callers, w.chunk)}
 }
 
 // windows are the sizes of a memory.
@@ -104,9 +92,9 @@ type recent struct {
 	chunks [][]record
 	len    int // records in chunks
 
-	place func(command.ID) uint64 // of an id in heads, but for its length
-	heads []uint32                // numbers of records, 0 for none; nil: there was none yet
-	next  uint32                  // number of the next record. It wraps around, so that an old number in heads may look new: see find
+	seed  maphash.Seed
+	heads []uint32 // numbers of records, 0 for none; nil: there was none yet
+	next  uint32   // number of the next record. It wraps around, so that an old number in heads may look new: see find
 }
 
 type record struct {
@@ -114,8 +102,8 @@ type record struct {
 	before uint32 // number of the last one before it in its chain
 }
 
-func newRecent(window, chunk int, place func(command.ID) uint64) recent {
-	return recent{window: window, chunk: chunk, place: place}
+func newRecent(window, chunk int) recent {
+	return recent{window: window, chunk: chunk, seed: maphash.MakeSeed()}
 }
 
 // find goes by ids, and from newer records to older ones only: a number from before the wrap leads to other records, but to
@@ -137,8 +125,14 @@ func (r *recent) find(id command.ID) (*Remembered, bool) {
 	}
 }
 
+// head is where the chain of an id begins. The id of a store's own request is a session and a number: consecutive numbers take
+// consecutive places, and a place was last taken a whole table ago, by a request that is forgotten by now. So nearly every
+// new request is known as new by a place that is in the processor's cache, and no record is looked at; a session's highest
+// number (Ongaro's thesis, section 6.3) would say no more, and would need the numbers to come in order. Where several stores
+// write, chains are a few records long. The seed keeps callers, who choose their ids, from filling one place.
 func (r *recent) head(id command.ID) *uint32 {
-	return &r.heads[r.place(id)%uint64(len(r.heads))]
+	place := maphash.Bytes(r.seed, id[:8]) + binary.BigEndian.Uint64(id[8:])
+	return &r.heads[place%uint64(len(r.heads))]
 }
 
 func (r *recent) at(i int) *record { return &r.chunks[i/r.chunk][i%r.chunk] }

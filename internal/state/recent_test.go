@@ -1,7 +1,6 @@
 package state
 
 import (
-	"hash/maphash"
 	"math/rand/v2"
 	"testing"
 	"unsafe"
@@ -247,7 +246,7 @@ func TestTheTableOfAFewRequestsIsSmall(t *testing.T) {
 }
 
 func TestANewRequestOfAStoreIsKnownAsNewWithoutALookAtAnother(t *testing.T) {
-	r := newRecent(1<<10, 1<<5, inTurn)
+	r := newRecent(1<<10, 1<<5)
 	ids, rnd := command.NewIDs(), rand.New(rand.NewPCG(1, 1))
 	for index := uint64(1); index < 200; index++ {
 		group := make([]command.Request, 64)
@@ -271,7 +270,7 @@ func TestANewRequestOfAStoreIsKnownAsNewWithoutALookAtAnother(t *testing.T) {
 func TestRequestsAreFoundWhenTheNumbersOfRecordsWrapAround(t *testing.T) {
 	for seed := range uint64(50) {
 		random := rand.New(rand.NewPCG(seed, 0))
-		r := newRecent(32, 8, scattered(maphash.MakeSeed()))
+		r := newRecent(32, 8)
 		r.heads = make([]uint32, 16)
 		r.next = -uint32(random.IntN(200))
 		for i := range r.heads {

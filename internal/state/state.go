@@ -51,8 +51,8 @@ func newState(w windows) *State {
 }
 
 // Apply applies the log entry at index and returns the result of each of its requests, in order. Indexes of successive calls
-// rise. The state keeps copies of keys and
-// values.
+// rise. The
+// state keeps copies of keys and values.
 //
 // A request has its effect in full or none, and once, however many copies of it are in the log. It is effective when it set
 // a key or deleted one that was there, not when it took a note, and then moves the revision by one: two requests of one entry never share a revision.

@@ -9,7 +9,8 @@ import (
 	"github.com/kvraft/kvraft/internal/tree"
 )
 
-// View is the state at one moment. It does not change, and any goroutine may read it.
+// View is the state at one moment. It does not change, and any goroutine may read it. Keys and values
+// that it returns are the state's own, see tree.Item.
 type View struct {
 	items    tree.View
 	notes    map[string]string
@@ -121,7 +122,7 @@ func (v View) HashTo(sum hash.Hash) {
 	v.Ascend("", func(key string, it Item) bool {
 		h.numbers(uint64(len(key)), uint64(len(it.Value)), it.Version)
 		h.text(key)
-		h.text(it.Value)
+		h.h.Write(it.Bytes())
 		return true
 	})
 	for _, r := range []Requests{v.own, v.callers} {

@@ -6,8 +6,7 @@ import (
 	"unsafe"
 )
 
-// Item is what a key holds. Its value is a part of what the map keeps of the key: a substring that is kept keeps all of it in
-// memory.
+// Item is what a key holds. Its value shares an allocation with the key: whoever keeps a part of one keeps both in memory.
 type Item struct {
 	Value   string
 	Version uint64
@@ -16,8 +15,8 @@ type Item struct {
 // Bytes returns the value without a copy: whoever gets it must not write to it.
 func (it Item) Bytes() []byte { return unsafe.Slice(unsafe.StringData(it.Value), len(it.Value)) }
 
-// A record is a key, its value and its version in one piece of memory, which holds no pointer: the garbage collector has one
-// object for each key, and does not look into it.
+// A record is a key, its value and its version in one allocation without pointers: the garbage collector has one object for
+// each key, and does not scan it.
 //
 //	version (8 bytes), length of the key (4 bytes), key, value
 type record string

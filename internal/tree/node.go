@@ -7,37 +7,39 @@ import (
 
 // The sizes are measured: with larger nodes a read gains less than a write loses, which copies a leaf.
 const (
-	fanout = 35         // a node with as many texts is divided. So many fill the 896 bytes that the allocator has for it
-	fewest = fanout / 4 // a node with less, after a key was deleted, gets some of its neighbour's or all
+	fanout = 35         // a node that reaches it is split; the node fills an allocation of 896 bytes
+	fewest = fanout / 4 // a node that a deletion leaves with fewer is merged with a neighbor, or shares its entries
 )
 
-// node is a leaf, or an inner node. The keys below children[i] are not less than texts[i-1], and are less than texts[i].
+// node is a leaf, or an inner node. The keys below children[i] are not less than entries[i-1], and are less than entries[i].
 type node struct {
 	epoch    uint64 // of the map when it was made: later it is not written to
-	skip     int    // bytes that all keys between the bounds of the node share
+	skip     int    // bytes that both fences begin with, and so every key between them
 	n        int
 	heads    [fanout]uint64
-	texts    [fanout]string // of a leaf: records; of an inner node: separators
+	entries  [fanout]string // of a leaf: records; of an inner node: separators
 	children []*node        // n+1 of them; none: a leaf
 }
 
 func (n *node) isLeaf() bool { return n.children == nil }
 
-// bounds are the separators around a node, or "" where there is none.
-type bounds struct{ low, high string }
+// fences are the separators to the left and the right of a node, "" where there is none: no key below it is less than low, and
+// all are less than high.
+type fences struct{ low, high string }
 
-func (n *node) boundsOf(child int, within bounds) bounds {
+func (n *node) fencesOf(child int, within fences) fences {
 	b := within
 	if child > 0 {
-		b.low = n.texts[child-1]
+		b.low = n.entries[child-1]
 	}
 	if child < n.n {
-		b.high = n.texts[child]
+		b.high = n.entries[child]
 	}
 	return b
 }
 
-// shared is how many bytes both begin with. So does every key that is not less than a and less than b.
+// shared is how many bytes a and b both begin with. Every key k with a <= k < b begins with them too: anything else that is
+// not less than a is greater than all that begins with them, b included.
 func shared(a, b string) int {
 	n := min(len(a), len(b))
 	for i := range n {
@@ -64,13 +66,13 @@ func head(key string, skip int) uint64 {
 
 func (n *node) key(i int) string {
 	if n.isLeaf() {
-		return record(n.texts[i]).key()
+		return record(n.entries[i]).key()
 	}
-	return n.texts[i]
+	return n.entries[i]
 }
 
 // search returns the first place of which the key is not less than key, and whether it is equal. The key lies between the
-// bounds of the node.
+// fences of the node.
 func (n *node) search(key string) (i int, found bool) {
 	h := head(key, n.skip)
 	low, high := 0, n.n
@@ -92,7 +94,7 @@ func (n *node) get(key string) (Item, bool) {
 			if !found {
 				return Item{}, false
 			}
-			return record(n.texts[i]).item(), true
+			return record(n.entries[i]).item(), true
 		}
 		if found {
 			i++
@@ -116,7 +118,7 @@ func (n *node) ascend(from string, yield func(string, Item) bool) bool {
 // all goes through what the node has from place i on.
 func (n *node) all(i int, yield func(string, Item) bool) bool {
 	for ; i < n.n && n.isLeaf(); i++ {
-		if r := record(n.texts[i]); !yield(r.key(), r.item()) {
+		if r := record(n.entries[i]); !yield(r.key(), r.item()) {
 			return false
 		}
 	}
@@ -129,27 +131,27 @@ func (n *node) all(i int, yield func(string, Item) bool) bool {
 }
 
 func (n *node) insert(i int, text string, head uint64) {
-	copy(n.texts[i+1:n.n+1], n.texts[i:n.n])
+	copy(n.entries[i+1:n.n+1], n.entries[i:n.n])
 	copy(n.heads[i+1:n.n+1], n.heads[i:n.n])
-	n.texts[i], n.heads[i] = text, head
+	n.entries[i], n.heads[i] = text, head
 	n.n++
 }
 
 func (n *node) insertChild(i int, child *node) { n.children = slices.Insert(n.children, i, child) }
 
 func (n *node) cut(i int) {
-	copy(n.texts[i:n.n-1], n.texts[i+1:n.n])
+	copy(n.entries[i:n.n-1], n.entries[i+1:n.n])
 	copy(n.heads[i:n.n-1], n.heads[i+1:n.n])
 	n.n--
-	n.texts[n.n] = "" // or it would stay in memory
+	n.entries[n.n] = "" // or it would stay in memory
 }
 
 func (n *node) cutChild(i int) { n.children = slices.Delete(n.children, i, i+1) }
 
-// fill gives a node between bounds its contents.
-func (n *node) fill(texts []string, children []*node, within bounds) {
-	n.n = copy(n.texts[:], texts)
-	clear(n.texts[n.n:])
+// fill gives a node between fences its contents.
+func (n *node) fill(entries []string, children []*node, within fences) {
+	n.n = copy(n.entries[:], entries)
+	clear(n.entries[n.n:])
 	if len(children) > 0 {
 		n.children = append(make([]*node, 0, fanout+1), children...)
 	}
@@ -159,19 +161,19 @@ func (n *node) fill(texts []string, children []*node, within bounds) {
 	}
 }
 
-// distribute gives the first texts to the node and the others to right, and returns what stands between them: in a leaf a
-// text that is as short as can be, in an inner node the one at the place where it is divided.
-func (n *node) distribute(right *node, at int, texts []string, children []*node, within bounds) (separator string) {
-	texts, children = slices.Clone(texts), slices.Clone(children)
+// split leaves the first entries to the node, gives the others to right, and returns what separates them: in a leaf the
+// shortest key that does, in an inner node the separator at that place.
+func (n *node) split(right *node, at int, entries []string, children []*node, within fences) (separator string) {
+	entries, children = slices.Clone(entries), slices.Clone(children)
 	if len(children) == 0 {
-		last, first := record(texts[at-1]).key(), record(texts[at]).key()
+		last, first := record(entries[at-1]).key(), record(entries[at]).key()
 		separator = strings.Clone(first[:shared(last, first)+1])
-		n.fill(texts[:at], nil, bounds{within.low, separator})
-		right.fill(texts[at:], nil, bounds{separator, within.high})
+		n.fill(entries[:at], nil, fences{within.low, separator})
+		right.fill(entries[at:], nil, fences{separator, within.high})
 		return separator
 	}
-	separator = texts[at]
-	n.fill(texts[:at], children[:at+1], bounds{within.low, separator})
-	right.fill(texts[at+1:], children[at+1:], bounds{separator, within.high})
+	separator = entries[at]
+	n.fill(entries[:at], children[:at+1], fences{within.low, separator})
+	right.fill(entries[at+1:], children[at+1:], fences{separator, within.high})
 	return separator
 }

@@ -49,13 +49,13 @@ func wantContents(t *testing.T, c contents, want model) {
 func wantRules(t *testing.T, m *Map) {
 	t.Helper()
 	depth := -1
-	var look func(n *node, within bounds, at int)
-	look = func(n *node, within bounds, at int) {
+	var look func(n *node, within fences, at int)
+	look = func(n *node, within fences, at int) {
 		if n.skip > shared(within.low, within.high) {
 			t.Fatalf("%d bytes are skipped between %q and %q", n.skip, within.low, within.high)
 		}
 		if n.n >= fanout || n.n == 0 && at > 0 {
-			t.Fatalf("a node has %d texts", n.n)
+			t.Fatalf("a node has %d entries", n.n)
 		}
 		for i := range n.n {
 			key := n.key(i)
@@ -66,7 +66,7 @@ func wantRules(t *testing.T, m *Map) {
 				t.Fatalf("head %x of %q, of which %d are skipped", n.heads[i], key, n.skip)
 			}
 		}
-		for _, text := range n.texts[n.n:] {
+		for _, text := range n.entries[n.n:] {
 			if text != "" {
 				t.Fatalf("a text behind the last is kept: %q", text)
 			}
@@ -90,10 +90,10 @@ func wantRules(t *testing.T, m *Map) {
 			if child.epoch > n.epoch {
 				t.Fatalf("a node of epoch %d has a child of epoch %d", n.epoch, child.epoch)
 			}
-			look(child, n.boundsOf(i, within), at+1)
+			look(child, n.fencesOf(i, within), at+1)
 		}
 	}
-	look(m.root, bounds{}, 0)
+	look(m.root, fences{}, 0)
 }
 
 // keysOf are makers of keys that differ in how they begin.
