@@ -34,11 +34,59 @@ func (l *Log) advance(need int64) error {
 }
 
 // prepareAhead has the segment after the current one ready before it is needed: a disk that
-// is full, or a process without file descriptors, is met here, while there is room in the
-// current one, and not within a write.
+// is full, or a process without file descriptors, is met while there is room in the current
+// one, and not within a write. A new file is filled with zeros beside the writes, any of
+// which would wait for that as long as for many others.
 func (l *Log) prepareAhead() error {
-	err := l.prepare()
-	if isFull(err) || lacksDescriptors(err) {
+	if l.canRenew() {
+		return l.unlessShort(l.prepare())
+	}
+	if l.filling == nil {
+		ended := make(chan filled, 1)
+		l.filling = ended
+		l.files.beside(func() { ended <- l.fill() })
+	}
+	return l.takeFilled()
+}
+
+// filled is a file for a segment to come, or why there is none.
+type filled struct {
+	file file
+	err  error
+}
+
+// takeFilled makes the spare segment of the file that was being filled, if that has ended.
+func (l *Log) takeFilled() error {
+	if l.spare != nil {
+		return nil
+	}
+	select {
+	case f := <-l.filling:
+		l.filling = nil
+		return l.unlessShort(l.addSegment(f))
+	default:
+		return nil
+	}
+}
+
+// awaitFilled returns a file that is filled, now or ahead.
+func (l *Log) awaitFilled() filled {
+	if l.filling != nil {
+		f := <-l.filling
+		l.filling = nil
+		if !isShort(f.err) { // else there may be room by now
+			return f
+		}
+	}
+	return l.fill()
+}
+
+func isShort(err error) bool { return isFull(err) || lacksDescriptors(err) }
+
+// unlessShort is err, unless it is for want of room or descriptors: what there is will do
+// for a while.
+func (l *Log) unlessShort(err error) error {
+	if isShort(err) {
 		l.Logger.Warn("no room for the next segment of the log", "left_bytes", l.current.size-l.current.end, "error", err)
 		return nil
 	}
@@ -65,17 +113,20 @@ func lacksDescriptors(err error) bool {
 
 // prepare makes the segment after the current one: the oldest if nothing of it is needed,
 // else a new one.
-func (l *Log) prepare() (err error) {
-	number := l.current.number + 1
-	if oldest := l.segments[0]; l.isUnneeded(oldest) && oldest.size == l.SegmentSize {
-		err = l.renew(oldest, number)
-	} else {
-		err = l.addSegment(number)
+func (l *Log) prepare() error {
+	if !l.canRenew() {
+		return l.addSegment(l.awaitFilled())
 	}
-	if err != nil {
+	number := l.current.number + 1
+	if err := l.renew(l.segments[0], number); err != nil {
 		return fmt.Errorf("prepare segment %d: %w", number, err)
 	}
 	return nil
+}
+
+func (l *Log) canRenew() bool {
+	oldest := l.segments[0]
+	return l.isUnneeded(oldest) && oldest.size == l.SegmentSize
 }
 
 // isUnneeded reports whether no entry of the log is in a segment, nor a session that says
@@ -139,12 +190,15 @@ func (l *Log) grow(size int64) error {
 	return err
 }
 
-func (l *Log) addSegment(number uint64) error {
-	s, err := l.createSegment(number)
-	if err == nil {
-		l.setSpare(s, nil)
+// addSegment makes the segment after the current one of a filled file.
+func (l *Log) addSegment(f filled) error {
+	number := l.current.number + 1
+	s, err := l.createSegment(f, number)
+	if err != nil {
+		return fmt.Errorf("prepare segment %d: %w", number, err)
 	}
-	return err
+	l.setSpare(s, nil)
+	return nil
 }
 
 // setSpare puts a segment at the end of the list, where old is taken out.
@@ -156,32 +210,46 @@ func (l *Log) setSpare(s, old *segment) {
 	l.spare = s
 }
 
-// createSegment makes a file for a segment, which gets its name when it is whole.
-func (l *Log) createSegment(number uint64) (*segment, error) {
+// fill makes a file for a segment. It uses nothing of the log that changes.
+func (l *Log) fill() filled {
 	f, err := l.files.create(unfinished)
 	if err != nil {
-		return nil, noRoom(err)
+		return filled{err: noRoom(err)}
 	}
-	s := &segment{name: fmt.Sprintf("segment-%06d", number), file: f, id: l.id, number: number, size: l.SegmentSize}
-	if err = s.allocate(); err == nil {
-		err = s.begin()
+	if err := (&segment{file: f, size: l.SegmentSize}).allocate(); err != nil {
+		return filled{err: l.discard(f, err)}
 	}
+	return filled{file: f}
+}
+
+// createSegment makes a segment of a filled file, which gets its name when it is whole.
+func (l *Log) createSegment(f filled, number uint64) (*segment, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	s := &segment{name: fmt.Sprintf("segment-%06d", number), file: f.file, id: l.id, number: number, size: l.SegmentSize}
+	err := s.begin()
 	if err == nil {
 		err = l.files.rename(unfinished, s.name)
 	}
 	if err == nil {
 		err = l.files.sync()
 	}
-	if err == nil {
-		return s, nil
+	if err != nil {
+		return nil, l.discard(f.file, err)
 	}
+	return s, nil
+}
+
+// discard gives up an unfinished file because of err.
+func (l *Log) discard(f file, err error) error {
 	if closing := f.Close(); closing != nil || !isFull(err) {
-		return nil, errors.Join(err, closing)
+		return errors.Join(err, closing)
 	}
 	if removing := l.files.remove(unfinished); removing != nil { // it may have all the room there was
-		return nil, removing
+		return removing
 	}
-	return nil, err
+	return err
 }
 
 // removeUnneeded removes the oldest segments if nothing of them is needed, but for a few

@@ -167,6 +167,8 @@ func (d *testDisk) sync() error {
 	return nil
 }
 
+func (d *testDisk) beside(f func()) { f() }
+
 func (d *testDisk) Close() error { return nil }
 
 func (f *testFile) ReadAt(b []byte, offset int64) (int, error) {

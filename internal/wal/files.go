@@ -18,6 +18,9 @@ type files interface {
 	rename(from, to string) error
 	remove(name string) error
 	sync() error // makes the names durable
+	// beside runs f beside what else is done in the directory. Tests run it at once, so that
+	// operations have one order.
+	beside(f func())
 	Close() error
 }
 
@@ -50,6 +53,8 @@ func openDirectory(path string) (d directory, err error) {
 	}
 	return directory{root, names}, nil
 }
+
+func (d directory) beside(f func()) { go f() }
 
 func (d directory) Close() error { return errors.Join(d.names.Close(), d.Root.Close()) }
 

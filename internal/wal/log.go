@@ -11,8 +11,9 @@
 // then there is a [Doubt]. Everywhere else each frame proves those before it, as it was
 // written when they were durable, and what is wrong with one of these is damage.
 //
-// A Log has no goroutines. Its methods may be called from any, one at a time of those that
-// write. The mutex named writing is held while the disk works, and before mu, which never
+// A Log has a goroutine while a new segment is filled with zeros, for which Close waits. It
+// only makes a file, and hands it over by a channel. The methods may be called from any
+// goroutine, one at a time of those that write. The mutex named writing is held while the disk works, and before mu, which never
 // is. After an error of a write nothing is written any more. Tests cut the power, fail the
 // disk and flip bits at every operation of a script, and read back what must be there.
 package wal
@@ -31,8 +32,8 @@ import (
 	"github.com/kvraft/kvraft/internal/durable"
 )
 
-// DefaultSegmentSize is large enough for a new segment to be rare, and small enough for the
-// write that waits while it is filled with zeros, and for a node with little data.
+// DefaultSegmentSize is large enough for a new segment to be rare, and small enough for a node
+// with little data.
 const DefaultSegmentSize = 4 << 20
 
 // Options is what a log can be told.
@@ -69,7 +70,8 @@ type Log struct {
 	current *segment   // where the next frame goes; guarded by writing
 	// spare follows current, ready to be written to; nil: there was no room for it.
 	// Guarded by writing.
-	spare *segment
+	spare   *segment
+	filling <-chan filled // of a goroutine that makes a file; nil: there is none. Guarded by writing
 
 	mu          sync.RWMutex // guards the following, and the entries of each segment
 	segments    []*segment   // by number; the first ones may be without a live entry
@@ -111,7 +113,7 @@ func Create(dir string, opt Options) (*Log, error) {
 		return nil, errors.Join(fmt.Errorf("create a log in %s: there is %q", dir, names), err, l.files.Close())
 	}
 	_, _ = rand.Read(l.id[:]) // which never fails
-	first, err := l.createSegment(1)
+	first, err := l.createSegment(l.fill(), 1)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("create a log: %w", err), l.files.Close())
 	}
@@ -134,10 +136,20 @@ func (l *Log) Close() (err error) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	l.broken = errors.Join(l.broken, errClosed)
+	if l.filling != nil {
+		err = l.dropFilled(<-l.filling)
+	}
 	for _, s := range l.segments {
 		err = errors.Join(err, s.file.Close())
 	}
 	return errors.Join(err, l.files.Close())
+}
+
+func (l *Log) dropFilled(f filled) error {
+	if l.filling = nil; f.err != nil { // nobody needs the file
+		return nil
+	}
+	return errors.Join(f.file.Close(), l.files.remove(unfinished))
 }
 
 var errClosed = errors.New("the log is closed")
@@ -343,6 +355,10 @@ func (l *Log) forgetBelow(index uint64) {
 func (l *Log) write(m mark, entries []*raft.Log) (offsets []uint32, err error) {
 	if l.broken != nil {
 		return nil, l.broken
+	}
+	if err := l.takeFilled(); err != nil {
+		l.broken = err
+		return nil, err
 	}
 	size := frameSize(entries)
 	if size > maxFrame {
