@@ -117,7 +117,7 @@ func TestAStartThatIsRefusedChangesNothing(t *testing.T) {
 		"segments, and a record that was changed": {inSegments(func(t *testing.T, dir string) { editBolt(t, dir, spoilRecord) }), nil, "does not match its checksum"},
 		"segments that are missing":               {inSegments(removed("raft.log")), nil, "raft.log is missing"},
 		"an empty raft.log":                       {inSegments(removed("raft.log/segment-000001", "raft.log/segment-000002")), nil, "the log has no segment"},
-		"a segment that is missing":               {inSegments(removed("raft.log/segment-000001")), nil, "entries up to"},
+		"a segment that is missing":               {inSegments(removed("raft.log/segment-000001")), nil, "the segments before it are missing"},
 		"a segment of a newer version's":          {inSegments(newerSegment), nil, "newer version"},
 		"a segment that was changed": {inSegments(func(t *testing.T, dir string) {
 			_, at, _ := segmentWith(t, dir, 3)
