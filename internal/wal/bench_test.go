@@ -137,7 +137,7 @@ const benchEntries = 100_000
 // writeBench writes a log that is to be read, by 64 entries.
 func writeBench(b *testing.B) *Log {
 	b.Helper()
-	l, err := Create("", Options{files: openUnsynced(b)})
+	l, err := Create("", Options{files: openUnsynced(b, b.TempDir())})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -33,8 +33,10 @@ func numbered(first, last, term uint64, size int) (entries []*raft.Log) {
 // each entry, and a fourth is the spare.
 func writeThree(t *testing.T) (dir string, id ID) {
 	t.Helper()
-	dir = filepath.Join(t.TempDir(), "log")
-	l, err := Create(dir, smallSegments)
+	dir = t.TempDir()
+	opt := smallSegments
+	opt.files = openUnsynced(t, dir)
+	l, err := Create("", opt)
 	disktest.Must(t, err)
 	for _, entry := range numbered(1, 15, 1, 600) {
 		disktest.Must(t, l.StoreLog(entry))

@@ -47,8 +47,9 @@ func goldenEntries(first, last, term uint64) (entries []*raft.Log) {
 // writeGolden writes a log with all that the format has: segments that were taken again,
 // the cut of a few entries and of all, a session, and one that has something in doubt.
 func writeGolden(t *testing.T, dir string) {
-	opt := Options{SegmentSize: 8192}
-	l, err := Create(dir, opt)
+	disktest.Must(t, os.Mkdir(dir, 0o700))
+	opt := Options{SegmentSize: 8192, files: openUnsynced(t, dir)}
+	l, err := Create("", opt)
 	disktest.Must(t, err)
 	store := func(first, last, term uint64) {
 		t.Helper()

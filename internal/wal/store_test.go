@@ -41,7 +41,7 @@ func (unsyncedFile) Sync() error { return nil }
 func unsyncedLog(t testing.TB) *Log {
 	t.Helper()
 	opt := smallSegments
-	opt.files = openUnsynced(t)
+	opt.files = openUnsynced(t, t.TempDir())
 	l, err := Create("", opt)
 	if err != nil {
 		t.Fatal(err)
@@ -50,9 +50,9 @@ func unsyncedLog(t testing.TB) *Log {
 	return l
 }
 
-func openUnsynced(t testing.TB) unsynced {
+func openUnsynced(t testing.TB, dir string) unsynced {
 	t.Helper()
-	d, err := openDirectory(t.TempDir())
+	d, err := openDirectory(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
