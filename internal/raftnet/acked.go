@@ -63,3 +63,33 @@ func (a *abstention) Abstains() bool {
 	until := a.until.Load()
 	return until != nil && time.Now().Before(*until)
 }
+
+// asking is whose votes this node waits for, and in which term.
+type asking struct {
+	mu    sync.Mutex
+	terms map[raft.ServerID]uint64 // guarded by mu
+}
+
+func (a *asking) begin(id raft.ServerID, term uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.terms == nil {
+		a.terms = make(map[raft.ServerID]uint64)
+	}
+	a.terms[id] = term
+}
+
+func (a *asking) end(id raft.ServerID, term uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.terms[id] == term { // else it is asked in a later one
+		delete(a.terms, id)
+	}
+}
+
+// asks reports whether this node waits for the vote of another in a term.
+func (a *asking) asks(id raft.ServerID, term uint64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.terms[id] == term
+}

@@ -34,7 +34,7 @@ import (
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
-// Transport is raft's network transport with nine changes.
+// Transport is raft's network transport with ten changes.
 //
 // Each message names the node that is meant, not only its address.
 //
@@ -73,6 +73,10 @@ import (
 // promoted, no other could be elected, and it would not be either. (The vote is a
 // candidate's due whatever the voter's configuration says: section 4.1 of Ongaro's
 // thesis.)
+//
+// A candidate gives no pre-vote for its own term to a node whose vote in that term it waits
+// for. raft does, although it has voted for itself: the other would do so too, and of
+// three nodes without their leader neither had a majority.
 type Transport struct {
 	*raft.NetworkTransport                            // for what this node asks of others
 	rpcs                   chan raft.RPC              // what others ask of it, for raft
@@ -83,6 +87,7 @@ type Transport struct {
 	*acked      // how far the followers have acknowledged
 	*installs   // snapshots that are sent
 	*incoming   // one that arrives
+	*asking     // for votes
 	*abstention // from elections
 }
 
@@ -90,7 +95,7 @@ type Transport struct {
 func New(p *wire.Port, timeout time.Duration, log hclog.Logger, filter Filter) Transport {
 	rt := Transport{
 		rpcs: make(chan raft.RPC), between: make(chan func(context.Context)), filter: filter, higher: make(chan uint64, 1),
-		acked: new(acked), installs: newInstalls(log), incoming: new(incoming), abstention: new(abstention),
+		acked: new(acked), installs: newInstalls(log), incoming: new(incoming), asking: new(asking), abstention: new(abstention),
 	}
 	rt.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:          stream{p, make(chan struct{})},
@@ -167,6 +172,8 @@ func (t Transport) RequestVote(id raft.ServerID, addr raft.ServerAddress, req *r
 	if may, _ := t.filter.MayElect(raft.ServerID(req.ID), req.Term, req.LastLogIndex, req.LastLogTerm); !may { // in a pre-vote it may ask: so the others learn that it lacks them
 		return errDoubts
 	}
+	t.asking.begin(id, req.Term)
+	defer t.asking.end(id, req.Term)
 	if err := t.NetworkTransport.RequestVote(id, meant(id, addr), req, resp); err != nil {
 		return err
 	}

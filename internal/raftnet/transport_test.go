@@ -368,6 +368,56 @@ func TestAConnectionOfRaftsThatHasRestedIsMadeAnewForTheNextMessage(t *testing.T
 	})
 }
 
+// Two candidates of three nodes, each with its own vote, would wait out an election.
+func TestACandidateGivesNoPreVoteForItsTermToWhomItAsksForAVote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := wiretest.LAN()
+		ta := wiretest.Port(t, lan, "a:1", nodeA)
+		tb := wiretest.Port(t, lan, "b:1", nodeB)
+		a := New(ta, time.Second, hclog.NewNullLogger(), openFilter{})
+		b := New(tb, time.Second, hclog.NewNullLogger(), openFilter{})
+		ta.Start()
+		tb.Start()
+		voted := make(chan error)
+		go func() {
+			head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("a#1"), Addr: []byte("a#1@a:1")}
+			voted <- a.RequestVote("b#2", "b:1", &raft.RequestVoteRequest{RPCHeader: head, Term: 9}, new(raft.RequestVoteResponse))
+		}()
+		question := <-b.Consumer()
+
+		preVote := func(term uint64) (granted bool) {
+			resp := new(raft.RequestPreVoteResponse)
+			head := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("b#2"), Addr: []byte("b#2@b:1")}
+			if err := b.RequestPreVote("a#1", "a:1", &raft.RequestPreVoteRequest{RPCHeader: head, Term: term}, resp); err != nil {
+				t.Errorf("pre-vote in term %d: %v", term, err)
+			}
+			return resp.Granted
+		}
+		go func() {
+			for {
+				select {
+				case rpc := <-a.Consumer():
+					rpc.Respond(&raft.RequestPreVoteResponse{Term: rpc.Command.(*raft.RequestPreVoteRequest).Term, Granted: true}, nil)
+				case <-ta.Context().Done():
+					return
+				}
+			}
+		}()
+		if preVote(9) || !preVote(10) {
+			t.Error("it has given one for its own term, or none for the next")
+		}
+		question.Respond(&raft.RequestVoteResponse{Term: 9}, nil)
+		if err := <-voted; err != nil || !preVote(9) {
+			t.Errorf("it gives none when it has its answer, %v", err)
+		}
+		if err := errors.Join(a.Close(), b.Close()); err != nil {
+			t.Error(err)
+		}
+		ta.Close()
+		tb.Close()
+	})
+}
+
 // answeredWith is a raft whose peer gives each answer a term.
 func answeredWith(t *testing.T, lan *memnet.Network, term uint64) (asker Transport) {
 	t.Helper()
