@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/kvraft/kvraft/internal/command"
+	"github.com/kvraft/kvraft/internal/failover"
 	"github.com/kvraft/kvraft/internal/lead"
 	"github.com/kvraft/kvraft/internal/member"
 	"github.com/kvraft/kvraft/internal/roster"
@@ -32,6 +33,11 @@ func (s *Store) HandOverTo(other *Store) error {
 // StandAfter has s stand for election in place of leader, which it does not hear any more.
 func (s *Store) StandAfter(leader *Store) {
 	s.failures.CampaignAfter(&lead.Tenure{Leader: roster.Peer{Server: leader.node.Server, Addr: leader.opts.advertise}, Term: s.node.Raft.CurrentTerm()}, "a test")
+}
+
+// VoteOn is what s says when it is asked whether a leader is lost.
+func (s *Store) VoteOn(leader *Store, term uint64) (failover.SuspicionVote, error) {
+	return s.failures.VoteOnSuspicion(context.Background(), failover.Suspicion{Leader: leader.node.Server, Term: term})
 }
 
 // ServerID is the node's id with its identity.

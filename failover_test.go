@@ -339,6 +339,23 @@ func TestACandidateThatWaitsForPreVotesTakesOver(t *testing.T) {
 	}
 }
 
+// Who asks it would otherwise stand beside the one that took it to that term.
+func TestAVoterSaysWhetherItIsInALaterTermThanALeaderThatIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := kvrafttest.New(t, 3)
+		leader := c.WaitLeader()
+		c.WaitConverged()
+		for i := range 3 {
+			term := c.Store(i).Status().Term
+			now, err := c.Store(i).VoteOn(c.Store(leader), term)
+			before, errBefore := c.Store(i).VoteOn(c.Store(leader), term-1)
+			if err != nil || errBefore != nil || now.Later || !before.Later {
+				t.Errorf("n%d: %+v of its own term %d, %+v of the one before, %v, %v", i+1, now, term, before, err, errBefore)
+			}
+		}
+	})
+}
+
 // It is about to stand when its disk is slow, and another is elected meanwhile, of which
 // it hears before it could stand.
 func TestACandidateThatHearsOfAnotherLeaderDoesNotStand(t *testing.T) {

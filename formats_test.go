@@ -190,6 +190,7 @@ func everyCall(t *testing.T) [][]byte {
 func TestCallsAreEncodedAsTheyEverWere(t *testing.T) {
 	wantJSON(t, "message-remove-2", member.RemoveRequest{ID: "n4", Term: 9})
 	wantJSON(t, "answer-suspect", failover.SuspicionVote{Dead: true, Term: 9, Index: 300, Server: "n2#b"})
+	wantJSON(t, "answer-suspect-unled", failover.SuspicionVote{Term: 9, Index: 300, Server: "n2#b", Later: true, Abstains: true, Unled: true})
 	wantJSON(t, "answer-claim", place.ClaimAnswer{
 		Server: "n2#b", Process: "q", Placed: true, Led: true, Absent: true, Voters: []raft.ServerID{"n1#a", "n2#b"}, Term: 9, Index: 300,
 	})

@@ -137,7 +137,7 @@ func (s *Store) open() (err error) {
 			return err
 		}
 	}
-	s.node.Opened = time.Now()
+	s.node.Opened, s.node.OpenedTerm = time.Now(), s.node.Stable().Term()
 	s.node.Port = s.newPort()
 	s.node.RaftNet = raftnet.New(s.node.Port, s.node.Patience(), s.node.Log.Named("raft-net"), raftFilter{s})
 	undo = append(undo, func() error { err := s.node.RaftNet.Close(); s.node.Port.Close(); return err })
@@ -233,7 +233,7 @@ func (s *Store) start() {
 	s.node.Life.Go(s.takeSnapshots)
 	s.node.Life.Go(s.joiner.Settle)
 	s.node.Life.Go(s.joiner.AdoptClusterID)
-	s.node.Life.Go(s.lead.ElectSelf)
+	s.node.Life.Go(s.failures.CampaignAtStart)
 	s.watchdog.Start()
 }
 

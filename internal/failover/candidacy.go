@@ -12,37 +12,47 @@ import (
 	"github.com/kvraft/kvraft/internal/sleep"
 )
 
-// candidacy is one node's, among those that find the leader of a tenure lost.
+// candidacy is one node's, among those that agree on an election.
 type candidacy struct {
-	d      *Detector
-	tenure *lead.Tenure
-	agreed time.Time // when a majority was first found to
+	// ask asks the other voters: how many of those that agree go before this node, and
+	// whether it may stand for all that they say. It does not take longer than each.
+	ask    func(ctx context.Context) (rank int, may bool)
+	each   time.Duration // that each has to try, before the next does
+	agreed time.Time     // when this node was first found to be allowed
 }
 
-func (d *Detector) newCandidacy(r *lead.Tenure) *candidacy { return &candidacy{d: d, tenure: r} }
+// candidacyAfter is that of a node among those that find the leader of a tenure lost.
+func (d *Detector) candidacyAfter(r *lead.Tenure) *candidacy {
+	return d.newCandidacy(func(ctx context.Context) (int, bool) { return d.rankAmongSuspecting(ctx, r) })
+}
 
-// isDue reports whether a majority of the voters find the leader lost, and those of them
-// that are placed better have had the time to try.
+func (d *Detector) newCandidacy(ask func(context.Context) (int, bool)) *candidacy {
+	return &candidacy{ask: ask, each: d.Timing.Heartbeat / 4}
+}
+
+// isDue reports whether the voters agree, and those that are placed better have had the
+// time to try.
 func (c *candidacy) isDue(ctx context.Context) bool {
-	each := c.d.Timing.Heartbeat / 4
-	rank, majority := c.d.rankAmongSuspecting(ctx, c.tenure)
-	if majority && c.agreed.IsZero() {
+	ctx, cancel := context.WithTimeout(ctx, c.each)
+	defer cancel()
+	rank, may := c.ask(ctx)
+	if may && c.agreed.IsZero() {
 		c.agreed = time.Now()
 	}
-	return majority && time.Since(c.agreed) >= time.Duration(rank)*each
+	return may && time.Since(c.agreed) >= time.Duration(rank)*c.each
 }
 
 // AwaitSilence stands for election when a majority of the voters have not heard from
 // the leader for Heartbeat, which raft may find out before or later.
 func (d *Detector) AwaitSilence(r *lead.Tenure) {
 	heartbeat := d.Timing.Heartbeat
-	candidacy := d.newCandidacy(r)
+	candidacy := d.candidacyAfter(r)
 	for d.lead.StillFollows(r) {
 		silence := d.silence()
 		wait := heartbeat - silence
 		switch {
 		case wait > 0:
-			candidacy = d.newCandidacy(r)
+			candidacy = d.candidacyAfter(r)
 		case !d.RaftNet.Abstains() && candidacy.isDue(d.Ctx) && d.CampaignAfter(r, "the leader is silent"):
 			return
 		case silence < 3*heartbeat:
@@ -65,6 +75,12 @@ func (d *Detector) silence() time.Duration {
 // CampaignAfter stands for election, in place of the leader of a tenure, and reports whether
 // this node has.
 func (d *Detector) CampaignAfter(r *lead.Tenure, reason string) bool {
+	return d.campaign(r, func() {
+		d.Log.Warn("standing for election", "reason", reason, "leader", roster.UserID(r.Leader.Server))
+	})
+}
+
+func (d *Detector) campaign(r *lead.Tenure, tell func()) bool {
 	heard := d.Raft.LastContact()
 	if !d.lead.StillFollows(r) {
 		return false // raft has heard of another, or voted
@@ -72,7 +88,7 @@ func (d *Detector) CampaignAfter(r *lead.Tenure, reason string) bool {
 	if !r.Campaigned.CompareAndSwap(false, true) {
 		return true
 	}
-	d.Log.Warn("standing for election", "reason", reason, "leader", roster.UserID(r.Leader.Server))
+	tell()
 	term := r.Term
 	var err error
 	if d.Raft.State() == raft.Candidate { // it waits for pre-votes, and would not hear of it

@@ -16,7 +16,7 @@
 //   - A pause, or a link that is lost, refuses nothing, and goes by the timeout.
 //   - A leader to whom such a connection breaks refutes it: it at once dials who kept it, and
 //     who has heard from the leader since, or has any connection from it, does not take
-//     it for dead, whatever its address says.
+//     it for dead, though its address refuses another.
 //   - What one follower sees is not enough.
 //
 // The timeout goes the same way. A follower of raft looks at times that are drawn at
@@ -27,20 +27,25 @@
 // nothing for Heartbeat: when a majority of the voters have not, the leader has had no
 // answer from a majority for as long, and its lease, which is not longer, has ended.
 //
+// When the voters of a cluster are started together, none of them has a leader, and raft
+// would wait for one for as long. They ask each other likewise, see [Detector.CampaignAtStart].
+//
 // It is used so:
 //
 //	d := failover.New(n, tracker)
 //	tracker.WhenFollowing = []func(*lead.Tenure){d.Monitor, d.AwaitSilence}
+//	n.Life.Go(d.CampaignAtStart)
 //	port.HandleConn(wire.ForMonitor, d.ServeMonitor)
 //	wire.HandleJSON(port, wire.CallSuspicion, d.VoteOnSuspicion)
 //
-// Monitor and AwaitSilence are duties of a tenure, each in a goroutine of the tracker's.
+// Monitor and AwaitSilence are duties of a tenure, each in a goroutine of the tracker's;
+// CampaignAtStart has one until this node has heard of a leader.
 // ServeMonitor runs in that of the connection and waits for its own reader. The questions
 // to the other voters have a goroutine of Life each; AskVoters waits for all of them. The
 // package has no lock: what a tenure's duties share are its atomics.
 //
 // Tests: suspicion_test.go has the order of the voters. The rest are clusters in virtual
-// time, in failover_test.go of the root package.
+// time, in failover_test.go and start_test.go of the root package.
 package failover
 
 import (
@@ -148,19 +153,17 @@ func (d *Detector) refute(r *lead.Tenure, h wire.Hello) {
 	_, _ = d.Port.Ping(ctx, roster.Peer{Server: h.From, Addr: h.At})
 }
 
-// seemsDead reports whether the leader has no connection to this node, has not
-// dialed it as a leader since, and refuses a connection or leads no more.
+// seemsDead reports whether the leader's address refuses a connection, and it has none to
+// this node nor has dialed it as a leader since; or whether it answers, and leads no more.
 func (d *Detector) seemsDead(r *lead.Tenure, since time.Time) bool {
-	if c := d.Port.CallsFrom(r.Leader.Server); c.Open > 0 || c.Led.After(since) {
-		return false
-	}
 	ctx, cancel := context.WithTimeout(r.Ctx, d.Timing.Heartbeat/4)
 	defer cancel()
 	who, err := d.Port.Ping(ctx, r.Leader)
 	if err == nil {
 		return !who.Leads // the process was started anew
 	}
-	return errors.Is(err, syscall.ECONNREFUSED)
+	c := d.Port.CallsFrom(r.Leader.Server)
+	return errors.Is(err, syscall.ECONNREFUSED) && c.Open == 0 && !c.Led.After(since)
 }
 
 // suspect stands for election when a majority of the voters take the leader for dead as
@@ -170,7 +173,7 @@ func (d *Detector) suspect(r *lead.Tenure, since time.Time, dial time.Duration) 
 	const poll = 5 * time.Millisecond
 	grace := dial + d.Timing.Heartbeat/40
 	end := time.Now().Add(2 * d.Timing.Heartbeat)
-	candidacy := d.newCandidacy(r)
+	candidacy := d.candidacyAfter(r)
 	for wait := grace; time.Now().Before(end); wait = poll {
 		if !sleep.For(r.Ctx, wait) {
 			return

@@ -3,6 +3,8 @@ package failover
 import (
 	"cmp"
 	"context"
+	"errors"
+	"syscall"
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/lead"
@@ -17,7 +19,11 @@ type SuspicionVote struct {
 	Index  uint64        `json:"index"` // likewise
 	Server raft.ServerID `json:"server"`
 
+	Later    bool `json:"later,omitempty"`    // it is in a later term: it stands for election, or knows of one that does
 	Abstains bool `json:"abstains,omitempty"` // it asks nobody for a vote, see package watchdog
+	Unled    bool `json:"unled,omitempty"`    // it has heard of no leader and no candidate since it was started
+
+	refuses bool // nobody is at its address
 }
 
 // Before reports whether a voter goes before another: its log reaches further.
@@ -26,7 +32,7 @@ func (v SuspicionVote) Before(other SuspicionVote) bool {
 	return cmp.Or(cmp.Compare(v.Term, other.Term), cmp.Compare(v.Index, other.Index), cmp.Compare(v.Server, other.Server)) > 0
 }
 
-// Suspicion is the question.
+// Suspicion is the question; of no leader, it is about Unled.
 type Suspicion struct {
 	Leader raft.ServerID `json:"leader"`
 	Term   uint64        `json:"term"` // in which it leads
@@ -43,37 +49,42 @@ func (d *Detector) VoteOnSuspicion(_ context.Context, a Suspicion) (SuspicionVot
 		Index:  index,
 		Server: d.Server,
 
+		Later:    d.Raft.CurrentTerm() > a.Term,
 		Abstains: d.RaftNet.Abstains(),
+		Unled:    d.isUnled() && d.isElector(),
 	}, nil
 }
 
-// rankAmongSuspecting asks the other voters. rank is how many of those that find the
-// leader lost, and may stand, go before this node.
+// rankAmongSuspecting asks the other voters. rank is how many go before this node: of those
+// that find the leader lost, and may stand, and of those that do already.
 func (d *Detector) rankAmongSuspecting(ctx context.Context, r *lead.Tenure) (rank int, majority bool) {
 	config := d.Configuration()
 	if !roster.IsVoter(config, d.Server) {
 		return 0, false
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.Timing.Heartbeat/4)
-	defer cancel()
 	question := Suspicion{r.Leader.Server, r.Term}
 	mine, _ := d.VoteOnSuspicion(ctx, question)
 	voters := roster.Voters(config)
-	dead := 1
-	for _, vote := range d.AskVoters(ctx, voters, question) {
-		if !vote.Dead {
-			continue
+	rank, dead := rankAmong(d.AskVoters(ctx, voters, question), mine)
+	return rank, mine.Dead && dead+1 > len(voters)/2
+}
+
+// rankAmong returns how many of the voters that gave these votes go before the one that
+// gave mine, and how many find the leader lost.
+func rankAmong(votes []SuspicionVote, mine SuspicionVote) (rank, dead int) {
+	for _, vote := range votes {
+		if vote.Dead {
+			dead++
 		}
-		dead++
-		if !vote.Abstains && vote.Before(mine) {
+		if vote.Later || vote.Dead && !vote.Abstains && vote.Before(mine) {
 			rank++
 		}
 	}
-	return rank, mine.Dead && dead > len(voters)/2
+	return rank, dead
 }
 
 // AskVoters asks all of some voters at once, but for this node and the leader in question,
-// and waits until each has answered or ctx ends. Who does not answer gives the zero vote.
+// and waits until each has answered or ctx ends. Who does not answer says no.
 func (d *Detector) AskVoters(ctx context.Context, voters []raft.Server, question Suspicion) (votes []SuspicionVote) {
 	answers := make(chan SuspicionVote, len(voters))
 	asked := 0
@@ -91,7 +102,7 @@ func (d *Detector) AskVoters(ctx context.Context, voters []raft.Server, question
 func (d *Detector) askVoter(ctx context.Context, m raft.Server, question Suspicion) SuspicionVote {
 	vote, err := wire.CallJSON[SuspicionVote](ctx, d.Port, roster.Peer{Server: m.ID, Addr: string(m.Address)}, wire.CallSuspicion, question)
 	if err != nil {
-		return SuspicionVote{} // no word of it is a no
+		return SuspicionVote{refuses: errors.Is(err, syscall.ECONNREFUSED)} // no word of it is a no
 	}
 	return vote
 }

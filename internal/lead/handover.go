@@ -69,18 +69,6 @@ func (t *Tracker) HandOver(ctx context.Context, to raft.ServerID) error {
 	return nil
 }
 
-// ElectSelf makes a node that is the only voter stand for election at once: there
-// is nobody to wait for.
-func (t *Tracker) ElectSelf() {
-	config := t.Configuration()
-	if len(roster.Voters(config)) != 1 || !roster.IsVoter(config, t.Server) {
-		return
-	}
-	if err := t.Campaign(t.Ctx); err != nil {
-		t.Log.Info("the only voter waits for its election timeout", "error", err)
-	}
-}
-
 // TimeoutNow makes a voter stand for election at once (section 3.10 of Ongaro's
 // thesis).
 func (t *Tracker) TimeoutNow(to roster.Peer) error {

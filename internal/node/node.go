@@ -64,9 +64,11 @@ type Node struct {
 	ID     string        // that its user gave it
 	Server raft.ServerID // its id with its identity, as raft knows it
 	Addr   string        // where others reach it
-	Opened time.Time
 	Timing Timing
 	Log    hclog.Logger
+
+	Opened     time.Time
+	OpenedTerm uint64 // raft's term at that time
 
 	Life *life.Life
 	Ctx  context.Context // of Life
