@@ -141,8 +141,8 @@
 // connections break and its address refuses others. When a majority of the voters
 // see that, the best placed of them stands for election at once. Of a silent one it
 // does when a majority have heard nothing of it for [Timing.Heartbeat]. Voters that are
-// started together do not wait for a leader: one of them stands for election as soon as a
-// majority run, if none of these has heard of a leader and the others do not run.
+// started together elect a leader at once, if none of them has heard of one; without those
+// that do not run, after [Timing.Lease].
 //
 // # Upstream defects
 //

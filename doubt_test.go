@@ -182,8 +182,12 @@ func TestALoneVoterGoesOnWithoutTheEndOfItsLog(t *testing.T) {
 		disktest.Must(t, os.CopyFS(crashed, os.DirFS(dir)))
 		closeStore(t, s)
 		damageLastValue(t, crashed)
+		began := time.Now()
 		s = up(crashed)
 		defer closeStore(t, s)
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("it was ready after %v", took)
+		}
 		wantValue(t, s, "first", "value")
 		if _, err := s.Get(t.Context(), "last"); !errors.Is(err, kvraft.ErrNotFound) {
 			t.Errorf("the last write: %v", err)

@@ -40,6 +40,12 @@ func (s *Store) VoteOn(leader *Store, term uint64) (failover.SuspicionVote, erro
 	return s.failures.VoteOnSuspicion(context.Background(), failover.Suspicion{Leader: leader.node.Server, Term: term})
 }
 
+// VoteOnStart is what s says when it is asked what it has heard since it was opened.
+func (s *Store) VoteOnStart() failover.StartVote {
+	vote, _ := s.failures.VoteOnStart(context.Background(), failover.StartQuestion{})
+	return vote
+}
+
 // ServerID is the node's id with its identity.
 func (s *Store) ServerID() raft.ServerID { return s.node.Server }
 

@@ -184,13 +184,17 @@ func everyCall(t *testing.T) [][]byte {
 		}),
 		wire.CallSuspicion: wantJSON(t, "message-suspect", failover.Suspicion{Leader: "n1#a", Term: 9}),
 		wire.CallClaim:     wantJSON(t, "message-claim", place.Claim{Server: "n1#a", Addr: "10.0.0.9:7000", Process: "p", Promise: true}),
+		wire.CallStart:     wantJSON(t, "message-start", failover.StartQuestion{}),
 	}
 }
 
 func TestCallsAreEncodedAsTheyEverWere(t *testing.T) {
 	wantJSON(t, "message-remove-2", member.RemoveRequest{ID: "n4", Term: 9})
-	wantJSON(t, "answer-suspect", failover.SuspicionVote{Dead: true, Term: 9, Index: 300, Server: "n2#b"})
-	wantJSON(t, "answer-suspect-unled", failover.SuspicionVote{Term: 9, Index: 300, Server: "n2#b", Later: true, Abstains: true, Unled: true})
+	wantJSON(t, "answer-suspect", failover.SuspicionVote{Dead: true, LogEnd: failover.LogEnd{Term: 9, Index: 300, Server: "n2#b"}})
+	wantJSON(t, "answer-suspect-2", failover.SuspicionVote{LogEnd: failover.LogEnd{Term: 9, Index: 300, Server: "n2#b"}, Later: true, Abstains: true})
+	wantJSON(t, "answer-start", failover.StartVote{
+		Unled: time.Second, Elects: true, Abstains: true, Current: 12, LogEnd: failover.LogEnd{Term: 9, Index: 300, Server: "n2#b"},
+	})
 	wantJSON(t, "answer-claim", place.ClaimAnswer{
 		Server: "n2#b", Process: "q", Placed: true, Led: true, Absent: true, Voters: []raft.ServerID{"n1#a", "n2#b"}, Term: 9, Index: 300,
 	})

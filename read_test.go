@@ -45,7 +45,7 @@ func entryAnswer(version uint64, value string) ([]byte, error) {
 // answeredBy answers all calls with f.
 func answeredBy(f func(m wire.Method, payload []byte) ([]byte, error)) func(*wire.Port) {
 	return func(p *wire.Port) {
-		for m := wire.CallWrite; m <= wire.CallClaim; m++ {
+		for m := wire.CallWrite; m <= wire.CallStart; m++ {
 			p.Handle(m, func(_ context.Context, payload []byte) ([]byte, error) { return f(m, payload) })
 		}
 	}

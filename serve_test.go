@@ -83,6 +83,7 @@ func TestAPayloadThatMakesNoSenseIsInvalid(t *testing.T) {
 			wire.CallFound:     {"", "x", "[]"},
 			wire.CallSuspicion: {"", "x", "[]"},
 			wire.CallClaim:     {"", "x", "[]"},
+			wire.CallStart:     {"", "x", "[]"},
 		} {
 			for _, payload := range payloads {
 				if _, err := call(m, payload); !errors.Is(err, ErrInvalid) {

@@ -91,6 +91,7 @@ func (s *Store) newPort() *wire.Port {
 	wire.HandleJSON(p, wire.CallFound, s.joiner.ServeFound)
 	wire.HandleJSON(p, wire.CallSuspicion, s.failures.VoteOnSuspicion)
 	wire.HandleJSON(p, wire.CallClaim, s.places.ServeClaim)
+	wire.HandleJSON(p, wire.CallStart, s.failures.VoteOnStart)
 	return p
 }
 

@@ -15,10 +15,10 @@ import (
 // candidacy is one node's, among those that agree on an election.
 type candidacy struct {
 	// ask asks the other voters: how many of those that agree go before this node, and
-	// whether it may stand for all that they say. It does not take longer than each.
+	// whether it may stand for all that they say. ctx ends after each.
 	ask    func(ctx context.Context) (rank int, may bool)
 	each   time.Duration // that each has to try, before the next does
-	agreed time.Time     // when this node was first found to be allowed
+	agreed time.Time     // since when they let this node stand
 }
 
 // candidacyAfter is that of a node among those that find the leader of a tenure lost.
@@ -36,7 +36,10 @@ func (c *candidacy) isDue(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, c.each)
 	defer cancel()
 	rank, may := c.ask(ctx)
-	if may && c.agreed.IsZero() {
+	switch {
+	case !may:
+		c.agreed = time.Time{}
+	case c.agreed.IsZero():
 		c.agreed = time.Now()
 	}
 	return may && time.Since(c.agreed) >= time.Duration(rank)*c.each
@@ -75,12 +78,6 @@ func (d *Detector) silence() time.Duration {
 // CampaignAfter stands for election, in place of the leader of a tenure, and reports whether
 // this node has.
 func (d *Detector) CampaignAfter(r *lead.Tenure, reason string) bool {
-	return d.campaign(r, func() {
-		d.Log.Warn("standing for election", "reason", reason, "leader", roster.UserID(r.Leader.Server))
-	})
-}
-
-func (d *Detector) campaign(r *lead.Tenure, tell func()) bool {
 	heard := d.Raft.LastContact()
 	if !d.lead.StillFollows(r) {
 		return false // raft has heard of another, or voted
@@ -88,16 +85,8 @@ func (d *Detector) campaign(r *lead.Tenure, tell func()) bool {
 	if !r.Campaigned.CompareAndSwap(false, true) {
 		return true
 	}
-	tell()
-	term := r.Term
-	var err error
-	if d.Raft.State() == raft.Candidate { // it waits for pre-votes, and would not hear of it
-		term++
-		err = d.lead.StepDown(d.Ctx, r.Term, roster.Peer{Server: d.Server, Addr: d.Addr})
-	}
-	if err == nil {
-		err = d.RaftNet.Between(d.Ctx, func(ctx context.Context) error { return d.campaignIfLost(ctx, r, term, heard) })
-	}
+	d.Log.Warn("standing for election", "reason", reason, "leader", roster.UserID(r.Leader.Server))
+	err := d.campaign(lost{r.Term}, r.Term, r.Term, heard)
 	if err != nil {
 		d.Log.Warn("stand for election", "error", err)
 		r.Campaigned.Store(false)
@@ -105,14 +94,33 @@ func (d *Detector) campaign(r *lead.Tenure, tell func()) bool {
 	return err == nil
 }
 
-// campaignIfLost stands, in a term, unless raft has heard of another leader meanwhile, or
-// voted, or heard of the lost one.
-func (d *Detector) campaignIfLost(ctx context.Context, r *lead.Tenure, term uint64, heard time.Time) error {
+// lost is the leader in whose place this node stands.
+type lost struct{ term uint64 } // 0: there was none
+
+// campaign stands for election, in the term after those that raft and the others are in. It
+// was heard of the leader then.
+func (d *Detector) campaign(leader lost, term, latest uint64, heard time.Time) (err error) {
+	own := term
+	if d.Raft.State() == raft.Candidate { // it waits for pre-votes, and would not hear of it
+		term++
+	}
+	if term = max(term, latest); term > own {
+		err = d.lead.StepDown(d.Ctx, term-1, roster.Peer{Server: d.Server, Addr: d.Addr})
+	}
+	if err != nil {
+		return err
+	}
+	return d.RaftNet.Between(d.Ctx, func(ctx context.Context) error { return d.campaignIfLost(ctx, leader, term, heard) })
+}
+
+// campaignIfLost stands, in the term after one, unless raft has heard of another leader
+// meanwhile, or voted, or heard of the lost one.
+func (d *Detector) campaignIfLost(ctx context.Context, leader lost, term uint64, heard time.Time) error {
 	if err := d.AskRaft(ctx, node.EmptyRequest()); err != nil {
 		return err
 	}
-	_, leader := d.Raft.LeaderWithID() // in its own term it is the lost one
-	if d.Raft.CurrentTerm() != term || leader != "" && term != r.Term || !d.Raft.LastContact().Equal(heard) {
+	_, known := d.Raft.LeaderWithID() // in its own term it is the lost one
+	if d.Raft.CurrentTerm() != term || known != "" && term != leader.term || !d.Raft.LastContact().Equal(heard) {
 		return errors.New("this node has heard of a leader, or voted, meanwhile")
 	}
 	return d.lead.Campaign(ctx)

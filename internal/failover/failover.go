@@ -28,7 +28,7 @@
 // answer from a majority for as long, and its lease, which is not longer, has ended.
 //
 // When the voters of a cluster are started together, none of them has a leader, and raft
-// would wait for one for as long. They ask each other likewise, see [Detector.CampaignAtStart].
+// would wait for one for as long. They ask each other likewise, see mayStart.
 //
 // It is used so:
 //
@@ -37,14 +37,15 @@
 //	n.Life.Go(d.CampaignAtStart)
 //	port.HandleConn(wire.ForMonitor, d.ServeMonitor)
 //	wire.HandleJSON(port, wire.CallSuspicion, d.VoteOnSuspicion)
+//	wire.HandleJSON(port, wire.CallStart, d.VoteOnStart)
 //
 // Monitor and AwaitSilence are duties of a tenure, each in a goroutine of the tracker's;
 // CampaignAtStart has one until this node has heard of a leader.
 // ServeMonitor runs in that of the connection and waits for its own reader. The questions
-// to the other voters have a goroutine of Life each; AskVoters waits for all of them. The
+// to the other voters have a goroutine of Life each; who asks waits for all of them. The
 // package has no lock: what a tenure's duties share are its atomics.
 //
-// Tests: suspicion_test.go has the order of the voters. The rest are clusters in virtual
+// Tests: suspicion_test.go and start_test.go have the order of the voters. The rest are clusters in virtual
 // time, in failover_test.go and start_test.go of the root package.
 package failover
 
@@ -81,40 +82,48 @@ func New(n *node.Node, t *lead.Tracker) *Detector { return &Detector{Node: n, le
 // Monitor watches the leader of a tenure, as long as that lasts.
 func (d *Detector) Monitor(r *lead.Tenure) {
 	const shortest, longest = 5 * time.Millisecond, 500 * time.Millisecond
-	pause, broke, grace := sleep.Backoff{Next: shortest, Most: longest}, r.Began, time.Duration(0)
+	pause, last := sleep.Backoff{Next: shortest, Most: longest}, watch{broke: r.Began}
 	for r.Ctx.Err() == nil {
-		took, kept, err := d.monitorOnce(r)
+		process, took, err := d.monitorOnce(r)
+		kept := process != ""
 		if kept {
-			pause.Next, broke, grace = shortest, time.Now(), took
+			pause.Next, last = shortest, watch{process, time.Now(), took}
 		}
 		switch {
 		case err == nil: // in order: it leads no more, and the next one will be heard of
 			pause.Next = longest
 		case !kept:
-			d.suspect(r, broke, grace)
+			d.suspect(r, last)
 		}
 		r.Dead.Store(false)
 		pause.Wait(r.Ctx)
 	}
 }
 
+// watch is a connection to the leader that was kept.
+type watch struct {
+	process string // of the leader; empty: none was kept in this tenure
+	broke   time.Time
+	dial    time.Duration // it took to begin
+}
+
 // monitorOnce returns nil when the leader ends it, and an error when it breaks, or when,
-// not kept at all, it cannot begin. It took that long to begin.
-func (d *Detector) monitorOnce(r *lead.Tenure) (took time.Duration, kept bool, err error) {
+// without a process, it cannot begin. It took that long to begin.
+func (d *Detector) monitorOnce(r *lead.Tenure) (process string, took time.Duration, err error) {
 	began := time.Now()
 	conn, who, err := d.Port.Dial(r.Ctx, r.Leader.Addr, wire.ForMonitor, r.Leader.Server)
 	if err != nil {
-		return 0, false, err
+		return "", 0, err
 	}
 	defer conn.Close()
 	if !who.Leads {
-		return 0, false, errs.NotLeader
+		return "", 0, errs.NotLeader
 	}
 	took = time.Since(began)
 	defer context.AfterFunc(r.Ctx, func() { conn.Close() })()
 	var farewell [1]byte
 	_, err = io.ReadFull(conn, farewell[:])
-	return took, true, err
+	return who.Process, took, err
 }
 
 // ServeMonitor is the leader's side: its end, a byte, comes when this node leads no
@@ -153,32 +162,36 @@ func (d *Detector) refute(r *lead.Tenure, h wire.Hello) {
 	_, _ = d.Port.Ping(ctx, roster.Peer{Server: h.From, Addr: h.At})
 }
 
-// seemsDead reports whether the leader's address refuses a connection, and it has none to
-// this node nor has dialed it as a leader since; or whether it answers, and leads no more.
-func (d *Detector) seemsDead(r *lead.Tenure, since time.Time) bool {
+// seemsDead reports whether another process is at the leader's address than was watched, or
+// the address refuses a connection, or it leads no more; and in the latter two cases has no
+// connection to this node, nor has dialed it as a leader since.
+func (d *Detector) seemsDead(r *lead.Tenure, last watch) bool {
 	ctx, cancel := context.WithTimeout(r.Ctx, d.Timing.Heartbeat/4)
 	defer cancel()
 	who, err := d.Port.Ping(ctx, r.Leader)
-	if err == nil {
-		return !who.Leads // the process was started anew
+	switch {
+	case err == nil && who.Leads, err != nil && !errors.Is(err, syscall.ECONNREFUSED):
+		return false
+	case err == nil && last.process != "" && who.Process != last.process:
+		return true
 	}
 	c := d.Port.CallsFrom(r.Leader.Server)
-	return errors.Is(err, syscall.ECONNREFUSED) && c.Open == 0 && !c.Led.After(since)
+	return c.Open == 0 && !c.Led.After(last.broke)
 }
 
 // suspect stands for election when a majority of the voters take the leader for dead as
 // well. A leader that lives has the time of a dial, and a little more, to make itself
 // heard.
-func (d *Detector) suspect(r *lead.Tenure, since time.Time, dial time.Duration) {
+func (d *Detector) suspect(r *lead.Tenure, last watch) {
 	const poll = 5 * time.Millisecond
-	grace := dial + d.Timing.Heartbeat/40
+	grace := last.dial + d.Timing.Heartbeat/40
 	end := time.Now().Add(2 * d.Timing.Heartbeat)
 	candidacy := d.candidacyAfter(r)
 	for wait := grace; time.Now().Before(end); wait = poll {
 		if !sleep.For(r.Ctx, wait) {
 			return
 		}
-		if !d.seemsDead(r, since) || d.RaftNet.Abstains() {
+		if !d.seemsDead(r, last) || d.RaftNet.Abstains() {
 			return
 		}
 		r.Dead.Store(true)

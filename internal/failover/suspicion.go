@@ -3,8 +3,6 @@ package failover
 import (
 	"cmp"
 	"context"
-	"errors"
-	"syscall"
 
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/lead"
@@ -12,27 +10,40 @@ import (
 	"github.com/kvraft/kvraft/internal/wire"
 )
 
-// SuspicionVote is what a voter answers when it is asked whether a leader is lost.
-type SuspicionVote struct {
-	Dead   bool          `json:"dead"`  // its process has ended, or it has been silent for Heartbeat
-	Term   uint64        `json:"term"`  // of its last log entry
+// LogEnd is how far a voter's log reaches.
+type LogEnd struct {
+	Term   uint64        `json:"term"`  // of its last entry
 	Index  uint64        `json:"index"` // likewise
 	Server raft.ServerID `json:"server"`
+}
 
-	Later    bool `json:"later,omitempty"`    // it is in a later term: it stands for election, or knows of one that does
-	Abstains bool `json:"abstains,omitempty"` // it asks nobody for a vote, see package watchdog
-	Unled    bool `json:"unled,omitempty"`    // it has heard of no leader and no candidate since it was started
-
-	refuses bool // nobody is at its address
+// Beyond reports whether a log reaches further than another, whose voter then has no vote
+// for the other.
+func (e LogEnd) Beyond(other LogEnd) bool {
+	return cmp.Or(cmp.Compare(e.Term, other.Term), cmp.Compare(e.Index, other.Index)) > 0
 }
 
 // Before reports whether a voter goes before another: its log reaches further.
 // Between equals the identity decides, so that they do not take each other's votes.
-func (v SuspicionVote) Before(other SuspicionVote) bool {
-	return cmp.Or(cmp.Compare(v.Term, other.Term), cmp.Compare(v.Index, other.Index), cmp.Compare(v.Server, other.Server)) > 0
+func (e LogEnd) Before(other LogEnd) bool {
+	return e.Beyond(other) || !other.Beyond(e) && e.Server > other.Server
 }
 
-// Suspicion is the question; of no leader, it is about Unled.
+func (d *Detector) logEnd() LogEnd {
+	term, index := d.LastEntry()
+	return LogEnd{term, index, d.Server}
+}
+
+// SuspicionVote is what a voter answers when it is asked whether a leader is lost.
+type SuspicionVote struct {
+	Dead bool `json:"dead"` // its process has ended, or it has been silent for Heartbeat
+	LogEnd
+
+	Later    bool `json:"later,omitempty"`    // it is in a later term: it stands for election, or knows of one that does
+	Abstains bool `json:"abstains,omitempty"` // it asks nobody for a vote, see package watchdog
+}
+
+// Suspicion is the question.
 type Suspicion struct {
 	Leader raft.ServerID `json:"leader"`
 	Term   uint64        `json:"term"` // in which it leads
@@ -41,17 +52,12 @@ type Suspicion struct {
 // VoteOnSuspicion is what this node answers.
 func (d *Detector) VoteOnSuspicion(_ context.Context, a Suspicion) (SuspicionVote, error) {
 	r := d.lead.Tenure()
-	term, index := d.LastEntry()
 	lost := r.Leader.Server == a.Leader && r.Dead.Load() || d.silence() >= d.Timing.Heartbeat
 	return SuspicionVote{
-		Dead:   lost && d.IsPlaced() && !r.Leads && d.Raft.CurrentTerm() == a.Term,
-		Term:   term,
-		Index:  index,
-		Server: d.Server,
-
+		Dead:     lost && d.IsPlaced() && !r.Leads && d.Raft.CurrentTerm() == a.Term,
+		LogEnd:   d.logEnd(),
 		Later:    d.Raft.CurrentTerm() > a.Term,
 		Abstains: d.RaftNet.Abstains(),
-		Unled:    d.isUnled() && d.isElector(),
 	}, nil
 }
 
@@ -76,7 +82,7 @@ func rankAmong(votes []SuspicionVote, mine SuspicionVote) (rank, dead int) {
 		if vote.Dead {
 			dead++
 		}
-		if vote.Later || vote.Dead && !vote.Abstains && vote.Before(mine) {
+		if vote.Later || vote.Dead && !vote.Abstains && vote.Before(mine.LogEnd) {
 			rank++
 		}
 	}
@@ -86,23 +92,35 @@ func rankAmong(votes []SuspicionVote, mine SuspicionVote) (rank, dead int) {
 // AskVoters asks all of some voters at once, but for this node and the leader in question,
 // and waits until each has answered or ctx ends. Who does not answer says no.
 func (d *Detector) AskVoters(ctx context.Context, voters []raft.Server, question Suspicion) (votes []SuspicionVote) {
-	answers := make(chan SuspicionVote, len(voters))
-	asked := 0
-	for _, m := range voters {
-		if m.ID != d.Server && m.ID != question.Leader && d.Life.Go(func() { answers <- d.askVoter(ctx, m, question) }) {
-			asked++
-		}
-	}
-	for range asked {
-		votes = append(votes, <-answers)
+	for _, a := range askVoters[SuspicionVote](ctx, d, voters, question.Leader, wire.CallSuspicion, question) {
+		votes = append(votes, a.vote) // no word of it is a no
 	}
 	return votes
 }
 
-func (d *Detector) askVoter(ctx context.Context, m raft.Server, question Suspicion) SuspicionVote {
-	vote, err := wire.CallJSON[SuspicionVote](ctx, d.Port, roster.Peer{Server: m.ID, Addr: string(m.Address)}, wire.CallSuspicion, question)
-	if err != nil {
-		return SuspicionVote{refuses: errors.Is(err, syscall.ECONNREFUSED)} // no word of it is a no
+// answer is what a voter says, or why there is none.
+type answer[Vote any] struct {
+	vote Vote
+	err  error
+}
+
+func askVoters[Vote, Question any](ctx context.Context, d *Detector, voters []raft.Server, except raft.ServerID, m wire.Method, q Question) (all []answer[Vote]) {
+	answers := make(chan answer[Vote], len(voters))
+	asked := 0
+	for _, voter := range voters {
+		if voter.ID == d.Server || voter.ID == except {
+			continue
+		}
+		ask := func() {
+			vote, err := wire.CallJSON[Vote](ctx, d.Port, roster.Peer{Server: voter.ID, Addr: string(voter.Address)}, m, q)
+			answers <- answer[Vote]{vote, err}
+		}
+		if d.Life.Go(ask) {
+			asked++
+		}
 	}
-	return vote
+	for range asked {
+		all = append(all, <-answers)
+	}
+	return all
 }

@@ -40,7 +40,6 @@ import (
 	"github.com/kvraft/kvraft/internal/node"
 	"github.com/kvraft/kvraft/internal/place"
 	"github.com/kvraft/kvraft/internal/roster"
-	"github.com/kvraft/kvraft/internal/sleep"
 )
 
 // Config is what a node was told of its cluster.
@@ -109,7 +108,15 @@ func (j *Joiner) Settle() {
 		default:
 			wait = min(2*wait, longest)
 		}
-		if !sleep.For(j.Ctx, wait) {
+		_, changed, _ := j.lead.Now()
+		if settled {
+			changed = nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-changed: // there is a leader, say
+			wait = shortest
+		case <-j.Ctx.Done():
 			return
 		}
 	}

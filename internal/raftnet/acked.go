@@ -87,8 +87,8 @@ func (a *asking) end(id raft.ServerID, term uint64) {
 	}
 }
 
-// asks reports whether this node waits for the vote of another in a term.
-func (a *asking) asks(id raft.ServerID, term uint64) bool {
+// awaitsVoteOf reports whether this node waits for the vote of another in a term.
+func (a *asking) awaitsVoteOf(id raft.ServerID, term uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.terms[id] == term

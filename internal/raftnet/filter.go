@@ -91,7 +91,7 @@ func (t Transport) filterLoop(server *server) {
 			req.ID = filter.AsVoter(req.ID)
 		case *raft.RequestPreVoteRequest:
 			own := max(req.Term, 1) - 1 // it has yet to go to the one that it asks for
-			if t.asking.asks(raft.ServerID(req.ID), req.Term) || !t.mayElect(owner, node, req.ID, own, req.LastLogIndex, req.LastLogTerm) {
+			if t.awaitsVoteOf(raft.ServerID(req.ID), req.Term) || !t.mayElect(owner, node, req.ID, own, req.LastLogIndex, req.LastLogTerm) {
 				rpc.Respond(&raft.RequestPreVoteResponse{Term: node.Term}, nil)
 				continue
 			}

@@ -96,12 +96,12 @@ func (w *Watchdog) electableWithout(r *lead.Tenure) (roster.Peer, error) {
 		if vote.Server != "" {
 			heard++
 		}
-		if vote.Server != "" && !vote.Abstains && (best.Server == "" || vote.Before(best)) {
+		if vote.Server != "" && !vote.Abstains && (best.Server == "" || vote.Before(best.LogEnd)) {
 			best = vote
 		}
 	}
 	term, index := w.LastEntry()
-	whole := !failover.SuspicionVote{Term: term, Index: index}.Before(failover.SuspicionVote{Term: best.Term, Index: best.Index})
+	whole := !best.Beyond(failover.LogEnd{Term: term, Index: index})
 	for _, m := range all {
 		if m.ID == best.Server && (heard > len(all)/2 || whole) {
 			return roster.Peer{Server: m.ID, Addr: string(m.Address)}, nil

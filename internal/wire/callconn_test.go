@@ -152,7 +152,7 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 func TestOnlyWritesAndReadsMayBeLarge(t *testing.T) {
-	for m := range CallClaim + 2 {
+	for m := range CallStart + 2 {
 		for _, unnamed := range []bool{false, true} {
 			large := !unnamed && (m == CallWrite || m == CallGet)
 			if n := m.limit(unnamed); large != (n > 64<<10) {

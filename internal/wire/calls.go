@@ -39,6 +39,7 @@ const (
 	CallFound     Method = 12 // a founding → its own
 	CallSuspicion Method = 13 // a suspicion → a vote on it
 	CallClaim     Method = 14 // a claim → a claimAnswer
+	CallStart     Method = 15 // nothing → what a voter has heard since it was opened
 )
 
 // rules are those of the methods that are not as most: small, and only for a caller that

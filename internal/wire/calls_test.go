@@ -60,7 +60,7 @@ func newCallServer(t testing.TB) *callServer {
 	}
 	s := &callServer{Port: New(t.Context(), Config{Listener: listener, Log: hclog.NewNullLogger()}, solo{nodeB})}
 	t.Cleanup(s.Close)
-	for m := CallWrite; m <= CallClaim; m++ {
+	for m := CallWrite; m <= CallStart; m++ {
 		s.Handle(m, s.echo)
 	}
 	HandleJSON(s.Port, CallJoin, func(_ context.Context, req map[string]string) (Raw, error) { return Raw(req["echo"]), nil })
@@ -95,7 +95,7 @@ func TestOneConnectionServesCallAfterCall(t *testing.T) {
 func TestACallThatIsUnknownHereIsInvalidAndTheConnectionGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn := servedBy(t, newCallServer(t), helloB)
-		for _, m := range []Method{0, CallClaim + 1, 255} {
+		for _, m := range []Method{0, CallStart + 1, 255} {
 			if _, err := callOn(t, conn, m, time.Minute, "payload"); !errors.Is(err, errs.Invalid) {
 				t.Errorf("call %d: %v, want errs.Invalid", m, err)
 			}
