@@ -101,7 +101,7 @@ func (w *Watchdog) electableWithout(r *lead.Tenure) (roster.Peer, error) {
 		}
 	}
 	term, index := w.LastEntry()
-	whole := !best.Beyond(failover.LogEnd{Term: term, Index: index})
+	whole := !failover.LogEnd{Term: term, Index: index}.Beyond(best.LogEnd)
 	for _, m := range all {
 		if m.ID == best.Server && (heard > len(all)/2 || whole) {
 			return roster.Peer{Server: m.ID, Addr: string(m.Address)}, nil
