@@ -56,7 +56,7 @@ func (p *Port) serve(raw net.Conn) {
 		p.refuseOne(raw, err)
 		return
 	}
-	conn, err := p.track(p.config.Security.Accepted(raw), leave)
+	conn, err := p.track(raw, leave)
 	if err != nil {
 		return
 	}

@@ -14,12 +14,13 @@ import (
 // was used later got no answer. A firewall that lost its table drops what comes over all
 // of them, and says nothing.
 type Conn struct {
-	net.Conn
-	port   *Port
-	from   raft.ServerID // guarded by Port.mu: who made it, if that is one of the cluster's nodes
-	to     raft.ServerID // guarded by Port.mu: to whom this node made it, if it named the node
-	closed atomic.Bool   // by its user
-	leave  func()        // counts it no more
+	net.Conn          // protected, if the port's are
+	raw      net.Conn // the same without: a node that closes does not wait to say goodbye
+	port     *Port
+	from     raft.ServerID // guarded by Port.mu: who made it, if that is one of the cluster's nodes
+	to       raft.ServerID // guarded by Port.mu: to whom this node made it, if it named the node
+	closed   atomic.Bool   // by its user
+	leave    func()        // counts it no more
 
 	resting atomic.Int64  // since when, see Port.now; 0: it is in use; closedAtRest: see sweep
 	answers *atomic.Int64 // connections to the node that were not used after it are not used again; nil: all are
@@ -31,7 +32,7 @@ func (c *Conn) Close() error {
 	if c.closed.Swap(true) {
 		return net.ErrClosed
 	}
-	err := c.Conn.Close()
+	err := c.raw.Close()
 	c.port.forget(c)
 	return err
 }
@@ -117,7 +118,7 @@ func (p *Port) answersOf(id raft.ServerID) *atomic.Int64 {
 // track counts raw among the connections that cut closes, until it is closed, and calls
 // leave then; it closes raw itself when the port is closed.
 func (p *Port) track(raw net.Conn, leave func()) (*Conn, error) {
-	conn := &Conn{Conn: raw, port: p, leave: leave}
+	conn := &Conn{Conn: raw, raw: raw, port: p, leave: leave}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {

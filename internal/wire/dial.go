@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 
@@ -26,20 +27,7 @@ func (p *Port) Dial(ctx context.Context, addr string, purpose string, to raft.Se
 }
 
 func (p *Port) dialAt(ctx context.Context, addr string, purpose string, to raft.ServerID) (*Conn, Welcome, error) {
-	connecting, cancel := context.WithTimeout(ctx, HandshakeTimeout)
-	defer cancel()
-	defer context.AfterFunc(p.ctx, cancel)()
-	raw, err := p.config.Network.Dial(connecting, addr)
-	if p.ctx.Err() != nil { // whether or not it ended the dialing
-		if err == nil {
-			raw.Close()
-		}
-		return nil, Welcome{}, net.ErrClosed
-	}
-	if err != nil {
-		return nil, Welcome{}, err
-	}
-	conn, err := p.track(p.config.Security.Dialed(raw, addr), func() {})
+	conn, err := p.establish(ctx, addr)
 	if err != nil {
 		return nil, Welcome{}, err
 	}
@@ -55,6 +43,40 @@ func (p *Port) dialAt(ctx context.Context, addr string, purpose string, to raft.
 	defer p.mu.Unlock()
 	conn.to = to
 	return conn, w, nil
+}
+
+// establish connects to an address, with protection if the port's connections have it.
+func (p *Port) establish(ctx context.Context, addr string) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, HandshakeTimeout)
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
+	conn, err := p.establishPlain(ctx, addr)
+	security := p.config.Security
+	if err != nil || security == nil {
+		return conn, err
+	}
+	if err = p.dialProtected(ctx, conn); err == nil {
+		return conn, nil
+	}
+	conn.Close()
+	if errors.Is(err, errPlainPeer) && security.PlainToo {
+		return p.establishPlain(ctx, addr)
+	}
+	return nil, fmt.Errorf("protect a connection to %s: %w", addr, err)
+}
+
+func (p *Port) establishPlain(ctx context.Context, addr string) (*Conn, error) {
+	raw, err := p.config.Network.Dial(ctx, addr)
+	if p.ctx.Err() != nil { // whether or not it ended the dialing
+		if err == nil {
+			raw.Close()
+		}
+		return nil, net.ErrClosed
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p.track(raw, func() {})
 }
 
 // Ping connects to a node, or with an empty id to whoever is at the address, and hangs up.

@@ -98,16 +98,16 @@ func (me Self) judge(h Hello, vouch func() error) Welcome {
 	return w
 }
 
-func (p *Port) acceptHandshake(conn net.Conn) (Hello, error) {
+func (p *Port) acceptHandshake(conn *Conn) (Hello, error) {
 	var o Opening
 	if err := conn.SetDeadline(time.Now().Add(HandshakeTimeout)); err != nil {
 		return o.Hello, err
 	}
-	head, err := readHead(conn)
+	from, err := p.acceptProtection(conn)
 	if err != nil {
 		return o.Hello, err
 	}
-	err = readHandshake(io.MultiReader(bytes.NewReader(head), conn), &o)
+	err = readHandshake(from, &o)
 	h := o.Hello
 	if errors.Is(err, errVersion) { // the dialer learns ours from the answer
 		return h, errors.Join(err, writeHandshake(conn, Welcome{Refused: err.Error()}))
@@ -144,7 +144,7 @@ func (p *Port) dialHandshake(ctx context.Context, conn net.Conn, purpose string,
 		return w, err
 	}
 	if err := readHandshake(conn, &w); err != nil {
-		return w, err
+		return w, explained(err)
 	}
 	if w.Elsewhere != "" {
 		p.node.LosePlace(w.Elsewhere)
@@ -185,9 +185,10 @@ func (foreign) Error() string { return ErrNoPeer.Error() }
 // readHead reads what all versions of the handshake begin with, or up to the first
 // bytes that differ: whoever speaks another protocol may wait for an answer to less.
 func readHead(r io.Reader) ([]byte, error) {
-	head := make([]byte, 0, len(magic)-1)
-	for len(head) < cap(head) {
-		n, err := r.Read(head[len(head):cap(head)])
+	const length = len(magic) - 1
+	head := make([]byte, 0, len(magic))
+	for len(head) < length {
+		n, err := r.Read(head[len(head):length])
 		head = head[:len(head)+n]
 		if !bytes.HasPrefix(magic[:], head) {
 			return nil, foreign{head}

@@ -22,7 +22,7 @@ type Config struct {
 	Listener  net.Listener // the port's to close
 	Advertise string       // the address under which other nodes reach this one
 	Shared    bool         // what opens otherwise than with a handshake is handed out by Others
-	Security  Security     // of the connections; nil: none
+	Security  *Security    // of the connections; nil: none
 	Log       hclog.Logger
 }
 
@@ -30,19 +30,6 @@ type Config struct {
 type Network interface {
 	Dial(ctx context.Context, addr string) (net.Conn, error)
 }
-
-// Security has each connection before its handshake. It waits for nothing: what it has to
-// say to the other side it says with the first byte, as package tls does, in the time of
-// the handshake.
-type Security interface {
-	Accepted(net.Conn) net.Conn
-	Dialed(conn net.Conn, addr string) net.Conn
-}
-
-type plain struct{}
-
-func (plain) Accepted(conn net.Conn) net.Conn         { return conn }
-func (plain) Dialed(conn net.Conn, _ string) net.Conn { return conn }
 
 // Hooks is what a port asks its node. They are asked from many goroutines, as soon as the
 // port dials: before Start as well.
@@ -96,9 +83,6 @@ type Port struct {
 
 // New makes a port that dials, and accepts nothing before Start. It is cut when ctx ends.
 func New(ctx context.Context, c Config, node Hooks) *Port {
-	if c.Security == nil {
-		c.Security = plain{}
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	p := &Port{
 		config:   c,
@@ -157,7 +141,7 @@ func (p *Port) Cut() {
 	p.cancel()
 	p.config.Listener.Close()
 	for conn := range p.conns {
-		conn.Conn.Close()
+		conn.raw.Close()
 	}
 }
 
