@@ -28,6 +28,7 @@ import (
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/snapshots"
 	"github.com/kvraft/kvraft/internal/watchdog"
+	"github.com/kvraft/kvraft/internal/wire"
 )
 
 // Store is one node of a replicated key-value store. Its methods may be called
@@ -40,9 +41,10 @@ type Store struct {
 	members  *member.Members
 	joiner   *joining.Joiner
 
-	opts  options
-	fsm   *fsm
-	lines *logqueue.Queue // behind log: nothing waits for where the store logs
+	opts     options
+	security *wire.Security // of the connections to other nodes; nil: none
+	fsm      *fsm
+	lines    *logqueue.Queue // behind log: nothing waits for where the store logs
 
 	watchdog *watchdog.Watchdog
 
@@ -132,7 +134,7 @@ func (s *Store) open() (err error) {
 	undo = append(undo, func() error { return closeListener(s.opts.listener) })
 
 	undo = append(undo, s.closeStorage)
-	for _, step := range []func() error{s.readStorage, s.checkID, s.listen, s.openForWriting, s.identify} {
+	for _, step := range []func() error{s.readStorage, s.checkID, s.protect, s.listen, s.openForWriting, s.identify} {
 		if err := step(); err != nil {
 			return err
 		}

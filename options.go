@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/kvraft/kvraft/internal/errs"
 	"github.com/kvraft/kvraft/internal/joining"
+	"github.com/kvraft/kvraft/internal/peertls"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
 )
@@ -26,18 +27,20 @@ type Option func(*options)
 // options is what the With functions record. Only validate fills in defaults
 // and judges.
 type options struct {
-	dir       string
-	id        string
-	addr      string
-	advertise string
-	listener  net.Listener
-	sharePort bool
-	network   Network
-	join      []string
-	joinFunc  func(context.Context) ([]string, error)
-	expect    int
-	replica   bool
-	inMemory  bool
+	dir        string
+	id         string
+	addr       string
+	advertise  string
+	listener   net.Listener
+	sharePort  bool
+	secrets    []string // the first is this node's
+	plainPeers bool
+	network    Network
+	join       []string
+	joinFunc   func(context.Context) ([]string, error)
+	expect     int
+	replica    bool
+	inMemory   bool
 
 	segmentSize int64 // of the log; 0: package wal's default, but for tests
 	atRest      bool  // the node is not to run, see recover.go
@@ -119,8 +122,30 @@ func WithListener(ln net.Listener) Option { return func(o *options) { o.listener
 // open with kvraft's handshake are handed out by [Store.OtherConns], complete, and
 // not refused. They can be HTTP, TLS or whatever else has the client speak first; a
 // connection on which nothing comes within 5 s is closed. Whoever reaches that
-// service then reaches the peer port, which asks nobody who he is.
+// service then reaches the peer port, which without [WithSecret] asks nobody who he is.
 func WithSharedPort() Option { return func(o *options) { o.sharePort = true } }
+
+// WithSecret protects the connections between the nodes of a cluster by a secret that all of
+// them have: with TLS 1.3, in which each side proves to the other that it has the secret
+// before anything else is said. secret is 16 bytes or more, which are to be random: whoever
+// connects can compare guesses at leisure. Who has the secret is taken for whichever member
+// it says that it is, and can read and change everything.
+//
+// A connection whose other side proves one of accepted is taken as well. So a secret is
+// changed by three rounds, in each of which the nodes are restarted one after the other, and
+// no call fails: WithSecret(old, next), WithSecret(next, old), WithSecret(next).
+//
+// See package internal/peertls for the construction, and [WithPlainPeers] for a cluster that
+// runs without a secret.
+func WithSecret(secret string, accepted ...string) Option {
+	return func(o *options) { o.secrets = append([]string{secret}, accepted...) }
+}
+
+// WithPlainPeers moves a cluster over to [WithSecret], whose second option it is: the node
+// talks also to nodes that are not protected, and to those only without protection. When
+// all nodes have been restarted with both, they are restarted once more without this. Until
+// then who is between two nodes can keep them from protecting what they say.
+func WithPlainPeers() Option { return func(o *options) { o.plainPeers = true } }
 
 // WithNetwork replaces TCP. It is a seam for tests and for tunnels.
 func WithNetwork(n Network) Option { return func(o *options) { o.network = n } }
@@ -303,6 +328,10 @@ func (o *options) validate() error {
 	refuseIf(o.replica && (o.expect > 1 || !o.joins()),
 		"WithReplica: a replica cannot form a cluster; name members with WithJoin, without WithBootstrapExpect")
 	refuseIf(o.inMemory && o.logStore != nil, "WithInMemory and WithLogStore exclude each other")
+	for _, secret := range o.secrets {
+		refuseIf(len(secret) < peertls.MinSecret, "WithSecret: a secret of %d bytes; want %d at the least, at random", len(secret), peertls.MinSecret)
+	}
+	refuseIf(o.plainPeers && o.secrets == nil, "WithPlainPeers is for moving over to WithSecret: give that too")
 	t, s, l := o.timing, o.snapshots, o.limits
 	refuseIf(t.Heartbeat < 5*time.Millisecond || t.Election < t.Heartbeat || t.Lease < 5*time.Millisecond || t.Lease > t.Heartbeat,
 		"timing: want 5ms <= Lease <= Heartbeat <= Election, have %v, %v, %v", t.Lease, t.Heartbeat, t.Election)

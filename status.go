@@ -29,6 +29,16 @@ const (
 	Stopped   State = "stopped"   // closed, or stopped by itself: see Store.Done
 )
 
+// Protection is how a node protects its connections to other nodes.
+type Protection string
+
+// The protections of a node's connections.
+const (
+	Unprotected  Protection = "none"      // whoever reaches the port of its peers is one of them
+	MovingOver   Protection = "plain too" // by a secret, but also without: see [WithPlainPeers]
+	SecretShared Protection = "secret"    // by the secret that all have: see [WithSecret]
+)
+
 // Status is what a node knows of itself and its cluster at one moment, without
 // asking anybody.
 type Status struct {
@@ -38,6 +48,8 @@ type Status struct {
 	State   State
 	Leader  Node   // the leader that this node knows; zero: none
 	Nodes   []Node // the members, by the newest configuration this node has
+
+	Protection Protection // of its connections to other nodes
 
 	// Progress is that of members that are brought up to date, by id: on the leader
 	// all of them, on one of them its own.
@@ -63,6 +75,7 @@ func (s *Store) Status() Status {
 		Founded:      s.joiner.Founded(),
 		State:        s.phase(),
 		Nodes:        s.nodesOf(s.node.Configuration()),
+		Protection:   s.protection(),
 		Progress:     s.progress(),
 		Term:         s.node.Raft.CurrentTerm(),
 		CommitIndex:  s.node.Raft.CommitIndex(),
@@ -78,6 +91,16 @@ func (s *Store) Status() Status {
 	st.Reason = s.notReady(st, now)
 	st.Ready = st.Reason == ""
 	return st
+}
+
+func (s *Store) protection() Protection {
+	switch {
+	case s.security == nil:
+		return Unprotected
+	case s.security.PlainToo:
+		return MovingOver
+	}
+	return SecretShared
 }
 
 func (s *Store) phase() State {

@@ -12,6 +12,7 @@ import (
 	"github.com/kvraft/kvraft/internal/joining"
 	"github.com/kvraft/kvraft/internal/node"
 	"github.com/kvraft/kvraft/internal/ownaddr"
+	"github.com/kvraft/kvraft/internal/peertls"
 	"github.com/kvraft/kvraft/internal/raftrpc"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/wire"
@@ -71,10 +72,24 @@ func (h portHooks) TurnAway(dialer wire.Opening) (why, elsewhere string) {
 }
 func (h portHooks) Samples() []roster.Sample { return h.Logs.Samples() }
 
+// protect makes of the secrets what protects the node's connections.
+func (s *Store) protect() error {
+	if s.opts.secrets == nil {
+		return nil
+	}
+	config, err := peertls.FromSecrets(s.opts.secrets)
+	if err != nil {
+		return fmt.Errorf("WithSecret: %w", err)
+	}
+	s.security = &wire.Security{TLS: config, PlainToo: s.opts.plainPeers}
+	return nil
+}
+
 // newPort makes the node's port, with the calls that the node serves.
 func (s *Store) newPort() *wire.Port {
 	p := wire.New(s.node.Ctx, wire.Config{
-		Network: s.opts.network, Listener: s.opts.listener, Advertise: s.opts.advertise, Shared: s.opts.sharePort, Log: s.node.Log.Named("peer"),
+		Network: s.opts.network, Listener: s.opts.listener, Advertise: s.opts.advertise, Shared: s.opts.sharePort,
+		Security: s.security, Log: s.node.Log.Named("peer"),
 	}, portHooks{s.node, s})
 	p.HandleConn(wire.ForMonitor, s.failures.ServeMonitor)
 	p.Handle(wire.CallWrite, s.writes.serveWrite)

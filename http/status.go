@@ -26,18 +26,19 @@ type status struct {
 	Leader    node   `json:"leader"`    // empty strings: none is known
 	Followers []node `json:"followers"` // the other members, if a leader is known
 
-	Nodes        []member     `json:"nodes"` // all members
-	Cluster      string       `json:"cluster"`
-	State        kvraft.State `json:"state"`
-	Term         uint64       `json:"term"`
-	CommitIndex  uint64       `json:"commit_index"`
-	AppliedIndex uint64       `json:"applied_index"`
-	StateVersion uint64       `json:"state_version"`
-	Keys         int          `json:"keys"`
-	Bytes        int64        `json:"bytes"`
-	Ready        bool         `json:"ready"`
-	Reason       string       `json:"reason,omitempty"`
-	Version      string       `json:"version,omitempty"` // of the program
+	Nodes        []member          `json:"nodes"` // all members
+	Cluster      string            `json:"cluster"`
+	State        kvraft.State      `json:"state"`
+	Protection   kvraft.Protection `json:"protection"` // of its connections to other nodes
+	Term         uint64            `json:"term"`
+	CommitIndex  uint64            `json:"commit_index"`
+	AppliedIndex uint64            `json:"applied_index"`
+	StateVersion uint64            `json:"state_version"`
+	Keys         int               `json:"keys"`
+	Bytes        int64             `json:"bytes"`
+	Ready        bool              `json:"ready"`
+	Reason       string            `json:"reason,omitempty"`
+	Version      string            `json:"version,omitempty"` // of the program
 
 	// With ?hash, as it reads every key: a hash over the state, and the log
 	// index at which every node has the same.
@@ -54,6 +55,7 @@ func (h *handler) status(w http.ResponseWriter, r *request) error {
 		Nodes:        []member{},
 		Cluster:      s.Cluster,
 		State:        s.State,
+		Protection:   s.Protection,
 		Term:         s.Term,
 		CommitIndex:  s.CommitIndex,
 		AppliedIndex: s.AppliedIndex,

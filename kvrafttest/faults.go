@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"github.com/kvraft/kvraft"
 )
 
 // Partition cuts the network into groups of nodes that cannot reach each other,
@@ -99,6 +101,17 @@ func (c *Cluster) Restart(i int) {
 		c.tb.Fatalf("restart node %s: it is running", c.nodes[i].id)
 	}
 	c.start(i)
+}
+
+// SetOptions gives node i, which must be down, other options beside those of New for its next start, in place of those that
+// Add or SetOptions gave it.
+func (c *Cluster) SetOptions(i int, opts ...kvraft.Option) {
+	c.tb.Helper()
+	n := c.nodes[i]
+	if c.Up(i) {
+		c.tb.Fatalf("set options of node %s: it is running", n.id)
+	}
+	n.opts = opts
 }
 
 // Move gives node i, which must be down, another host to start on.
