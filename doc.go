@@ -102,9 +102,10 @@
 // good, [Recover] begins a new cluster with what one node has. [OpenLog] shows what a
 // stopped node has on disk, entry by entry, also where it is damaged.
 //
-// The peer port carries neither authentication nor encryption. Keep it on a
-// network that only members can reach. With [WithSharedPort] other protocols, such as
-// HTTP, are served on it as well; their clients then reach the peers.
+// With [WithSecret] the nodes prove to each other that they have the secret of their cluster,
+// and what they say is encrypted. Without it the peer port carries neither authentication nor
+// encryption: keep it on a network that only members can reach. With [WithSharedPort] other
+// protocols, such as HTTP, are served on it as well; their clients then reach the peers.
 //
 // # Watching
 //

@@ -18,6 +18,7 @@ func TestStatusIsHraftdsAndMore(t *testing.T) {
 	store := newFake()
 	store.status.Term, store.status.CommitIndex, store.status.AppliedIndex = 3, 20, 19
 	store.status.Version, store.status.Keys, store.status.Bytes = 12, 2, 34
+	store.status.Protection = kvraft.SecretShared
 	store.status.Nodes = append(store.status.Nodes, kvraft.Node{ID: "n4", Addr: "10.0.0.4:7000", Replica: true})
 	store.status.Progress = map[string]kvraft.Progress{"n3": {Index: 7, Behind: 12, Bytes: 345, Rate: 67}}
 	w := call(t, kvhttp.Handler(store), "GET", "/status", "")
@@ -32,7 +33,7 @@ func TestStatusIsHraftdsAndMore(t *testing.T) {
 		"nodes":     [{"id":"n1","address":"10.0.0.1:7000","voter":true}, {"id":"n2","address":"10.0.0.2:7000","voter":true},
 		              {"id":"n3","address":"10.0.0.3:7000","voter":false, "progress":{"index":7,"behind":12,"bytes":345,"bytes_per_second":67}},
 		              {"id":"n4","address":"10.0.0.4:7000","voter":false,"replica":true}],
-		"cluster": "c", "state": "follower", "term": 3, "commit_index": 20, "applied_index": 19,
+		"cluster": "c", "state": "follower", "protection": "secret", "term": 3, "commit_index": 20, "applied_index": 19,
 		"state_version": 12, "keys": 2, "bytes": 34, "ready": true}`), &want); err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,8 @@
 // which guesses can be compared at leisure: a secret is to be random, and 16 bytes is the
 // least. Stretching makes a guess a hundred thousand times as dear, and no more.
 //
-// The package starts no goroutine, has no lock, and keeps no copy of a secret.
+// The package starts no goroutine, has no lock, and keeps no copy of a secret. The attacks that
+// it is to withstand are tests of package wire; here are the key, and who meets whom.
 package peertls
 
 import (

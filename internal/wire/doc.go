@@ -13,13 +13,13 @@
 // message of one is encoded is known to whoever serves it. What a node must answer for
 // its port (who it is, whether it leads, who may come in) is asked through [Hooks].
 //
-// Extension points: [Config.Security] has each connection before its handshake, for
-// encryption; refuseOne answers before that, and under Shared what else comes to the port
-// comes after it. A shared secret would be a field of [Opening] and [Welcome] that
-// acceptHandshake and dialHandshake compare. Limits are in limits.go, and the rules of a
-// call in the table of calls.go. To count, there is one place for each thing: track and
-// forget of Port for connections (and handOut, which gives one away), Port.answer and
-// exchange for calls, noteRefusal for what is refused.
+// Protection (protect.go) comes before the handshake, where the port has [Security]: TLS, in
+// which each side authenticates the other. A stranger is told nothing but that it is needed.
+// refuseOne answers before that, and under Shared what else comes to the port is handed out.
+//
+// Limits are in limits.go, and the rules of a call in the table of calls.go. To count, there
+// is one place for each thing: track and forget of Port for connections (and handOut, which
+// gives one away), Port.answer and exchange for calls, noteRefusal for what is refused.
 //
 // Goroutines are the port's: one that accepts, one for each connection that was accepted,
 // and those of Go. Close waits for all of them. A call runs on its caller's goroutine.
