@@ -67,7 +67,7 @@ func (p *Port) refusalKind(h Hello, reason error) string {
 	case errors.Is(reason, io.EOF), errors.Is(reason, io.ErrUnexpectedEOF), errors.As(reason, &netErr):
 		return broken
 	case h == Hello{}: // it got no further
-		return "protection"
+		return "handshake"
 	case me.Cluster == "" && h.To == me.Server && !roster.HasNoIdentity(me.Server):
 		return early
 	case h.Cluster != me.Cluster:
