@@ -144,7 +144,7 @@ func WithSecret(secret string, accepted ...string) Option {
 // WithPlainPeers moves a cluster over to [WithSecret], whose second option it is: the node
 // talks also to nodes that are not protected, and to those only without protection. When
 // all nodes have been restarted with both, they are restarted once more without this. Until
-// then who is between two nodes can keep them from protecting what they say.
+// then nobody has to prove anything: whoever reaches the port is a peer, as without a secret.
 func WithPlainPeers() Option { return func(o *options) { o.plainPeers = true } }
 
 // WithNetwork replaces TCP. It is a seam for tests and for tunnels.

@@ -42,13 +42,15 @@ import (
 const MinSecret = 16
 
 const (
-	salt       = "kvraft peers, 1" // the version of the construction
+	salt       = "kvraft: connections between peers, 1" // with the version of the construction
 	iterations = 100_000
-	protocol   = "kvraft/1" // in ALPN: a key is never used for anything else
+	protocol   = "kvraft/1" // in ALPN, which both sides have to name: the key is for nothing else
 )
 
 // ErrSecret is about the other side's proof.
 var ErrSecret = errors.New("the other side has another secret")
+
+var errProtocol = errors.New("the other side speaks another protocol than " + protocol)
 
 // FromSecrets is for both ends of a connection: a node proves the first of the secrets, and
 // accepts all of them.
@@ -83,6 +85,9 @@ func FromSecrets(secrets []string) (*tls.Config, error) {
 			shown, ok := state.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
 			if !ok || !accepted[string(shown)] {
 				return ErrSecret
+			}
+			if state.NegotiatedProtocol != protocol {
+				return errProtocol
 			}
 			return nil
 		},

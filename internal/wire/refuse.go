@@ -58,6 +58,7 @@ const (
 func (p *Port) refusalKind(h Hello, reason error) string {
 	me := p.node.Self()
 	_, isForeign := reason.(foreign)
+	_, isUnproved := reason.(unproved)
 	var netErr net.Error
 	switch {
 	case isForeign:
@@ -66,8 +67,8 @@ func (p *Port) refusalKind(h Hello, reason error) string {
 		return "version"
 	case errors.Is(reason, io.EOF), errors.Is(reason, io.ErrUnexpectedEOF), errors.As(reason, &netErr):
 		return broken
-	case h == Hello{}: // it got no further
-		return "handshake"
+	case isUnproved:
+		return "protection"
 	case me.Cluster == "" && h.To == me.Server && !roster.HasNoIdentity(me.Server):
 		return early
 	case h.Cluster != me.Cluster:
