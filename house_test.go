@@ -15,7 +15,7 @@ import (
 // rows has the packages of the module, those of internal by their names. A package may
 // import those of the rows above its own. What links nothing of the module comes first.
 var rows = []string{
-	"command tree errs sleep durable progress connlimit logqueue ownaddr raftlog kvrafttest/memnet",
+	"command tree errs sleep durable progress connlimit logqueue ownaddr raftlog peertls kvrafttest/memnet",
 	"roster state life pace loglimit raftrpc boltlog wal disktest",
 	"founding feed batch disk wire",
 	"snapshots raftnet limits wire/wiretest",

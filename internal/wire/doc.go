@@ -14,8 +14,8 @@
 // its port (who it is, whether it leads, who may come in) is asked through [Hooks].
 //
 // Protection (protect.go) comes before the handshake, where the port has [Security]: TLS, in
-// which each side authenticates the other. A stranger is told nothing but that it is needed.
-// refuseOne answers before that, and under Shared what else comes to the port is handed out.
+// which each side authenticates the other. A stranger is told no name before that. refuseOne
+// answers earlier, and under Shared what else comes to the port is handed out.
 //
 // Limits are in limits.go, and the rules of a call in the table of calls.go. To count, there
 // is one place for each thing: track and forget of Port for connections (and handOut, which
