@@ -45,8 +45,8 @@
 // to the other voters have a goroutine of Life each; who asks waits for all of them. The
 // package has no lock: what a tenure's duties share are its atomics.
 //
-// Tests: suspicion_test.go and start_test.go have the order of the voters. The rest are clusters in virtual
-// time, in failover_test.go and start_test.go of the root package.
+// Tests: suspicion_test.go and start_test.go have the order of the voters. The rest are
+// clusters in virtual time, in failover_test.go and start_test.go of the root package.
 package failover
 
 import (

@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kvraft/kvraft/internal/raftrpc"
 	"github.com/kvraft/kvraft/internal/roster"
 	"github.com/kvraft/kvraft/internal/sleep"
 	"github.com/kvraft/kvraft/internal/wal"
@@ -90,17 +91,22 @@ func (d *Detector) isElector() bool {
 	return d.IsPlaced() && roster.IsVoter(d.Configuration(), d.Server) && (len(voters) == 1 || d.Logs.Doubt() == wal.Doubt{})
 }
 
-// askAboutStart asks the other voters. latest is the latest term that any of them is in.
+// askAboutStart asks the other voters. latest is a term that none of them is beyond.
 func (d *Detector) askAboutStart(ctx context.Context) (rank int, may bool, latest uint64) {
 	mine, _ := d.VoteOnStart(ctx, StartQuestion{})
 	voters := roster.Voters(d.Configuration())
 	answers := askVoters[StartVote](ctx, d, voters, "", wire.CallStart, StartQuestion{})
-	latest = mine.Current
-	for _, a := range answers {
-		latest = max(latest, a.vote.Current)
-	}
 	rank, may = d.mayStart(answers, mine, len(voters))
-	return rank, may, latest
+	return rank, may, latestTerm(answers, mine)
+}
+
+// latestTerm is the latest term that a node goes to by what the others say of theirs.
+func latestTerm(answers []answer[StartVote], mine StartVote) uint64 {
+	latest := mine.Current
+	for _, a := range answers {
+		latest = max(latest, raftrpc.Reach(a.vote.Current, mine.Current))
+	}
+	return latest
 }
 
 // mayStart reports whether a voter may stand, by what it and the others say, and how many

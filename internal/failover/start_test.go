@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"fmt"
+	"math"
 	"syscall"
 	"testing"
 	"time"
@@ -56,6 +57,16 @@ func TestWhoMayStandAtTheStartOfACluster(t *testing.T) {
 		rank, may := d.mayStart(c.others, c.mine, len(c.others)+1)
 		if may != c.may || may && rank != c.rank {
 			t.Errorf("%s: %v, with %d before it; want %v, %d", c.what, may, rank, c.may, c.rank)
+		}
+	}
+}
+
+// No answer of a member uses up the terms.
+func TestAVoterGoesNoFurtherThanElectionsLeadWhenItIsStarted(t *testing.T) {
+	for said, want := range map[uint64]uint64{0: 5, 4: 5, 5: 5, 9: 9, math.MaxUint64: 5, 1 << 60: 5 + 1<<32} {
+		answers := []answer[StartVote]{{vote: StartVote{Current: 3}}, {vote: StartVote{Current: said}}}
+		if got := latestTerm(answers, StartVote{Current: 5}); got != want {
+			t.Errorf("one says %d: %d, want %d", said, got, want)
 		}
 	}
 }

@@ -113,6 +113,9 @@ func askVoters[Vote, Question any](ctx context.Context, d *Detector, voters []ra
 		}
 		ask := func() {
 			vote, err := wire.CallJSON[Vote](ctx, d.Port, roster.Peer{Server: voter.ID, Addr: string(voter.Address)}, m, q)
+			if err != nil {
+				vote = *new(Vote) // nor what could be read of it
+			}
 			answers <- answer[Vote]{vote, err}
 		}
 		if d.Life.Go(ask) {

@@ -75,7 +75,7 @@ func New(n *node.Node, t *lead.Tracker, p *place.Places, ms *member.Members, c C
 // the reason why the node is not ready.
 func (j *Joiner) Settle() {
 	const shortest, longest, longestFounding = 50 * time.Millisecond, 5 * time.Second, time.Second
-	wait, settled := shortest, false
+	wait, settled, seen := shortest, false, j.lead.Tenure()
 	words := loglimit.Trouble{Log: j.Log}
 	for trouble := j.checkIn(); ; trouble = j.seekPlace() {
 		if errors.Is(trouble, errs.Removed) {
@@ -108,14 +108,17 @@ func (j *Joiner) Settle() {
 		default:
 			wait = min(2*wait, longest)
 		}
-		_, changed, _ := j.lead.Now()
-		if settled {
+		now, changed, _ := j.lead.Now()
+		switch {
+		case settled:
 			changed = nil
+		case now != seen: // there is a leader, say
+			wait = shortest
 		}
+		seen = now
 		select {
 		case <-time.After(wait):
-		case <-changed: // there is a leader, say
-			wait = shortest
+		case <-changed:
 		case <-j.Ctx.Done():
 			return
 		}

@@ -92,7 +92,8 @@ func (p *Port) dialProtected(ctx context.Context, conn *Conn) error {
 	case p.ctx.Err() != nil:
 		return net.ErrClosed
 	case errors.As(err, record):
-		return plainAnswer(io.MultiReader(bytes.NewReader(handshake.said), conn.raw))
+		release := interruptible(ctx, conn.raw)
+		return release(plainAnswer(io.MultiReader(bytes.NewReader(handshake.said), conn.raw)))
 	case err != nil:
 		return explained(err)
 	}

@@ -351,6 +351,39 @@ func TestAnUnprotectedDialerIsToldThatTheClusterIsProtected(t *testing.T) {
 	})
 }
 
+// What begins like an answer in plain, and does not go on.
+func TestAProtectedDialerDoesNotWaitForTheEndOfAnAnswerInPlain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lan := newLAN()
+		a := newProtectedPort(t, lan, "a:1", memberA, protectedBy(t, theSecret))
+		listener, err := hostOf(lan, "b:1").Listen("b:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		go func() {
+			conn, err := listener.Accept()
+			if err == nil {
+				_, _ = conn.Write(magic[:])
+				defer conn.Close()
+				_, _ = io.Copy(io.Discard, conn)
+			}
+		}()
+		began := time.Now()
+		_, _, err = a.Dial(t.Context(), "b:1", ForRaft, memberB.Server)
+		if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took != HandshakeTimeout {
+			t.Errorf("after %v: %v", took, err)
+		}
+	})
+}
+
+// It is the same for all versions that are protected like this.
+func TestAProtectedConnectionOpensAsItEverDid(t *testing.T) {
+	if string(protectedMagic[:]) != "kvraft\x00\x81" {
+		t.Errorf("it opens with %q", protectedMagic)
+	}
+}
+
 func TestASecretIsChangedByNodesThatAcceptBoth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lan := newLAN()
